@@ -1,0 +1,356 @@
+//! Threads, runs, checkpoints and events behind one trait.
+//!
+//! Invariant: the store moves bytes and numbers. It does not know what a node, a channel or an
+//! event is, and every write for a run passes the fence gate.
+
+pub mod memory;
+pub mod sql;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+
+use crate::id::{CheckpointId, Owner, RunId, Seq, ThreadId, ThreadKey};
+
+/// Where a run stands. `Completed`, `Failed`, `Cancelled`, `RolledBack` and `Dead` are terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RunState {
+    /// Waits for its turn on the thread, for a free owner or for `available_at`.
+    Queued,
+    /// Has an owner with a lease.
+    Running,
+    /// Waits for a person's answer.
+    Interrupted,
+    /// Reached its end.
+    Completed,
+    /// Ended with an error; the thread takes the next turn.
+    Failed,
+    /// Was cancelled by a person.
+    Cancelled,
+    /// Was undone: the head of the thread moved back to before it.
+    RolledBack,
+    /// Gave up after repeated process crashes without progress.
+    Dead,
+}
+
+/// A run as stored.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Run {
+    /// Its id.
+    pub run: RunId,
+    /// Whose it is, and on which session.
+    pub key: ThreadKey,
+    /// The thread's row.
+    pub thread: ThreadId,
+    /// The graph's id.
+    pub graph: String,
+    /// The hash of the plan that it is pinned to.
+    pub hash: String,
+    /// Where it stands.
+    pub state: RunState,
+    /// The number that makes its owner the owner; 0 before the first claim.
+    pub fence: u64,
+    /// Supersteps committed so far.
+    pub step: u64,
+    /// Process crashes since the last committed superstep.
+    pub crashes: u32,
+    /// Somebody asked for its end.
+    pub cancel_requested: bool,
+    /// What it was started with, as the engine encoded it.
+    pub input: Vec<u8>,
+    /// How it ended, as the engine encoded it; absent while it is not terminal.
+    pub result: Option<Vec<u8>>,
+    /// When it was accepted.
+    pub created_at: DateTime<Utc>,
+    /// When it reached a terminal state.
+    pub finished_at: Option<DateTime<Utc>>,
+}
+
+/// A thread as stored.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Thread {
+    /// Its identity.
+    pub key: ThreadKey,
+    /// Its row.
+    pub thread: ThreadId,
+    /// The checkpoint that the next run starts from; absent before the first barrier.
+    pub head: Option<CheckpointId>,
+    /// The graph of its newest run.
+    pub graph: String,
+    /// When it was created.
+    pub created_at: DateTime<Utc>,
+    /// When a run last touched it.
+    pub updated_at: DateTime<Utc>,
+    /// Its newest run, from which the status is derived.
+    pub last_run: Option<(RunId, RunState)>,
+}
+
+/// A checkpoint as stored: the delta of its barrier, and now and then the whole state.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Checkpoint {
+    /// Its id.
+    pub checkpoint: CheckpointId,
+    /// The one before it on this line; absent for the first.
+    pub parent: Option<CheckpointId>,
+    /// The run that made it; absent for an outside update or a fork.
+    pub run: Option<RunId>,
+    /// The superstep of that run; 0 is the input.
+    pub step: u64,
+    /// How it came about: `input step update fork answer`.
+    pub source: String,
+    /// What changed, as the engine encoded it.
+    pub delta: Vec<u8>,
+    /// The whole state after the change, when this row is a snapshot.
+    pub snapshot: Option<Vec<u8>>,
+    /// What runs next, as the engine encoded it.
+    pub frontier: Vec<u8>,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+}
+
+/// A batch of events of one fence, numbers `first..=last`, as the engine encoded them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventBatch {
+    /// The owner's fence.
+    pub fence: u64,
+    /// The number of the first event in `data`.
+    pub first: u64,
+    /// The number of the last.
+    pub last: u64,
+    /// The encoded events.
+    pub data: Vec<u8>,
+}
+
+/// Who claims runs: one process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Process {
+    /// The name that a restarted process has again, so that it may take its own runs back at once.
+    pub instance: String,
+    /// Differs at every start.
+    pub boot: uuid::Uuid,
+    /// How long a claim holds without a heartbeat.
+    pub lease: Duration,
+}
+
+/// What to do when the thread already has a run that is not terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnBusy {
+    /// Waits for its turn, first come first served.
+    #[default]
+    Enqueue,
+    /// Refuses.
+    Reject,
+}
+
+/// The key that makes a repeated POST start one run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Idempotency {
+    /// The operation, for instance `chat/support`.
+    pub route: String,
+    /// The client's key.
+    pub key: String,
+    /// The SHA-256 of the request body.
+    pub body_hash: String,
+}
+
+/// A run to accept.
+#[derive(Debug, Clone)]
+pub struct NewRun {
+    /// Its id, made by the caller.
+    pub run: RunId,
+    /// The thread, created when it does not exist.
+    pub key: ThreadKey,
+    /// The graph's id.
+    pub graph: String,
+    /// The hash of the plan.
+    pub hash: String,
+    /// What it starts with.
+    pub input: Vec<u8>,
+    /// What to do when the thread is busy.
+    pub on_busy: OnBusy,
+    /// The most runs that may wait on one thread.
+    pub queue_limit: u32,
+    /// The process that runs it at once when the thread is free.
+    pub process: Process,
+    /// Makes a repeated request find the run of the first.
+    pub idempotency: Option<Idempotency>,
+}
+
+/// What became of a run to accept.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Accepted {
+    /// Stored as `running`, owned by the caller with fence 1.
+    Claimed {
+        /// The run.
+        run: Run,
+        /// The head that it starts from.
+        head: Option<CheckpointId>,
+    },
+    /// Stored as `queued` behind others.
+    Queued {
+        /// The run.
+        run: Run,
+    },
+    /// The idempotency key was used for the same request: this is its run, nothing was stored.
+    Replayed {
+        /// The run of the first request.
+        run: Run,
+    },
+    /// The idempotency key was used for another request; nothing was stored.
+    KeyReused,
+    /// The thread is busy and `on_busy` says reject; nothing was stored.
+    Busy {
+        /// The run that holds the thread.
+        active: RunId,
+    },
+    /// Too many runs wait on the thread; nothing was stored.
+    QueueFull,
+}
+
+/// What one barrier of a run writes, in one transaction behind the fence gate.
+#[derive(Debug, Clone)]
+pub struct Commit {
+    /// The run's tenant and row.
+    pub owner: Owner,
+    /// The thread's row.
+    pub thread: ThreadId,
+    /// The run.
+    pub run: RunId,
+    /// The fence that the writer believes to hold.
+    pub fence: u64,
+    /// The step that the writer believes to be committed; the row holds `step + 1` afterwards.
+    pub step: u64,
+    /// New checkpoints, oldest first; the last becomes the head of the thread.
+    pub checkpoints: Vec<Checkpoint>,
+    /// Events that become visible with the barrier.
+    pub events: Option<EventBatch>,
+    /// The state that the run enters, with its encoded result when terminal; absent: goes on.
+    pub next: Option<(RunState, Option<Vec<u8>>)>,
+    /// How long the lease holds from now.
+    pub lease: Duration,
+}
+
+/// What became of a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Committed {
+    /// Everything is stored.
+    Done {
+        /// Somebody asked for the end of the run.
+        cancel_requested: bool,
+    },
+    /// Another owner holds the run, or it is over: nothing was stored, and the writer must stop.
+    Lost,
+}
+
+/// A claimed run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Claim {
+    /// The run, with its new fence.
+    pub run: Run,
+    /// The head of its thread.
+    pub head: Option<CheckpointId>,
+    /// Its former owner vanished while it was running.
+    pub crashed: bool,
+}
+
+/// A compiled graph's stored body, by hash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GraphVersion {
+    /// The graph's id.
+    pub graph: String,
+    /// The hash of the canonical form.
+    pub hash: String,
+    /// The canonical form with everything that compiling it needs.
+    pub body: Vec<u8>,
+}
+
+/// Why the store could not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database is away or refuses; trying again later can help.
+    #[error("the database is not available: {0}")]
+    Unavailable(String),
+    /// A write was sent and its outcome is not known: read the run before anything else.
+    #[error("the outcome of a write is unknown: {0}")]
+    Unknown(String),
+    /// A stored row does not make sense.
+    #[error("a stored {what} cannot be read: {why}")]
+    Corrupt {
+        /// Which kind of row.
+        what: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The settings cannot work.
+    #[error("{0}")]
+    Config(String),
+}
+
+/// The outcome of a store operation.
+pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// What graphloom keeps. Every back end passes the same conformance suite (`tests/it/store.rs`).
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Brings the tables to this version; several processes may call it at once.
+    async fn migrate(&self) -> Result<()>;
+
+    /// Answers when the back end can take work.
+    async fn ping(&self) -> Result<()>;
+
+    /// Stores a graph version; an equal hash is left as it is.
+    async fn put_graph_version(&self, version: &GraphVersion) -> Result<()>;
+
+    /// Reads a graph version.
+    async fn graph_version(&self, hash: &str) -> Result<Option<GraphVersion>>;
+
+    /// Accepts a run: creates the thread when needed, and claims the run when the thread is free.
+    async fn accept(&self, new: NewRun) -> Result<Accepted>;
+
+    /// Writes one barrier.
+    async fn commit(&self, commit: Commit) -> Result<Committed>;
+
+    /// Stores events between barriers; a batch whose fence no longer holds is dropped silently.
+    async fn append_events(&self, batches: Vec<(Owner, RunId, EventBatch)>) -> Result<()>;
+
+    /// Claims up to `limit` runs: queued ones whose turn it is, those whose lease ran out, and those
+    /// that an earlier boot of this instance left. Raises the fence, and counts a crash for a
+    /// run that was taken while running.
+    async fn claim(&self, process: &Process, limit: u32) -> Result<Vec<Claim>>;
+
+    /// Renews the leases of the process; returns the runs among them whose end somebody asked for.
+    async fn heartbeat(&self, process: &Process) -> Result<Vec<RunId>>;
+
+    /// Gives a claimed run back to the queue without counting a crash.
+    async fn release(&self, owner: &Owner, run: RunId, fence: u64) -> Result<()>;
+
+    /// Asks for the end of a run. A queued run becomes `cancelled` at once, with `result` and the
+    /// `events` (fence 0) as its whole stream. Returns the run as it is now.
+    async fn request_cancel(&self, owner: &Owner, run: RunId, result: Vec<u8>, events: EventBatch) -> Result<Option<Run>>;
+
+    /// Reads a run of this owner.
+    async fn run(&self, owner: &Owner, run: RunId) -> Result<Option<Run>>;
+
+    /// Reads the stored batches that hold an event after `after`, in order, at most about `limit` bytes
+    /// of data but at least one batch. The first batch may begin before `after`.
+    async fn events(&self, owner: &Owner, run: RunId, after: Seq, limit: usize) -> Result<Vec<EventBatch>>;
+
+    /// Reads a thread.
+    async fn thread(&self, key: &ThreadKey) -> Result<Option<Thread>>;
+
+    /// Lists the owner's threads, latest touched first, after the cursor `(updated_at, thread)`.
+    async fn threads(&self, owner: &Owner, before: Option<(DateTime<Utc>, ThreadId)>, limit: u32) -> Result<Vec<Thread>>;
+
+    /// Deletes a thread with all that hangs on it; false when there was none. A run in flight is lost
+    /// to its owner at the next gate.
+    async fn delete_thread(&self, key: &ThreadKey) -> Result<bool>;
+
+    /// Reads what rebuilds the state at `checkpoint`: the rows from the nearest snapshot at or before it
+    /// up to it, oldest first. Empty when there is no such checkpoint on the thread.
+    async fn chain(&self, owner: &Owner, thread: ThreadId, checkpoint: CheckpointId) -> Result<Vec<Checkpoint>>;
+
+    /// Lists a thread's checkpoints from `before` (exclusive; absent: from the head, inclusive) back
+    /// along the parents, newest first, without snapshots.
+    async fn history(&self, owner: &Owner, thread: ThreadId, before: Option<CheckpointId>, limit: u32) -> Result<Vec<Checkpoint>>;
+}
