@@ -1,0 +1,245 @@
+//! What a run tells the world: the events of the stream and their stored form.
+//!
+//! Invariant: an event is complete in itself and never changes; filtering never renumbers.
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+
+use crate::id::{RunId, Seq, TaskId};
+
+/// Tokens used by model calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub struct Usage {
+    /// Tokens of the prompts.
+    pub input_tokens: u64,
+    /// Tokens of the answers.
+    pub output_tokens: u64,
+    /// Model calls made.
+    pub model_calls: u64,
+}
+
+impl std::ops::AddAssign for Usage {
+    fn add_assign(&mut self, other: Self) {
+        self.input_tokens += other.input_tokens;
+        self.output_tokens += other.output_tokens;
+        self.model_calls += other.model_calls;
+    }
+}
+
+/// How a run ended, or paused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RunStatus {
+    /// Reached its end.
+    Completed,
+    /// Ended with an error; the thread takes the next turn.
+    Failed,
+    /// Waits for a person.
+    Interrupted,
+    /// Was cancelled.
+    Cancelled,
+    /// Was undone.
+    RolledBack,
+    /// Gave up after repeated crashes.
+    Dead,
+}
+
+/// How a node ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeStatus {
+    /// Its writes are part of the barrier.
+    Completed,
+    /// It failed; a handler may have taken over.
+    Failed,
+    /// It was stopped.
+    Cancelled,
+}
+
+/// Where in the graph an event comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Scope {
+    /// The node.
+    pub node: String,
+    /// The task: one node in one superstep.
+    #[schemars(with = "String")]
+    pub task_id: TaskId,
+    /// The try of the task, from 1.
+    pub attempt: u32,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type")]
+pub enum Body {
+    /// The run is under way.
+    #[serde(rename = "run.started")]
+    RunStarted {
+        /// The conversation.
+        session_id: String,
+        /// The graph's id.
+        graph: String,
+        /// The hash of the plan that the run is pinned to.
+        graph_hash: String,
+    },
+    /// A node began.
+    #[serde(rename = "node.started")]
+    NodeStarted {
+        /// The superstep, from 1.
+        step: u64,
+        /// The node's kind.
+        kind: String,
+    },
+    /// A node ended.
+    #[serde(rename = "node.finished")]
+    NodeFinished {
+        /// How.
+        status: NodeStatus,
+        /// Milliseconds since it began.
+        duration_ms: u64,
+        /// Tokens it used.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        usage: Option<Usage>,
+    },
+    /// Another attempt follows after a failed one.
+    #[serde(rename = "node.retrying")]
+    NodeRetrying {
+        /// Milliseconds until it begins.
+        delay_ms: u64,
+        /// Why the last one failed.
+        reason: String,
+    },
+    /// An attempt died: drop its deltas; what follows starts from zero.
+    #[serde(rename = "node.reset")]
+    NodeReset {
+        /// Why.
+        reason: String,
+    },
+    /// The run goes along an edge.
+    #[serde(rename = "edge.taken")]
+    EdgeTaken {
+        /// The node that was left, or `start`.
+        from: String,
+        /// The node that comes next, or `end`.
+        to: String,
+        /// The condition of a conditional edge.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        condition: Option<String>,
+    },
+    /// A message to the user begins.
+    #[serde(rename = "message.started")]
+    MessageStarted {
+        /// The message.
+        message_id: String,
+        /// Its author: `assistant`.
+        role: String,
+    },
+    /// A piece of a message.
+    #[serde(rename = "message.delta")]
+    MessageDelta {
+        /// The message.
+        message_id: String,
+        /// The piece.
+        delta: String,
+    },
+    /// A message is whole.
+    #[serde(rename = "message.finished")]
+    MessageFinished {
+        /// The message.
+        message_id: String,
+        /// Its whole text; absent when the attempt died and the deltas are to be dropped.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        content: Option<String>,
+    },
+    /// The model begins to think aloud.
+    #[serde(rename = "reasoning.started")]
+    ReasoningStarted {
+        /// The reasoning.
+        message_id: String,
+    },
+    /// A piece of reasoning.
+    #[serde(rename = "reasoning.delta")]
+    ReasoningDelta {
+        /// The reasoning.
+        message_id: String,
+        /// The piece.
+        delta: String,
+    },
+    /// The reasoning is over.
+    #[serde(rename = "reasoning.finished")]
+    ReasoningFinished {
+        /// The reasoning.
+        message_id: String,
+    },
+    /// The public state before the first superstep.
+    #[serde(rename = "state.snapshot")]
+    StateSnapshot {
+        /// Channel by channel.
+        state: Json,
+    },
+    /// What a barrier changed in the public state.
+    #[serde(rename = "state.patch")]
+    StatePatch {
+        /// A JSON Patch (RFC 6902).
+        patch: Vec<PatchOp>,
+    },
+    /// A barrier is stored.
+    #[serde(rename = "checkpoint.saved")]
+    CheckpointSaved {
+        /// The checkpoint.
+        checkpoint_id: String,
+        /// The superstep; 0 is the input.
+        step: u64,
+    },
+    /// The run cannot go on.
+    #[serde(rename = "error")]
+    Error {
+        /// A stable code.
+        code: String,
+        /// One sentence for people.
+        message: String,
+        /// The same request may succeed later.
+        retryable: bool,
+        /// The node that failed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        node: Option<String>,
+    },
+    /// The run is over, or pauses. `[DONE]` follows.
+    #[serde(rename = "run.finished")]
+    RunFinished {
+        /// How it ended.
+        status: RunStatus,
+        /// The graph's output, when it completed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        output: Option<Json>,
+        /// Tokens of the whole run.
+        usage: Usage,
+    },
+}
+
+/// One operation of a JSON Patch (RFC 6902).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PatchOp {
+    /// `add`, `replace` or `remove`.
+    pub op: String,
+    /// A JSON Pointer (RFC 6901).
+    pub path: String,
+    /// The value, but for `remove`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<Json>,
+}
+
+/// One event of a run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Event {
+    /// Its place in the run.
+    pub seq: Seq,
+    /// When it was made.
+    pub at: DateTime<Utc>,
+    /// Where in the graph it comes from.
+    pub scope: Option<Scope>,
+    /// What happened.
+    pub body: Body,
+}
