@@ -2,6 +2,7 @@
 //!
 //! Invariant: an event is complete in itself and never changes; filtering never renumbers.
 
+use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -242,4 +243,223 @@ pub struct Event {
     pub scope: Option<Scope>,
     /// What happened.
     pub body: Body,
+}
+
+/// A group of events that a client can choose by `include`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Group {
+    /// The run itself; always sent.
+    Run,
+    /// Messages and reasoning.
+    Messages,
+    /// Nodes.
+    Nodes,
+    /// Tools.
+    Tools,
+    /// Edges.
+    Edges,
+    /// The public state.
+    State,
+    /// Checkpoints.
+    Checkpoints,
+}
+
+impl Body {
+    /// Returns the name of the event.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::RunStarted { .. } => "run.started",
+            Self::NodeStarted { .. } => "node.started",
+            Self::NodeFinished { .. } => "node.finished",
+            Self::NodeRetrying { .. } => "node.retrying",
+            Self::NodeReset { .. } => "node.reset",
+            Self::EdgeTaken { .. } => "edge.taken",
+            Self::MessageStarted { .. } => "message.started",
+            Self::MessageDelta { .. } => "message.delta",
+            Self::MessageFinished { .. } => "message.finished",
+            Self::ReasoningStarted { .. } => "reasoning.started",
+            Self::ReasoningDelta { .. } => "reasoning.delta",
+            Self::ReasoningFinished { .. } => "reasoning.finished",
+            Self::StateSnapshot { .. } => "state.snapshot",
+            Self::StatePatch { .. } => "state.patch",
+            Self::CheckpointSaved { .. } => "checkpoint.saved",
+            Self::Error { .. } => "error",
+            Self::RunFinished { .. } => "run.finished",
+        }
+    }
+
+    /// Returns the group that the event belongs to.
+    pub fn group(&self) -> Group {
+        match self {
+            // A reset concerns whoever shows messages, so no filter may hide it.
+            Self::RunStarted { .. } | Self::RunFinished { .. } | Self::Error { .. } | Self::NodeReset { .. } => {
+                Group::Run
+            }
+            Self::NodeStarted { .. } | Self::NodeFinished { .. } | Self::NodeRetrying { .. } => Group::Nodes,
+            Self::EdgeTaken { .. } => Group::Edges,
+            Self::MessageStarted { .. }
+            | Self::MessageDelta { .. }
+            | Self::MessageFinished { .. }
+            | Self::ReasoningStarted { .. }
+            | Self::ReasoningDelta { .. }
+            | Self::ReasoningFinished { .. } => Group::Messages,
+            Self::StateSnapshot { .. } | Self::StatePatch { .. } => Group::State,
+            Self::CheckpointSaved { .. } => Group::Checkpoints,
+        }
+    }
+}
+
+/// Cuts a time to the milliseconds that the wire shows, so that a replay prints what was sent.
+pub fn to_millis(at: DateTime<Utc>) -> DateTime<Utc> {
+    DateTime::from_timestamp_millis(at.timestamp_millis()).unwrap_or(at)
+}
+
+impl Event {
+    /// Returns the compact JSON that goes to clients.
+    pub fn to_json(&self, run: RunId) -> Bytes {
+        #[derive(Serialize)]
+        struct Wire<'a> {
+            #[serde(flatten)]
+            body: &'a Body,
+            #[serde(flatten)]
+            scope: Option<&'a Scope>,
+            run_id: RunId,
+            epoch: u64,
+            seq: u64,
+            ts: String,
+        }
+        let wire = Wire {
+            body: &self.body,
+            scope: self.scope.as_ref(),
+            run_id: run,
+            epoch: self.seq.fence,
+            seq: self.seq.n,
+            ts: self.at.to_rfc3339_opts(SecondsFormat::Millis, true),
+        };
+        // Serialising these types into memory cannot fail: no map has a key that is not a text.
+        serde_json::to_vec(&wire).unwrap_or_default().into()
+    }
+}
+
+/// A stored batch that this build cannot read.
+#[derive(Debug, thiserror::Error)]
+#[error("a stored batch of events cannot be read: {0}")]
+pub struct DecodeError(String);
+
+/// One stored record: one event, or a row of deltas of one message.
+#[derive(Serialize, Deserialize)]
+struct Record {
+    n: u64,
+    at: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    s: Option<(String, TaskId, u32)>,
+    b: Stored,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Stored {
+    Body(Body),
+    Deltas { id: String, d: Vec<String> },
+}
+
+#[derive(Serialize, Deserialize)]
+struct Batch {
+    v: u8,
+    e: Vec<Record>,
+}
+
+/// Encodes events of one fence for the store. Deltas of one message that follow each other share a
+/// record, and the time of the first.
+pub fn encode(events: &[impl std::borrow::Borrow<Event>]) -> Vec<u8> {
+    let mut records: Vec<Record> = Vec::new();
+    for event in events {
+        let event = event.borrow();
+        let scope = event.scope.as_ref().map(|s| (s.node.clone(), s.task_id.clone(), s.attempt));
+        if let Body::MessageDelta { message_id, delta } = &event.body {
+            if let Some(Record { n, s, b: Stored::Deltas { id, d }, .. }) = records.last_mut() {
+                if id == message_id && *s == scope && *n + d.len() as u64 == event.seq.n {
+                    d.push(delta.clone());
+                    continue;
+                }
+            }
+            records.push(Record {
+                n: event.seq.n,
+                at: event.at.timestamp_millis(),
+                s: scope,
+                b: Stored::Deltas { id: message_id.clone(), d: vec![delta.clone()] },
+            });
+        } else {
+            let at = event.at.timestamp_millis();
+            records.push(Record { n: event.seq.n, at, s: scope, b: Stored::Body(event.body.clone()) });
+        }
+    }
+    // Serialising these types into memory cannot fail: no map has a key that is not a text.
+    serde_json::to_vec(&Batch { v: 1, e: records }).unwrap_or_default()
+}
+
+/// Decodes what [`encode`] made, one event a delta again.
+pub fn decode(fence: u64, data: &[u8]) -> Result<Vec<Event>, DecodeError> {
+    let batch: Batch = serde_json::from_slice(data).map_err(|e| DecodeError(e.to_string()))?;
+    if batch.v != 1 {
+        return Err(DecodeError(format!("format {} is newer than this build", batch.v)));
+    }
+    let mut events = Vec::new();
+    for record in batch.e {
+        let at = DateTime::from_timestamp_millis(record.at).unwrap_or_default();
+        let scope = record.s.map(|(node, task_id, attempt)| Scope { node, task_id, attempt });
+        let mut push = |n, body| events.push(Event { seq: Seq { fence, n }, at, scope: scope.clone(), body });
+        match record.b {
+            Stored::Body(body) => push(record.n, body),
+            Stored::Deltas { id, d } => {
+                for (i, delta) in d.into_iter().enumerate() {
+                    push(record.n + i as u64, Body::MessageDelta { message_id: id.clone(), delta });
+                }
+            }
+        }
+    }
+    Ok(events)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(n: u64, node: Option<&str>, body: Body) -> Event {
+        let scope = node.map(|node| Scope { node: node.into(), task_id: TaskId("t".into()), attempt: 1 });
+        Event { seq: Seq { fence: 2, n }, at: DateTime::from_timestamp_millis(1_700_000_000_123).unwrap(), scope, body }
+    }
+
+    fn delta(n: u64, node: &str, id: &str, delta: &str) -> Event {
+        event(n, Some(node), Body::MessageDelta { message_id: id.into(), delta: delta.into() })
+    }
+
+    #[test]
+    fn a_batch_reads_back_event_by_event_and_interleaved_deltas_keep_their_place() {
+        let events = vec![
+            event(1, Some("a"), Body::NodeStarted { step: 1, kind: "llm".into() }),
+            delta(2, "a", "m1", "Hel"),
+            delta(3, "a", "m1", "lo"),
+            delta(4, "b", "m2", "x"),
+            delta(5, "a", "m1", "!"),
+            event(6, None, Body::RunFinished { status: RunStatus::Completed, output: None, usage: Usage::default() }),
+        ];
+        let data = encode(&events);
+        assert_eq!(decode(2, &data).unwrap(), events);
+        assert_eq!(String::from_utf8(data).unwrap().matches("deltas").count(), 3);
+    }
+
+    #[test]
+    fn the_wire_form_is_one_line_that_begins_with_the_type() {
+        let json = delta(17, "answer", "m1", "line\nline\r\u{2028}").to_json(RunId::default());
+        let text = std::str::from_utf8(&json).unwrap();
+        assert!(text.starts_with(r#"{"type":"message.delta","message_id":"m1","#), "{text}");
+        assert!(!text.contains('\n') && !text.contains('\r'), "{text}");
+        assert!(text.contains(r#""epoch":2,"seq":17,"ts":"2023-11-14T22:13:20.123Z""#), "{text}");
+    }
+
+    #[test]
+    fn a_batch_of_a_newer_format_is_refused() {
+        assert!(decode(1, br#"{"v":2,"e":[]}"#).unwrap_err().to_string().contains("newer"));
+    }
 }
