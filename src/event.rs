@@ -292,9 +292,10 @@ impl Body {
     pub fn group(&self) -> Group {
         match self {
             // A reset concerns whoever shows messages, so no filter may hide it.
-            Self::RunStarted { .. } | Self::RunFinished { .. } | Self::Error { .. } | Self::NodeReset { .. } => {
-                Group::Run
-            }
+            Self::RunStarted { .. }
+            | Self::RunFinished { .. }
+            | Self::Error { .. }
+            | Self::NodeReset { .. } => Group::Run,
             Self::NodeStarted { .. } | Self::NodeFinished { .. } | Self::NodeRetrying { .. } => Group::Nodes,
             Self::EdgeTaken { .. } => Group::Edges,
             Self::MessageStarted { .. }
@@ -360,7 +361,13 @@ struct Record {
 #[serde(rename_all = "snake_case")]
 enum Stored {
     Body(Body),
-    Deltas { id: String, d: Vec<String> },
+    Deltas {
+        id: String,
+        d: Vec<String>,
+        /// Milliseconds after the first; empty when all came within the same one.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        t: Vec<i64>,
+    },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -369,29 +376,30 @@ struct Batch {
     e: Vec<Record>,
 }
 
-/// Encodes events of one fence for the store. Deltas of one message that follow each other share a
-/// record, and the time of the first.
+/// Encodes events of one fence for the store. Deltas of one message that follow each other share a record.
 pub fn encode(events: &[impl std::borrow::Borrow<Event>]) -> Vec<u8> {
     let mut records: Vec<Record> = Vec::new();
     for event in events {
         let event = event.borrow();
+        let now = event.at.timestamp_millis();
         let scope = event.scope.as_ref().map(|s| (s.node.clone(), s.task_id.clone(), s.attempt));
         if let Body::MessageDelta { message_id, delta } = &event.body {
-            if let Some(Record { n, s, b: Stored::Deltas { id, d }, .. }) = records.last_mut() {
-                if id == message_id && *s == scope && *n + d.len() as u64 == event.seq.n {
-                    d.push(delta.clone());
-                    continue;
+            if let Some(Record { n, at, s, b: Stored::Deltas { id, d, t } }) = records.last_mut()
+                && id == message_id
+                && *s == scope
+                && *n + d.len() as u64 == event.seq.n
+            {
+                if now != *at || !t.is_empty() {
+                    t.resize(d.len(), 0);
+                    t.push(now - *at);
                 }
+                d.push(delta.clone());
+                continue;
             }
-            records.push(Record {
-                n: event.seq.n,
-                at: event.at.timestamp_millis(),
-                s: scope,
-                b: Stored::Deltas { id: message_id.clone(), d: vec![delta.clone()] },
-            });
+            let b = Stored::Deltas { id: message_id.clone(), d: vec![delta.clone()], t: Vec::new() };
+            records.push(Record { n: event.seq.n, at: now, s: scope, b });
         } else {
-            let at = event.at.timestamp_millis();
-            records.push(Record { n: event.seq.n, at, s: scope, b: Stored::Body(event.body.clone()) });
+            records.push(Record { n: event.seq.n, at: now, s: scope, b: Stored::Body(event.body.clone()) });
         }
     }
     // Serialising these types into memory cannot fail: no map has a key that is not a text.
@@ -406,14 +414,17 @@ pub fn decode(fence: u64, data: &[u8]) -> Result<Vec<Event>, DecodeError> {
     }
     let mut events = Vec::new();
     for record in batch.e {
-        let at = DateTime::from_timestamp_millis(record.at).unwrap_or_default();
         let scope = record.s.map(|(node, task_id, attempt)| Scope { node, task_id, attempt });
-        let mut push = |n, body| events.push(Event { seq: Seq { fence, n }, at, scope: scope.clone(), body });
+        let mut push = |n, at, body| {
+            let at = DateTime::from_timestamp_millis(at).unwrap_or_default();
+            events.push(Event { seq: Seq { fence, n }, at, scope: scope.clone(), body });
+        };
         match record.b {
-            Stored::Body(body) => push(record.n, body),
-            Stored::Deltas { id, d } => {
+            Stored::Body(body) => push(record.n, record.at, body),
+            Stored::Deltas { id, d, t } => {
                 for (i, delta) in d.into_iter().enumerate() {
-                    push(record.n + i as u64, Body::MessageDelta { message_id: id.clone(), delta });
+                    let at = record.at + t.get(i).copied().unwrap_or(0);
+                    push(record.n + i as u64, at, Body::MessageDelta { message_id: id.clone(), delta });
                 }
             }
         }
@@ -427,7 +438,12 @@ mod tests {
 
     fn event(n: u64, node: Option<&str>, body: Body) -> Event {
         let scope = node.map(|node| Scope { node: node.into(), task_id: TaskId("t".into()), attempt: 1 });
-        Event { seq: Seq { fence: 2, n }, at: DateTime::from_timestamp_millis(1_700_000_000_123).unwrap(), scope, body }
+        Event {
+            seq: Seq { fence: 2, n },
+            at: DateTime::from_timestamp_millis(1_700_000_000_123).unwrap(),
+            scope,
+            body,
+        }
     }
 
     fn delta(n: u64, node: &str, id: &str, delta: &str) -> Event {
@@ -439,10 +455,17 @@ mod tests {
         let events = vec![
             event(1, Some("a"), Body::NodeStarted { step: 1, kind: "llm".into() }),
             delta(2, "a", "m1", "Hel"),
-            delta(3, "a", "m1", "lo"),
+            Event {
+                at: DateTime::from_timestamp_millis(1_700_000_000_150).unwrap(),
+                ..delta(3, "a", "m1", "lo")
+            },
             delta(4, "b", "m2", "x"),
             delta(5, "a", "m1", "!"),
-            event(6, None, Body::RunFinished { status: RunStatus::Completed, output: None, usage: Usage::default() }),
+            event(
+                6,
+                None,
+                Body::RunFinished { status: RunStatus::Completed, output: None, usage: Usage::default() },
+            ),
         ];
         let data = encode(&events);
         assert_eq!(decode(2, &data).unwrap(), events);

@@ -246,7 +246,9 @@ mod tests {
     fn an_event_id_reads_back_what_it_prints() {
         let id = EventId { run: RunId::new(), seq: Seq { fence: 3, n: 17 } };
         assert_eq!(id.to_string().parse(), Ok(id));
-        for bad in ["", "x:1-2", &format!("{}:1", id.run), &format!("{}:+1-2", id.run), &format!("{}:1--2", id.run)] {
+        for bad in
+            ["", "x:1-2", &format!("{}:1", id.run), &format!("{}:+1-2", id.run), &format!("{}:1--2", id.run)]
+        {
             assert!(bad.parse::<EventId>().is_err(), "{bad}");
         }
     }

@@ -1,1 +1,5 @@
-fn main(){}
+//! The `graphloom` command.
+
+fn main() -> std::process::ExitCode {
+    graphloom::cli::main()
+}

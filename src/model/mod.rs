@@ -2,6 +2,11 @@
 //!
 //! Invariant: a model streams. Dropping its stream cancels the call down to the provider's socket.
 
+pub mod demo;
+pub mod openai;
+pub mod scripted;
+mod timed;
+
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -64,7 +69,7 @@ pub struct Timeouts {
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self { first: Duration::from_secs(30), idle: Duration::from_secs(60), total: Duration::from_secs(120) }
+        Self { first: Duration::from_secs(30), idle: Duration::from_mins(1), total: Duration::from_mins(2) }
     }
 }
 
@@ -128,6 +133,14 @@ pub struct ModelError {
     pub message: String,
     /// How long the provider asked to wait.
     pub retry_after: Option<Duration>,
+}
+
+impl ModelError {
+    /// Makes an error without a wish to wait.
+    #[must_use]
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), retry_after: None }
+    }
 }
 
 /// A chat model.

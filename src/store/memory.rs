@@ -1,0 +1,456 @@
+//! The store that forgets: for tests, for `graphloom chat`, and as the plainest statement of the contract.
+//!
+//! Invariant: each operation holds the one lock from its first look to its last write.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::{
+    Accepted, Checkpoint, Claim, Commit, Committed, EventBatch, GraphVersion, NewRun, OnBusy, Process,
+    Result, Run, RunState, Store, Thread,
+};
+use crate::id::{CheckpointId, Owner, Part, RunId, Seq, ThreadId, ThreadKey};
+
+type Key = (Part, Part, Part);
+
+fn key(key: &ThreadKey) -> Key {
+    (key.owner.tenant.clone(), key.owner.user.clone(), key.session.clone())
+}
+
+#[derive(Debug)]
+struct ThreadRow {
+    key: ThreadKey,
+    thread: ThreadId,
+    head: Option<CheckpointId>,
+    graph: String,
+    created_at: DateTime<Utc>,
+    updated_at: DateTime<Utc>,
+    checkpoints: BTreeMap<CheckpointId, Checkpoint>,
+}
+
+#[derive(Debug)]
+struct RunRow {
+    run: Run,
+    ord: u64,
+    instance: String,
+    boot: Uuid,
+    lease_until: DateTime<Utc>,
+    events: BTreeMap<(u64, u64), EventBatch>,
+}
+
+impl RunRow {
+    /// Stores a batch, in place of a shorter one with the same beginning.
+    fn store(&mut self, batch: EventBatch) {
+        let known = self.events.get(&(batch.fence, batch.first));
+        if known.is_none_or(|known| known.last < batch.last) {
+            self.events.insert((batch.fence, batch.first), batch);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct KeyRow {
+    body_hash: String,
+    run: RunId,
+    at: DateTime<Utc>,
+}
+
+#[derive(Debug, Default)]
+struct Tables {
+    threads: BTreeMap<Key, ThreadRow>,
+    runs: BTreeMap<RunId, RunRow>,
+    keys: BTreeMap<(Part, Part, String, String), KeyRow>,
+    versions: BTreeMap<String, GraphVersion>,
+    next_ord: u64,
+}
+
+/// Keeps everything in memory, for as long as the process lives.
+#[derive(Debug, Default)]
+pub struct MemoryStore(Mutex<Tables>);
+
+/// How long an idempotency key is remembered.
+const KEY_LIFE: chrono::TimeDelta = chrono::TimeDelta::hours(24);
+
+fn lease(process_lease: Duration) -> DateTime<Utc> {
+    Utc::now() + chrono::TimeDelta::from_std(process_lease).unwrap_or(chrono::TimeDelta::MAX)
+}
+
+fn holds_thread(state: RunState) -> bool {
+    matches!(state, RunState::Running | RunState::Interrupted)
+}
+
+impl MemoryStore {
+    /// Makes an empty store.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Tables> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Tables {
+    /// Returns the run when it is this owner's.
+    fn own(&mut self, owner: &Owner, run: RunId) -> Option<&mut RunRow> {
+        self.runs.get_mut(&run).filter(|row| row.run.key.owner == *owner)
+    }
+
+    fn thread_of(&mut self, owner: &Owner, thread: ThreadId) -> Option<&mut ThreadRow> {
+        self.threads.values_mut().find(|row| row.thread == thread && row.key.owner == *owner)
+    }
+
+    /// Lists the runs of a thread in order of acceptance.
+    fn runs_of(&self, thread: ThreadId) -> Vec<&RunRow> {
+        let mut rows: Vec<&RunRow> = self.runs.values().filter(|row| row.run.thread == thread).collect();
+        rows.sort_by_key(|row| row.ord);
+        rows
+    }
+
+    fn view(&self, row: &ThreadRow) -> Thread {
+        Thread {
+            key: row.key.clone(),
+            thread: row.thread,
+            head: row.head,
+            graph: row.graph.clone(),
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+            last_run: self.runs_of(row.thread).last().map(|row| (row.run.run, row.run.state)),
+        }
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    async fn migrate(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn ping(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn put_graph_version(&self, version: &GraphVersion) -> Result<()> {
+        self.lock().versions.entry(version.hash.clone()).or_insert_with(|| version.clone());
+        Ok(())
+    }
+
+    async fn graph_version(&self, hash: &str) -> Result<Option<GraphVersion>> {
+        Ok(self.lock().versions.get(hash).cloned())
+    }
+
+    async fn accept(&self, new: NewRun) -> Result<Accepted> {
+        let mut tables = self.lock();
+        let now = Utc::now();
+        let (tenant, user) = (new.key.owner.tenant.clone(), new.key.owner.user.clone());
+        let idempotency = new.idempotency.map(|i| ((tenant, user, i.route, i.key), i.body_hash));
+        if let Some((key, body_hash)) = &idempotency
+            && let Some(row) = tables.keys.get(key).filter(|row| now - row.at < KEY_LIFE)
+        {
+            if row.body_hash != *body_hash {
+                return Ok(Accepted::KeyReused);
+            }
+            if let Some(first) = tables.runs.get(&row.run) {
+                return Ok(Accepted::Replayed { run: first.run.clone() });
+            }
+        }
+        let (thread, head) = match tables.threads.get(&key(&new.key)) {
+            Some(row) => (row.thread, row.head),
+            None => (ThreadId::new(), None),
+        };
+        let open: Vec<(RunId, RunState)> = tables
+            .runs_of(thread)
+            .iter()
+            .map(|row| (row.run.run, row.run.state))
+            .filter(|(_, state)| holds_thread(*state) || *state == RunState::Queued)
+            .collect();
+        if let Some((active, _)) = open.first() {
+            if new.on_busy == OnBusy::Reject {
+                return Ok(Accepted::Busy { active: *active });
+            }
+            let waiting = open.iter().filter(|(_, state)| *state == RunState::Queued).count();
+            if waiting >= new.queue_limit as usize {
+                return Ok(Accepted::QueueFull);
+            }
+        }
+        let row = tables.threads.entry(key(&new.key)).or_insert_with(|| ThreadRow {
+            key: new.key.clone(),
+            thread,
+            head: None,
+            graph: String::new(),
+            created_at: now,
+            updated_at: now,
+            checkpoints: BTreeMap::new(),
+        });
+        row.graph.clone_from(&new.graph);
+        row.updated_at = now;
+        let free = open.is_empty();
+        let run = Run {
+            run: new.run,
+            key: new.key,
+            thread,
+            graph: new.graph,
+            hash: new.hash,
+            state: if free { RunState::Running } else { RunState::Queued },
+            fence: u64::from(free),
+            step: 0,
+            crashes: 0,
+            cancel_requested: false,
+            input: new.input,
+            result: None,
+            created_at: now,
+            finished_at: None,
+        };
+        tables.next_ord += 1;
+        let row = RunRow {
+            run: run.clone(),
+            ord: tables.next_ord,
+            instance: new.process.instance,
+            boot: new.process.boot,
+            lease_until: lease(new.process.lease),
+            events: BTreeMap::new(),
+        };
+        tables.runs.insert(new.run, row);
+        if let Some((key, body_hash)) = idempotency {
+            tables.keys.insert(key, KeyRow { body_hash, run: new.run, at: now });
+        }
+        Ok(if free { Accepted::Claimed { run, head } } else { Accepted::Queued { run } })
+    }
+
+    async fn commit(&self, commit: Commit) -> Result<Committed> {
+        let mut tables = self.lock();
+        let now = Utc::now();
+        let Some(row) = tables.own(&commit.owner, commit.run) else { return Ok(Committed::Lost) };
+        let run = &mut row.run;
+        if run.fence != commit.fence || run.state != RunState::Running || run.step != commit.step {
+            return Ok(Committed::Lost);
+        }
+        run.step += 1;
+        run.crashes = 0;
+        row.lease_until = lease(commit.lease);
+        if let Some((state, result)) = commit.next {
+            run.state = state;
+            if !holds_thread(state) && state != RunState::Queued {
+                run.finished_at = Some(now);
+            }
+            run.result = result;
+        }
+        let cancel_requested = run.cancel_requested;
+        if let Some(batch) = commit.events {
+            row.store(batch);
+        }
+        if let Some(thread) = tables.thread_of(&commit.owner, commit.thread) {
+            thread.updated_at = now;
+            for checkpoint in commit.checkpoints {
+                thread.head = Some(checkpoint.checkpoint);
+                thread.checkpoints.insert(checkpoint.checkpoint, checkpoint);
+            }
+        }
+        Ok(Committed::Done { cancel_requested })
+    }
+
+    async fn append_events(&self, batches: Vec<(Owner, RunId, EventBatch)>) -> Result<()> {
+        let mut tables = self.lock();
+        for (owner, run, batch) in batches {
+            let Some(row) = tables.own(&owner, run).filter(|row| row.run.fence == batch.fence) else {
+                continue;
+            };
+            row.store(batch);
+        }
+        Ok(())
+    }
+
+    async fn claim(&self, process: &Process, limit: u32) -> Result<Vec<Claim>> {
+        let mut tables = self.lock();
+        let now = Utc::now();
+        let mut candidates: Vec<(u64, RunId)> =
+            tables.runs.values().map(|row| (row.ord, row.run.run)).collect();
+        candidates.sort_unstable();
+        let mut claims = Vec::new();
+        for (_, id) in candidates {
+            if claims.len() >= limit as usize {
+                break;
+            }
+            let Some(row) = tables.runs.get(&id) else { continue };
+            let crashed = match row.run.state {
+                RunState::Running => {
+                    let reborn = row.instance == process.instance && row.boot != process.boot;
+                    if row.lease_until >= now && !reborn {
+                        continue;
+                    }
+                    true
+                }
+                RunState::Queued => {
+                    let before = |other: &&RunRow| {
+                        holds_thread(other.run.state)
+                            || (other.run.state == RunState::Queued && other.ord < row.ord)
+                    };
+                    if tables.runs_of(row.run.thread).iter().any(before) {
+                        continue;
+                    }
+                    false
+                }
+                _ => continue,
+            };
+            let Some(row) = tables.runs.get_mut(&id) else { continue };
+            row.run.state = RunState::Running;
+            row.run.fence += 1;
+            row.run.crashes += u32::from(crashed);
+            row.instance.clone_from(&process.instance);
+            row.boot = process.boot;
+            row.lease_until = lease(process.lease);
+            let run = row.run.clone();
+            let head = tables.threads.get(&key(&run.key)).and_then(|thread| thread.head);
+            claims.push(Claim { run, head, crashed });
+        }
+        Ok(claims)
+    }
+
+    async fn heartbeat(&self, process: &Process) -> Result<Vec<RunId>> {
+        let mut tables = self.lock();
+        let mine = |row: &&mut RunRow| {
+            row.run.state == RunState::Running && row.instance == process.instance && row.boot == process.boot
+        };
+        let mut cancelled = Vec::new();
+        for row in tables.runs.values_mut().filter(mine) {
+            row.lease_until = lease(process.lease);
+            if row.run.cancel_requested {
+                cancelled.push(row.run.run);
+            }
+        }
+        Ok(cancelled)
+    }
+
+    async fn release(&self, owner: &Owner, run: RunId, fence: u64) -> Result<()> {
+        let mut tables = self.lock();
+        if let Some(row) = tables.own(owner, run)
+            && row.run.state == RunState::Running
+            && row.run.fence == fence
+        {
+            row.run.state = RunState::Queued;
+        }
+        Ok(())
+    }
+
+    async fn request_cancel(
+        &self,
+        owner: &Owner,
+        run: RunId,
+        result: Vec<u8>,
+        events: EventBatch,
+    ) -> Result<Option<Run>> {
+        let mut tables = self.lock();
+        let Some(row) = tables.own(owner, run) else { return Ok(None) };
+        match row.run.state {
+            RunState::Queued => {
+                // The end of a run that had an owner sorts after all that the owner sent.
+                row.run.fence += u64::from(row.run.fence > 0);
+                let events = EventBatch { fence: row.run.fence, ..events };
+                row.run.state = RunState::Cancelled;
+                row.run.cancel_requested = true;
+                row.run.result = Some(result);
+                row.run.finished_at = Some(Utc::now());
+                row.events.insert((events.fence, events.first), events);
+            }
+            state if holds_thread(state) => row.run.cancel_requested = true,
+            _ => {}
+        }
+        Ok(Some(row.run.clone()))
+    }
+
+    async fn run(&self, owner: &Owner, run: RunId) -> Result<Option<Run>> {
+        Ok(self.lock().own(owner, run).map(|row| row.run.clone()))
+    }
+
+    async fn events(&self, owner: &Owner, run: RunId, after: Seq, limit: usize) -> Result<Vec<EventBatch>> {
+        let mut tables = self.lock();
+        let Some(row) = tables.own(owner, run) else { return Ok(Vec::new()) };
+        let mut left = limit;
+        let mut batches = Vec::new();
+        for batch in row.events.values().filter(|b| Seq { fence: b.fence, n: b.last } > after) {
+            if !batches.is_empty() && batch.data.len() > left {
+                break;
+            }
+            left = left.saturating_sub(batch.data.len());
+            batches.push(batch.clone());
+        }
+        Ok(batches)
+    }
+
+    async fn thread(&self, thread: &ThreadKey) -> Result<Option<Thread>> {
+        let tables = self.lock();
+        Ok(tables.threads.get(&key(thread)).map(|row| tables.view(row)))
+    }
+
+    async fn threads(
+        &self,
+        owner: &Owner,
+        before: Option<(DateTime<Utc>, ThreadId)>,
+        limit: u32,
+    ) -> Result<Vec<Thread>> {
+        let tables = self.lock();
+        let mut rows: Vec<&ThreadRow> = tables
+            .threads
+            .values()
+            .filter(|row| row.key.owner == *owner)
+            .filter(|row| before.is_none_or(|cursor| (row.updated_at, row.thread) < cursor))
+            .collect();
+        rows.sort_by_key(|row| std::cmp::Reverse((row.updated_at, row.thread)));
+        Ok(rows.into_iter().take(limit as usize).map(|row| tables.view(row)).collect())
+    }
+
+    async fn delete_thread(&self, thread: &ThreadKey) -> Result<bool> {
+        let mut tables = self.lock();
+        let Some(row) = tables.threads.remove(&key(thread)) else { return Ok(false) };
+        tables.runs.retain(|_, run| run.run.thread != row.thread);
+        let Tables { keys, runs, .. } = &mut *tables;
+        keys.retain(|_, key| runs.contains_key(&key.run));
+        Ok(true)
+    }
+
+    async fn chain(
+        &self,
+        owner: &Owner,
+        thread: ThreadId,
+        checkpoint: CheckpointId,
+    ) -> Result<Vec<Checkpoint>> {
+        let mut tables = self.lock();
+        let Some(row) = tables.thread_of(owner, thread) else { return Ok(Vec::new()) };
+        let mut chain = Vec::new();
+        let mut at = Some(checkpoint);
+        while let Some(checkpoint) = at.and_then(|id| row.checkpoints.get(&id)) {
+            chain.push(checkpoint.clone());
+            at = if checkpoint.snapshot.is_some() { None } else { checkpoint.parent };
+        }
+        chain.reverse();
+        Ok(chain)
+    }
+
+    async fn history(
+        &self,
+        owner: &Owner,
+        thread: ThreadId,
+        before: Option<CheckpointId>,
+        limit: u32,
+    ) -> Result<Vec<Checkpoint>> {
+        let mut tables = self.lock();
+        let Some(row) = tables.thread_of(owner, thread) else { return Ok(Vec::new()) };
+        let mut at = match before {
+            None => row.head,
+            Some(id) => row.checkpoints.get(&id).and_then(|c| c.parent),
+        };
+        let mut rows = Vec::new();
+        while let Some(checkpoint) = at.and_then(|id| row.checkpoints.get(&id))
+            && rows.len() < limit as usize
+        {
+            rows.push(Checkpoint { snapshot: None, ..checkpoint.clone() });
+            at = checkpoint.parent;
+        }
+        Ok(rows)
+    }
+}

@@ -311,7 +311,8 @@ pub trait Store: Send + Sync + 'static {
     /// Writes one barrier.
     async fn commit(&self, commit: Commit) -> Result<Committed>;
 
-    /// Stores events between barriers; a batch whose fence no longer holds is dropped silently.
+    /// Stores events between barriers; a batch whose fence no longer holds is dropped silently. Here and in
+    /// [`Store::commit`] a batch replaces a shorter one with the same fence and first number, and never a longer one.
     async fn append_events(&self, batches: Vec<(Owner, RunId, EventBatch)>) -> Result<()>;
 
     /// Claims up to `limit` runs: queued ones whose turn it is, those whose lease ran out, and those
@@ -325,9 +326,16 @@ pub trait Store: Send + Sync + 'static {
     /// Gives a claimed run back to the queue without counting a crash.
     async fn release(&self, owner: &Owner, run: RunId, fence: u64) -> Result<()>;
 
-    /// Asks for the end of a run. A queued run becomes `cancelled` at once, with `result` and the
-    /// `events` (fence 0) as its whole stream. Returns the run as it is now.
-    async fn request_cancel(&self, owner: &Owner, run: RunId, result: Vec<u8>, events: EventBatch) -> Result<Option<Run>>;
+    /// Asks for the end of a run. A queued run becomes `cancelled` at once, with `result`, and with `events` as
+    /// the end of its stream: under fence 0 when it never had an owner, else under a new fence. Returns the run
+    /// as it is now.
+    async fn request_cancel(
+        &self,
+        owner: &Owner,
+        run: RunId,
+        result: Vec<u8>,
+        events: EventBatch,
+    ) -> Result<Option<Run>>;
 
     /// Reads a run of this owner.
     async fn run(&self, owner: &Owner, run: RunId) -> Result<Option<Run>>;
@@ -340,7 +348,12 @@ pub trait Store: Send + Sync + 'static {
     async fn thread(&self, key: &ThreadKey) -> Result<Option<Thread>>;
 
     /// Lists the owner's threads, latest touched first, after the cursor `(updated_at, thread)`.
-    async fn threads(&self, owner: &Owner, before: Option<(DateTime<Utc>, ThreadId)>, limit: u32) -> Result<Vec<Thread>>;
+    async fn threads(
+        &self,
+        owner: &Owner,
+        before: Option<(DateTime<Utc>, ThreadId)>,
+        limit: u32,
+    ) -> Result<Vec<Thread>>;
 
     /// Deletes a thread with all that hangs on it; false when there was none. A run in flight is lost
     /// to its owner at the next gate.
@@ -348,9 +361,20 @@ pub trait Store: Send + Sync + 'static {
 
     /// Reads what rebuilds the state at `checkpoint`: the rows from the nearest snapshot at or before it
     /// up to it, oldest first. Empty when there is no such checkpoint on the thread.
-    async fn chain(&self, owner: &Owner, thread: ThreadId, checkpoint: CheckpointId) -> Result<Vec<Checkpoint>>;
+    async fn chain(
+        &self,
+        owner: &Owner,
+        thread: ThreadId,
+        checkpoint: CheckpointId,
+    ) -> Result<Vec<Checkpoint>>;
 
     /// Lists a thread's checkpoints from `before` (exclusive; absent: from the head, inclusive) back
     /// along the parents, newest first, without snapshots.
-    async fn history(&self, owner: &Owner, thread: ThreadId, before: Option<CheckpointId>, limit: u32) -> Result<Vec<Checkpoint>>;
+    async fn history(
+        &self,
+        owner: &Owner,
+        thread: ThreadId,
+        before: Option<CheckpointId>,
+        limit: u32,
+    ) -> Result<Vec<Checkpoint>>;
 }

@@ -1,0 +1,313 @@
+//! The store on Postgres and SQLite.
+//!
+//! Invariant: a write is one statement, or a transaction in a task of its own that a dropped request cannot cut in
+//! two. Reads live in `read`, writes in `postgres` and `sqlite`.
+
+mod connect;
+mod delete;
+mod entity;
+mod error;
+mod migration;
+mod postgres;
+mod read;
+mod row;
+mod sqlite;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use sea_orm::{
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, EntityTrait, Set,
+    SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait, Value,
+};
+
+use self::connect::Pools;
+use self::entity::graph_version;
+use self::error::{undone, unsure};
+use self::postgres::Lanes;
+use super::{
+    Accepted, Checkpoint, Claim, Commit, Committed, EventBatch, GraphVersion, NewRun, Process, Result, Run,
+    Store, StoreError, Thread,
+};
+use crate::id::{CheckpointId, Owner, RunId, Seq, ThreadId, ThreadKey};
+
+/// How long an idempotency key is remembered, in hours.
+const KEY_HOURS: i64 = 24;
+/// One in so many claims also forgets old idempotency keys.
+const CLAIMS_PER_PURGE: u32 = 256;
+/// The newest rules that this engine knows; a run that needs newer ones is left to others.
+const ENGINE: i64 = 1;
+/// How often a write that was undone because of another one is tried.
+const TRIES: usize = 5;
+
+/// Keeps everything in Postgres, or in one SQLite file.
+#[derive(Debug, Clone)]
+pub struct SqlStore(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    pools: Pools,
+    /// Absent on SQLite.
+    lanes: Option<Lanes>,
+    claims: AtomicU32,
+}
+
+/// Builds a statement of the back end.
+fn sql<C: ConnectionTrait>(db: &C, text: impl Into<String>, values: Vec<Value>) -> Statement {
+    Statement::from_sql_and_values(db.get_database_backend(), text, values)
+}
+
+/// Runs a transaction to its end even when the caller is gone.
+async fn detached<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "it is awaited here; only a dropped request leaves it running"
+    )]
+    let task = tokio::spawn(work);
+    task.await.unwrap_or_else(|e| Err(StoreError::Unknown(e.to_string())))
+}
+
+/// Begins a transaction that writes.
+async fn begin(db: &DatabaseConnection) -> Result<DatabaseTransaction> {
+    // A deferred transaction of SQLite could find at its first write that it read too early.
+    let mode = (db.get_database_backend() == DbBackend::Sqlite).then_some(SqliteTransactionMode::Immediate);
+    let options = TransactionOptions { sqlite_transaction_mode: mode, ..TransactionOptions::default() };
+    db.begin_with_options(options).await.map_err(|e| undone(&e))
+}
+
+async fn end(tx: DatabaseTransaction) -> Result<()> {
+    tx.commit().await.map_err(|e| unsure(&e))
+}
+
+impl SqlStore {
+    /// Opens `postgres://user:password@host/database`, `sqlite://path?mode=rwc` or `sqlite::memory:`.
+    ///
+    /// # Errors
+    ///
+    /// `Config` for another URL and for a SQLite file that another process has open, `Unavailable` when the database
+    /// does not answer.
+    pub async fn connect(url: &str) -> Result<Self> {
+        let postgres = url.starts_with("postgres://") || url.starts_with("postgresql://");
+        let pools = if postgres {
+            connect::postgres(url).await?
+        } else if url.starts_with("sqlite:") {
+            connect::sqlite(url).await?
+        } else {
+            return Err(StoreError::Config("a database URL begins with `postgres://` or `sqlite:`".into()));
+        };
+        let lanes = postgres
+            .then(|| Lanes::new(pools.write.get_postgres_connection_pool().clone(), connect::POSTGRES_LANES));
+        Ok(Self(Arc::new(Inner { pools, lanes, claims: AtomicU32::new(0) })))
+    }
+
+    fn write(&self) -> DatabaseConnection {
+        self.0.pools.write.clone()
+    }
+
+    fn read(&self) -> &DatabaseConnection {
+        &self.0.pools.read
+    }
+
+    /// Forgets old idempotency keys now and then; nothing depends on when.
+    async fn purge(&self) -> Result<()> {
+        if self.0.claims.fetch_add(1, Ordering::Relaxed).is_multiple_of(CLAIMS_PER_PURGE) {
+            let db = &self.0.pools.write;
+            let old = Utc::now() - chrono::TimeDelta::hours(KEY_HOURS);
+            let (text, values) = if self.0.lanes.is_some() {
+                ("delete from idempotency where created_at <= now() - interval '24 hours'", vec![])
+            } else {
+                ("delete from idempotency where created_at <= $1", vec![row::moment(DbBackend::Sqlite, old)])
+            };
+            db.execute_raw(sql(db, text, values)).await.map_err(|e| undone(&e))?;
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Store for SqlStore {
+    async fn migrate(&self) -> Result<()> {
+        let db = self.write();
+        detached(async move { migration::up(&db).await.map_err(|e| undone(&e)) }).await
+    }
+
+    async fn ping(&self) -> Result<()> {
+        self.0.pools.beat.ping().await.map_err(|e| undone(&e))
+    }
+
+    async fn put_graph_version(&self, version: &GraphVersion) -> Result<()> {
+        let row = graph_version::ActiveModel {
+            tenant: Set(read::DEPLOYMENT.to_owned()),
+            hash: Set(version.hash.clone()),
+            graph: Set(version.graph.clone()),
+            body: Set(version.body.clone()),
+        };
+        // Equal hashes are equal bodies, so the first one stays.
+        let insert = graph_version::Entity::insert(row).on_conflict_do_nothing();
+        insert.exec_without_returning(&self.0.pools.write).await.map_err(|e| unsure(&e))?;
+        Ok(())
+    }
+
+    async fn graph_version(&self, hash: &str) -> Result<Option<GraphVersion>> {
+        read::graph_version(self.read(), hash).await
+    }
+
+    async fn accept(&self, new: NewRun) -> Result<Accepted> {
+        let db = self.write();
+        if let Some(lanes) = &self.0.lanes {
+            return postgres::accept(lanes, &db, &Arc::new(new)).await;
+        }
+        detached(async move {
+            let tx = begin(&db).await?;
+            let accepted = sqlite::accept(&tx, new).await?;
+            end(tx).await?;
+            Ok(accepted)
+        })
+        .await
+    }
+
+    async fn commit(&self, commit: Commit) -> Result<Committed> {
+        if let Some(lanes) = &self.0.lanes {
+            return postgres::commit(lanes, commit).await;
+        }
+        let db = self.write();
+        detached(async move {
+            let tx = begin(&db).await?;
+            let committed = sqlite::commit(&tx, commit).await?;
+            end(tx).await?;
+            Ok(committed)
+        })
+        .await
+    }
+
+    async fn append_events(&self, batches: Vec<(Owner, RunId, EventBatch)>) -> Result<()> {
+        if batches.is_empty() {
+            return Ok(());
+        }
+        if let Some(lanes) = &self.0.lanes {
+            return postgres::append_events(lanes, batches).await;
+        }
+        let db = self.write();
+        detached(async move {
+            let tx = begin(&db).await?;
+            sqlite::append_events(&tx, batches).await?;
+            end(tx).await
+        })
+        .await
+    }
+
+    async fn claim(&self, process: &Process, limit: u32) -> Result<Vec<Claim>> {
+        self.purge().await?;
+        let db = self.write();
+        if self.0.lanes.is_some() {
+            return postgres::claim(&db, process, limit).await;
+        }
+        let process = process.clone();
+        detached(async move {
+            let tx = begin(&db).await?;
+            let claims = sqlite::claim(&tx, &process, limit).await?;
+            end(tx).await?;
+            Ok(claims)
+        })
+        .await
+    }
+
+    async fn heartbeat(&self, process: &Process) -> Result<Vec<RunId>> {
+        let db = self.0.pools.beat.clone();
+        if self.0.lanes.is_some() {
+            return postgres::heartbeat(&db, process).await;
+        }
+        let process = process.clone();
+        detached(async move {
+            let tx = begin(&db).await?;
+            let cancelled = sqlite::heartbeat(&tx, &process).await?;
+            end(tx).await?;
+            Ok(cancelled)
+        })
+        .await
+    }
+
+    async fn release(&self, owner: &Owner, run: RunId, fence: u64) -> Result<()> {
+        let text = "update run set state = 'queued', handoffs = handoffs + 1, owner = null, boot = null, \
+               lease_until = null \
+             where tenant = $1 and run_id = $2 and user_id = $3 and fence = $4 and state = 'running'";
+        let values = vec![
+            owner.tenant.as_str().into(),
+            run.0.into(),
+            owner.user.as_str().into(),
+            (fence as i64).into(),
+        ];
+        let db = &self.0.pools.write;
+        db.execute_raw(sql(db, text, values)).await.map_err(|e| unsure(&e))?;
+        Ok(())
+    }
+
+    async fn request_cancel(
+        &self,
+        owner: &Owner,
+        run: RunId,
+        result: Vec<u8>,
+        events: EventBatch,
+    ) -> Result<Option<Run>> {
+        let db = self.write();
+        if self.0.lanes.is_some() {
+            return postgres::request_cancel(&db, owner, run, result, events).await;
+        }
+        let owner = owner.clone();
+        detached(async move {
+            let tx = begin(&db).await?;
+            let found = sqlite::request_cancel(&tx, &owner, run, result, events).await?;
+            end(tx).await?;
+            Ok(found)
+        })
+        .await
+    }
+
+    async fn run(&self, owner: &Owner, run: RunId) -> Result<Option<Run>> {
+        read::run(self.read(), owner, run).await
+    }
+
+    async fn events(&self, owner: &Owner, run: RunId, after: Seq, limit: usize) -> Result<Vec<EventBatch>> {
+        read::events(self.read(), owner, run, after, limit).await
+    }
+
+    async fn thread(&self, key: &ThreadKey) -> Result<Option<Thread>> {
+        read::thread(self.read(), key).await
+    }
+
+    async fn threads(
+        &self,
+        owner: &Owner,
+        before: Option<(DateTime<Utc>, ThreadId)>,
+        limit: u32,
+    ) -> Result<Vec<Thread>> {
+        read::threads(self.read(), owner, before, limit).await
+    }
+
+    async fn delete_thread(&self, key: &ThreadKey) -> Result<bool> {
+        let (db, key) = (self.write(), key.clone());
+        detached(async move { delete::thread(&db, &key).await }).await
+    }
+
+    async fn chain(
+        &self,
+        owner: &Owner,
+        thread: ThreadId,
+        checkpoint: CheckpointId,
+    ) -> Result<Vec<Checkpoint>> {
+        read::chain(self.read(), owner, thread, checkpoint).await
+    }
+
+    async fn history(
+        &self,
+        owner: &Owner,
+        thread: ThreadId,
+        before: Option<CheckpointId>,
+        limit: u32,
+    ) -> Result<Vec<Checkpoint>> {
+        read::history(self.read(), owner, thread, before, limit).await
+    }
+}

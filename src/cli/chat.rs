@@ -1,0 +1,116 @@
+//! `chat`: talks to a graph in the terminal, without a server.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use serde_json::Value as Json;
+use tokio::io::{AsyncBufReadExt, BufReader};
+
+use crate::config::{File, Flags};
+use crate::engine::{Engine, Settings, Start, StartError};
+use crate::id::{Owner, Part, Seq};
+use crate::store::OnBusy;
+
+/// The flags of `chat`.
+#[derive(Debug, Args)]
+pub(super) struct ChatFlags {
+    /// The graph's id: the name of its file without `.yaml`
+    graph: String,
+    /// Says this, prints the answer and leaves; else lines are read until the end of input
+    #[arg(long, short)]
+    message: Option<String>,
+    /// An input of the graph as NAME=JSON, a text when it is not JSON; may be given again
+    #[arg(long, short, value_name = "NAME=VALUE")]
+    input: Vec<String>,
+    /// The conversation, when it is kept
+    #[arg(long, default_value = "terminal")]
+    session: Part,
+    /// Where the conversation is kept [default: nowhere]
+    #[arg(long, value_name = "URL")]
+    database_url: Option<String>,
+}
+
+pub(super) async fn chat(flags: &Flags, chat: &ChatFlags, file: &File) -> Result<ExitCode> {
+    let (catalog, providers) = super::load(flags, file)?;
+    if !catalog.graphs.contains_key(&chat.graph) {
+        let known: Vec<&str> = catalog.graphs.keys().map(String::as_str).collect();
+        bail!("there is no graph `{}`; there are: {}", chat.graph, known.join(", "));
+    }
+    let store = super::open_store(chat.database_url.as_deref().unwrap_or("memory:")).await?;
+    store.migrate().await.context("cannot migrate the database")?;
+    let engine = Engine::open(store, catalog, providers, Settings::new("terminal".into())).await?;
+    let input = inputs(&chat.input)?;
+    let mut code = ExitCode::SUCCESS;
+    if let Some(message) = &chat.message {
+        code = turn(&engine, chat, &input, message).await?;
+    } else {
+        let mut lines = BufReader::new(tokio::io::stdin()).lines();
+        loop {
+            write!(std::io::stderr(), "> ")?;
+            let Some(line) = lines.next_line().await? else { break };
+            if !line.trim().is_empty() {
+                code = turn(&engine, chat, &input, &line).await?;
+            }
+        }
+    }
+    engine.close(std::time::Duration::from_secs(5)).await;
+    Ok(code)
+}
+
+fn inputs(pairs: &[String]) -> Result<serde_json::Map<String, Json>> {
+    let pair = |pair: &String| {
+        let (name, value) =
+            pair.split_once('=').with_context(|| format!("`--input {pair}` is not NAME=VALUE"))?;
+        Ok((name.to_owned(), serde_json::from_str(value).unwrap_or_else(|_| Json::String(value.to_owned()))))
+    };
+    pairs.iter().map(pair).collect()
+}
+
+/// Runs one turn and prints the answer as it comes.
+async fn turn(
+    engine: &Engine,
+    chat: &ChatFlags,
+    input: &serde_json::Map<String, Json>,
+    message: &str,
+) -> Result<ExitCode> {
+    let owner = Owner { tenant: "terminal".parse()?, user: "terminal".parse()? };
+    let start = Start {
+        graph: chat.graph.clone(),
+        session: chat.session.clone(),
+        message: Some(Json::String(message.to_owned())),
+        input: input.clone(),
+        on_busy: OnBusy::Enqueue,
+        idempotency: None,
+    };
+    let started = match engine.start(&owner, start).await {
+        Ok(started) => started,
+        Err(StartError::Unprocessable(wrong)) => {
+            let lines: Vec<String> = wrong.iter().map(|m| format!("{}: {}", m.pointer, m.why)).collect();
+            bail!("the graph does not take this:\n  {}", lines.join("\n  "));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let mut code = ExitCode::SUCCESS;
+    let mut follower = engine.follower(&owner, &started.run, Seq::default());
+    let mut out = std::io::stdout();
+    while let Some(frame) = follower.next().await {
+        let frame = frame?;
+        let event: Json = serde_json::from_slice(&frame.json)?;
+        match frame.name {
+            "message.delta" => {
+                out.write_all(event["delta"].as_str().unwrap_or_default().as_bytes())?;
+                out.flush()?;
+            }
+            "message.finished" => writeln!(out)?,
+            "node.reset" => writeln!(std::io::stderr(), "\n[the answer begins anew: {}]", event["reason"])?,
+            "error" => {
+                code = ExitCode::FAILURE;
+                writeln!(std::io::stderr(), "error[{}]: {}", event["code"], event["message"])?;
+            }
+            _ => {}
+        }
+    }
+    Ok(code)
+}

@@ -1,0 +1,63 @@
+//! `check`: finds every mistake in the graphs without starting anything.
+
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+
+use crate::compile::{self, Providers};
+use crate::config::{File, Flags};
+use crate::diagnostic::{self, Bag};
+use crate::spec;
+
+/// The flags of `check`.
+#[derive(Debug, Args)]
+pub(super) struct CheckFlags {
+    /// How findings are printed
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
+    /// Fails on warnings too
+    #[arg(long)]
+    deny_warnings: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people.
+    Text,
+    /// One JSON document.
+    Json,
+}
+
+/// Exit codes: 0 no error, 1 errors (or warnings under `--deny-warnings`), 2 the project cannot be read.
+pub(super) fn check(flags: &Flags, check: &CheckFlags, file: &File) -> Result<ExitCode> {
+    let folder = file.graphs(flags);
+    if let Err(error) = std::fs::read_dir(&folder) {
+        writeln!(std::io::stderr(), "error: cannot read the project `{}`: {error}", folder.display())?;
+        return Ok(ExitCode::from(2));
+    }
+    let environment = file.environment();
+    let providers = Providers::lenient(Box::new(move |name| environment.secret(name)))?;
+    let mut bag = Bag::default();
+    let catalog =
+        spec::load(&folder, &mut bag).and_then(|project| compile::compile(&project, &providers, &mut bag));
+    bag.sort();
+    let (errors, warnings, lints) = bag.counts();
+    match check.format {
+        Format::Text => {
+            let mut text = diagnostic::render_text(&bag, std::io::stdout().is_terminal());
+            let graphs = catalog.as_ref().map_or(0, |catalog| catalog.graphs.len());
+            text += &match (errors, warnings) {
+                (0, 0) => format!("{graphs} graphs, no errors, {lints} lints\n"),
+                _ => format!("{errors} errors, {warnings} warnings, {lints} lints\n"),
+            };
+            super::print(&text)?;
+        }
+        Format::Json => {
+            super::print(&(serde_json::to_string_pretty(&diagnostic::render_json(&bag))? + "\n"))?;
+        }
+    }
+    let failed = errors > 0 || (check.deny_warnings && warnings > 0);
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}

@@ -1,0 +1,167 @@
+//! The commands; one file each.
+//!
+//! Invariant: what a command prints for programs goes to standard output, everything else to standard error.
+
+mod chat;
+mod check;
+mod keys;
+mod render;
+mod serve;
+mod settings;
+
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand};
+
+use crate::compile::{self, Catalog, Providers};
+use crate::config::{DatabaseFlag, File, Flags, LogFormat, ServeFlags};
+use crate::diagnostic::{self, Bag};
+use crate::spec;
+use crate::store::Store;
+use crate::store::memory::MemoryStore;
+use crate::store::sql::SqlStore;
+
+/// Turns YAML graphs into a durable, streaming chat service.
+#[derive(Debug, Parser)]
+#[command(name = "graphloom", version, arg_required_else_help = false, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    flags: Flags,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Compiles the graphs and serves them (the command when none is named)
+    Serve(ServeFlags),
+    /// Finds every mistake in the graphs without starting anything
+    Check(check::CheckFlags),
+    /// Prints the drawing of a graph
+    Render(render::RenderFlags),
+    /// Talks to a graph in the terminal, without a server
+    Chat(chat::ChatFlags),
+    /// Prints the OpenAPI document
+    Openapi(OpenapiFlags),
+    /// Brings the database to this version
+    Migrate(DatabaseFlag),
+    /// Makes an API key and the lines for graphloom.toml
+    Key(keys::KeyFlags),
+}
+
+#[derive(Debug, clap::Args)]
+struct OpenapiFlags {
+    /// Adds the schemas of the graphs in the project folder
+    #[arg(long)]
+    with_graphs: bool,
+}
+
+/// Reads the command line and does what it says. Exit codes: 0 done, 1 errors in the graphs or at run
+/// time, 2 wrong usage or a project that cannot be read.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            // Nothing can be done about a closed standard error.
+            let _closed = writeln!(std::io::stderr(), "error: {error:#}");
+            ExitCode::from(if error.is::<crate::config::ConfigError>() { 2 } else { 1 })
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode> {
+    let file = File::load(&cli.flags)?;
+    let command = cli.command.unwrap_or_else(|| Command::Serve(ServeFlags::from_environment()));
+    log_to_stderr(&cli.flags, &file, matches!(command, Command::Serve(_)))?;
+    let flags = &cli.flags;
+    match command {
+        Command::Serve(serve) => runtime()?.block_on(serve::serve(flags, &serve, &file)),
+        Command::Check(check) => check::check(flags, &check, &file),
+        Command::Render(render) => render::render(flags, &render, &file),
+        Command::Chat(chat) => runtime()?.block_on(chat::chat(flags, &chat, &file)),
+        Command::Openapi(openapi) => {
+            let text = if openapi.with_graphs {
+                let document = crate::server::openapi::document(&load(flags, &file)?.0);
+                serde_json::to_string_pretty(&document)? + "\n"
+            } else {
+                crate::server::openapi::golden()
+            };
+            print(&text)
+        }
+        Command::Migrate(database) => runtime()?.block_on(async {
+            let url = file.database_url(&database);
+            open_store(&url).await?.migrate().await.context("cannot migrate the database")?;
+            print("The database is at this version.\n")
+        }),
+        Command::Key(key) => keys::key(&key),
+    }
+}
+
+impl ServeFlags {
+    /// Returns the flags of a command line that names no command: only the environment speaks.
+    fn from_environment() -> Self {
+        #[derive(Parser)]
+        struct Bare {
+            #[command(flatten)]
+            serve: ServeFlags,
+        }
+        Bare::parse_from(["graphloom"]).serve
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")
+}
+
+/// Prints to standard output; a closed pipe is no error.
+fn print(text: &str) -> Result<ExitCode> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn log_to_stderr(flags: &Flags, file: &File, serving: bool) -> Result<()> {
+    use tracing_subscriber::{EnvFilter, fmt};
+    let default = if serving { "info" } else { "warn" };
+    let filter = flags.log.as_deref().or(file.log.as_deref()).unwrap_or(default);
+    let filter = EnvFilter::try_new(filter).with_context(|| format!("`--log {filter}` is not a filter"))?;
+    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match flags.log_format.or(file.log_format).unwrap_or_default() {
+        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+    Ok(())
+}
+
+/// Compiles the project folder; prints the findings and fails when there are errors.
+fn load(flags: &Flags, file: &File) -> Result<(Catalog, Providers)> {
+    let folder = file.graphs(flags);
+    let environment = file.environment();
+    let providers = Providers::new(Box::new(move |name| environment.secret(name)))?;
+    let mut bag = Bag::default();
+    let catalog =
+        spec::load(&folder, &mut bag).and_then(|project| compile::compile(&project, &providers, &mut bag));
+    bag.sort();
+    bag.drop_lints();
+    if !bag.is_empty() {
+        let text = diagnostic::render_text(&bag, std::io::stderr().is_terminal());
+        std::io::stderr().write_all(text.as_bytes())?;
+    }
+    match catalog {
+        Some(catalog) if !bag.has_errors() => Ok((catalog, providers)),
+        _ => bail!("the graphs in `{}` have errors", folder.display()),
+    }
+}
+
+/// Opens the store that a URL names.
+async fn open_store(url: &str) -> Result<Arc<dyn Store>> {
+    if url == "memory:" {
+        return Ok(Arc::new(MemoryStore::new()));
+    }
+    Ok(Arc::new(SqlStore::connect(url).await.context("cannot open the database")?))
+}

@@ -1,0 +1,40 @@
+//! `render`: prints the drawing of a graph.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+
+use crate::config::{File, Flags};
+use crate::render;
+
+/// The flags of `render`.
+#[derive(Debug, Args)]
+pub(super) struct RenderFlags {
+    /// The graph's id: the name of its file without `.yaml`
+    graph: String,
+    /// What is printed
+    #[arg(long, value_enum, default_value = "mermaid")]
+    format: Format,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// A Mermaid flowchart, as GitHub shows it.
+    Mermaid,
+    /// Nodes and edges.
+    Json,
+}
+
+pub(super) fn render(flags: &Flags, wanted: &RenderFlags, file: &File) -> Result<ExitCode> {
+    let (catalog, _) = super::load(flags, file)?;
+    let compiled = catalog.graphs.get(&wanted.graph).with_context(|| {
+        let known: Vec<&str> = catalog.graphs.keys().map(String::as_str).collect();
+        format!("there is no graph `{}`; there are: {}", wanted.graph, known.join(", "))
+    })?;
+    let text = match wanted.format {
+        Format::Mermaid => render::mermaid(&compiled.plan)?,
+        Format::Json => serde_json::to_string_pretty(&render::json(&compiled.plan))? + "\n",
+    };
+    super::print(&text)
+}

@@ -1,0 +1,52 @@
+//! `serve`: compiles the graphs and serves them until told to stop.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::info;
+
+use crate::config::{File, Flags, ServeFlags};
+use crate::engine::{Engine, Settings};
+
+pub(super) async fn serve(flags: &Flags, serve: &ServeFlags, file: &File) -> Result<ExitCode> {
+    crate::server::install_metrics();
+    let settings = super::settings::server(serve, file)?;
+    let (catalog, providers) = super::load(flags, file)?;
+    let graphs: Vec<String> = catalog.graphs.keys().cloned().collect();
+    info!(graphs = graphs.len(), "Graphs compiled.");
+    metrics::counter!("graphloom_graphs_compiled_total").increment(graphs.len() as u64);
+    let url = file.database_url(&serve.database);
+    let store = super::open_store(&url).await?;
+    store.migrate().await.context("cannot migrate the database")?;
+    let mut engine = Settings::new(file.instance(serve));
+    engine.queue_limit = file.limits.thread_queue;
+    let engine = Engine::open(store, catalog, providers, engine).await.context("cannot start the engine")?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    let server = crate::server::Server::bind(settings, engine).await?;
+    super::print(&welcome(&server.address().to_string(), &graphs))?;
+    server.run(stop).await;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Says where everything is.
+fn welcome(address: &str, graphs: &[String]) -> String {
+    let mut text = format!("graphloom listens on http://{address}\n\n");
+    text += &format!("  docs      http://{address}/docs\n  openapi   http://{address}/openapi.json\n");
+    for graph in graphs {
+        text += &format!("  diagram   http://{address}/v1/graphs/{graph}/diagram\n");
+    }
+    if let Some(graph) = graphs.first() {
+        text += &format!(
+            "\nTry it:\n  curl -N http://{address}/v1/graphs/{graph}/chat -H 'content-type: application/json' \\\n    -d '{{\"session_id\": \"demo\", \"message\": \"Hello!\"}}'\n"
+        );
+    }
+    text
+}

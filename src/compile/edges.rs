@@ -1,0 +1,210 @@
+//! `next` as written becomes edges: names are resolved, and what must cover everything does.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value as Json;
+
+use super::names::Names;
+use crate::diagnostic::{Bag, Diagnostic, Span, Spanned, did_you_mean};
+use crate::plan::{END, Next, Rule, Target};
+use crate::spec::{NextSpec, RuleSpec};
+use crate::state::Type;
+
+/// The nodes of a graph by name, with their places.
+#[derive(Debug)]
+pub(super) struct Edges<'a> {
+    nodes: Vec<&'a Spanned<String>>,
+}
+
+impl<'a> Edges<'a> {
+    /// Takes the names of all nodes, also of those that are broken.
+    pub(super) fn new(nodes: Vec<&'a Spanned<String>>) -> Self {
+        Self { nodes }
+    }
+
+    /// Resolves a name.
+    pub(super) fn target(&self, name: &Spanned<String>, bag: &mut Bag) -> Option<Target> {
+        if name.value == END {
+            return Some(Target::End);
+        }
+        if self.nodes.iter().any(|node| node.value == name.value) {
+            return Some(Target::Node(name.value.clone()));
+        }
+        let finding = Diagnostic::error(
+            "G201",
+            format!("unknown node `{}`", name.value),
+            name.span,
+            "no node has this name",
+        );
+        let names = self.nodes.iter().map(|node| node.value.as_str());
+        let near = crate::diagnostic::suggest(&name.value, names.clone().chain([END]));
+        let finding = match near.and_then(|near| self.nodes.iter().find(|node| node.value == near)) {
+            Some(node) => finding.related(node.span, "a node with a similar name is defined here"),
+            None => finding,
+        };
+        bag.report(finding.help_maybe(did_you_mean(&name.value, names.chain([END]).collect::<Vec<_>>())));
+        None
+    }
+
+    /// Resolves any form of `next`; `key` is where the word stands.
+    pub(super) fn next(&self, spec: &NextSpec, key: Span, names: &Names, bag: &mut Bag) -> Option<Next> {
+        match spec {
+            NextSpec::To(name) => self.target(name, bag).map(Next::To),
+            NextSpec::All(list, _) => {
+                let targets: Vec<_> = list.iter().map(|name| self.target(name, bag)).collect();
+                targets.into_iter().collect::<Option<_>>().map(Next::All)
+            }
+            NextSpec::Some(arms, otherwise, span) => {
+                let arms: Vec<_> = arms
+                    .iter()
+                    .map(|(when, to)| {
+                        let parts = (names.condition(when, bag), self.target(to, bag));
+                        parts.0.zip(parts.1)
+                    })
+                    .collect();
+                let Some(otherwise) = otherwise else {
+                    let finding = Diagnostic::error("G207", "`some` without `else`", *span, "none may match");
+                    bag.report(finding.help("add  else: <node>"));
+                    return None;
+                };
+                let otherwise = self.next(otherwise, key, names, bag);
+                let arms = arms.into_iter().collect::<Option<Vec<_>>>();
+                arms.zip(otherwise).map(|(arms, otherwise)| Next::Some(arms, Box::new(otherwise)))
+            }
+            NextSpec::Rules(rules, _) => self.rules(rules, key, names, bag),
+        }
+    }
+
+    fn rules(&self, rules: &[RuleSpec], key: Span, names: &Names, bag: &mut Bag) -> Option<Next> {
+        let mut done = Vec::new();
+        let mut broken = false;
+        let mut total = false;
+        let mut conditions: Vec<(&str, Span)> = Vec::new();
+        for (at, rule) in rules.iter().enumerate() {
+            if let Some(RuleSpec::Else(_, span)) = at.checked_sub(1).and_then(|before| rules.get(before)) {
+                let finding = Diagnostic::error("G208", "a rule after `else`", rule.span(), "never reached");
+                bag.report(finding.related(*span, "everything ends here").help("move `else` to the end"));
+                return None;
+            }
+            let followed = rules[at + 1..].iter().any(|rule| matches!(rule, RuleSpec::Else(..)));
+            let rule = match rule {
+                RuleSpec::When(when, next) => {
+                    let same = conditions.iter().find(|(text, _)| *text == when.value.trim());
+                    if let Some((_, first)) = same {
+                        let finding =
+                            Diagnostic::error("G208", "the same condition twice", when.span, "never reached");
+                        bag.report(
+                            finding.related(*first, "the first one matches").help("remove one of them"),
+                        );
+                        broken = true;
+                    }
+                    conditions.push((when.value.trim(), when.span));
+                    let parts = (names.condition(when, bag), self.next(next, key, names, bag));
+                    parts.0.zip(parts.1).map(|(when, next)| Rule::When(when, next))
+                }
+                RuleSpec::Match(on, span, cases) => {
+                    total = true;
+                    self.cases(on, *span, cases, followed, names, bag)
+                }
+                RuleSpec::Else(next, _) => {
+                    total = true;
+                    self.next(next, key, names, bag).map(Rule::Else)
+                }
+            };
+            match rule {
+                Some(rule) => done.push(rule),
+                None => broken = true,
+            }
+        }
+        if !total && !broken {
+            let last = rules.last().map_or(key, RuleSpec::span);
+            let finding = Diagnostic::error("G207", "no rule may match", key, "the last rule is a condition")
+                .related(last, "what comes next when this does not hold?");
+            bag.report(finding.help("add a last rule  - else: <node>"));
+            return None;
+        }
+        (!broken).then_some(Next::Rules(done))
+    }
+
+    fn cases(
+        &self,
+        on: &crate::spec::Text,
+        span: Span,
+        cases: &[(Spanned<Json>, NextSpec)],
+        followed: bool,
+        names: &Names,
+        bag: &mut Bag,
+    ) -> Option<Rule> {
+        let expr = names.expression(on, bag);
+        let nexts: Vec<_> = cases
+            .iter()
+            .map(|(value, next)| Some((value.value.clone(), self.next(next, value.span, names, bag)?)))
+            .collect();
+        let expr = expr?;
+        let ty = names.type_of(&expr);
+        let mut fine = true;
+        let nullable = ty.as_ref().is_some_and(Type::is_nullable);
+        let values: Option<Vec<Json>> = match ty.as_ref().map(Type::non_null) {
+            Some(Type::Enum(values)) => Some(values.iter().map(|v| Json::String(v.clone())).collect()),
+            Some(Type::Boolean) => Some(vec![Json::Bool(true), Json::Bool(false)]),
+            _ => None,
+        };
+        if let Some(values) = &values {
+            for (case, _) in cases {
+                let fits = values.contains(&case.value) || (nullable && case.value.is_null());
+                if !fits {
+                    let shown = text_of(&case.value);
+                    let known: Vec<String> = values.iter().map(text_of).collect();
+                    let finding = Diagnostic::error(
+                        "G209",
+                        format!(
+                            "`{shown}` is not a value of {}",
+                            ty.as_ref().map_or(String::new(), ToString::to_string)
+                        ),
+                        case.span,
+                        "never matches",
+                    );
+                    bag.report(finding.help_maybe(did_you_mean(&shown, known.iter().map(String::as_str))));
+                    fine = false;
+                }
+            }
+            let covered: BTreeSet<String> = cases.iter().map(|(case, _)| case.value.to_string()).collect();
+            let null = nullable.then_some(Json::Null);
+            let missing: Vec<String> = values
+                .iter()
+                .chain(&null)
+                .filter(|value| !covered.contains(&value.to_string()))
+                .map(text_of)
+                .collect();
+            if !missing.is_empty() && !followed && fine {
+                let list = missing.iter().map(|m| format!("`{m}`")).collect::<Vec<_>>().join(", ");
+                let label = if missing.len() == 1 {
+                    format!("value {list} has no case")
+                } else {
+                    format!("values {list} have no case")
+                };
+                let finding = Diagnostic::error("G210", "routing is not exhaustive", span, label);
+                bag.report(
+                    finding.help(format!("add  {}: <node>  or a last rule  - else: <node>", missing[0])),
+                );
+                fine = false;
+            }
+        } else if !followed {
+            let what = ty.map_or_else(|| "this expression".to_owned(), |ty| ty.to_string());
+            let finding = Diagnostic::error(
+                "G211",
+                "the values of this `match` cannot be listed",
+                on.span,
+                format!("{what} has other values too"),
+            );
+            bag.report(finding.help("add a last rule  - else: <node>"));
+            fine = false;
+        }
+        let nexts = nexts.into_iter().collect::<Option<Vec<_>>>()?;
+        fine.then_some(Rule::Match(expr, nexts))
+    }
+}
+
+fn text_of(value: &Json) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}

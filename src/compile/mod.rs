@@ -1,0 +1,428 @@
+//! From the YAML as written to plans: one file a pass, all findings in one bag.
+//!
+//! Invariant: a plan exists only when its whole project has no error.
+
+mod edges;
+mod names;
+mod nodes;
+mod prompts;
+mod providers;
+mod shape;
+mod types;
+mod version;
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use indexmap::IndexMap;
+
+use crate::diagnostic::{Bag, Diagnostic, Severity, Span, did_you_mean};
+use crate::expr::ExprTree;
+use crate::node::Retry;
+use crate::plan::{Limits, Output, Plan};
+use crate::spec::{Folder, Graph, ModelSpec, OutputSpec, RetrySpec};
+use crate::state::Type;
+use edges::Edges;
+use names::Names;
+use nodes::{Draft, Model, Scene, Shared};
+use prompts::Prompts;
+use types::Types;
+
+pub use providers::Providers;
+pub use version::revive;
+
+/// The compiled graphs of a project.
+#[derive(Debug, Default)]
+pub struct Catalog {
+    /// By id.
+    pub graphs: BTreeMap<String, Compiled>,
+}
+
+/// A compiled graph and what it was compiled from.
+#[derive(Debug)]
+pub struct Compiled {
+    /// What the engine runs.
+    pub plan: Arc<Plan>,
+    /// The canonical form, from which [`revive`] makes the plan again.
+    pub body: Vec<u8>,
+}
+
+/// The most nodes of a graph.
+const MAX_NODES: usize = 10_000;
+/// The error kinds that a policy can name.
+const ERROR_KINDS: [&str; 12] = [
+    "timeout",
+    "connection",
+    "rate_limit",
+    "server_error",
+    "http_4xx",
+    "http_5xx",
+    "schema",
+    "tool",
+    "merge",
+    "template",
+    "failed",
+    "any",
+];
+
+/// A graph with its checked nodes, before all templates are there.
+struct Checked<'a> {
+    graph: &'a Graph,
+    drafts: Vec<Draft>,
+    plan: Plan,
+    used: BTreeSet<String>,
+}
+
+/// Compiles a project. Nothing: the bag holds an error.
+pub fn compile(folder: &Folder, providers: &Providers, bag: &mut Bag) -> Option<Catalog> {
+    let types = Types::resolve(&folder.project.types, bag);
+    let retries = retries(folder, bag);
+    let (models, broken_models) = models(folder, providers, &retries, bag);
+    let mut prompts = Prompts::read(folder, &types, bag);
+    let shared = Shared {
+        models: &models,
+        broken_models: &broken_models,
+        used_models: RefCell::default(),
+        default_model: folder.project.default_model.as_ref(),
+        retries: &retries,
+        used_retries: RefCell::default(),
+    };
+    check_default_model(folder, &shared, bag);
+    let checked: Vec<Checked<'_>> = folder
+        .graphs
+        .values()
+        .filter_map(|graph| check_graph(graph, &shared, &types, &mut prompts, bag))
+        .collect();
+    if !bag.has_errors() {
+        report_unused(folder, &shared, &types, &prompts, bag);
+    }
+    let templates = prompts.freeze(folder, bag);
+    // The node that replies may be the one that is wrong.
+    if !bag.has_errors() {
+        checked.iter().filter_map(silent).for_each(|finding| bag.report(finding));
+    }
+    silence(folder, bag);
+    if bag.has_errors() {
+        return None;
+    }
+    let mut catalog = Catalog::default();
+    for Checked { graph, drafts, mut plan, used } in checked {
+        plan.nodes = drafts.into_iter().map(|draft| draft.finish(&templates, None)).collect();
+        let (hash, body) = version::version(folder, graph, &used);
+        plan.hash = hash;
+        catalog.graphs.insert(graph.id.clone(), Compiled { plan: Arc::new(plan.seal()), body });
+    }
+    Some(catalog)
+}
+
+fn retries(folder: &Folder, bag: &mut Bag) -> BTreeMap<String, Retry> {
+    let mut retries = BTreeMap::new();
+    for (name, spec) in &folder.project.retries {
+        retries.insert(name.value.clone(), retry(spec, bag));
+    }
+    retries
+}
+
+fn retry(spec: &RetrySpec, bag: &mut Bag) -> Retry {
+    let default = Retry::default();
+    for kind in &spec.kinds {
+        let status = kind
+            .value
+            .strip_prefix("http_")
+            .is_some_and(|n| n.len() == 3 && n.bytes().all(|b| b.is_ascii_digit()));
+        if !status && !ERROR_KINDS.contains(&kind.value.as_str()) {
+            let finding = Diagnostic::error(
+                "M513",
+                format!("unknown error kind `{}`", kind.value),
+                kind.span,
+                "no error has this kind",
+            );
+            bag.report(finding.help_maybe(did_you_mean(&kind.value, ERROR_KINDS)));
+        }
+    }
+    Retry {
+        attempts: u32::try_from(spec.attempts).unwrap_or(u32::MAX),
+        first: spec.first.unwrap_or(default.first),
+        factor: spec.factor.unwrap_or(default.factor),
+        max: spec.max.unwrap_or(default.max),
+        kinds: spec.kinds.iter().map(|kind| kind.value.clone()).collect(),
+    }
+}
+
+fn models(
+    folder: &Folder,
+    providers: &Providers,
+    retries: &BTreeMap<String, Retry>,
+    bag: &mut Bag,
+) -> (BTreeMap<String, Model>, BTreeSet<String>) {
+    let mut models = BTreeMap::new();
+    let mut broken: BTreeSet<String> = folder.project.broken_models.iter().cloned().collect();
+    for (name, spec) in &folder.project.models {
+        if let Some(retry) = spec.retry.as_ref().filter(|retry| !retries.contains_key(&retry.value)) {
+            let finding = Diagnostic::error(
+                "M501",
+                format!("unknown retry policy `{}`", retry.value),
+                retry.span,
+                "`retries` declares no such policy",
+            );
+            bag.report(finding.help_maybe(did_you_mean(&retry.value, retries.keys().map(String::as_str))));
+            broken.insert(name.value.clone());
+            continue;
+        }
+        match model(spec, name.span, providers, bag) {
+            Some(model) => drop(models.insert(name.value.clone(), model)),
+            None => drop(broken.insert(name.value.clone())),
+        }
+    }
+    (models, broken)
+}
+
+fn model(spec: &ModelSpec, at: Span, providers: &Providers, bag: &mut Bag) -> Option<Model> {
+    let key = match &spec.api_key {
+        None => None,
+        Some(name) => match providers.secret(&name.value) {
+            Ok(key) => key,
+            Err(severity) => {
+                let message = format!("the secret `{}` is not set", name.value);
+                let finding =
+                    Diagnostic::error("M503", message, name.span, "no variable and no file has this name");
+                let finding = finding.help(format!(
+                    "set the variable {}, or put a file of that name into the secrets folder",
+                    name.value
+                ));
+                bag.report(Diagnostic { severity, ..finding });
+                if severity == Severity::Error {
+                    return None;
+                }
+                None
+            }
+        },
+    };
+    let base_url = spec.base_url.as_ref().map(|url| url.value.as_str());
+    match providers.model(spec.provider.value, spec.model.clone().unwrap_or_default(), base_url, key) {
+        Ok(chat) => Some(Model {
+            chat,
+            params: spec.params.clone(),
+            timeout: spec.timeout,
+            retry: spec.retry.clone(),
+        }),
+        Err(error) => {
+            let span = spec.base_url.as_ref().map_or(at, |url| url.span);
+            let finding = Diagnostic::error("M510", "the model cannot be reached", span, error.to_string());
+            bag.report(finding.help("write a URL like  https://api.openai.com/v1"));
+            None
+        }
+    }
+}
+
+fn check_default_model(folder: &Folder, shared: &Shared<'_>, bag: &mut Bag) {
+    let Some(name) = &folder.project.default_model else { return };
+    shared.used_models.borrow_mut().insert(name.value.clone());
+    if !shared.models.contains_key(&name.value) && !shared.broken_models.contains(&name.value) {
+        let finding = Diagnostic::error(
+            "M501",
+            format!("unknown model `{}`", name.value),
+            name.span,
+            "`models` declares no such model",
+        );
+        bag.report(finding.help_maybe(did_you_mean(&name.value, shared.models.keys().map(String::as_str))));
+    }
+}
+
+fn check_graph<'a>(
+    graph: &'a Graph,
+    shared: &Shared<'_>,
+    types: &Types,
+    prompts: &mut Prompts,
+    bag: &mut Bag,
+) -> Option<Checked<'a>> {
+    if graph.nodes.len() > MAX_NODES {
+        let message = format!("the graph has {} nodes", graph.nodes.len());
+        bag.report(
+            Diagnostic::error("M516", message, graph.top, "the limit is 10 000").help("split the graph"),
+        );
+        return None;
+    }
+    let (channels, mut broken) = types.channels(&graph.state, bag);
+    let mut input = IndexMap::new();
+    for (name, spec) in &graph.input {
+        match types.field(spec, bag) {
+            Some(field) => drop(input.insert(name.value.clone(), field)),
+            None => broken.push(name.value.clone()),
+        }
+    }
+    let messages = conversation(graph, &channels, bag);
+    let names = Names::of_graph(&channels, &input, broken.clone());
+    let edges = Edges::new(graph.nodes.iter().map(|(name, _)| name).collect());
+    nodes::use_defaults(&graph.defaults, shared);
+    let start = graph.start.as_ref().and_then(|start| edges.next(start, start.span(), &names, bag));
+    let output = output(graph, &names, &channels, &broken, bag);
+    let mut scene = Scene {
+        graph,
+        shared,
+        edges: &edges,
+        names: &names,
+        channels: &channels,
+        broken_channels: &broken,
+        input: &input,
+        messages: messages.as_deref(),
+        used: BTreeSet::new(),
+    };
+    let mut drafts = Vec::new();
+    for (name, spec) in &graph.nodes {
+        if let Some(spec) = spec
+            && let Some(draft) = scene.node(name, spec, prompts, bag)
+        {
+            drafts.push(draft);
+        }
+    }
+    let used = scene.used;
+    let plan = Plan {
+        graph: graph.id.clone(),
+        hash: String::new(),
+        description: graph.description.clone(),
+        channels,
+        messages,
+        input,
+        output: output?,
+        start: start?,
+        nodes: drafts.iter().map(Draft::outline).collect(),
+        limits: limits(graph),
+        joining: BTreeSet::new(),
+    };
+    // The shape of a graph with a broken node is not judged.
+    if drafts.len() == graph.nodes.len() {
+        shape::check_shape(graph, &plan, bag);
+    }
+    Some(Checked { graph, drafts, plan, used })
+}
+
+/// Finds the channel that holds the conversation.
+fn conversation(graph: &Graph, channels: &crate::state::Channels, bag: &mut Bag) -> Option<String> {
+    let is = |name: &str| channels.get(name).is_some_and(|c| matches!(c.field.ty.non_null(), Type::Messages));
+    let mut found = graph.state.iter().map(|(name, _)| name).filter(|name| is(&name.value));
+    let first = found.next()?;
+    if let Some(second) = found.next() {
+        let finding =
+            Diagnostic::error("G223", "two channels hold a conversation", second.span, "the second one");
+        bag.report(finding.related(first.span, "the first one").help("keep one, and make the other a list"));
+    }
+    Some(first.value.clone())
+}
+
+fn output(
+    graph: &Graph,
+    names: &Names,
+    channels: &crate::state::Channels,
+    broken: &[String],
+    bag: &mut Bag,
+) -> Option<Output> {
+    match &graph.output {
+        None => Some(Output::Public),
+        Some(OutputSpec::Channels(list)) => {
+            let mut fine = true;
+            for name in list.iter().filter(|name| !broken.contains(&name.value)) {
+                let wrong = match channels.get(&name.value) {
+                    None => {
+                        let finding = Diagnostic::error(
+                            "S401",
+                            format!("unknown channel `{}`", name.value),
+                            name.span,
+                            "no channel has this name",
+                        );
+                        finding.help_maybe(did_you_mean(&name.value, channels.keys().map(String::as_str)))
+                    }
+                    Some(channel) if channel.private => Diagnostic::error(
+                        "S401",
+                        format!("`{}` is private", name.value),
+                        name.span,
+                        "never shown",
+                    )
+                    .help("write an expression over it, or take `private` away"),
+                    Some(_) => continue,
+                };
+                bag.report(wrong);
+                fine = false;
+            }
+            fine.then(|| Output::Channels(list.iter().map(|name| name.value.clone()).collect()))
+        }
+        Some(OutputSpec::Map(map)) => {
+            let entries: Vec<Option<(String, ExprTree)>> =
+                map.iter().map(|(name, spec)| Some((name.value.clone(), names.tree(spec, bag)?))).collect();
+            entries.into_iter().collect::<Option<_>>().map(Output::Map)
+        }
+    }
+}
+
+fn limits(graph: &Graph) -> Limits {
+    let default = Limits::default();
+    let spec = &graph.limits;
+    Limits {
+        steps: spec.steps.as_ref().map_or(default.steps, |steps| steps.value),
+        time: spec.time.unwrap_or(default.time).max(Duration::from_millis(1)),
+        tokens: spec.tokens.unwrap_or(default.tokens),
+        parallel: spec.parallel.map_or(default.parallel, |n| n as usize),
+    }
+}
+
+/// Warns of a conversation in which nobody ever replies.
+fn silent(checked: &Checked<'_>) -> Option<Diagnostic> {
+    let messages = checked.plan.messages.as_ref()?;
+    if checked.drafts.iter().any(Draft::replies) {
+        return None;
+    }
+    let (name, _) = checked.graph.state.iter().find(|(name, _)| name.value == *messages)?;
+    let finding =
+        Diagnostic::warning("G216", "nobody ever replies in this graph", name.span, "holds a conversation");
+    Some(finding.help("add  reply: true  to an `llm` node, or a `say` node"))
+}
+
+/// Warns of what nothing uses.
+fn report_unused(folder: &Folder, shared: &Shared<'_>, types: &Types, prompts: &Prompts, bag: &mut Bag) {
+    prompts.report_unused(folder, bag);
+    let mut dead = |what: &str, name: &crate::diagnostic::Spanned<String>| {
+        let message = format!("{what} `{}` is not used", name.value);
+        bag.report(Diagnostic::warning("M517", message, name.span, "nothing names it"));
+    };
+    for (name, _) in
+        folder.project.models.iter().filter(|(name, _)| !shared.used_models.borrow().contains(&name.value))
+    {
+        dead("model", name);
+    }
+    let by_models: BTreeSet<&str> = folder
+        .project
+        .models
+        .iter()
+        .filter_map(|(_, model)| Some(model.retry.as_ref()?.value.as_str()))
+        .collect();
+    for (name, _) in &folder.project.retries {
+        if !by_models.contains(name.value.as_str()) && !shared.used_retries.borrow().contains(&name.value) {
+            dead("retry policy", name);
+        }
+    }
+    for name in types.unused(&folder.project.types) {
+        dead("type", name);
+    }
+}
+
+/// Silences what `allow` names, in its file or node.
+fn silence(folder: &Folder, bag: &mut Bag) {
+    let whole = |file| Span { file, start: 0, end: u32::MAX };
+    let project = folder.project.file.map(|file| (file, &folder.project.allow));
+    let prompts = folder.prompts.values().map(|prompt| (prompt.file, &prompt.allow));
+    let graphs = folder.graphs.values().map(|graph| (graph.file, &graph.allow));
+    for (file, codes) in project.into_iter().chain(prompts).chain(graphs) {
+        for code in codes {
+            bag.allow(code, whole(file));
+        }
+    }
+    for (_, spec) in folder.graphs.values().flat_map(|graph| &graph.nodes) {
+        if let Some(spec) = spec {
+            for code in &spec.allow {
+                bag.allow(code, spec.extent);
+            }
+        }
+    }
+}

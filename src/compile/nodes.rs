@@ -1,0 +1,624 @@
+//! Nodes as written become nodes that run.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use indexmap::IndexMap;
+
+use super::edges::Edges;
+use super::names::Names;
+use super::prompts::{Part, Prompts};
+use super::shape;
+use crate::diagnostic::{Bag, Diagnostic, Span, Spanned, did_you_mean};
+use crate::expr::{Expr, ExprTree};
+use crate::model::{ChatModel, Params, Role, Timeouts};
+use crate::node::{Bind, Clip, Fail, Llm, Node, Piece, Retry, Say, Sent, Set};
+use crate::plan::{Next, PlanNode, Target};
+use crate::spec::{
+    DefaultsSpec, ExprSpec, Graph, HistorySpec, IntoSpec, KindSpec, LlmSpec, NodeSpec, ParamsSpec,
+    TimeoutSpec,
+};
+use crate::state::{Channels, Field, Merge, Type};
+use crate::template::Templates;
+
+/// How long one attempt of a node may take unless something else is said.
+const NODE_TIMEOUT: Duration = Duration::from_mins(2);
+
+/// A model that can be called.
+#[derive(Debug, Clone)]
+pub(super) struct Model {
+    pub(super) chat: Arc<dyn ChatModel>,
+    pub(super) params: ParamsSpec,
+    pub(super) timeout: TimeoutSpec,
+    pub(super) retry: Option<Spanned<String>>,
+}
+
+/// What all graphs of a project share.
+pub(super) struct Shared<'a> {
+    pub(super) models: &'a BTreeMap<String, Model>,
+    pub(super) broken_models: &'a BTreeSet<String>,
+    pub(super) used_models: std::cell::RefCell<BTreeSet<String>>,
+    pub(super) default_model: Option<&'a Spanned<String>>,
+    pub(super) retries: &'a BTreeMap<String, Retry>,
+    pub(super) used_retries: std::cell::RefCell<BTreeSet<String>>,
+}
+
+/// A checked node that still lacks the closed set of templates.
+pub(super) struct Draft {
+    pub(super) name: String,
+    kind: &'static str,
+    description: Option<String>,
+    body: Body,
+    next: Next,
+    max_visits: Option<(u64, Target)>,
+    join_all: bool,
+    retry: Retry,
+    timeout: Duration,
+}
+
+enum Body {
+    Llm(Box<LlmDraft>),
+    Say { text: String, messages: String },
+    Set { clear: Vec<String>, set: IndexMap<String, ExprTree> },
+    Fail { error: String, code: Option<String> },
+}
+
+struct LlmDraft {
+    model: Arc<dyn ChatModel>,
+    pieces: Vec<Piece>,
+    binds: Option<Vec<Bind>>,
+    clip: Clip,
+    params: Params,
+    timeouts: Timeouts,
+    reply: Option<String>,
+    stream: bool,
+    into: Sent,
+}
+
+/// A graph's surroundings while its nodes are checked.
+pub(super) struct Scene<'a> {
+    pub(super) graph: &'a Graph,
+    pub(super) shared: &'a Shared<'a>,
+    pub(super) edges: &'a Edges<'a>,
+    pub(super) names: &'a Names,
+    pub(super) channels: &'a Channels,
+    pub(super) broken_channels: &'a [String],
+    pub(super) input: &'a IndexMap<String, Field>,
+    pub(super) messages: Option<&'a str>,
+    /// Prompts and partials that the graph uses, for its stored version.
+    pub(super) used: BTreeSet<String>,
+}
+
+impl Scene<'_> {
+    /// Checks one node.
+    pub(super) fn node(
+        &mut self,
+        name: &Spanned<String>,
+        spec: &NodeSpec,
+        prompts: &mut Prompts,
+        bag: &mut Bag,
+    ) -> Option<Draft> {
+        let key = spec.next_key.unwrap_or(name.span);
+        let next = match &spec.next {
+            Some(next) => self.edges.next(next, key, self.names, bag),
+            None if spec.kind.value == "fail" => Some(Next::To(Target::End)),
+            None => None,
+        };
+        let bounded = shape::check_bound(name, spec, bag);
+        let on_max = spec.on_max.as_ref().map(|to| self.edges.target(to, bag));
+        let settings = self.settings(spec, bag);
+        let body = self.body(name, spec, prompts, bag);
+        let max_visits = match (&spec.max_visits, on_max) {
+            (Some(visits), Some(to)) => Some((visits.value, to?)),
+            (None, Some(to)) => {
+                to?;
+                None
+            }
+            _ => None,
+        };
+        let (retry, timeout) = settings?;
+        if !bounded {
+            return None;
+        }
+        Some(Draft {
+            name: name.value.clone(),
+            kind: spec.kind.value,
+            description: spec.description.clone(),
+            body: body?,
+            next: next?,
+            max_visits,
+            join_all: spec.join.as_ref().is_none_or(|join| join.value == "all"),
+            retry,
+            timeout,
+        })
+    }
+
+    /// Finds retry policy and timeout. Node before graph before model.
+    fn settings(&self, spec: &NodeSpec, bag: &mut Bag) -> Option<(Retry, Duration)> {
+        let defaults = &self.graph.defaults;
+        let model = self.model_of(spec);
+        let name = spec.retry.as_ref().or(defaults.retry.as_ref());
+        let name = name.or_else(|| model.and_then(|model| model.retry.as_ref()));
+        let retry = match name {
+            None => Retry::default(),
+            Some(name) => self.retry(name, bag)?,
+        };
+        let timeouts = [spec.timeout, defaults.timeout, model.map(|m| m.timeout).unwrap_or_default()];
+        let timeout = timeouts.iter().find_map(|t| t.total).unwrap_or(NODE_TIMEOUT);
+        Some((retry, timeout))
+    }
+
+    fn retry(&self, name: &Spanned<String>, bag: &mut Bag) -> Option<Retry> {
+        if let Some(retry) = self.shared.retries.get(&name.value) {
+            self.shared.used_retries.borrow_mut().insert(name.value.clone());
+            return Some(retry.clone());
+        }
+        let finding = Diagnostic::error(
+            "M501",
+            format!("unknown retry policy `{}`", name.value),
+            name.span,
+            "project.yaml declares no such policy",
+        );
+        bag.report(
+            finding.help_maybe(did_you_mean(&name.value, self.shared.retries.keys().map(String::as_str))),
+        );
+        None
+    }
+
+    fn model_name<'s>(&'s self, spec: &'s LlmSpec) -> Option<&'s Spanned<String>> {
+        spec.model.as_ref().or(self.graph.defaults.model.as_ref()).or(self.shared.default_model)
+    }
+
+    fn model_of(&self, spec: &NodeSpec) -> Option<&Model> {
+        match &spec.body {
+            KindSpec::Llm(llm) => self.shared.models.get(&self.model_name(llm)?.value),
+            _ => None,
+        }
+    }
+
+    fn body(
+        &mut self,
+        name: &Spanned<String>,
+        spec: &NodeSpec,
+        prompts: &mut Prompts,
+        bag: &mut Bag,
+    ) -> Option<Body> {
+        match &spec.body {
+            KindSpec::Llm(llm) => self.llm(name, llm, spec, prompts, bag).map(|llm| Body::Llm(Box::new(llm))),
+            KindSpec::Say { text } => {
+                let messages = self.conversation("`say`", spec.kind.span, bag);
+                let text = text.as_ref().and_then(|text| self.text(name, "text", text, prompts, bag));
+                Some(Body::Say { text: text?, messages: messages? })
+            }
+            KindSpec::Set { set, clear } => {
+                let mut fine = true;
+                let mut values = IndexMap::new();
+                for (channel, value) in set {
+                    let known = self.channel(channel, bag);
+                    let tree = self.names.tree(value, bag);
+                    match (known, tree) {
+                        (true, Some(tree)) => {
+                            fine &= self.fits(channel, value, &tree, bag);
+                            values.insert(channel.value.clone(), tree);
+                        }
+                        _ => fine = false,
+                    }
+                }
+                for channel in clear {
+                    fine &= self.channel(channel, bag);
+                }
+                let clear = clear.iter().map(|channel| channel.value.clone()).collect();
+                fine.then_some(Body::Set { clear, set: values })
+            }
+            KindSpec::Route => Some(Body::Set { clear: Vec::new(), set: IndexMap::new() }),
+            KindSpec::Fail { error, code } => {
+                let error = error.as_ref().and_then(|text| self.text(name, "error", text, prompts, bag));
+                Some(Body::Fail { error: error?, code: code.clone() })
+            }
+        }
+    }
+
+    /// Returns the channel of the conversation, which whoever replies needs.
+    fn conversation(&self, what: &str, span: Span, bag: &mut Bag) -> Option<String> {
+        if self.messages.is_none() && self.broken_channels.is_empty() {
+            let message = format!("{what} in a graph without a conversation");
+            let finding = Diagnostic::error("G223", message, span, "no channel has the type `messages`");
+            bag.report(finding.help("add  messages: messages  under `state`"));
+        }
+        self.messages.map(str::to_owned)
+    }
+
+    fn text(
+        &mut self,
+        name: &Spanned<String>,
+        key: &str,
+        text: &crate::spec::Text,
+        prompts: &mut Prompts,
+        bag: &mut Bag,
+    ) -> Option<String> {
+        let template = format!("{}.yaml#{}.{key}", self.graph.id, name.value);
+        let (template, includes) = prompts.text(&template, text, self.names, bag)?;
+        self.used.extend(includes);
+        Some(template)
+    }
+
+    /// Checks that a channel exists.
+    fn channel(&self, name: &Spanned<String>, bag: &mut Bag) -> bool {
+        if self.channels.contains_key(&name.value) {
+            return true;
+        }
+        if !self.broken_channels.contains(&name.value) {
+            let finding = Diagnostic::error(
+                "S401",
+                format!("unknown channel `{}`", name.value),
+                name.span,
+                "no channel has this name",
+            );
+            bag.report(
+                finding.help_maybe(did_you_mean(&name.value, self.channels.keys().map(String::as_str))),
+            );
+        }
+        false
+    }
+
+    /// Checks a written value against its channel, as far as its type is known.
+    fn fits(&self, channel: &Spanned<String>, spec: &ExprSpec, tree: &ExprTree, bag: &mut Bag) -> bool {
+        let Some(target) = self.channels.get(&channel.value) else { return true };
+        let why = match tree {
+            ExprTree::Const(value) if target.merge != Merge::Append && target.merge != Merge::Union => {
+                target.field.ty.check(value).err().map(|mismatch| mismatch.why)
+            }
+            ExprTree::Expr(expr) => self
+                .names
+                .type_of(expr)
+                .filter(|ty| !takes(target.merge, &target.field.ty, ty))
+                .map(|ty| format!("this is {ty}")),
+            _ => None,
+        };
+        let Some(why) = why else { return true };
+        let span = match spec {
+            ExprSpec::Const(_, span) => *span,
+            ExprSpec::Text(text) => text.span,
+            _ => channel.span,
+        };
+        let message = format!("`{}` holds {}", channel.value, target.field.ty);
+        bag.report(Diagnostic::error("S403", message, span, why));
+        false
+    }
+
+    fn llm(
+        &mut self,
+        name: &Spanned<String>,
+        llm: &LlmSpec,
+        spec: &NodeSpec,
+        prompts: &mut Prompts,
+        bag: &mut Bag,
+    ) -> Option<LlmDraft> {
+        let replies = llm.reply.as_ref().is_some_and(|reply| reply.value);
+        let reply = match &llm.reply {
+            Some(reply) if reply.value => Some(self.conversation("`reply`", reply.span, bag)),
+            _ => None,
+        };
+        if llm.into.is_none() && !replies {
+            let message = format!("nobody takes the answer of `{}`", name.value);
+            let finding = Diagnostic::error("G221", message, name.span, "neither `reply` nor `into`");
+            bag.report(finding.help("add  reply: true  to say it, or  into: <channel>  to keep it"));
+        }
+        let model = self.model(llm, name, bag);
+        let into = self.sent(llm, bag);
+        let mut params = ParamsSpec::default();
+        let prompted = if let Some(wanted) = &llm.prompt {
+            let prompt = prompts.find(&wanted.value, wanted.span, bag);
+            prompt.and_then(|prompt| {
+                self.used.insert(format!("{}.md", wanted.value));
+                self.used.extend(prompt.includes.iter().cloned());
+                let binds = self.binds(wanted, llm, &prompt.inputs, bag)?;
+                let pieces = prompt
+                    .parts
+                    .iter()
+                    .map(|part| self.piece(part, prompt.plain))
+                    .collect::<Option<Vec<_>>>()?;
+                Some((pieces, Some(binds)))
+            })
+        } else if let Some(text) = &llm.text {
+            for (with, _) in &llm.with {
+                let finding = Diagnostic::error(
+                    "T304",
+                    "`with` without a prompt file",
+                    with.span,
+                    "nothing takes this",
+                );
+                bag.report(finding.help("a `text` reads `state`, `input` and `run` itself"));
+            }
+            self.text(name, "text", text, prompts, bag).map(|template| {
+                let pieces = match self.messages {
+                    Some(channel) => {
+                        vec![Piece::Turn(Role::System, template), Piece::Conversation(channel.to_owned())]
+                    }
+                    None => vec![Piece::Turn(Role::User, template)],
+                };
+                (pieces, None)
+            })
+        } else {
+            None
+        };
+        if let Some(file) = llm.prompt.as_ref().and_then(|wanted| prompts.params(&wanted.value)) {
+            params = file.clone();
+        }
+        let model = model?;
+        let merged = merge_params([&llm.params, &params, &model.params]);
+        let (pieces, binds) = prompted?;
+        if llm.into.is_none() && !replies {
+            return None;
+        }
+        Some(LlmDraft {
+            model: model.chat.clone(),
+            pieces,
+            binds,
+            clip: match llm.history {
+                None => Clip::All,
+                Some(HistorySpec::Last(n)) => Clip::Last(n as usize),
+                Some(HistorySpec::Tokens(n)) => Clip::Tokens(n as usize),
+            },
+            params: merged,
+            timeouts: timeouts([spec.timeout, self.graph.defaults.timeout, model.timeout]),
+            reply: match reply {
+                Some(channel) => Some(channel?),
+                None => None,
+            },
+            stream: llm.stream.as_ref().is_none_or(|stream| stream.value == "tokens"),
+            into: into?,
+        })
+    }
+
+    fn piece(&self, part: &Part, plain: bool) -> Option<Piece> {
+        Some(match part {
+            // Without a conversation a prompt without roles is what the user would say.
+            Part::Turn(Role::System, template) if plain && self.messages.is_none() => {
+                Piece::Turn(Role::User, template.clone())
+            }
+            Part::Turn(role, template) => Piece::Turn(*role, template.clone()),
+            Part::Messages(input) => Piece::Messages(ExprTree::Expr(Expr::parse(input).ok()?)),
+            Part::Conversation => Piece::Conversation(self.messages.unwrap_or_default().to_owned()),
+        })
+    }
+
+    fn model(&self, llm: &LlmSpec, name: &Spanned<String>, bag: &mut Bag) -> Option<Model> {
+        let Some(wanted) = self.model_name(llm) else {
+            let message = format!("node `{}` has no model", name.value);
+            let finding = Diagnostic::error("G104", message, name.span, "`model` is missing");
+            bag.report(finding.help("write  model: <name>, or  default_model: <name>  in project.yaml"));
+            return None;
+        };
+        self.shared.used_models.borrow_mut().insert(wanted.value.clone());
+        if let Some(model) = self.shared.models.get(&wanted.value) {
+            return Some(model.clone());
+        }
+        // A wrong default is reported once, where it is written.
+        let is_default = self.shared.default_model.is_some_and(|default| default.span == wanted.span);
+        if !self.shared.broken_models.contains(&wanted.value) && !is_default {
+            let finding = Diagnostic::error(
+                "M501",
+                format!("unknown model `{}`", wanted.value),
+                wanted.span,
+                "project.yaml declares no such model",
+            );
+            bag.report(
+                finding
+                    .help_maybe(did_you_mean(&wanted.value, self.shared.models.keys().map(String::as_str))),
+            );
+        }
+        None
+    }
+
+    fn sent(&self, llm: &LlmSpec, bag: &mut Bag) -> Option<Sent> {
+        let text = Type::String { pattern: None, min: None, max: None };
+        match &llm.into {
+            None => Some(Sent::Nothing),
+            Some(IntoSpec::Channel(channel)) => {
+                if !self.channel(channel, bag) {
+                    return None;
+                }
+                let target = &self.channels[&channel.value];
+                if !takes(target.merge, &target.field.ty, &text) {
+                    let message = format!("`{}` holds {}", channel.value, target.field.ty);
+                    bag.report(Diagnostic::error(
+                        "S403",
+                        message,
+                        channel.span,
+                        "the answer of a model is a text",
+                    ));
+                    return None;
+                }
+                Some(Sent::Channel(channel.value.clone()))
+            }
+            Some(IntoSpec::Map(map)) => {
+                let names = self.names.clone().with("result", text);
+                let mut trees = IndexMap::new();
+                let mut fine = true;
+                for (channel, value) in map {
+                    let known = self.channel(channel, bag);
+                    match names.tree(value, bag) {
+                        Some(tree) if known => drop(trees.insert(channel.value.clone(), tree)),
+                        _ => fine = false,
+                    }
+                }
+                fine.then_some(Sent::Map(trees))
+            }
+        }
+    }
+
+    /// Finds a value for each input of a prompt: `with`, then a channel, then an input of the run, then its default.
+    fn binds(
+        &self,
+        prompt: &Spanned<String>,
+        llm: &LlmSpec,
+        inputs: &IndexMap<String, Field>,
+        bag: &mut Bag,
+    ) -> Option<Vec<Bind>> {
+        let mut fine = true;
+        for (with, _) in llm.with.iter().filter(|(with, _)| !inputs.contains_key(&with.value)) {
+            let message = format!("prompt `{}` has no input `{}`", prompt.value, with.value);
+            let finding = Diagnostic::error("T304", message, with.span, "nothing takes this");
+            bag.report(finding.help_maybe(did_you_mean(&with.value, inputs.keys().map(String::as_str))));
+            fine = false;
+        }
+        let mut binds = Vec::new();
+        for (name, field) in inputs {
+            let given = llm.with.iter().find(|(with, _)| with.value == *name);
+            let (value, ty, span) = if let Some((with, spec)) = given {
+                let Some(tree) = self.names.tree(spec, bag) else {
+                    fine = false;
+                    continue;
+                };
+                let ty = match &tree {
+                    ExprTree::Expr(expr) => self.names.type_of(expr),
+                    ExprTree::Const(value) => {
+                        if let Err(mismatch) = field.ty.check(value) {
+                            let message = format!("input `{name}` is {}", field.ty);
+                            bag.report(Diagnostic::error("S403", message, with.span, mismatch.why));
+                            fine = false;
+                        }
+                        None
+                    }
+                    _ => None,
+                };
+                (tree, ty, with.span)
+            } else if let Some(channel) = self.channels.get(name) {
+                (read("state", name)?, Some(channel.field.ty.clone()), prompt.span)
+            } else if let Some(input) = self.input.get(name) {
+                (read("input", name)?, Some(input.ty.clone()), prompt.span)
+            } else if field.may_be_left_out() {
+                (ExprTree::Const(field.default.clone().unwrap_or_default()), None, prompt.span)
+            } else {
+                if !self.broken_channels.contains(name) {
+                    let message = format!("input `{name}` of prompt `{}` has no value", prompt.value);
+                    let finding = Diagnostic::error(
+                        "T303",
+                        message,
+                        prompt.span,
+                        format!("no channel and no input is called `{name}`"),
+                    );
+                    bag.report(finding.help(format!("add  with: {{{name}: …}}")));
+                }
+                fine = false;
+                continue;
+            };
+            if let Some(ty) = ty.filter(|ty| !field.ty.accepts(ty)) {
+                let message = format!("input `{name}` of prompt `{}` is {}", prompt.value, field.ty);
+                bag.report(Diagnostic::error("S403", message, span, format!("this is {ty}")));
+                fine = false;
+            }
+            binds.push(Bind { name: name.clone(), value });
+        }
+        fine.then_some(binds)
+    }
+}
+
+fn read(root: &str, name: &str) -> Option<ExprTree> {
+    Expr::parse(&format!("{root}.{name}")).ok().map(ExprTree::Expr)
+}
+
+/// Says whether a write of this type can join a channel.
+fn takes(merge: Merge, channel: &Type, written: &Type) -> bool {
+    match (merge, channel.non_null()) {
+        (Merge::Append | Merge::Union, Type::List(item)) => channel.accepts(written) || item.accepts(written),
+        // The parts of a conversation are checked when they are written.
+        (Merge::Messages, _) => true,
+        _ => channel.accepts(written),
+    }
+}
+
+/// Merges parameters, the first that says something wins.
+fn merge_params(layers: [&ParamsSpec; 3]) -> Params {
+    let mut extra = serde_json::Map::new();
+    for layer in layers.iter().rev() {
+        extra.extend(layer.extra.clone());
+    }
+    Params {
+        temperature: layers.iter().find_map(|p| p.temperature.as_ref()).map(|t| t.value),
+        top_p: layers.iter().find_map(|p| p.top_p.as_ref()).map(|t| t.value),
+        max_tokens: layers.iter().find_map(|p| p.max_tokens),
+        seed: layers.iter().find_map(|p| p.seed),
+        stop: layers.iter().find(|p| !p.stop.is_empty()).map(|p| p.stop.clone()).unwrap_or_default(),
+        reasoning_effort: layers.iter().find_map(|p| p.reasoning_effort.clone()),
+        extra,
+    }
+}
+
+fn timeouts(layers: [TimeoutSpec; 3]) -> Timeouts {
+    let default = Timeouts::default();
+    let pick = |of: fn(&TimeoutSpec) -> Option<Duration>, or| layers.iter().find_map(of).unwrap_or(or);
+    Timeouts {
+        first: pick(|t| t.first, default.first),
+        idle: pick(|t| t.idle, default.idle),
+        total: pick(|t| t.total, default.total),
+    }
+}
+
+/// Counts a graph's default model as used.
+pub(super) fn use_defaults(defaults: &DefaultsSpec, shared: &Shared<'_>) {
+    let Some(model) = &defaults.model else { return };
+    shared.used_models.borrow_mut().insert(model.value.clone());
+}
+
+impl Draft {
+    /// Says whether the node speaks to the user.
+    pub(super) fn replies(&self) -> bool {
+        match &self.body {
+            Body::Say { .. } => true,
+            Body::Llm(llm) => llm.reply.is_some(),
+            _ => false,
+        }
+    }
+
+    /// Returns the node's edges without its work, to judge the shape of the graph by.
+    pub(super) fn outline(&self) -> (String, PlanNode) {
+        let node = PlanNode {
+            kind: self.kind,
+            description: None,
+            node: Arc::new(Set::default()),
+            next: self.next.clone(),
+            max_visits: self.max_visits.clone(),
+            join_all: self.join_all,
+            retry: self.retry.clone(),
+            timeout: self.timeout,
+            place: None,
+        };
+        (self.name.clone(), node)
+    }
+
+    /// Makes the node, now that all templates are there.
+    pub(super) fn finish(self, templates: &Templates, place: Option<String>) -> (String, PlanNode) {
+        let node: Arc<dyn Node> = match self.body {
+            Body::Llm(llm) => Arc::new(Llm {
+                model: llm.model,
+                templates: templates.clone(),
+                pieces: llm.pieces,
+                binds: llm.binds,
+                clip: llm.clip,
+                params: llm.params,
+                timeouts: llm.timeouts,
+                reply: llm.reply,
+                stream: llm.stream,
+                into: llm.into,
+            }),
+            Body::Say { text, messages } => Arc::new(Say { templates: templates.clone(), text, messages }),
+            Body::Set { clear, set } => Arc::new(Set { clear, set }),
+            Body::Fail { error, code } => Arc::new(Fail { templates: templates.clone(), error, code }),
+        };
+        let node = PlanNode {
+            kind: self.kind,
+            description: self.description,
+            node,
+            next: self.next,
+            max_visits: self.max_visits,
+            join_all: self.join_all,
+            retry: self.retry,
+            timeout: self.timeout,
+            place,
+        };
+        (self.name, node)
+    }
+}

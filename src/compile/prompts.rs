@@ -1,0 +1,421 @@
+//! Prompt files and text keys become templates.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use indexmap::IndexMap;
+
+use super::names::{Names, report_template};
+use super::types::Types;
+use crate::diagnostic::{Bag, Diagnostic, Span, did_you_mean};
+use crate::expr::Scope;
+use crate::model::Role;
+use crate::spec::{Folder, ParamsSpec, PromptFile, Text, Tree};
+use crate::state::{Field, Type};
+use crate::template::prompt::{Section, SectionRole, split};
+use crate::template::{Parsed, Set, Templates};
+
+/// A part of a prompt file.
+#[derive(Debug, Clone)]
+pub(super) enum Part {
+    /// A turn, by the name of its template.
+    Turn(Role, String),
+    /// The turns of an input.
+    Messages(String),
+    /// The graph's conversation.
+    Conversation,
+}
+
+/// A checked prompt file.
+#[derive(Debug)]
+pub(super) struct Prompt {
+    /// Its inputs.
+    pub(super) inputs: IndexMap<String, Field>,
+    /// Its parts.
+    pub(super) parts: Vec<Part>,
+    /// No role was written: one system message, then the conversation.
+    pub(super) plain: bool,
+    /// The partials that it includes, directly or through others.
+    pub(super) includes: BTreeSet<String>,
+    /// Parameters of calls with it.
+    params: ParamsSpec,
+    /// Where its name is shown.
+    pub(super) top: Span,
+    used: std::cell::Cell<bool>,
+}
+
+/// All templates of a project while it is compiled.
+#[derive(Debug, Default)]
+pub(super) struct Prompts {
+    set: Set,
+    known: BTreeMap<String, Prompt>,
+    /// Prompts that are there but wrong.
+    broken: Vec<String>,
+    partials: BTreeMap<String, Parsed>,
+    broken_partials: Vec<String>,
+    included: BTreeSet<String>,
+}
+
+impl Prompts {
+    /// Reads all prompt files and partials of a project.
+    pub(super) fn read(folder: &Folder, types: &Types, bag: &mut Bag) -> Self {
+        let mut prompts = Self { broken: folder.broken_prompts.clone(), ..Self::default() };
+        for (name, text) in &folder.partials {
+            match prompts.set.add(name, &text.value) {
+                Ok(parsed) => drop(prompts.partials.insert(name.clone(), parsed)),
+                Err(errors) => {
+                    report_template(errors, text, 0, bag);
+                    prompts.broken_partials.push(name.clone());
+                }
+            }
+        }
+        prompts.check_partials(folder, bag);
+        for (name, file) in &folder.prompts {
+            match prompts.prompt(name, file, types, bag) {
+                Some(prompt) => drop(prompts.known.insert(name.clone(), prompt)),
+                None => prompts.broken.push(name.clone()),
+            }
+        }
+        prompts
+    }
+
+    /// Checks that partials include what exists, and not themselves.
+    fn check_partials(&mut self, folder: &Folder, bag: &mut Bag) {
+        let names: Vec<String> = self.partials.keys().cloned().collect();
+        for name in names {
+            let Some(text) = folder.partials.get(&name) else { continue };
+            let includes = self.partials[&name].includes.clone();
+            for (included, range) in includes {
+                let span = text.locate(range);
+                if !self.include_exists(&included, span, bag) {
+                    continue;
+                }
+                if self.closure(&included).contains(&name) {
+                    let finding = Diagnostic::error(
+                        "T305",
+                        format!("`{name}` includes itself"),
+                        span,
+                        "leads back here",
+                    );
+                    bag.report(finding.help("take one of the includes out"));
+                    self.broken_partials.push(name.clone());
+                }
+            }
+        }
+    }
+
+    fn include_exists(&self, name: &str, span: Span, bag: &mut Bag) -> bool {
+        if self.partials.contains_key(name) || self.broken_partials.iter().any(|b| b == name) {
+            return true;
+        }
+        let finding = Diagnostic::error(
+            "T305",
+            format!("there is no partial `{name}`"),
+            span,
+            format!("looked for prompts/{name}"),
+        );
+        bag.report(finding.help_maybe(did_you_mean(name, self.partials.keys().map(String::as_str))));
+        false
+    }
+
+    /// Returns a partial with all that it includes.
+    fn closure(&self, name: &str) -> BTreeSet<String> {
+        let mut seen = BTreeSet::new();
+        let mut todo = vec![name.to_owned()];
+        while let Some(name) = todo.pop() {
+            if seen.insert(name.clone())
+                && let Some(parsed) = self.partials.get(&name)
+            {
+                todo.extend(parsed.includes.iter().map(|(name, _)| name.clone()));
+            }
+        }
+        seen
+    }
+
+    fn prompt(&mut self, name: &str, file: &PromptFile, types: &Types, bag: &mut Bag) -> Option<Prompt> {
+        let mut inputs = IndexMap::new();
+        let mut broken = Vec::new();
+        for (input, spec) in &file.inputs {
+            match types.field(spec, bag) {
+                Some(field) => drop(inputs.insert(input.value.clone(), field)),
+                None => broken.push(input.value.clone()),
+            }
+        }
+        let sections = match split(&file.body.value) {
+            Ok(sections) => sections,
+            Err(errors) => {
+                report_template(errors, &file.body, 0, bag);
+                return None;
+            }
+        };
+        let mut sound = broken.is_empty();
+        let names = Names::of_prompt(&inputs, broken);
+        let mut pieces = Vec::new();
+        let mut read = BTreeSet::new();
+        let mut includes = BTreeSet::new();
+        let mut plain = false;
+        for (n, section) in sections.iter().enumerate() {
+            match section {
+                Section::Text { role, range } => {
+                    let template = format!("prompts/{name}.md#{n}");
+                    let text = file.body.value.get(range.clone()).unwrap_or_default();
+                    match self.set.add(&template, text) {
+                        Ok(parsed) => {
+                            sound &= self.check(
+                                &parsed,
+                                &file.body,
+                                range.start,
+                                &names,
+                                true,
+                                &mut read,
+                                &mut includes,
+                                bag,
+                            );
+                        }
+                        Err(errors) => {
+                            report_template(errors, &file.body, range.start, bag);
+                            sound = false;
+                        }
+                    }
+                    let role = match role {
+                        SectionRole::System => Role::System,
+                        SectionRole::User => Role::User,
+                        SectionRole::Assistant => Role::Assistant,
+                    };
+                    pieces.push(Part::Turn(role, template));
+                }
+                Section::Messages { name: None, .. } => {
+                    plain = true;
+                    pieces.push(Part::Conversation);
+                }
+                Section::Messages { name: Some(input), range } => {
+                    read.insert(input.clone());
+                    let span = file.body.locate(range.clone());
+                    match inputs.get(input).map(|field| field.ty.non_null()) {
+                        Some(Type::Messages | Type::Any | Type::List(_)) => {
+                            pieces.push(Part::Messages(input.clone()));
+                        }
+                        Some(ty) => {
+                            let message = format!("`{input}` is no conversation");
+                            bag.report(Diagnostic::error("T302", message, span, format!("this is {ty}")));
+                            sound = false;
+                        }
+                        None => {
+                            let message = format!("`{input}` is not an input of this prompt");
+                            let finding =
+                                Diagnostic::error("T302", message, span, "not declared under `inputs`");
+                            let near = crate::diagnostic::suggest(input, inputs.keys().map(String::as_str));
+                            bag.report(finding.help(near.map_or_else(
+                                || format!("declare it:  inputs: {{{input}: messages}}"),
+                                |near| format!("did you mean `{near}`?"),
+                            )));
+                            sound = false;
+                        }
+                    }
+                }
+            }
+        }
+        if sound {
+            for (input, _) in file.inputs.iter().filter(|(input, _)| !read.contains(&input.value)) {
+                let message = format!("input `{}` is never read", input.value);
+                bag.report(Diagnostic::warning(
+                    "T304",
+                    message,
+                    input.span,
+                    "no line of the prompt reads it",
+                ));
+            }
+        }
+        self.included.extend(includes.iter().cloned());
+        let top = Span { file: file.file, start: 0, end: 0 };
+        sound.then_some(Prompt {
+            inputs,
+            parts: pieces,
+            plain,
+            includes,
+            params: file.params.clone(),
+            top,
+            used: false.into(),
+        })
+    }
+
+    /// Checks what a template reads and includes; what partials read is checked where they are included.
+    #[expect(clippy::too_many_arguments, reason = "the two sets collect over the parts of one file")]
+    fn check(
+        &self,
+        parsed: &Parsed,
+        text: &Text,
+        from: usize,
+        names: &Names,
+        prompt: bool,
+        read: &mut BTreeSet<String>,
+        includes: &mut BTreeSet<String>,
+        bag: &mut Bag,
+    ) -> bool {
+        let shifted: Vec<_> = parsed
+            .reads
+            .iter()
+            .cloned()
+            .map(|mut read| {
+                read.range = read.range.start + from..read.range.end + from;
+                read
+            })
+            .collect();
+        let mut fine = names.reads(&shifted, text, prompt, bag);
+        read.extend(shifted.into_iter().map(|read| read.root));
+        for (name, range) in &parsed.includes {
+            let span = text.locate(range.start + from..range.end + from);
+            if !self.include_exists(name, span, bag) {
+                fine = false;
+                continue;
+            }
+            for included in self.closure(name) {
+                for inner in self.partials.get(&included).map(|p| p.reads.as_slice()).unwrap_or_default() {
+                    read.insert(inner.root.clone());
+                    let as_read =
+                        crate::expr::Read { range: range.start + from..range.end + from, ..inner.clone() };
+                    fine &= names.reads(&[as_read], text, prompt, bag);
+                }
+                includes.insert(included);
+            }
+        }
+        fine
+    }
+
+    /// Adds the text of a node under a name of its own.
+    pub(super) fn text(
+        &mut self,
+        name: &str,
+        text: &Text,
+        names: &Names,
+        bag: &mut Bag,
+    ) -> Option<(String, BTreeSet<String>)> {
+        match self.set.add(name, &text.value) {
+            Ok(parsed) => {
+                let mut includes = BTreeSet::new();
+                let fine =
+                    self.check(&parsed, text, 0, names, false, &mut BTreeSet::new(), &mut includes, bag);
+                self.included.extend(includes.iter().cloned());
+                fine.then(|| (name.to_owned(), includes))
+            }
+            Err(errors) => {
+                report_template(errors, text, 0, bag);
+                None
+            }
+        }
+    }
+
+    /// Returns the parameters of a prompt's front-matter.
+    pub(super) fn params(&self, name: &str) -> Option<&ParamsSpec> {
+        self.known.get(name).map(|prompt| &prompt.params)
+    }
+
+    /// Finds a prompt by its name. Nothing: it is reported, here or where it is wrong.
+    pub(super) fn find(&self, name: &str, span: Span, bag: &mut Bag) -> Option<&Prompt> {
+        if let Some(prompt) = self.known.get(name) {
+            prompt.used.set(true);
+            return Some(prompt);
+        }
+        if !self.broken.iter().any(|broken| broken == name) {
+            let finding = Diagnostic::error(
+                "T305",
+                format!("there is no prompt `{name}`"),
+                span,
+                format!("looked for prompts/{name}.md"),
+            );
+            let bare = name.trim_start_matches("prompts/").trim_end_matches(".md");
+            let help = if self.known.contains_key(bare) {
+                Some(format!("write `{bare}`: without the folder and the ending"))
+            } else {
+                did_you_mean(name, self.known.keys().map(String::as_str))
+            };
+            bag.report(finding.help_maybe(help));
+        }
+        None
+    }
+
+    /// Reports what nothing uses.
+    pub(super) fn report_unused(&self, folder: &Folder, bag: &mut Bag) {
+        for (name, prompt) in self.known.iter().filter(|(_, prompt)| !prompt.used.get()) {
+            let message = format!("prompt `{name}` is not used");
+            bag.report(Diagnostic::warning("T309", message, prompt.top, "no node names it"));
+        }
+        for (name, text) in folder.partials.iter().filter(|(name, _)| !self.included.contains(*name)) {
+            let span = Span { end: text.span.start, ..text.span };
+            bag.report(Diagnostic::warning(
+                "T309",
+                format!("partial `{name}` is not used"),
+                span,
+                "nothing includes it",
+            ));
+        }
+    }
+
+    /// Closes the set, and renders every prompt that has a sample.
+    pub(super) fn freeze(self, folder: &Folder, bag: &mut Bag) -> Templates {
+        let templates = self.set.freeze();
+        for (name, prompt) in &self.known {
+            let Some(sample) = folder.prompts.get(name).and_then(|file| file.sample.as_ref()) else {
+                continue;
+            };
+            let Tree::Map(entries) = &sample.tree else {
+                bag.report(Diagnostic::error(
+                    "T306",
+                    "the sample is not a map",
+                    sample.span,
+                    format!("found {}", sample.sort()),
+                ));
+                continue;
+            };
+            let mut scope = Scope::new();
+            let mut fine = true;
+            for (key, value) in entries {
+                let input = key.key_text();
+                let Some(field) = prompt.inputs.get(&input) else {
+                    let finding = Diagnostic::error(
+                        "T306",
+                        format!("`{input}` is not an input"),
+                        key.span,
+                        "not declared",
+                    );
+                    bag.report(
+                        finding.help_maybe(did_you_mean(&input, prompt.inputs.keys().map(String::as_str))),
+                    );
+                    fine = false;
+                    continue;
+                };
+                let mut json = value.to_json();
+                if let Err(mismatch) = field.ty.check(&json) {
+                    let message = format!("the sample of `{input}` does not fit {}", field.ty);
+                    bag.report(Diagnostic::error("T306", message, value.span, mismatch.why));
+                    fine = false;
+                }
+                field.ty.fill(&mut json);
+                scope = scope.json(&input, Arc::new(json));
+            }
+            for (input, field) in &prompt.inputs {
+                if entries.iter().any(|(key, _)| key.as_str() == Some(input)) {
+                    continue;
+                }
+                if field.may_be_left_out() {
+                    scope = scope.json(input, Arc::new(field.default.clone().unwrap_or_default()));
+                } else {
+                    let message = format!("the sample lacks `{input}`");
+                    let finding =
+                        Diagnostic::error("T306", message, sample.span, "this input has no default");
+                    bag.report(finding.help(format!("add a value for `{input}`, or remove the sample")));
+                    fine = false;
+                }
+            }
+            for part in prompt.parts.iter().filter(|_| fine) {
+                if let Part::Turn(_, template) = part
+                    && let Err(error) = templates.render(template, &scope)
+                {
+                    let message = "the prompt cannot be rendered with its sample";
+                    bag.report(Diagnostic::error("T306", message, sample.span, error.to_string()));
+                }
+            }
+        }
+        templates
+    }
+}

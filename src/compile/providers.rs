@@ -1,0 +1,86 @@
+//! Builds chat models from their entries in `project.yaml`.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::diagnostic::Severity;
+use crate::egress::{self, Client, Secret};
+use crate::model::ChatModel;
+use crate::model::demo::Demo;
+use crate::model::openai::OpenAi;
+use crate::model::scripted::Scripted;
+
+/// The base URL of a provider that is not told another.
+pub(super) const OPENAI_URL: &str = "https://api.openai.com/v1";
+
+/// Finds a secret by its name.
+type Secrets = Box<dyn Fn(&str) -> Option<Secret> + Send + Sync>;
+
+/// What compiling needs from outside: the HTTP client of the models, and their secrets.
+pub struct Providers {
+    client: Client,
+    secrets: Option<Secrets>,
+    /// What a missing secret is.
+    missing: Severity,
+    scripted: Option<Scripted>,
+}
+
+impl fmt::Debug for Providers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Providers").finish_non_exhaustive()
+    }
+}
+
+impl Providers {
+    /// Builds models whose secrets must be there.
+    pub fn new(secrets: Secrets) -> Result<Self, egress::Error> {
+        Ok(Self {
+            client: Client::new(egress::Settings::default())?,
+            secrets: Some(secrets),
+            missing: Severity::Error,
+            scripted: None,
+        })
+    }
+
+    /// Builds models to look at, not to call: a missing secret is a warning.
+    pub fn lenient(secrets: Secrets) -> Result<Self, egress::Error> {
+        Ok(Self { missing: Severity::Warning, ..Self::new(secrets)? })
+    }
+
+    /// Builds models without looking for secrets.
+    pub fn without_secrets() -> Result<Self, egress::Error> {
+        let client = Client::new(egress::Settings::default())?;
+        Ok(Self { client, secrets: None, missing: Severity::Warning, scripted: None })
+    }
+
+    /// Puts a script in the place of every model.
+    pub fn scripted(script: Scripted) -> Result<Self, egress::Error> {
+        Ok(Self { scripted: Some(script), ..Self::without_secrets()? })
+    }
+
+    /// Returns a secret, or how much its absence weighs.
+    pub(super) fn secret(&self, name: &str) -> Result<Option<Secret>, Severity> {
+        match &self.secrets {
+            None => Ok(None),
+            Some(secrets) => secrets(name).map(Some).ok_or(self.missing),
+        }
+    }
+
+    /// Builds a model; the provider's name is known to be one of these.
+    pub(super) fn model(
+        &self,
+        provider: &str,
+        model: String,
+        base_url: Option<&str>,
+        key: Option<Secret>,
+    ) -> Result<Arc<dyn ChatModel>, egress::Error> {
+        if let Some(scripted) = &self.scripted {
+            return Ok(Arc::new(scripted.clone()));
+        }
+        Ok(match provider {
+            "openai" => Arc::new(OpenAi::new(&self.client, base_url.unwrap_or(OPENAI_URL), model, key)?),
+            _ => Arc::new(Demo { delay: Duration::from_millis(15) }),
+        })
+    }
+}

@@ -1,0 +1,201 @@
+//! The shape of a graph: what can be reached, where it ends, and what bounds its loops.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use crate::diagnostic::{Bag, Diagnostic, Span, Spanned};
+use crate::plan::{Next, Plan, PlanNode, START, Target};
+use crate::spec::{Graph, NodeSpec};
+
+/// Checks the shape of a graph whose edges are all known.
+pub(super) fn check_shape(graph: &Graph, plan: &Plan, bag: &mut Bag) {
+    let at: BTreeMap<&str, Span> =
+        graph.nodes.iter().map(|(name, _)| (name.value.as_str(), name.span)).collect();
+    let specs: BTreeMap<&str, &NodeSpec> =
+        graph.nodes.iter().filter_map(|(name, spec)| Some((name.value.as_str(), spec.as_ref()?))).collect();
+    check_reachable(graph, plan, &at, bag);
+    let endless = check_ends(graph, plan, &at, bag);
+    if !endless {
+        check_loops(graph, plan, &at, bag);
+    }
+    check_half_used(graph, plan, &specs, bag);
+    check_steps(graph, plan, bag);
+}
+
+fn nodes_of(targets: BTreeSet<Target>) -> impl Iterator<Item = String> {
+    targets.into_iter().filter_map(|target| match target {
+        Target::Node(name) => Some(name),
+        Target::End => None,
+    })
+}
+
+fn check_reachable(graph: &Graph, plan: &Plan, at: &BTreeMap<&str, Span>, bag: &mut Bag) {
+    let mut seen: BTreeSet<String> = BTreeSet::new();
+    let mut todo: Vec<String> = nodes_of(plan.start.targets()).collect();
+    while let Some(name) = todo.pop() {
+        if let Some(node) = plan.nodes.get(&name)
+            && seen.insert(name)
+        {
+            todo.extend(nodes_of(node.successors()));
+        }
+    }
+    for (name, _) in graph.nodes.iter().filter(|(name, _)| !seen.contains(&name.value)) {
+        let span = at.get(name.value.as_str()).copied().unwrap_or(name.span);
+        let message = format!("node `{}` is never reached", name.value);
+        bag.report(
+            Diagnostic::warning("G203", message, span, format!("no path from `{START}` leads here"))
+                .help("name it in a `next`, or remove it"),
+        );
+    }
+}
+
+/// Reports nodes from which no way leads to an end; true when there are some.
+fn check_ends(graph: &Graph, plan: &Plan, at: &BTreeMap<&str, Span>, bag: &mut Bag) -> bool {
+    let mut ends: BTreeSet<&str> = BTreeSet::new();
+    loop {
+        let before = ends.len();
+        for (name, node) in &plan.nodes {
+            let leaves = node.kind == "fail"
+                || node.successors().iter().any(|t| *t == Target::End || ends.contains(t.name()));
+            if leaves {
+                ends.insert(name);
+            }
+        }
+        if ends.len() == before {
+            break;
+        }
+    }
+    let stuck = graph.nodes.iter().find(|(name, _)| !ends.contains(name.value.as_str()));
+    let Some((name, _)) = stuck else { return false };
+    let cycle = cycle_from(&name.value, |n| plan.nodes.get(n).map(PlanNode::successors).unwrap_or_default());
+    let span = at.get(name.value.as_str()).copied().unwrap_or(name.span);
+    bag.report(
+        Diagnostic::error(
+            "G204",
+            "no path leads to an end",
+            span,
+            format!("from here the run goes on for ever: {cycle}"),
+        )
+        .help("a run ends after its reply and the next message starts the next run: use  next: end"),
+    );
+    true
+}
+
+/// Reports a loop that nothing bounds. Once its visits are used up, a bounded node leaves by `on_max` only:
+/// what still loops then loops for ever.
+fn check_loops(graph: &Graph, plan: &Plan, at: &BTreeMap<&str, Span>, bag: &mut Bag) {
+    let edges = |name: &str| match plan.nodes.get(name) {
+        Some(PlanNode { max_visits: Some((_, to)), .. }) => BTreeSet::from([to.clone()]),
+        Some(node) => node.next.targets(),
+        None => BTreeSet::new(),
+    };
+    for (name, _) in &graph.nodes {
+        let mut seen = BTreeSet::new();
+        let mut todo: Vec<String> = nodes_of(edges(&name.value)).collect();
+        while let Some(next) = todo.pop() {
+            if next == name.value {
+                let cycle = cycle_from(&name.value, edges);
+                let span = at.get(name.value.as_str()).copied().unwrap_or(name.span);
+                bag.report(
+                    Diagnostic::error(
+                        "G205",
+                        "a loop without a bound",
+                        span,
+                        format!("nothing bounds {cycle}"),
+                    )
+                    .help("add  max_visits: 5  and  on_max: <node>  to a node of the loop"),
+                );
+                return;
+            }
+            if seen.insert(next.clone()) {
+                todo.extend(nodes_of(edges(&next)));
+            }
+        }
+    }
+}
+
+/// Spells the shortest loop through a node, or the way to one.
+fn cycle_from(start: &str, edges: impl Fn(&str) -> BTreeSet<Target>) -> String {
+    let mut from: BTreeMap<String, String> = BTreeMap::new();
+    let mut todo = VecDeque::from([start.to_owned()]);
+    while let Some(at) = todo.pop_front() {
+        for next in nodes_of(edges(&at)) {
+            if next == start {
+                let mut path = vec![next, at.clone()];
+                let mut step = &at;
+                while let Some(before) = from.get(step) {
+                    path.push(before.clone());
+                    step = before;
+                }
+                path.reverse();
+                return path.join(" -> ");
+            }
+            if next != start && !from.contains_key(&next) {
+                from.insert(next.clone(), at.clone());
+                todo.push_back(next);
+            }
+        }
+    }
+    format!("{start} -> …")
+}
+
+fn check_half_used(graph: &Graph, plan: &Plan, specs: &BTreeMap<&str, &NodeSpec>, bag: &mut Bag) {
+    for (name, _) in &graph.nodes {
+        let Some(spec) = specs.get(name.value.as_str()) else { continue };
+        if let Some(join) = &spec.join
+            && plan.sources(&name.value).len() < 2
+        {
+            let message = "`join` on a node with one incoming edge";
+            bag.report(Diagnostic::lint("G224", message, join.span, "there is nothing to wait for"));
+        }
+        if spec.kind.value == "route"
+            && spec.next.is_some()
+            && plan
+                .nodes
+                .get(&name.value)
+                .is_some_and(|n| n.next.targets().contains(&Target::Node(name.value.clone())))
+        {
+            let message = format!("`{}` goes to itself and changes nothing", name.value);
+            bag.report(Diagnostic::warning("G212", message, name.span, "the next round is like this one"));
+        }
+    }
+}
+
+/// Reports a limit of supersteps that no run can keep.
+fn check_steps(graph: &Graph, plan: &Plan, bag: &mut Bag) {
+    let Some(limit) = &graph.limits.steps else { return };
+    let mut distance: BTreeMap<String, u64> = BTreeMap::new();
+    let mut todo: VecDeque<(String, u64)> = nodes_of(plan.start.targets()).map(|name| (name, 1)).collect();
+    let mut shortest = if plan.start.targets().contains(&Target::End) { Some(0) } else { None };
+    while let Some((name, steps)) = todo.pop_front() {
+        if distance.contains_key(&name) {
+            continue;
+        }
+        distance.insert(name.clone(), steps);
+        let Some(node) = plan.nodes.get(&name) else { continue };
+        let fans_out = matches!(node.next, Next::All(_));
+        if node.kind == "fail" || (!fans_out && node.next.targets().contains(&Target::End)) {
+            shortest = Some(shortest.map_or(steps, |s: u64| s.min(steps)));
+        }
+        todo.extend(nodes_of(node.successors()).map(|next| (next, steps + 1)));
+    }
+    if let Some(shortest) = shortest.filter(|shortest| *shortest > limit.value) {
+        let message = format!("the limit of {} supersteps is too low", limit.value);
+        let label = format!("the shortest way to an end has {shortest}");
+        bag.report(
+            Diagnostic::error("G218", message, limit.span, label).help(format!("allow {shortest} or more")),
+        );
+    }
+}
+
+/// Checks that `max_visits` and `on_max` stand together.
+pub(super) fn check_bound(name: &Spanned<String>, spec: &NodeSpec, bag: &mut Bag) -> bool {
+    let (span, has, lacks) = match (&spec.max_visits, &spec.on_max) {
+        (Some(visits), None) => (visits.span, "max_visits", "on_max"),
+        (None, Some(on_max)) => (on_max.span, "on_max", "max_visits"),
+        _ => return true,
+    };
+    let message = format!("node `{}` has `{has}` but no `{lacks}`", name.value);
+    let finding = Diagnostic::error("G206", message, span, format!("`{lacks}` is missing"));
+    bag.report(finding.help(if lacks == "on_max" { "add  on_max: <node>" } else { "add  max_visits: 5" }));
+    false
+}

@@ -1,0 +1,243 @@
+//! Types as written become types: names are resolved, and defaults are checked against them.
+
+use indexmap::IndexMap;
+use serde_json::Value as Json;
+
+use crate::diagnostic::{Bag, Diagnostic, Span, Spanned, did_you_mean};
+use crate::spec::{Base, Descriptor, TypeSpec};
+use crate::state::{Channel, Channels, Field, Merge, Type};
+
+const BUILT_IN: [&str; 7] = ["string", "integer", "number", "boolean", "object", "any", "messages"];
+
+/// The named types of a project.
+#[derive(Debug, Default)]
+pub(super) struct Types {
+    known: IndexMap<String, Type>,
+    used: std::cell::RefCell<std::collections::BTreeSet<String>>,
+}
+
+impl Types {
+    /// Resolves the types of a project, one after another as they need each other.
+    pub(super) fn resolve(specs: &[(Spanned<String>, TypeSpec)], bag: &mut Bag) -> Self {
+        let mut types = Self::default();
+        let names: Vec<&str> = specs.iter().map(|(name, _)| name.value.as_str()).collect();
+        let mut open: Vec<&(Spanned<String>, TypeSpec)> = specs.iter().collect();
+        while !open.is_empty() {
+            let before = open.len();
+            open.retain(|(name, spec)| {
+                let waits =
+                    mentions(spec).into_iter().any(|m| names.contains(&m) && !types.known.contains_key(m));
+                if !waits {
+                    // A type whose parts are wrong is known as `any`, so that its users are not blamed.
+                    let field = types.field(spec, bag);
+                    types.known.insert(name.value.clone(), field.map_or(Type::Any, |field| field.ty));
+                }
+                waits
+            });
+            if open.len() == before {
+                for (name, _) in open {
+                    let finding = Diagnostic::error(
+                        "S409",
+                        format!("type `{}` contains itself", name.value),
+                        name.span,
+                        "a value of it would have no end",
+                    );
+                    bag.report(
+                        finding.help(
+                            "types cannot refer to themselves in this build: use `any` for the inner one",
+                        ),
+                    );
+                    types.known.insert(name.value.clone(), Type::Any);
+                }
+                break;
+            }
+        }
+        types
+    }
+
+    /// Returns the declared types that nothing uses.
+    pub(super) fn unused<'a>(&self, specs: &'a [(Spanned<String>, TypeSpec)]) -> Vec<&'a Spanned<String>> {
+        let used = self.used.borrow();
+        specs.iter().map(|(name, _)| name).filter(|name| !used.contains(&name.value)).collect()
+    }
+
+    /// Resolves a type with what is said of it.
+    pub(super) fn field(&self, spec: &TypeSpec, bag: &mut Bag) -> Option<Field> {
+        let plain = |ty| Some(Field { ty, default: None, description: None });
+        match spec {
+            TypeSpec::Name { name, nullable } => {
+                let ty = self.named(name, bag)?;
+                plain(if *nullable { Type::Nullable(Box::new(ty)) } else { ty })
+            }
+            TypeSpec::List(item, _) => plain(Type::List(Box::new(self.field(item, bag)?.ty))),
+            TypeSpec::Record(fields, _) => plain(self.record(fields, bag)?),
+            TypeSpec::Descriptor(descriptor) => self.described(descriptor, bag),
+        }
+    }
+
+    fn named(&self, name: &Spanned<String>, bag: &mut Bag) -> Option<Type> {
+        Some(match name.value.as_str() {
+            "string" => Type::String { pattern: None, min: None, max: None },
+            "integer" => Type::Integer { min: None, max: None },
+            "number" => Type::Number { min: None, max: None },
+            "boolean" => Type::Boolean,
+            "object" => Type::Object,
+            "any" => Type::Any,
+            "messages" => Type::Messages,
+            other => {
+                if let Some(ty) = self.known.get(other) {
+                    self.used.borrow_mut().insert(other.to_owned());
+                    return Some(ty.clone());
+                }
+                let known = BUILT_IN.into_iter().chain(self.known.keys().map(String::as_str));
+                let finding = Diagnostic::error(
+                    "S409",
+                    format!("unknown type `{other}`"),
+                    name.span,
+                    "no type has this name",
+                );
+                bag.report(finding.help_maybe(did_you_mean(other, known)));
+                return None;
+            }
+        })
+    }
+
+    fn record(&self, fields: &[(Spanned<String>, TypeSpec)], bag: &mut Bag) -> Option<Type> {
+        let fields: Vec<_> =
+            fields.iter().map(|(name, spec)| Some((name.value.clone(), self.field(spec, bag)?))).collect();
+        fields.into_iter().collect::<Option<_>>().map(Type::Record)
+    }
+
+    fn described(&self, d: &Descriptor, bag: &mut Bag) -> Option<Field> {
+        let ty = match &d.base {
+            Base::Type(spec) => self.field(spec, bag)?.ty,
+            Base::Enum(values) => Type::Enum(values.iter().map(|v| v.value.clone()).collect()),
+            Base::Fields(fields) => self.record(fields, bag)?,
+        };
+        let mut ty = bounded(ty, d, bag)?;
+        if d.optional && !matches!(ty, Type::Nullable(_)) {
+            ty = Type::Nullable(Box::new(ty));
+        }
+        let mut field = Field { ty, default: None, description: d.description.clone() };
+        if let Some(default) = &d.default {
+            match field.ty.check(&default.value) {
+                Ok(()) => field.default = Some(default.value.clone()),
+                Err(mismatch) => {
+                    let message = format!("the default does not fit its type {}", field.ty);
+                    bag.report(Diagnostic::error("S408", message, default.span, mismatch.why));
+                    // The value is wrong, not the type: what reads it is not blamed.
+                    field.default = Some(Json::Null);
+                }
+            }
+        }
+        Some(field)
+    }
+
+    /// Resolves the channels of a graph.
+    pub(super) fn channels(
+        &self,
+        specs: &[(Spanned<String>, TypeSpec)],
+        bag: &mut Bag,
+    ) -> (Channels, Vec<String>) {
+        let (mut channels, mut broken) = (Channels::new(), Vec::new());
+        for (name, spec) in specs {
+            match self.channel(name, spec, bag) {
+                Some(channel) => drop(channels.insert(name.value.clone(), channel)),
+                None => broken.push(name.value.clone()),
+            }
+        }
+        (channels, broken)
+    }
+
+    fn channel(&self, name: &Spanned<String>, spec: &TypeSpec, bag: &mut Bag) -> Option<Channel> {
+        let field = self.field(spec, bag)?;
+        let mut channel =
+            Channel { merge: Merge::default_of(&field.ty), field, private: false, per_run: false };
+        if let TypeSpec::Descriptor(d) = spec {
+            channel.private = d.private;
+            channel.per_run = d.per_run;
+            if let Some(merge) = &d.merge {
+                channel.merge = merge_of(name, merge, &channel.field.ty, bag)?;
+            }
+        }
+        Some(channel)
+    }
+}
+
+/// Finds a merge by its name, and checks that it applies to the channel's type.
+fn merge_of(channel: &Spanned<String>, merge: &Spanned<String>, ty: &Type, bag: &mut Bag) -> Option<Merge> {
+    let names = || Merge::ALL.into_iter().map(Merge::name);
+    let Some(found) = Merge::ALL.into_iter().find(|m| m.name() == merge.value) else {
+        let finding = Diagnostic::error(
+            "S407",
+            format!("unknown merge `{}`", merge.value),
+            merge.span,
+            "no merge has this name",
+        );
+        bag.report(finding.help_maybe(did_you_mean(&merge.value, names().collect::<Vec<_>>())));
+        return None;
+    };
+    if !found.applies_to(ty) {
+        let message = format!("merge `{}` does not apply to {ty}", merge.value);
+        let fitting: Vec<String> =
+            Merge::ALL.into_iter().filter(|m| m.applies_to(ty)).map(|m| format!("`{}`", m.name())).collect();
+        let finding = Diagnostic::error("S407", message, merge.span, format!("`{}` is {ty}", channel.value));
+        bag.report(finding.help(format!("merges of this type: {}", fitting.join(", "))));
+        return None;
+    }
+    Some(found)
+}
+
+/// Puts the bounds of a descriptor into its type.
+fn bounded(ty: Type, d: &Descriptor, bag: &mut Bag) -> Option<Type> {
+    let bounds = [("min", &d.min), ("max", &d.max)];
+    let mut wrong = |key: &str, span: Span, ty: &Type| {
+        let message = format!("`{key}` does not apply to {ty}");
+        bag.report(Diagnostic::error("S408", message, span, "no such rule for this type"));
+    };
+    let number = |bound: &Option<Spanned<f64>>| bound.as_ref().map(|b| b.value);
+    let bounded = match ty {
+        Type::Nullable(inner) => return bounded_inner(*inner, d, bag),
+        Type::String { .. } => Type::String {
+            pattern: d.pattern.as_ref().map(|p| p.value.clone()),
+            min: number(&d.min).map(|x| x as u64),
+            max: number(&d.max).map(|x| x as u64),
+        },
+        Type::Integer { .. } => {
+            Type::Integer { min: number(&d.min).map(|x| x as i64), max: number(&d.max).map(|x| x as i64) }
+        }
+        Type::Number { .. } => Type::Number { min: number(&d.min), max: number(&d.max) },
+        other => {
+            for (key, bound) in bounds {
+                if let Some(bound) = bound {
+                    wrong(key, bound.span, &other);
+                    return None;
+                }
+            }
+            other
+        }
+    };
+    if let Some(pattern) = d.pattern.as_ref().filter(|_| !matches!(bounded, Type::String { .. })) {
+        wrong("pattern", pattern.span, &bounded);
+        return None;
+    }
+    Some(bounded)
+}
+
+fn bounded_inner(inner: Type, d: &Descriptor, bag: &mut Bag) -> Option<Type> {
+    bounded(inner, d, bag).map(|ty| Type::Nullable(Box::new(ty)))
+}
+
+/// Returns the names that a type mentions.
+fn mentions(spec: &TypeSpec) -> Vec<&str> {
+    match spec {
+        TypeSpec::Name { name, .. } => vec![name.value.as_str()],
+        TypeSpec::List(item, _) => mentions(item),
+        TypeSpec::Record(fields, _) => fields.iter().flat_map(|(_, spec)| mentions(spec)).collect(),
+        TypeSpec::Descriptor(d) => match &d.base {
+            Base::Type(spec) => mentions(spec),
+            Base::Enum(_) => Vec::new(),
+            Base::Fields(fields) => fields.iter().flat_map(|(_, spec)| mentions(spec)).collect(),
+        },
+    }
+}

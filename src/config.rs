@@ -1,0 +1,289 @@
+//! Settings: a file, the environment and the command line, in that order of growing weight.
+//!
+//! Invariant: nothing else reads the environment, and a setting that nobody knows is an error.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde::Deserialize;
+
+use crate::egress::Secret;
+
+/// Where `serve` listens unless told otherwise.
+pub const DEFAULT_BIND: &str = "127.0.0.1:8080";
+/// The folder of the project unless told otherwise.
+pub const DEFAULT_GRAPHS: &str = "graphs";
+/// The database unless told otherwise: a file in the working folder.
+pub const DEFAULT_DATABASE: &str = "sqlite://graphloom.db?mode=rwc";
+/// The settings file that is read when it is there.
+pub const DEFAULT_FILE: &str = "graphloom.toml";
+
+/// The flags that every command takes; each also as a variable and in `graphloom.toml`.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Flags {
+    /// The settings file [default: graphloom.toml, when it is there]
+    #[arg(long, global = true, env = "GRAPHLOOM_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// The folder with project.yaml, graphs and prompts [default: graphs]
+    #[arg(long, global = true, env = "GRAPHLOOM_GRAPHS", value_name = "DIR")]
+    pub graphs: Option<PathBuf>,
+
+    /// What is logged, for instance `info` or `graphloom=debug` [default: warn; serve: info]
+    #[arg(long, global = true, env = "GRAPHLOOM_LOG", value_name = "FILTER")]
+    pub log: Option<String>,
+
+    /// How it is logged
+    #[arg(long, global = true, env = "GRAPHLOOM_LOG_FORMAT", value_enum, value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+}
+
+/// How lines are logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The flag that says where threads are kept.
+#[derive(Debug, Clone, Default, Args)]
+pub struct DatabaseFlag {
+    /// Where threads are kept: `postgres://…`, `sqlite://FILE?mode=rwc`, or `memory:` for nowhere; also
+    /// DATABASE_URL [default: sqlite://graphloom.db?mode=rwc]
+    #[arg(long, env = "GRAPHLOOM_DATABASE_URL", value_name = "URL", hide_env_values = true)]
+    pub database_url: Option<String>,
+}
+
+/// The flags of `serve`.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ServeFlags {
+    /// Where to listen [default: 127.0.0.1:8080]
+    #[arg(long, env = "GRAPHLOOM_BIND", value_name = "ADDR")]
+    pub bind: Option<SocketAddr>,
+
+    /// The name under which a restarted process finds its own runs again [default: host name and address]
+    #[arg(long, env = "GRAPHLOOM_INSTANCE", value_name = "NAME")]
+    pub instance: Option<String>,
+
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "the flag's own text is shown")]
+    pub database: DatabaseFlag,
+}
+
+/// The settings file.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct File {
+    /// The folder of the project.
+    pub graphs: Option<PathBuf>,
+    /// Where to listen.
+    pub bind: Option<SocketAddr>,
+    /// Where threads are kept.
+    pub database_url: Option<String>,
+    /// The name of this process among its replicas.
+    pub instance: Option<String>,
+    /// What is logged.
+    pub log: Option<String>,
+    /// How it is logged.
+    pub log_format: Option<LogFormat>,
+    /// A folder with one file a secret.
+    pub secrets_dir: Option<PathBuf>,
+    /// Who may ask, and as whom.
+    pub auth: AuthFile,
+    /// Limits of the service.
+    pub limits: LimitsFile,
+    /// Pages of these origins may call the service from a browser.
+    pub cors_origins: Vec<String>,
+}
+
+/// `[auth]` of the settings file.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AuthFile {
+    /// How callers are identified.
+    pub mode: AuthMode,
+    /// The keys of mode `api_keys`.
+    pub keys: Vec<KeyFile>,
+    /// The addresses or networks from which mode `proxy` believes its headers.
+    pub peers: Vec<String>,
+}
+
+/// How callers are identified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AuthMode {
+    /// Not at all; only on loopback.
+    #[default]
+    None,
+    /// By a key in `Authorization: Bearer` or `X-API-Key`.
+    ApiKeys,
+    /// By `X-Tenant-Id` and `X-User-Id` of a trusted proxy.
+    Proxy,
+}
+
+/// One API key, of which only the hash is kept.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyFile {
+    /// The visible part.
+    pub id: String,
+    /// The SHA-256 of the secret part, in hex.
+    pub hash: String,
+    /// The tenant that it speaks for.
+    pub tenant: String,
+    /// The user; when left out, the caller names the user in `X-User-Id`.
+    pub user: Option<String>,
+    /// From when on it is refused (RFC 3339).
+    pub expires: Option<chrono::DateTime<chrono::Utc>>,
+}
+
+/// `[limits]` of the settings file.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsFile {
+    /// The most bytes of a request body.
+    pub body_bytes: usize,
+    /// The most runs that wait on one thread.
+    pub thread_queue: u32,
+}
+
+impl Default for LimitsFile {
+    fn default() -> Self {
+        Self { body_bytes: 1024 * 1024, thread_queue: 10 }
+    }
+}
+
+/// What is wrong with the settings.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the settings file `{path}`: {why}")]
+    Read {
+        /// The file.
+        path: String,
+        /// What the system says.
+        why: String,
+    },
+    /// The file does not hold settings.
+    #[error("the settings file `{path}` is wrong\n{why}")]
+    Parse {
+        /// The file.
+        path: String,
+        /// Where and what.
+        why: String,
+    },
+}
+
+impl File {
+    /// Reads the settings file: the one named, or `graphloom.toml` when it is there.
+    pub fn load(flags: &Flags) -> Result<Self, ConfigError> {
+        let path = match &flags.config {
+            Some(path) => path.as_path(),
+            None if Path::new(DEFAULT_FILE).exists() => Path::new(DEFAULT_FILE),
+            None => return Ok(Self::default()),
+        };
+        let shown = path.display().to_string();
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| ConfigError::Read { path: shown.clone(), why: e.to_string() })?;
+        toml::from_str(&text).map_err(|e| ConfigError::Parse { path: shown, why: e.to_string() })
+    }
+
+    /// Returns the folder of the project.
+    pub fn graphs(&self, flags: &Flags) -> PathBuf {
+        flags.graphs.clone().or_else(|| self.graphs.clone()).unwrap_or_else(|| DEFAULT_GRAPHS.into())
+    }
+
+    /// Returns where to listen.
+    pub fn bind(&self, flags: &ServeFlags) -> SocketAddr {
+        flags.bind.or(self.bind).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080)))
+    }
+
+    /// Returns where threads are kept. The order: flag or GRAPHLOOM_DATABASE_URL, DATABASE_URL, file, default.
+    pub fn database_url(&self, flag: &DatabaseFlag) -> String {
+        flag.database_url
+            .clone()
+            .or_else(|| variable("DATABASE_URL"))
+            .or_else(|| self.database_url.clone())
+            .unwrap_or_else(|| DEFAULT_DATABASE.into())
+    }
+
+    /// Returns the name of this process among its replicas: the same after a restart.
+    pub fn instance(&self, flags: &ServeFlags) -> String {
+        flags.instance.clone().or_else(|| self.instance.clone()).unwrap_or_else(|| {
+            let host = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
+            format!("{}@{}", host.trim(), self.bind(flags))
+        })
+    }
+
+    /// Returns how secrets and settings of the environment are found.
+    pub fn environment(&self) -> Environment {
+        let dir = variable("GRAPHLOOM_SECRETS_DIR").map(PathBuf::from).or_else(|| self.secrets_dir.clone());
+        Environment { secrets_dir: dir }
+    }
+}
+
+/// Looks up secrets and the non-secret variables that a project declares.
+#[derive(Debug, Clone, Default)]
+pub struct Environment {
+    secrets_dir: Option<PathBuf>,
+}
+
+impl Environment {
+    /// Returns a secret: the file of that name in the secrets folder, else the variable.
+    pub fn secret(&self, name: &str) -> Option<Secret> {
+        let file = self.secrets_dir.as_ref().filter(|_| is_name(name)).map(|dir| dir.join(name));
+        let text = file.and_then(|path| std::fs::read_to_string(path).ok()).or_else(|| variable(name))?;
+        let text = text.trim_end_matches(['\n', '\r']);
+        (!text.is_empty()).then(|| Secret::new(text.to_owned()))
+    }
+
+    /// Returns all secrets of this list that exist, by name.
+    pub fn secrets<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> BTreeMap<String, Secret> {
+        names.into_iter().filter_map(|name| Some((name.to_owned(), self.secret(name)?))).collect()
+    }
+
+    /// Returns a variable that a project declares under `env`.
+    pub fn variable(&self, name: &str) -> Option<String> {
+        variable(name)
+    }
+}
+
+/// A name that cannot leave its folder.
+fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_setting_is_an_error_that_names_its_line() {
+        let error = toml::from_str::<File>("bind = \"127.0.0.1:1\"\n[auth]\nmod = \"none\"\n").unwrap_err();
+        assert!(error.to_string().contains("line 3"), "{error}");
+        assert!(error.to_string().contains("mod"), "{error}");
+    }
+
+    #[test]
+    fn a_secret_is_read_from_its_file_and_its_name_cannot_leave_the_folder() {
+        let dir = std::env::temp_dir().join(format!("graphloom-{}", uuid::Uuid::now_v7()));
+        std::fs::create_dir_all(dir.join("in")).unwrap();
+        std::fs::write(dir.join("in/KEY"), "s3cret\n").unwrap();
+        std::fs::write(dir.join("OUT"), "no").unwrap();
+        let environment = Environment { secrets_dir: Some(dir.join("in")) };
+        assert_eq!(environment.secret("KEY").unwrap().expose(), "s3cret");
+        assert!(environment.secret("../OUT").is_none());
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}

@@ -1,0 +1,274 @@
+//! Findings for the author of a graph: a code, a place, labels and what to do about it.
+//!
+//! Invariant: a place comes from the parser, as bytes of a registered source; rendering turns bytes into
+//! lines and columns once, at the end.
+
+mod codes;
+mod render;
+mod suggest;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+pub use codes::{CODES, CodeInfo, code_info};
+pub use render::{render_json, render_text};
+pub use suggest::{did_you_mean, look_alike, our_letters, suggest};
+
+/// A registered source text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FileId(u32);
+
+/// A place in a source: bytes `start..end`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Span {
+    /// The source.
+    pub file: FileId,
+    /// The first byte.
+    pub start: u32,
+    /// The byte after the last.
+    pub end: u32,
+}
+
+/// A value and where it was written.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Spanned<T> {
+    /// The value.
+    pub value: T,
+    /// Its place.
+    pub span: Span,
+}
+
+/// How much a finding weighs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Severity {
+    /// Blocks start-up and reload.
+    Error,
+    /// Is printed; blocks under `--deny-warnings`.
+    Warning,
+    /// Is shown by `check` only.
+    Lint,
+}
+
+/// A text at a place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Label {
+    /// The place.
+    pub span: Span,
+    /// What is to be said of it.
+    pub text: String,
+}
+
+/// One finding.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// The stable code, for instance `G201`.
+    pub code: &'static str,
+    /// How much it weighs.
+    pub severity: Severity,
+    /// What is wrong, in one line.
+    pub message: String,
+    /// Where, and what is there.
+    pub label: Label,
+    /// Other places that matter.
+    pub related: Vec<Label>,
+    /// What to do about it.
+    pub help: Option<String>,
+    /// Further facts.
+    pub notes: Vec<String>,
+}
+
+/// A place in lines and columns; columns count code points from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The first line, from 1.
+    pub line: usize,
+    /// The first column.
+    pub column: usize,
+    /// The last line.
+    pub end_line: usize,
+    /// The column after the last.
+    pub end_column: usize,
+}
+
+/// The sources and the findings of one project.
+#[derive(Debug, Default)]
+pub struct Bag {
+    sources: Vec<(String, Arc<str>)>,
+    findings: Vec<Diagnostic>,
+    /// How many findings of each weight there were in each file.
+    seen: BTreeMap<(FileId, Severity), usize>,
+}
+
+/// The most findings of one weight in one file that are kept: nobody reads more, and a hostile file must not
+/// fill the memory.
+const MAX_FINDINGS: usize = 100;
+
+impl Span {
+    /// Returns a part of this place, by bytes from its start.
+    #[must_use]
+    pub fn part(self, range: Range<usize>) -> Self {
+        let at = |offset: usize| self.start + u32::try_from(offset).unwrap_or(u32::MAX - self.start);
+        Self { file: self.file, start: at(range.start), end: at(range.end) }
+    }
+}
+
+impl Diagnostic {
+    fn new(severity: Severity, code: &'static str, message: String, span: Span, label: String) -> Self {
+        let label = Label { span, text: label };
+        Self { code, severity, message, label, related: Vec::new(), help: None, notes: Vec::new() }
+    }
+
+    /// Makes an error.
+    pub fn error(
+        code: &'static str,
+        message: impl Into<String>,
+        span: Span,
+        label: impl Into<String>,
+    ) -> Self {
+        Self::new(Severity::Error, code, message.into(), span, label.into())
+    }
+
+    /// Makes a warning.
+    pub fn warning(
+        code: &'static str,
+        message: impl Into<String>,
+        span: Span,
+        label: impl Into<String>,
+    ) -> Self {
+        Self::new(Severity::Warning, code, message.into(), span, label.into())
+    }
+
+    /// Makes a lint.
+    pub fn lint(
+        code: &'static str,
+        message: impl Into<String>,
+        span: Span,
+        label: impl Into<String>,
+    ) -> Self {
+        Self::new(Severity::Lint, code, message.into(), span, label.into())
+    }
+
+    /// Adds another place.
+    #[must_use]
+    pub fn related(mut self, span: Span, text: impl Into<String>) -> Self {
+        self.related.push(Label { span, text: text.into() });
+        self
+    }
+
+    /// Says what to do.
+    #[must_use]
+    pub fn help(mut self, text: impl Into<String>) -> Self {
+        self.help = Some(text.into());
+        self
+    }
+
+    /// Says what to do, when that is known.
+    #[must_use]
+    pub fn help_maybe(mut self, text: Option<String>) -> Self {
+        self.help = text.or(self.help);
+        self
+    }
+
+    /// Adds a fact.
+    #[must_use]
+    pub fn note(mut self, text: impl Into<String>) -> Self {
+        self.notes.push(text.into());
+        self
+    }
+}
+
+impl Bag {
+    /// Registers a source under the path that is shown.
+    pub fn add_source(&mut self, path: impl Into<String>, text: impl Into<Arc<str>>) -> FileId {
+        self.sources.push((path.into(), text.into()));
+        FileId(u32::try_from(self.sources.len() - 1).unwrap_or(u32::MAX))
+    }
+
+    /// Returns the path and the text of a source.
+    pub fn source(&self, file: FileId) -> (&str, &str) {
+        self.sources.get(file.0 as usize).map_or(("", ""), |(path, text)| (path, text))
+    }
+
+    /// Adds a finding, up to a limit for its file and weight.
+    pub fn report(&mut self, finding: Diagnostic) {
+        let seen = self.seen.entry((finding.label.span.file, finding.severity)).or_default();
+        *seen += 1;
+        if *seen <= MAX_FINDINGS {
+            self.findings.push(finding);
+        }
+    }
+
+    /// Counts the findings that were over the limit.
+    pub fn left_out(&self) -> usize {
+        self.seen.values().map(|seen| seen.saturating_sub(MAX_FINDINGS)).sum()
+    }
+
+    /// Returns the findings.
+    pub fn findings(&self) -> &[Diagnostic] {
+        &self.findings
+    }
+
+    /// Says whether nothing was found.
+    pub fn is_empty(&self) -> bool {
+        self.findings.is_empty()
+    }
+
+    /// Says whether there is an error.
+    pub fn has_errors(&self) -> bool {
+        self.findings.iter().any(|f| f.severity == Severity::Error)
+    }
+
+    /// Says whether a source has an error.
+    pub fn has_errors_in(&self, file: FileId) -> bool {
+        self.findings.iter().any(|f| f.severity == Severity::Error && f.label.span.file == file)
+    }
+
+    /// Counts errors, warnings and lints.
+    pub fn counts(&self) -> (usize, usize, usize) {
+        let count = |severity| self.findings.iter().filter(|f| f.severity == severity).count();
+        (count(Severity::Error), count(Severity::Warning), count(Severity::Lint))
+    }
+
+    /// Brings the findings into their order: by file, place and code, each once.
+    pub fn sort(&mut self) {
+        let mut findings = std::mem::take(&mut self.findings);
+        findings.sort_by(|a, b| {
+            let key = |f: &Diagnostic| (f.label.span.start, f.code);
+            let (a_file, b_file) = (self.source(a.label.span.file).0, self.source(b.label.span.file).0);
+            a_file.cmp(b_file).then_with(|| key(a).cmp(&key(b)))
+        });
+        findings.dedup();
+        self.findings = findings;
+    }
+
+    /// Forgets the lints: they are for `check`.
+    pub fn drop_lints(&mut self) {
+        self.findings.retain(|f| f.severity != Severity::Lint);
+    }
+
+    /// Silences warnings and lints of a code within a place, as an `allow` there asks for.
+    pub fn allow(&mut self, code: &str, within: Span) {
+        self.findings.retain(|f| {
+            let at = f.label.span;
+            let inside = at.file == within.file && within.start <= at.start && at.end <= within.end;
+            f.severity == Severity::Error || f.code != code || !inside
+        });
+    }
+
+    /// Returns the lines and columns of a place.
+    pub fn place(&self, span: Span) -> Place {
+        let text = self.source(span.file).1;
+        let at = |offset: u32| {
+            let mut end = (offset as usize).min(text.len());
+            while !text.is_char_boundary(end) {
+                end -= 1;
+            }
+            let before = &text[..end];
+            let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+            (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+        };
+        let ((line, column), (end_line, end_column)) = (at(span.start), at(span.end));
+        Place { line, column, end_line, end_column }
+    }
+}

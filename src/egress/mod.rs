@@ -1,0 +1,352 @@
+//! The one outbound HTTP client: who may be called, and how a call fails.
+//!
+//! Invariant: the address that is connected has been checked, or the operator named its host and port.
+//! Nothing here reads proxies from the environment, follows a redirect, or prints a key or a body.
+
+pub mod address;
+mod guard;
+
+use std::collections::BTreeSet;
+use std::error::Error as StdError;
+use std::fmt;
+use std::pin::Pin;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::{BoxStream, Stream, StreamExt};
+pub use reqwest::Url;
+pub use reqwest::header;
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+
+/// The most bytes of an error answer that are read.
+pub const ERROR_BODY_LIMIT: usize = 64 * 1024;
+
+/// A key or password. It has no `Serialize`, and `Debug` hides it, so it cannot slip into a log.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a secret text.
+    #[must_use]
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// Returns the text, for the one place that sends it.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// A host and a port, as `host:port`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Target {
+    /// A name in lower case without a final dot, or an address; IPv6 in brackets.
+    host: String,
+    port: u16,
+}
+
+impl Target {
+    /// Returns the host and port that `url` calls.
+    pub fn of(url: &Url) -> Result<Self, Error> {
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(Error::Scheme { scheme: url.scheme().to_owned() });
+        }
+        let host = url.host_str().map(|host| host.trim_end_matches('.')).filter(|host| !host.is_empty());
+        match (host, url.port_or_known_default()) {
+            (Some(host), Some(port)) => Ok(Self { host: host.to_owned(), port }),
+            _ => Err(Error::Url),
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+impl FromStr for Target {
+    type Err = Error;
+
+    /// Reads `host:port`; the URL parser brings every spelling of a host into one form.
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let (_, port) = text.rsplit_once(':').ok_or(Error::Target)?;
+        let plain = !text.contains(['/', '?', '#', '@', '\\']) && port.bytes().all(|b| b.is_ascii_digit());
+        let port = port.parse().ok().filter(|_| plain).ok_or(Error::Target)?;
+        let url = Url::parse(&format!("http://{text}/")).map_err(|_| Error::Target)?;
+        Ok(Self { port, ..Self::of(&url)? })
+    }
+}
+
+/// How the client calls.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Targets that the operator allows though they are private or on an unusual port.
+    pub allow: Vec<Target>,
+    /// Until a connection stands, TLS included.
+    pub connect_timeout: Duration,
+    /// How long an unused connection is kept.
+    pub pool_idle_timeout: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            allow: Vec::new(),
+            connect_timeout: Duration::from_secs(10),
+            pool_idle_timeout: Duration::from_secs(90),
+        }
+    }
+}
+
+/// Why a call did not happen or broke. Targets are named; keys, queries and bodies never are.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The text is no `http://` or `https://` URL with a host.
+    #[error("a URL here begins with `http://` or `https://` and names a host, without user or password")]
+    Url,
+    /// The text is no `host:port`.
+    #[error("a target is written `host:port`")]
+    Target,
+    /// Another scheme than http and https.
+    #[error("scheme `{scheme}` is not allowed, only `http` and `https` are")]
+    Scheme {
+        /// The refused scheme.
+        scheme: String,
+    },
+    /// The host is not public and not on the allow-list.
+    #[error("`{target}` is not allowed: {what}")]
+    Refused {
+        /// Who was to be called.
+        target: Target,
+        /// What kind of address or name it is.
+        what: &'static str,
+    },
+    /// A header name or value that cannot be sent.
+    #[error("header `{name}` may hold only visible ASCII characters")]
+    Header {
+        /// The header.
+        name: String,
+    },
+    /// The client could not be set up.
+    #[error("the HTTP client could not be set up")]
+    Setup(#[source] reqwest::Error),
+    /// No connection, or it ended before the answer's head came.
+    #[error("no connection to `{target}`: {}", deepest(source))]
+    Connect {
+        /// Who was called.
+        target: Target,
+        /// Why, without the URL.
+        source: reqwest::Error,
+    },
+    /// The connection broke within the answer.
+    #[error("the connection broke: {}", deepest(.0))]
+    Broken(#[source] reqwest::Error),
+}
+
+/// Returns the innermost reason of an error chain, the only one that says something new.
+fn deepest(error: &(dyn StdError + 'static)) -> String {
+    std::iter::successors(Some(error), |&error| error.source())
+        .last()
+        .map(ToString::to_string)
+        .unwrap_or_default()
+}
+
+/// Makes ring the process's crypto provider; a second call changes nothing.
+pub fn install_crypto() {
+    // The error says that a provider is installed already, which is what is wanted.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
+/// Parses a URL that the operator wrote, and refuses one that carries a password.
+pub fn parse_url(text: &str) -> Result<Url, Error> {
+    let url = Url::parse(text).map_err(|_| Error::Url)?;
+    Target::of(&url)?;
+    if url.username().is_empty() && url.password().is_none() { Ok(url) } else { Err(Error::Url) }
+}
+
+/// Builds one header; control characters, line breaks and non-ASCII are refused.
+pub fn header_value(name: &str, value: &str) -> Result<HeaderValue, Error> {
+    let plain = Some(value).filter(|value| value.is_ascii());
+    let value = plain.and_then(|value| HeaderValue::from_str(value).ok());
+    value.ok_or_else(|| Error::Header { name: name.escape_debug().to_string() })
+}
+
+/// The outbound client; cheap to clone, all clones share two connection pools.
+#[derive(Clone)]
+pub struct Client {
+    pools: Arc<Pools>,
+    /// What this handle may call beyond public hosts on the ports 80 and 443.
+    allow: Arc<BTreeSet<Target>>,
+}
+
+/// Two pools, because a resolver sees a name but no port: only the exact `host:port` is exempt.
+struct Pools {
+    /// Its resolver refuses names that lead to private addresses.
+    guarded: reqwest::Client,
+    /// Used only for allowed targets.
+    open: reqwest::Client,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("allow", &self.allow).finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// Builds the client and installs the crypto provider.
+    pub fn new(settings: Settings) -> Result<Self, Error> {
+        Self::with_lookup(settings, guard::system())
+    }
+
+    fn with_lookup(settings: Settings, lookup: guard::Lookup) -> Result<Self, Error> {
+        install_crypto();
+        let builder = || {
+            reqwest::Client::builder()
+                .user_agent(concat!("graphloom/", env!("CARGO_PKG_VERSION")))
+                .redirect(reqwest::redirect::Policy::none())
+                .no_proxy()
+                .referer(false)
+                .tcp_nodelay(true)
+                .connect_timeout(settings.connect_timeout)
+                .pool_idle_timeout(settings.pool_idle_timeout)
+        };
+        let guarded = builder().dns_resolver(guard::Guard::new(lookup)).build().map_err(Error::Setup)?;
+        let open = builder().build().map_err(Error::Setup)?;
+        let allow = Arc::new(settings.allow.into_iter().collect());
+        Ok(Self { pools: Arc::new(Pools { guarded, open }), allow })
+    }
+
+    /// Returns a handle that may also call `target`.
+    ///
+    /// For targets that the operator wrote, such as a model's `base_url`: a model on `localhost` needs no
+    /// second entry. Never pass a target that a graph, a user or a model chose.
+    #[must_use]
+    pub fn allowing(&self, target: Target) -> Self {
+        let mut allow = (*self.allow).clone();
+        allow.insert(target);
+        Self { pools: Arc::clone(&self.pools), allow: Arc::new(allow) }
+    }
+
+    /// Sends `body` as JSON and returns as soon as the answer's head is there.
+    ///
+    /// Dropping the future or the body closes the call. Only the connect timeout runs here: how long an
+    /// answer may be silent is the caller's matter.
+    pub async fn post_json(&self, url: &Url, headers: HeaderMap, body: Vec<u8>) -> Result<Response, Error> {
+        let target = Target::of(url)?;
+        let request = self
+            .pool(url, &target)?
+            .post(url.clone())
+            .headers(headers)
+            .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
+            .body(body);
+        match request.send().await {
+            Ok(response) => Ok(Response(response)),
+            Err(error) => Err(match guard::refusal(&error) {
+                Some(what) => Error::Refused { target, what },
+                None => Error::Connect { target, source: error.without_url() },
+            }),
+        }
+    }
+
+    /// Chooses the pool for a call, or refuses the call by what the URL alone says.
+    fn pool(&self, url: &Url, target: &Target) -> Result<&reqwest::Client, Error> {
+        if self.allow.contains(target) {
+            return Ok(&self.pools.open);
+        }
+        let host = target.host.trim_start_matches('[').trim_end_matches(']');
+        // Address literals never reach the resolver.
+        let what = match host.parse() {
+            Ok(address) => address::refused_address(address),
+            Err(_) => address::refused_name(host),
+        };
+        let what = what.or((!matches!(target.port, 80 | 443)).then_some("a port that is not listed"));
+        let what = what.or((!url.username().is_empty()).then_some("a URL with a user name"));
+        match what {
+            Some(what) => Err(Error::Refused { target: target.clone(), what }),
+            None => Ok(&self.pools.guarded),
+        }
+    }
+}
+
+/// An answer whose body has not been read.
+pub struct Response(reqwest::Response);
+
+impl fmt::Debug for Response {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Response").field("status", &self.status()).finish_non_exhaustive()
+    }
+}
+
+impl Response {
+    /// Returns the status code.
+    #[must_use]
+    pub fn status(&self) -> u16 {
+        self.0.status().as_u16()
+    }
+
+    /// Returns a header's text; absent when the header is, or is not ASCII.
+    #[must_use]
+    pub fn header(&self, name: &HeaderName) -> Option<&str> {
+        self.0.headers().get(name)?.to_str().ok()
+    }
+
+    /// Returns the body as it arrives; dropping it closes the call.
+    #[must_use]
+    pub fn into_body(self) -> Body {
+        Body(self.0.bytes_stream().map(|piece| piece.map_err(|e| Error::Broken(e.without_url()))).boxed())
+    }
+
+    /// Reads at most `limit` bytes; what a break cuts off is missing without an error.
+    pub async fn read_start(self, limit: usize) -> Vec<u8> {
+        let mut body = self.into_body();
+        let mut start = Vec::new();
+        while let Some(Ok(piece)) = body.next().await {
+            start.extend_from_slice(&piece[..piece.len().min(limit - start.len())]);
+            if start.len() == limit {
+                break;
+            }
+        }
+        start
+    }
+}
+
+/// A streaming body.
+pub struct Body(BoxStream<'static, Result<Bytes, Error>>);
+
+#[cfg(test)]
+impl Body {
+    /// Makes a body of the given pieces.
+    pub(crate) fn of(pieces: Vec<Bytes>) -> Self {
+        Self(futures_util::stream::iter(pieces.into_iter().map(Ok)).boxed())
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Body")
+    }
+}
+
+impl Stream for Body {
+    type Item = Result<Bytes, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_next_unpin(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,186 @@
+//! Follows the events of a run: what is stored, then what is live, from any replica.
+//!
+//! Invariant: each event after the cursor once, in order; a stream without `run.finished` was cut.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::journal::{Frame, JournalRead};
+use super::{Engine, is_over};
+use crate::event::{self, Body, Event};
+use crate::id::{Owner, RunId, Seq};
+use crate::store::{Run, StoreError};
+
+/// How often the table is read for a run that another replica owns.
+const TAIL: Duration = Duration::from_millis(250);
+/// How often a reader asks a database that is away before it gives up.
+const PATIENCE: u32 = 20;
+/// How much of the table is read at once, in bytes.
+const PAGE: usize = 256 * 1024;
+
+/// The owner of the run went away before its end: come back with the last id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the run goes on elsewhere")]
+pub struct Aborted;
+
+/// A run's events after a place.
+pub enum Followed {
+    /// They are told by this reader.
+    Events(Follower),
+    /// The run is over and the place was its last event.
+    Complete,
+}
+
+/// Reads a run's events one by one.
+pub struct Follower {
+    engine: Engine,
+    owner: Owner,
+    run: RunId,
+    cursor: Seq,
+    ahead: VecDeque<Arc<Frame>>,
+    /// The fence below which the store has nothing after the cursor.
+    earlier_read: u64,
+    done: bool,
+}
+
+impl Engine {
+    /// Follows a run of this owner after a place; nothing when there is no such run.
+    pub async fn follow(
+        &self,
+        owner: &Owner,
+        run: RunId,
+        after: Seq,
+    ) -> Result<Option<Followed>, StoreError> {
+        let Some(row) = self.shared.store.run(owner, run).await? else { return Ok(None) };
+        let mut follower = self.follower(owner, &row, after);
+        if is_over(row.state) && after > Seq::default() {
+            follower.fill().await?;
+            if follower.ahead.is_empty() {
+                return Ok(Some(Followed::Complete));
+            }
+        }
+        Ok(Some(Followed::Events(follower)))
+    }
+
+    /// Follows a run whose row is at hand.
+    pub fn follower(&self, owner: &Owner, row: &Run, after: Seq) -> Follower {
+        let mut ahead = VecDeque::new();
+        // `run.started` follows from the row, so that it is there as soon as the row is.
+        let first = Seq { fence: 0, n: 1 };
+        if after < first {
+            let body = Body::RunStarted {
+                session_id: row.key.session.to_string(),
+                graph: row.graph.clone(),
+                graph_hash: row.hash.clone(),
+            };
+            let event = Event { seq: first, at: event::to_millis(row.created_at), scope: None, body };
+            ahead.push_back(Arc::new(Frame::new(row.run, &event)));
+        }
+        Follower {
+            engine: self.clone(),
+            owner: owner.clone(),
+            run: row.run,
+            cursor: after.max(first),
+            ahead,
+            // The first owner has fence 1, and all that is below it was told above.
+            earlier_read: 1,
+            done: false,
+        }
+    }
+}
+
+impl Follower {
+    /// Returns the next event; nothing after `run.finished`.
+    pub async fn next(&mut self) -> Option<Result<Arc<Frame>, Aborted>> {
+        loop {
+            if let Some(frame) = self.ahead.pop_front() {
+                self.cursor = self.cursor.max(frame.seq);
+                self.done |= frame.last;
+                return Some(Ok(frame));
+            }
+            if self.done {
+                return None;
+            }
+            if let Err(aborted) = self.wait().await {
+                self.done = true;
+                return Some(Err(aborted));
+            }
+        }
+    }
+
+    /// Returns what can be had at once: the next event without waiting for one.
+    pub fn ready(&mut self) -> Option<Arc<Frame>> {
+        let frame = self.ahead.pop_front()?;
+        self.cursor = self.cursor.max(frame.seq);
+        self.done |= frame.last;
+        Some(frame)
+    }
+
+    /// Waits until something is ahead, or there is nothing to wait for.
+    async fn wait(&mut self) -> Result<(), Aborted> {
+        let shared = self.engine.shared.clone();
+        let claimed = shared.claimed.notified();
+        let mut closed = shared.closed.subscribe();
+        let Some(live) = shared.live(self.run) else {
+            if *closed.borrow_and_update() {
+                return Err(Aborted);
+            }
+            let over = self.fill_patiently().await?;
+            if !self.ahead.is_empty() {
+                return Ok(());
+            }
+            if over {
+                // Everything is read and the end is missing: the store lost it, or it was deleted.
+                return Err(Aborted);
+            }
+            tokio::select! {
+                () = claimed => {}
+                () = tokio::time::sleep(TAIL) => {}
+                _ = closed.changed() => {}
+            }
+            return Ok(());
+        };
+        let earlier_read = live.journal.fence() <= self.earlier_read;
+        match live.journal.read(self.cursor, earlier_read) {
+            JournalRead::Frames(frames) => self.ahead.extend(frames),
+            JournalRead::Wait(waiter) => waiter.wait().await,
+            JournalRead::Aborted => return Err(Aborted),
+            JournalRead::Behind => {
+                let fence = live.journal.fence();
+                self.fill_patiently().await?;
+                if self.ahead.is_empty() {
+                    self.earlier_read = fence;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the next page, also when the database is away for a moment: a reader need not come back for that.
+    async fn fill_patiently(&mut self) -> Result<bool, Aborted> {
+        for _ in 0..PATIENCE {
+            match self.fill().await {
+                Ok(over) => return Ok(over),
+                Err(StoreError::Unavailable(_) | StoreError::Unknown(_)) => tokio::time::sleep(TAIL).await,
+                Err(_) => break,
+            }
+        }
+        Err(Aborted)
+    }
+
+    /// Reads the next page of the table; says whether the run is over.
+    async fn fill(&mut self) -> Result<bool, StoreError> {
+        let store = &self.engine.shared.store;
+        // The row before the events: when it says over, the last event is there to be read.
+        let over = store.run(&self.owner, self.run).await?.is_none_or(|row| is_over(row.state));
+        for batch in store.events(&self.owner, self.run, self.cursor, PAGE).await? {
+            let events = event::decode(batch.fence, &batch.data)
+                .map_err(|e| StoreError::Corrupt { what: "event", why: e.to_string() })?;
+            let after = self.ahead.back().map_or(self.cursor, |frame| frame.seq);
+            let new = events.iter().filter(|event| event.seq > after);
+            self.ahead.extend(new.map(|event| Arc::new(Frame::new(self.run, event))));
+        }
+        Ok(over)
+    }
+}

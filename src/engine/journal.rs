@@ -1,0 +1,306 @@
+//! The live events of a run: what its owner sent, for the readers on this replica.
+//!
+//! Invariant: readers pull, so a slow one never slows the run; what the journal has dropped is in the
+//! store.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use chrono::Utc;
+use tokio::sync::watch;
+
+use crate::event::{self, Body, Event, Group, NodeStatus, Scope};
+use crate::id::{RunId, Seq};
+use crate::node::Sink;
+use crate::store::EventBatch;
+
+/// What a journal holds at most once it is stored, in bytes of JSON.
+const KEEP: usize = 1024 * 1024;
+
+/// An event ready for the wire.
+#[derive(Debug, Clone)]
+pub struct Frame {
+    /// Its place.
+    pub seq: Seq,
+    /// Its name.
+    pub name: &'static str,
+    /// Its group.
+    pub group: Group,
+    /// It is the last one of its run.
+    pub last: bool,
+    /// The compact JSON.
+    pub json: Bytes,
+}
+
+impl Frame {
+    /// Makes the frame of an event.
+    pub fn new(run: RunId, event: &Event) -> Self {
+        Self {
+            seq: event.seq,
+            name: event.body.name(),
+            group: event.body.group(),
+            last: matches!(event.body, Body::RunFinished { .. }),
+            json: event.to_json(run),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Inner {
+    frames: VecDeque<Arc<Frame>>,
+    bytes: usize,
+    next: u64,
+    /// Events that the store does not have yet, the oldest first.
+    unstored: VecDeque<Event>,
+    /// What was begun and not ended, in the order begun.
+    open: Vec<(Scope, Open)>,
+}
+
+/// A thing that has a beginning and an end in the stream.
+#[derive(Debug, Clone, PartialEq)]
+enum Open {
+    Node,
+    Message(String),
+    Reasoning(String),
+}
+
+impl Open {
+    /// Returns what ends it when nothing else does.
+    fn end(self) -> Body {
+        match self {
+            Self::Node => Body::NodeFinished { status: NodeStatus::Cancelled, duration_ms: 0, usage: None },
+            Self::Message(message_id) => Body::MessageFinished { message_id, content: None },
+            Self::Reasoning(message_id) => Body::ReasoningFinished { message_id },
+        }
+    }
+}
+
+impl Inner {
+    /// Keeps the books of what is open.
+    fn note(&mut self, scope: Option<&Scope>, body: &Body) {
+        let Some(scope) = scope else { return };
+        let same = |other: &Scope| other.task_id == scope.task_id;
+        let ended = match body {
+            Body::NodeStarted { .. } => return self.open.push((scope.clone(), Open::Node)),
+            Body::MessageStarted { message_id, .. } => {
+                return self.open.push((scope.clone(), Open::Message(message_id.clone())));
+            }
+            Body::ReasoningStarted { message_id } => {
+                return self.open.push((scope.clone(), Open::Reasoning(message_id.clone())));
+            }
+            // A reset takes back everything that the attempt showed.
+            Body::NodeReset { .. } => return self.open.retain(|(s, o)| !same(s) || *o == Open::Node),
+            Body::NodeFinished { .. } => Open::Node,
+            Body::MessageFinished { message_id, .. } => Open::Message(message_id.clone()),
+            Body::ReasoningFinished { message_id } => Open::Reasoning(message_id.clone()),
+            _ => return,
+        };
+        self.open.retain(|(s, o)| !same(s) || *o != ended);
+    }
+}
+
+/// The events that one owner of a run has sent.
+#[derive(Debug)]
+pub(super) struct Journal {
+    run: RunId,
+    fence: u64,
+    inner: Mutex<Inner>,
+    news: watch::Sender<News>,
+}
+
+/// What a waiting reader is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum News {
+    Sent(u64),
+    Aborted,
+}
+
+/// Events with their numbers, on their way through a commit.
+#[derive(Debug)]
+pub(super) struct Held {
+    events: Vec<Event>,
+}
+
+impl Journal {
+    /// Begins the journal of an owner.
+    pub(super) fn new(run: RunId, fence: u64) -> Self {
+        let inner =
+            Inner { frames: VecDeque::new(), bytes: 0, next: 1, unstored: VecDeque::new(), open: Vec::new() };
+        Self { run, fence, inner: Mutex::new(inner), news: watch::Sender::new(News::Sent(0)) }
+    }
+
+    /// Returns the fence of the owner.
+    pub(super) fn fence(&self) -> u64 {
+        self.fence
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Nothing panics while it is held; if something did, the events would still be whole.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends an event to the readers at once; it is stored with the next batch.
+    pub(super) fn send(&self, scope: Option<&Scope>, body: Body) {
+        let mut inner = self.lock();
+        let event = self.number(&mut inner, scope, body);
+        let frame = Frame::new(self.run, &event);
+        inner.unstored.push_back(event);
+        Self::publish(&mut inner, frame);
+        let n = inner.next - 1;
+        drop(inner);
+        self.news.send_replace(News::Sent(n));
+    }
+
+    fn number(&self, inner: &mut Inner, scope: Option<&Scope>, body: Body) -> Event {
+        inner.note(scope, &body);
+        let seq = Seq { fence: self.fence, n: inner.next };
+        inner.next += 1;
+        Event { seq, at: event::to_millis(Utc::now()), scope: scope.cloned(), body }
+    }
+
+    fn publish(inner: &mut Inner, frame: Frame) {
+        inner.bytes += frame.json.len();
+        inner.frames.push_back(Arc::new(frame));
+    }
+
+    /// Numbers events that become visible with a commit, and returns them with the batch to store: all
+    /// that the store does not have, then these. Nothing may be sent until [`Journal::release`].
+    pub(super) fn hold(&self, bodies: Vec<(Option<Scope>, Body)>) -> (Held, Option<EventBatch>) {
+        let mut inner = self.lock();
+        let mut events = Vec::with_capacity(bodies.len());
+        for (scope, body) in bodies {
+            // Whatever is open is ended before the run is.
+            if matches!(body, Body::Error { .. } | Body::RunFinished { .. }) {
+                while let Some((scope, open)) = inner.open.last().cloned() {
+                    events.push(self.number(&mut inner, Some(&scope), open.end()));
+                }
+            }
+            events.push(self.number(&mut inner, scope.as_ref(), body));
+        }
+        let batch: Vec<&Event> = inner.unstored.iter().chain(&events).collect();
+        let batch = self.batch(&batch);
+        (Held { events }, batch)
+    }
+
+    /// Sends what a commit has stored.
+    pub(super) fn release(&self, held: &Held) {
+        let mut inner = self.lock();
+        inner.unstored.clear();
+        for event in &held.events {
+            Self::publish(&mut inner, Frame::new(self.run, event));
+        }
+        Self::trim(&mut inner);
+        let n = inner.next - 1;
+        drop(inner);
+        self.news.send_replace(News::Sent(n));
+    }
+
+    /// Returns what the store does not have yet.
+    pub(super) fn unstored(&self) -> Option<EventBatch> {
+        let inner = self.lock();
+        self.batch(&inner.unstored.iter().collect::<Vec<_>>())
+    }
+
+    /// Forgets what a batch has stored.
+    pub(super) fn stored(&self, last: u64) {
+        let mut inner = self.lock();
+        while inner.unstored.front().is_some_and(|event| event.seq.n <= last) {
+            inner.unstored.pop_front();
+        }
+        Self::trim(&mut inner);
+    }
+
+    fn batch(&self, events: &[&Event]) -> Option<EventBatch> {
+        let (first, last) = (events.first()?.seq.n, events.last()?.seq.n);
+        Some(EventBatch { fence: self.fence, first, last, data: event::encode(events) })
+    }
+
+    fn trim(inner: &mut Inner) {
+        let stored_before = inner.unstored.front().map_or(inner.next, |event| event.seq.n);
+        while inner.bytes > KEEP && inner.frames.front().is_some_and(|frame| frame.seq.n < stored_before) {
+            if let Some(frame) = inner.frames.pop_front() {
+                inner.bytes -= frame.json.len();
+            }
+        }
+    }
+
+    /// Tells the readers that this owner goes no further.
+    pub(super) fn abort(&self) {
+        self.news.send_replace(News::Aborted);
+    }
+
+    /// Returns what follows `after`. `earlier_read` says that the store holds nothing of earlier fences after it.
+    pub(super) fn read(&self, after: Seq, earlier_read: bool) -> JournalRead {
+        let mut news = self.news.subscribe();
+        let state = *news.borrow_and_update();
+        let inner = self.lock();
+        let first = inner.frames.front().map_or(inner.next, |frame| frame.seq.n);
+        let from = if after.fence == self.fence {
+            after.n + 1
+        } else if after.fence < self.fence && earlier_read {
+            1
+        } else if after.fence < self.fence {
+            return JournalRead::Behind;
+        } else {
+            // The reader has seen a later owner.
+            return JournalRead::Aborted;
+        };
+        if from < first && first > 1 {
+            return JournalRead::Behind;
+        }
+        let skip = usize::try_from(from.saturating_sub(first)).unwrap_or(usize::MAX);
+        let frames: Vec<Arc<Frame>> = inner.frames.iter().skip(skip).cloned().collect();
+        drop(inner);
+        if !frames.is_empty() {
+            JournalRead::Frames(frames)
+        } else if state == News::Aborted {
+            JournalRead::Aborted
+        } else {
+            JournalRead::Wait(Waiter(news))
+        }
+    }
+}
+
+/// What a reader of the journal gets.
+#[derive(Debug)]
+pub(super) enum JournalRead {
+    /// The next frames.
+    Frames(Vec<Arc<Frame>>),
+    /// The journal does not reach back so far: read the store.
+    Behind,
+    /// Nothing new yet.
+    Wait(Waiter),
+    /// The owner stopped without an end: the reader must come back.
+    Aborted,
+}
+
+/// Waits for news of a journal.
+#[derive(Debug)]
+pub(super) struct Waiter(watch::Receiver<News>);
+
+impl Waiter {
+    /// Returns when something was sent after the read that gave this waiter, or the journal is gone.
+    pub(super) async fn wait(mut self) {
+        // An error means that the journal was dropped: the next read finds that out.
+        let _closed = self.0.changed().await;
+    }
+}
+
+impl Sink for Journal {
+    fn send(&self, place: &Scope, body: Body) {
+        Self::send(self, Some(place), body);
+    }
+
+    fn has_shown(&self, place: &Scope) -> bool {
+        self.lock().open.iter().any(|(scope, open)| scope.task_id == place.task_id && *open != Open::Node)
+    }
+
+    fn discard(&self, place: &Scope) {
+        let shown = |(scope, open): &(Scope, Open)| scope.task_id == place.task_id && *open != Open::Node;
+        let open: Vec<_> = self.lock().open.iter().filter(|o| shown(o)).cloned().collect();
+        for (scope, open) in open.into_iter().rev() {
+            Self::send(self, Some(&scope), open.end());
+        }
+    }
+}

@@ -1,0 +1,430 @@
+//! Runs graphs: accepts runs, drives them to their end, and lets readers follow.
+//!
+//! Invariant: there is one execution path, the stream; an answer in one piece is the stream, drained.
+
+mod follow;
+mod heads;
+mod journal;
+mod read;
+pub mod record;
+mod recover;
+mod run;
+pub mod step;
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use serde_json::Value as Json;
+use tokio::sync::{Notify, watch};
+use tokio_util::task::TaskTracker;
+use tracing::{error, warn};
+
+use crate::compile::{Catalog, Providers, revive};
+use crate::event::{self, Body, Event, RunStatus, Usage};
+use crate::id::{Owner, Part, RunId, Seq, ThreadKey};
+use crate::node::{ErrorKind, Failure};
+use crate::plan::Plan;
+use crate::state::Mismatch;
+use crate::store::{
+    Accepted, Claim, EventBatch, GraphVersion, Idempotency, NewRun, OnBusy, Process, Run, RunState, Store,
+    StoreError,
+};
+
+pub use follow::{Aborted, Followed, Follower};
+use heads::Heads;
+pub use journal::Frame;
+use journal::Journal;
+pub use read::{CheckpointView, ThreadView};
+use record::{Input, Outcome};
+
+/// How an engine behaves.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Who claims runs here.
+    pub process: Process,
+    /// The most runs that may wait on one thread.
+    pub queue_limit: u32,
+    /// The most runs that this process takes from the queue at once.
+    pub claims: u32,
+    /// How often the queue is looked at when nothing wakes the engine.
+    pub poll: Duration,
+    /// How many threads' states are kept in memory.
+    pub heads: NonZeroUsize,
+}
+
+impl Settings {
+    /// Returns the defaults for a process of this name.
+    pub fn new(instance: String) -> Self {
+        Self {
+            process: Process { instance, boot: uuid::Uuid::now_v7(), lease: Duration::from_secs(15) },
+            queue_limit: 10,
+            claims: 64,
+            poll: Duration::from_secs(1),
+            heads: NonZeroUsize::MIN.saturating_add(4095),
+        }
+    }
+}
+
+/// A request to run a graph on a thread.
+#[derive(Debug, Clone)]
+pub struct Start {
+    /// The graph's id.
+    pub graph: String,
+    /// The conversation.
+    pub session: Part,
+    /// The new user turn: a text or a list of parts.
+    pub message: Option<Json>,
+    /// The declared inputs.
+    pub input: serde_json::Map<String, Json>,
+    /// What to do when the thread is busy.
+    pub on_busy: OnBusy,
+    /// Makes a repeated request find the run of the first.
+    pub idempotency: Option<Idempotency>,
+}
+
+/// A run that was accepted, now or by an earlier request with the same key.
+#[derive(Debug, Clone)]
+pub struct Started {
+    /// The run.
+    pub run: Run,
+    /// An earlier request started it.
+    pub replayed: bool,
+}
+
+/// Why a run was not accepted. Nothing was stored.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// There is no such graph.
+    #[error("there is no graph `{0}`")]
+    UnknownGraph(String),
+    /// A part of the request does not fit the graph; by JSON Pointer into the body.
+    #[error("the request does not fit the graph")]
+    Unprocessable(Vec<Mismatch>),
+    /// The thread has a run that is not over.
+    #[error("the thread is busy with run {0}")]
+    Busy(RunId),
+    /// Too many runs wait on the thread.
+    #[error("too many runs wait on this thread")]
+    QueueFull,
+    /// The idempotency key was used for another request.
+    #[error("the idempotency key was used for another request")]
+    KeyReused,
+    /// The process goes away.
+    #[error("the service is shutting down")]
+    Draining,
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why a run is to stop before its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    /// Somebody asked for its end.
+    Cancel,
+    /// The process goes away: give it back.
+    Leave,
+    /// Another owner has it.
+    Lost,
+}
+
+/// A run that this process owns.
+#[derive(Debug)]
+struct Live {
+    run: RunId,
+    owner: Owner,
+    journal: Arc<Journal>,
+    stop: watch::Sender<Option<Stop>>,
+}
+
+impl Live {
+    fn stop(&self) -> Option<Stop> {
+        *self.stop.borrow()
+    }
+
+    fn ask(&self, why: Stop) {
+        // The first reason stands, but a lost run has nothing left to say.
+        self.stop.send_if_modified(|stop| {
+            let change = stop.is_none() || why == Stop::Lost;
+            if change {
+                *stop = Some(why);
+            }
+            change
+        });
+    }
+
+    async fn stopped(&self) -> Stop {
+        let mut stop = self.stop.subscribe();
+        loop {
+            if let Some(why) = *stop.borrow_and_update() {
+                return why;
+            }
+            if stop.changed().await.is_err() {
+                return Stop::Lost;
+            }
+        }
+    }
+}
+
+struct Shared {
+    store: Arc<dyn Store>,
+    process: Process,
+    settings: Settings,
+    catalog: ArcSwap<Catalog>,
+    providers: Providers,
+    /// Plans of other versions that runs are pinned to.
+    revived: Mutex<HashMap<String, Arc<Plan>>>,
+    lives: Mutex<HashMap<RunId, Arc<Live>>>,
+    heads: Heads,
+    tracker: TaskTracker,
+    /// Wakes the claimer.
+    queue: Notify,
+    /// Wakes readers that wait for a run to get an owner here.
+    claimed: Notify,
+    draining: AtomicBool,
+    /// Ends the background work.
+    closed: watch::Sender<bool>,
+}
+
+impl Shared {
+    fn lives(&self) -> MutexGuard<'_, HashMap<RunId, Arc<Live>>> {
+        self.lives.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn live(&self, run: RunId) -> Option<Arc<Live>> {
+        self.lives().get(&run).cloned()
+    }
+
+    /// Returns the plan that a run is pinned to, from the catalog or from its stored body.
+    async fn plan(&self, graph: &str, hash: &str) -> Result<Arc<Plan>, Failure> {
+        if let Some(compiled) = self.catalog.load().graphs.get(graph)
+            && compiled.plan.hash == hash
+        {
+            return Ok(compiled.plan.clone());
+        }
+        let known = |map: &Mutex<HashMap<String, Arc<Plan>>>| {
+            map.lock().unwrap_or_else(PoisonError::into_inner).get(hash).cloned()
+        };
+        if let Some(plan) = known(&self.revived) {
+            return Ok(plan);
+        }
+        let gone = |why: String| {
+            error!(graph, hash, why, "The graph version of a run cannot be used.");
+            let message = "the version of the graph that this run began on cannot be used any more";
+            Failure { code: "graph_version_gone".into(), ..Failure::new(ErrorKind::Failed, message) }
+        };
+        let stored = self.store.graph_version(hash).await.map_err(|e| gone(e.to_string()))?;
+        let stored = stored.ok_or_else(|| gone("it is not stored".into()))?;
+        let plan = revive(&stored.body, graph, &self.providers).map_err(gone)?;
+        self.revived.lock().unwrap_or_else(PoisonError::into_inner).insert(hash.to_owned(), plan.clone());
+        Ok(plan)
+    }
+
+    /// Begins to drive a claimed run.
+    fn launch(self: &Arc<Self>, claim: Claim) {
+        let live = Arc::new(Live {
+            run: claim.run.run,
+            owner: claim.run.key.owner.clone(),
+            journal: Arc::new(Journal::new(claim.run.run, claim.run.fence)),
+            stop: watch::Sender::new(claim.run.cancel_requested.then_some(Stop::Cancel)),
+        });
+        if let Some(former) = self.lives().insert(claim.run.run, live.clone()) {
+            // This process lost the run to itself: its own lease ran out while it was stalled.
+            former.ask(Stop::Lost);
+        }
+        metrics::gauge!("graphloom_runs_active").increment(1.0);
+        self.claimed.notify_waiters();
+        self.tracker.spawn(run::drive(self.clone(), live, claim));
+    }
+
+    /// Forgets a run that is not driven any more.
+    fn retire(&self, live: &Arc<Live>) {
+        let mut lives = self.lives();
+        if lives.get(&live.run).is_some_and(|current| Arc::ptr_eq(current, live)) {
+            lives.remove(&live.run);
+        }
+        drop(lives);
+        metrics::gauge!("graphloom_runs_active").decrement(1.0);
+        // The next run of the thread need not wait for the poll.
+        self.queue.notify_one();
+    }
+}
+
+/// Runs the graphs of one catalog over one store.
+#[derive(Clone)]
+pub struct Engine {
+    shared: Arc<Shared>,
+}
+
+impl Engine {
+    /// Makes an engine, stores the versions of its graphs and begins to take runs.
+    pub async fn open(
+        store: Arc<dyn Store>,
+        catalog: Catalog,
+        providers: Providers,
+        settings: Settings,
+    ) -> Result<Self, StoreError> {
+        for compiled in catalog.graphs.values() {
+            let (graph, hash) = (compiled.plan.graph.clone(), compiled.plan.hash.clone());
+            store.put_graph_version(&GraphVersion { graph, hash, body: compiled.body.clone() }).await?;
+        }
+        let shared = Arc::new(Shared {
+            store,
+            process: settings.process.clone(),
+            heads: Heads::new(settings.heads),
+            settings,
+            catalog: ArcSwap::from_pointee(catalog),
+            providers,
+            revived: Mutex::default(),
+            lives: Mutex::default(),
+            tracker: TaskTracker::new(),
+            queue: Notify::new(),
+            claimed: Notify::new(),
+            draining: AtomicBool::new(false),
+            closed: watch::Sender::new(false),
+        });
+        recover::start(&shared);
+        Ok(Self { shared })
+    }
+
+    /// Returns the graphs that are served.
+    pub fn catalog(&self) -> Arc<Catalog> {
+        self.shared.catalog.load_full()
+    }
+
+    /// Returns the plan of a served graph.
+    pub fn graph(&self, graph: &str) -> Option<Arc<Plan>> {
+        Some(self.shared.catalog.load().graphs.get(graph)?.plan.clone())
+    }
+
+    /// Answers when the engine can take work.
+    pub async fn ready(&self) -> Result<(), StartError> {
+        if self.shared.draining.load(Ordering::Relaxed) {
+            return Err(StartError::Draining);
+        }
+        Ok(self.shared.store.ping().await?)
+    }
+
+    /// Accepts a run. When this returns, the run survives a crash of every process.
+    pub async fn start(&self, owner: &Owner, start: Start) -> Result<Started, StartError> {
+        let shared = &self.shared;
+        if shared.draining.load(Ordering::Relaxed) {
+            return Err(StartError::Draining);
+        }
+        let plan = self.graph(&start.graph).ok_or_else(|| StartError::UnknownGraph(start.graph.clone()))?;
+        let input = Input { input: check_input(&plan, &start)?, message: start.message };
+        let new = NewRun {
+            run: RunId::new(),
+            key: ThreadKey { owner: owner.clone(), session: start.session },
+            graph: plan.graph.clone(),
+            hash: plan.hash.clone(),
+            input: record::encode(&input),
+            on_busy: start.on_busy,
+            queue_limit: shared.settings.queue_limit,
+            process: shared.process.clone(),
+            idempotency: start.idempotency,
+        };
+        // A run that was claimed must be driven even when the client has gone: no await between.
+        let accept = shared.clone();
+        let task = shared.tracker.spawn(async move {
+            let accepted = accept.store.accept(new).await?;
+            if let Accepted::Claimed { run, head } = &accepted {
+                accept.launch(Claim { run: run.clone(), head: *head, crashed: false });
+            }
+            Ok::<_, StoreError>(accepted)
+        });
+        let accepted = task.await.map_err(|e| StoreError::Unknown(e.to_string()))??;
+        let started = |run, replayed: bool| {
+            metrics::counter!("graphloom_runs_accepted_total").increment(u64::from(!replayed));
+            Ok(Started { run, replayed })
+        };
+        match accepted {
+            Accepted::Claimed { run, .. } | Accepted::Queued { run } => started(run, false),
+            Accepted::Replayed { run } => started(run, true),
+            Accepted::KeyReused => Err(StartError::KeyReused),
+            Accepted::Busy { active } => Err(StartError::Busy(active)),
+            Accepted::QueueFull => Err(StartError::QueueFull),
+        }
+    }
+
+    /// Reads a run of this owner.
+    pub async fn run(&self, owner: &Owner, run: RunId) -> Result<Option<Run>, StoreError> {
+        self.shared.store.run(owner, run).await
+    }
+
+    /// Asks for the end of a run, and returns it as it is now.
+    pub async fn cancel(&self, owner: &Owner, run: RunId) -> Result<Option<Run>, StoreError> {
+        let outcome =
+            Outcome { status: RunStatus::Cancelled, output: None, usage: Usage::default(), error: None };
+        // The whole stream of a run that never had an owner; `run.started` is number 1.
+        let seq = Seq { fence: 0, n: 2 };
+        let body = Body::RunFinished { status: RunStatus::Cancelled, output: None, usage: Usage::default() };
+        let last = Event { seq, at: event::to_millis(chrono::Utc::now()), scope: None, body };
+        let events = EventBatch { fence: 0, first: 2, last: 2, data: event::encode(&[last]) };
+        let row = self.shared.store.request_cancel(owner, run, record::encode(&outcome), events).await?;
+        if row.is_some()
+            && let Some(live) = self.shared.live(run)
+        {
+            live.ask(Stop::Cancel);
+        }
+        Ok(row)
+    }
+
+    /// Stops taking work, gives the runs back and ends every stream without an end, so that clients
+    /// come back elsewhere. Returns when all is done or `grace` is over.
+    pub async fn close(&self, grace: Duration) {
+        let shared = &self.shared;
+        shared.draining.store(true, Ordering::Relaxed);
+        shared.closed.send_replace(true);
+        shared.lives().values().for_each(|live| live.ask(Stop::Leave));
+        shared.tracker.close();
+        if tokio::time::timeout(grace, shared.tracker.wait()).await.is_err() {
+            warn!("Some runs could not be given back in time; their leases will run out.");
+        }
+    }
+}
+
+/// Checks the inputs against their declaration and fills in what was left out.
+fn check_input(plan: &Plan, start: &Start) -> Result<Json, StartError> {
+    let mismatch = |pointer, why: &str| Mismatch { pointer, why: why.into() };
+    let mut wrong = Vec::new();
+    if start.message.is_some() && plan.messages.is_none() {
+        wrong.push(mismatch("/message".into(), "this graph holds no conversation; leave it out"));
+    }
+    for name in start.input.keys().filter(|name| !plan.input.contains_key(*name)) {
+        let known: Vec<&str> = plan.input.keys().map(String::as_str).collect();
+        let why = format!("the graph declares no such input; it has: {}", known.join(", "));
+        wrong.push(mismatch(format!("/input/{name}"), &why));
+    }
+    let mut input = serde_json::Map::new();
+    for (name, field) in &plan.input {
+        let given = start.input.get(name).cloned().or_else(|| field.default.clone());
+        let null = matches!(field.ty, crate::state::Type::Nullable(_)).then_some(Json::Null);
+        match given.or(null) {
+            None => wrong.push(mismatch(format!("/input/{name}"), "this input is required")),
+            Some(mut value) => match field.ty.check(&value) {
+                Ok(()) => {
+                    field.ty.fill(&mut value);
+                    input.insert(name.clone(), value);
+                }
+                Err(at) => {
+                    let pointer = format!("/input/{name}{}", at.pointer);
+                    wrong.push(Mismatch { pointer, why: at.why });
+                }
+            },
+        }
+    }
+    if wrong.is_empty() { Ok(Json::Object(input)) } else { Err(StartError::Unprocessable(wrong)) }
+}
+
+/// Says whether a run in this state has its last event stored.
+fn is_over(state: RunState) -> bool {
+    matches!(
+        state,
+        RunState::Completed | RunState::Failed | RunState::Cancelled | RunState::RolledBack | RunState::Dead
+    )
+}

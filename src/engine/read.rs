@@ -1,0 +1,133 @@
+//! Reads threads: their state, their past, their conversation.
+//!
+//! Invariant: what belongs to somebody else does not exist.
+
+use chrono::{DateTime, Utc};
+use serde_json::Value as Json;
+
+use super::record::decode_frontier;
+use super::{Engine, heads};
+use crate::id::{CheckpointId, Owner, RunId, ThreadId, ThreadKey};
+use crate::state::State;
+use crate::store::{Checkpoint, StoreError, Thread};
+
+/// A thread at one of its checkpoints.
+#[derive(Debug, Clone)]
+pub struct ThreadView {
+    /// The checkpoint; absent before the first barrier.
+    pub checkpoint: Option<CheckpointView>,
+    /// The public state at it.
+    pub state: Json,
+    /// The conversation at it.
+    pub messages: Vec<Json>,
+}
+
+/// A checkpoint without its state.
+#[derive(Debug, Clone)]
+pub struct CheckpointView {
+    /// Its id.
+    pub checkpoint: CheckpointId,
+    /// The one before it.
+    pub parent: Option<CheckpointId>,
+    /// The run that made it.
+    pub run: Option<RunId>,
+    /// The superstep; 0 is the input.
+    pub step: u64,
+    /// How it came about: `input`, `step`, `update`, `fork` or `answer`.
+    pub source: String,
+    /// The nodes that run next.
+    pub next: Vec<String>,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+}
+
+impl CheckpointView {
+    fn new(row: &Checkpoint) -> Result<Self, StoreError> {
+        let mut next: Vec<String> =
+            decode_frontier(&row.frontier)?.tokens.into_iter().map(|t| t.at).collect();
+        next.dedup();
+        Ok(Self {
+            checkpoint: row.checkpoint,
+            parent: row.parent,
+            run: row.run,
+            step: row.step,
+            source: row.source.clone(),
+            next,
+            created_at: row.created_at,
+        })
+    }
+}
+
+impl Engine {
+    /// Reads a thread's row.
+    pub async fn thread(&self, key: &ThreadKey) -> Result<Option<Thread>, StoreError> {
+        self.shared.store.thread(key).await
+    }
+
+    /// Lists the owner's threads, latest touched first.
+    pub async fn threads(
+        &self,
+        owner: &Owner,
+        before: Option<(DateTime<Utc>, ThreadId)>,
+        limit: u32,
+    ) -> Result<Vec<Thread>, StoreError> {
+        self.shared.store.threads(owner, before, limit).await
+    }
+
+    /// Deletes a thread with all that hangs on it; false when there was none.
+    pub async fn delete_thread(&self, key: &ThreadKey) -> Result<bool, StoreError> {
+        let Some(thread) = self.thread(key).await? else { return Ok(false) };
+        let deleted = self.shared.store.delete_thread(key).await?;
+        self.shared.heads.forget(thread.thread);
+        if let Some((run, _)) = thread.last_run
+            && let Some(live) = self.shared.live(run)
+        {
+            live.ask(super::Stop::Lost);
+        }
+        Ok(deleted)
+    }
+
+    /// Reads a thread's state and conversation, at its head or at one of its checkpoints; nothing when
+    /// the thread or the checkpoint does not exist.
+    pub async fn view(
+        &self,
+        key: &ThreadKey,
+        at: Option<CheckpointId>,
+    ) -> Result<Option<ThreadView>, StoreError> {
+        let Some(thread) = self.thread(key).await? else { return Ok(None) };
+        let Some(checkpoint) = at.or(thread.head) else {
+            let state = Json::Object(serde_json::Map::new());
+            return Ok(Some(ThreadView { checkpoint: None, state, messages: Vec::new() }));
+        };
+        let loaded = heads::load(&*self.shared.store, &key.owner, thread.thread, checkpoint).await?;
+        let Some((head, row)) = loaded else { return Ok(None) };
+        let (state, messages) = self.public(&thread.graph, &head.state);
+        Ok(Some(ThreadView { checkpoint: Some(CheckpointView::new(&row)?), state, messages }))
+    }
+
+    /// Returns what of a state may be shown, and the conversation in it. Channels that today's graph
+    /// does not know are kept aside: whether they were private is not known.
+    fn public(&self, graph: &str, state: &State) -> (Json, Vec<Json>) {
+        let Some(plan) = self.graph(graph) else {
+            return (Json::Object(serde_json::Map::new()), Vec::new());
+        };
+        let messages = plan.messages.as_ref().and_then(|channel| state.json(channel));
+        let messages = match messages {
+            Some(Json::Array(messages)) => messages,
+            _ => Vec::new(),
+        };
+        (state.public(&plan.channels), messages)
+    }
+
+    /// Lists a thread's checkpoints, newest first; nothing when the thread does not exist.
+    pub async fn history(
+        &self,
+        key: &ThreadKey,
+        before: Option<CheckpointId>,
+        limit: u32,
+    ) -> Result<Option<Vec<CheckpointView>>, StoreError> {
+        let Some(thread) = self.thread(key).await? else { return Ok(None) };
+        let rows = self.shared.store.history(&key.owner, thread.thread, before, limit).await?;
+        rows.iter().map(CheckpointView::new).collect::<Result<_, _>>().map(Some)
+    }
+}

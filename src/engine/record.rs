@@ -1,0 +1,92 @@
+//! What the engine writes into the store's byte columns. Old records must load for ever, so these types
+//! tolerate unknown fields and carry a format number.
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value as Json;
+
+use super::step::Frontier;
+use crate::event::{RunStatus, Usage};
+use crate::state::Delta;
+use crate::store::StoreError;
+
+/// What a run was started with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Input {
+    /// The new user turn: a text or a list of parts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<Json>,
+    /// The declared inputs, checked and with their defaults.
+    pub input: Json,
+}
+
+/// Why a run failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunError {
+    /// A stable code.
+    pub code: String,
+    /// One sentence for people.
+    pub message: String,
+    /// The node that failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// The same request may succeed later.
+    #[serde(default)]
+    pub retryable: bool,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// How.
+    pub status: RunStatus,
+    /// The graph's output.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<Json>,
+    /// Tokens used.
+    #[serde(default)]
+    pub usage: Usage,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<RunError>,
+}
+
+/// A record with the number of its format.
+#[derive(Serialize, Deserialize)]
+struct Versioned<T> {
+    v: u8,
+    r: T,
+}
+
+/// The format that this build writes.
+const FORMAT: u8 = 1;
+
+/// Encodes a record.
+pub fn encode<T: Serialize>(record: &T) -> Vec<u8> {
+    // Serialising these types into memory cannot fail: no map has a key that is not a text.
+    serde_json::to_vec(&Versioned { v: FORMAT, r: record }).unwrap_or_default()
+}
+
+/// Decodes a record.
+pub fn decode<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, StoreError> {
+    let corrupt = |why| StoreError::Corrupt { what, why };
+    let record: Versioned<T> = serde_json::from_slice(bytes).map_err(|e| corrupt(e.to_string()))?;
+    if record.v > FORMAT {
+        return Err(corrupt(format!("its format {} is newer than this build", record.v)));
+    }
+    Ok(record.r)
+}
+
+/// Encodes what a barrier changed.
+pub fn encode_delta(delta: &Delta) -> Vec<u8> {
+    encode(delta)
+}
+
+/// Decodes what a barrier changed.
+pub fn decode_delta(bytes: &[u8]) -> Result<Delta, StoreError> {
+    decode("checkpoint", bytes)
+}
+
+/// Decodes what runs next.
+pub fn decode_frontier(bytes: &[u8]) -> Result<Frontier, StoreError> {
+    decode("checkpoint", bytes)
+}

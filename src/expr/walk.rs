@@ -1,0 +1,442 @@
+//! What an expression reads, and what is wrong with it, as far as its text tells.
+
+use std::ops::Range;
+
+use minijinja::machinery::ast::{self, BinOpKind, CallArg, UnaryOpKind};
+use minijinja::value::ValueKind;
+
+use super::builtins::{Builtin, FILTERS, FUNCTIONS, Gives, TEMPLATE_FUNCTIONS, TESTS, find};
+use super::words::{filter_for, nearest, replacement};
+use super::{ExprError, Read};
+
+/// Where an expression stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In an expression key: operands of `and`, `or` and `not` are booleans.
+    Key,
+    /// In a template: everything is true or false there, and there are macros.
+    Template,
+}
+
+/// Goes through expressions and collects what they read and what is wrong with them.
+pub(crate) struct Walk<'a> {
+    /// The text that the places are in.
+    pub(crate) source: &'a str,
+    /// Where the expressions stand.
+    pub(crate) place: Place,
+    /// The names that are bound around the expression; a name of these is no read.
+    pub(crate) bound: Vec<&'a str>,
+    /// What is read, in the order written.
+    pub(crate) reads: Vec<Read>,
+    /// What is wrong.
+    pub(crate) errors: Vec<ExprError>,
+}
+
+impl<'a> Walk<'a> {
+    pub(crate) fn new(source: &'a str, place: Place) -> Self {
+        Self { source, place, bound: Vec::new(), reads: Vec::new(), errors: Vec::new() }
+    }
+
+    fn is_bound(&self, name: &str) -> bool {
+        self.bound.contains(&name)
+    }
+
+    /// Goes through one expression.
+    pub(crate) fn expr(&mut self, expr: &ast::Expr<'a>) {
+        match expr {
+            ast::Expr::Var(var) => self.read(var.id, Vec::new(), range(expr)),
+            ast::Expr::Const(_) => {}
+            ast::Expr::GetAttr(_) | ast::Expr::GetItem(_) => self.chain(expr),
+            ast::Expr::Slice(slice) => {
+                self.expr(&slice.expr);
+                for part in [&slice.start, &slice.stop, &slice.step].into_iter().flatten() {
+                    self.expr(part);
+                }
+            }
+            ast::Expr::UnaryOp(op) => {
+                if matches!(op.op, UnaryOpKind::Not) {
+                    self.boolean(&op.expr);
+                }
+                self.expr(&op.expr);
+            }
+            ast::Expr::BinOp(op) => {
+                match op.op {
+                    BinOpKind::ScAnd => {
+                        self.boolean(&op.left);
+                        self.boolean(&op.right);
+                    }
+                    BinOpKind::ScOr => self.alternatives(op),
+                    _ => {}
+                }
+                self.expr(&op.left);
+                self.expr(&op.right);
+            }
+            ast::Expr::Compare(compare) => {
+                self.expr(&compare.expr);
+                for op in &compare.ops {
+                    self.expr(&op.expr);
+                }
+            }
+            ast::Expr::IfExpr(cond) => {
+                self.boolean(&cond.test_expr);
+                self.expr(&cond.true_expr);
+                self.expr(&cond.test_expr);
+                match &cond.false_expr {
+                    Some(other) => self.expr(other),
+                    None if self.place == Place::Key => self.errors.push(ExprError {
+                        code: "E101",
+                        message: "an `if` in an expression needs an `else`".to_owned(),
+                        label: "gives nothing when the condition is false".to_owned(),
+                        help: Some("write `x if c else y`".to_owned()),
+                        range: range(expr),
+                    }),
+                    None => {}
+                }
+            }
+            ast::Expr::Filter(filter) => {
+                if let Some(inner) = &filter.expr {
+                    self.expr(inner);
+                }
+                self.args(&filter.args);
+                self.filter(filter.name, name_range(filter.name, filter.span()), &filter.args);
+            }
+            ast::Expr::Test(test) => {
+                self.expr(&test.expr);
+                self.args(&test.args);
+                self.known("test", TESTS, test.name, name_range(test.name, test.span()), &test.args);
+            }
+            ast::Expr::Call(call) => self.call(call, range(expr)),
+            ast::Expr::List(list) => list.items.iter().for_each(|item| self.expr(item)),
+            ast::Expr::Tuple(tuple) => tuple.items.iter().for_each(|item| self.expr(item)),
+            ast::Expr::Map(map) => {
+                for (key, value) in map.keys.iter().zip(&map.values) {
+                    self.expr(key);
+                    self.expr(value);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn args(&mut self, args: &[CallArg<'a>]) {
+        for arg in args {
+            match arg {
+                CallArg::Pos(expr) | CallArg::Kwarg(_, expr) => self.expr(expr),
+                CallArg::PosSplat(expr) | CallArg::KwargSplat(expr) => {
+                    self.expr(expr);
+                    if self.place == Place::Key {
+                        self.errors.push(ExprError {
+                            code: "E101",
+                            message: "arguments cannot be unpacked here".to_owned(),
+                            label: "write the arguments one by one".to_owned(),
+                            help: None,
+                            range: range(expr),
+                        });
+                    }
+                }
+            }
+        }
+    }
+
+    fn read(&mut self, root: &str, path: Vec<String>, range: Range<usize>) {
+        if self.is_bound(root) {
+            return;
+        }
+        let spelt = match root {
+            "null" | "Null" | "NULL" | "nil" | "undefined" | "NONE" => Some("none"),
+            "TRUE" => Some("true"),
+            "FALSE" => Some("false"),
+            _ => None,
+        };
+        match spelt {
+            Some(spelt) => self.errors.push(ExprError {
+                code: "E102",
+                message: format!("unknown name `{root}`"),
+                label: "no such name".to_owned(),
+                help: Some(format!("write `{spelt}`")),
+                range: range.start..range.start + root.len(),
+            }),
+            None => self.reads.push(Read { root: root.to_owned(), path, range }),
+        }
+    }
+
+    /// A name with the fields and fixed subscripts that follow it. A subscript that is computed ends what
+    /// is known of the path.
+    fn chain(&mut self, expr: &ast::Expr<'a>) {
+        match chain(expr) {
+            Some((root, path)) => self.read(root, path, range(expr)),
+            None => match expr {
+                ast::Expr::GetAttr(attr) => self.expr(&attr.expr),
+                ast::Expr::GetItem(item) => {
+                    self.expr(&item.expr);
+                    self.expr(&item.subscript_expr);
+                }
+                other => self.expr(other),
+            },
+        }
+    }
+
+    pub(crate) fn call(&mut self, call: &ast::Call<'a>, whole: Range<usize>) {
+        match &call.expr {
+            ast::Expr::Var(var) => {
+                self.args(&call.args);
+                if self.is_bound(var.id) {
+                    return;
+                }
+                if self.place == Place::Template && find(TEMPLATE_FUNCTIONS, var.id).is_some() {
+                    return;
+                }
+                let at = range(&call.expr);
+                if let Some(known) = find(FUNCTIONS, var.id) {
+                    self.arity("function", known, at, &call.args);
+                } else {
+                    let help = self.function_help(var.id, &call.args);
+                    self.unknown("function", var.id, at, help);
+                }
+            }
+            ast::Expr::GetAttr(attr) => {
+                self.args(&call.args);
+                // Modules, namespaces and `loop` of a template have functions of their own.
+                let root = chain(&attr.expr).map(|(root, _)| root);
+                if root.is_some_and(|root| self.is_bound(root)) {
+                    return;
+                }
+                self.expr(&attr.expr);
+                let object = &self.source[range(&attr.expr)];
+                let help = match filter_for(attr.name) {
+                    Some(filter) => {
+                        let args = self.written(&call.args);
+                        let args = if args.is_empty() { args } else { format!("({args})") };
+                        format!("write `{object} | {filter}{args}`")
+                    }
+                    None => "there are no methods; filters are written `x | name`".to_owned(),
+                };
+                let at = whole.start + object.len()..whole.end;
+                self.unknown("function", attr.name, at, Some(help));
+            }
+            other => {
+                self.expr(other);
+                self.args(&call.args);
+                self.unknown("function", &self.source[range(other)], whole, None);
+            }
+        }
+    }
+
+    fn function_help(&self, name: &str, args: &[CallArg<'a>]) -> Option<String> {
+        if let Some(filter) = filter_for(name)
+            && let [CallArg::Pos(value), rest @ ..] = args
+        {
+            let value = &self.source[range(value)];
+            let rest = self.written(rest);
+            let rest = if rest.is_empty() { rest } else { format!("({rest})") };
+            return Some(format!("write `{value} | {filter}{rest}`"));
+        }
+        let functions = FUNCTIONS.iter().map(|known| known.name);
+        nearest(name, functions).map(|near| format!("did you mean `{near}`?"))
+    }
+
+    fn written(&self, args: &[CallArg<'a>]) -> String {
+        let arg = |arg: &CallArg<'a>| match arg {
+            CallArg::Kwarg(name, expr) => format!("{name}={}", &self.source[range(expr)]),
+            CallArg::Pos(expr) | CallArg::PosSplat(expr) | CallArg::KwargSplat(expr) => {
+                self.source[range(expr)].to_owned()
+            }
+        };
+        args.iter().map(arg).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Checks a filter, and the filters and tests that its arguments name.
+    pub(crate) fn filter(&mut self, name: &str, at: Range<usize>, args: &[CallArg<'a>]) {
+        self.known("filter", FILTERS, name, at, args);
+        let named = match name {
+            "map" => Some(("filter", FILTERS, 0)),
+            "select" | "reject" => Some(("test", TESTS, 0)),
+            "selectattr" | "rejectattr" => Some(("test", TESTS, 1)),
+            _ => None,
+        };
+        if let Some((sort, table, nth)) = named
+            && let Some(CallArg::Pos(arg @ ast::Expr::Const(literal))) = args.get(nth)
+            && let Some(named) = literal.value.as_str()
+            && find(table, named).is_none()
+        {
+            let help = replacement(sort, named, table);
+            self.unknown(sort, named, range(arg), help);
+        }
+    }
+
+    fn known(
+        &mut self,
+        sort: &str,
+        table: &'static [Builtin],
+        name: &str,
+        at: Range<usize>,
+        args: &[CallArg<'a>],
+    ) {
+        if let Some(known) = find(table, name) {
+            self.arity(sort, known, at, args);
+        } else {
+            let help = replacement(sort, name, table);
+            self.unknown(sort, name, at, help);
+        }
+    }
+
+    fn unknown(&mut self, sort: &str, name: &str, range: Range<usize>, help: Option<String>) {
+        self.errors.push(ExprError {
+            code: "E103",
+            message: format!("unknown {sort} `{name}`"),
+            label: format!("no {sort} has this name"),
+            help: help.or_else(|| Some("`graphloom explain expressions` lists them".to_owned())),
+            range,
+        });
+    }
+
+    fn arity(&mut self, sort: &str, known: &Builtin, range: Range<usize>, args: &[CallArg<'a>]) {
+        let unpacked = |arg: &CallArg| matches!(arg, CallArg::PosSplat(_) | CallArg::KwargSplat(_));
+        if (known.min..=known.max).contains(&args.len()) || args.iter().any(unpacked) {
+            return;
+        }
+        let due = match (known.min, known.max) {
+            (0, 0) => "no arguments".to_owned(),
+            (1, 1) => "one argument".to_owned(),
+            (min, max) if min == max => format!("{min} arguments"),
+            (min, usize::MAX) => format!("{min} or more arguments"),
+            (min, max) => format!("{min} to {max} arguments"),
+        };
+        self.errors.push(ExprError {
+            code: "E103",
+            message: format!("the {sort} `{}` takes {due}, not {}", known.name, args.len()),
+            label: format!("takes {due}"),
+            help: None,
+            range,
+        });
+    }
+
+    /// Refuses an operand that cannot be a boolean.
+    fn boolean(&mut self, expr: &ast::Expr<'a>) {
+        if self.place != Place::Key {
+            return;
+        }
+        if let Some(found) = no_boolean(expr) {
+            self.errors.push(ExprError {
+                code: "E104",
+                message: "a condition is `true` or `false`".to_owned(),
+                label: format!("this is {found}"),
+                help: None,
+                range: range(expr),
+            });
+        }
+    }
+
+    /// The operands of a chain of `or`, of which `x == 'a' or 'b'` is worth a word of its own.
+    fn alternatives(&mut self, op: &ast::BinOp<'a>) {
+        if self.place != Place::Key {
+            return;
+        }
+        if let (ast::Expr::BinOp(left), ast::Expr::Const(right)) = (&op.left, &op.right)
+            && matches!(left.op, BinOpKind::Eq)
+            && right.value.kind() != ValueKind::Bool
+        {
+            let text = |expr| &self.source[range(expr)];
+            let fixed = format!("{} in [{}, {}]", text(&left.left), text(&left.right), text(&op.right));
+            self.errors.push(ExprError {
+                code: "E104",
+                message: "a condition is `true` or `false`".to_owned(),
+                label: "this is always compared with nothing".to_owned(),
+                help: Some(format!("write `{fixed}`")),
+                range: range(&op.right),
+            });
+            return;
+        }
+        self.boolean(&op.left);
+        self.boolean(&op.right);
+    }
+}
+
+/// Says what an expression gives when that cannot be a boolean.
+pub(super) fn no_boolean(expr: &ast::Expr<'_>) -> Option<&'static str> {
+    match expr {
+        ast::Expr::Const(literal) => match literal.value.kind() {
+            ValueKind::Bool => None,
+            ValueKind::None => Some("null"),
+            ValueKind::Number => Some("a number"),
+            _ => Some("a text"),
+        },
+        ast::Expr::List(_) | ast::Expr::Tuple(_) | ast::Expr::Slice(_) => Some("a list"),
+        ast::Expr::Map(_) => Some("an object"),
+        ast::Expr::UnaryOp(op) => matches!(op.op, UnaryOpKind::Neg).then_some("a number"),
+        ast::Expr::BinOp(op) => match op.op {
+            BinOpKind::Concat => Some("a text"),
+            BinOpKind::Add => Some("a sum"),
+            BinOpKind::Sub
+            | BinOpKind::Mul
+            | BinOpKind::Div
+            | BinOpKind::FloorDiv
+            | BinOpKind::Rem
+            | BinOpKind::Pow => Some("a number"),
+            _ => None,
+        },
+        ast::Expr::Filter(filter) => match find(FILTERS, filter.name)?.gives {
+            Gives::Number => Some("a number"),
+            Gives::Text => Some("a text"),
+            Gives::List => Some("a list"),
+            Gives::Object => Some("an object"),
+            Gives::Unknown | Gives::Boolean => None,
+        },
+        _ => None,
+    }
+}
+
+/// Returns the name that an expression starts from and the fields that follow, if all of them are fixed.
+fn chain<'e, 'a>(expr: &'e ast::Expr<'a>) -> Option<(&'a str, Vec<String>)> {
+    let mut path = Vec::new();
+    let mut at: &'e ast::Expr<'a> = expr;
+    loop {
+        match at {
+            ast::Expr::Var(var) => {
+                path.reverse();
+                return Some((var.id, path));
+            }
+            ast::Expr::GetAttr(attr) => {
+                path.push(attr.name.to_owned());
+                at = &attr.expr;
+            }
+            ast::Expr::GetItem(item) => {
+                let ast::Expr::Const(key) = &item.subscript_expr else { return None };
+                match key.value.kind() {
+                    ValueKind::String => path.push(key.value.as_str()?.to_owned()),
+                    ValueKind::Number => path.push(key.value.as_usize()?.to_string()),
+                    _ => return None,
+                }
+                at = &item.expr;
+            }
+            _ => return None,
+        }
+    }
+}
+
+/// Returns the place of an expression. The parser's own places of operators and postfixes may begin late.
+pub(crate) fn range(expr: &ast::Expr<'_>) -> Range<usize> {
+    start(expr)..expr.span().end_offset as usize
+}
+
+fn start(expr: &ast::Expr<'_>) -> usize {
+    let own = expr.span().start_offset as usize;
+    match expr {
+        ast::Expr::GetAttr(attr) => start(&attr.expr),
+        ast::Expr::GetItem(item) => start(&item.expr),
+        ast::Expr::Slice(slice) => start(&slice.expr),
+        ast::Expr::Call(call) => start(&call.expr),
+        ast::Expr::Filter(filter) => filter.expr.as_ref().map_or(own, start),
+        ast::Expr::Test(test) => start(&test.expr),
+        ast::Expr::BinOp(op) => start(&op.left),
+        ast::Expr::Compare(compare) => start(&compare.expr),
+        ast::Expr::IfExpr(cond) => start(&cond.true_expr),
+        // `x is not y` and `x not in y` are written after their operand.
+        ast::Expr::UnaryOp(op) if matches!(op.op, UnaryOpKind::Not) => own.min(start(&op.expr)),
+        _ => own,
+    }
+}
+
+fn name_range(name: &str, span: minijinja::machinery::Span) -> Range<usize> {
+    let start = span.start_offset as usize;
+    start..start + name.len()
+}

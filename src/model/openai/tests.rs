@@ -1,0 +1,394 @@
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::sync::mpsc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use serde_json::{Value as Json, json};
+
+use super::*;
+use crate::event::Usage;
+use crate::model::{Params, Role, Timeouts, Turn};
+
+const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
+
+/// A recorded answer with the usual quirks: role only, null, both line ends, comments, reasoning, usage last.
+const RECORDED: &str = concat!(
+    ": OPENROUTER PROCESSING\n\n",
+    "data: {\"id\":\"1\",\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":null}}],\"usage\":null}\n\n",
+    "data: {\"choices\":[{\"index\":0,\"delta\":{\"reasoning\":\"hm\"},\"finish_reason\":null,\"logprobs\":{\"x\":[1]}}]}\r\n\r\n",
+    "data:{\"choices\":[{\"delta\":{\"reasoning_content\":\"…\",\"reasoning\":\"…\"}}]}\n\n",
+    "event: message\nid: 7\ndata: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Grüße, \"}}]}\n\n",
+    ": ping\r\n\r\n",
+    "data: {\"choices\":[\ndata: {\"index\":0,\"delta\":{\"content\":\"世\\n界 🌍\"}}]}\n\n",
+    "data: {\"choices\":[{\"index\":1,\"delta\":{\"content\":\"another choice\"}}]}\n\n",
+    "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n",
+    "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":4.0,\"total_tokens\":13}}\n\n",
+    "data: [DONE]\n\n",
+);
+const TEXT: &str = "Grüße, 世\n界 🌍";
+
+fn request() -> Request {
+    Request {
+        node: "answer".to_owned(),
+        turns: vec![Turn { role: Role::User, content: json!("hi") }],
+        params: Params::default(),
+        timeouts: Timeouts::default(),
+        idempotency_key: "task-1".to_owned(),
+        attempt: 2,
+    }
+}
+
+fn model(address: &str, key: Option<&str>) -> OpenAi {
+    let client = egress::Client::new(egress::Settings::default()).unwrap();
+    OpenAi::new(&client, &format!("http://{address}/v1/"), "m1".to_owned(), key.map(Secret::new)).unwrap()
+}
+
+/// Reads one request with its body.
+fn read_request(socket: &mut TcpStream) -> String {
+    let (mut all, mut buffer) = (Vec::new(), [0; 4096]);
+    loop {
+        let n = socket.read(&mut buffer).unwrap();
+        all.extend_from_slice(&buffer[..n]);
+        let text = String::from_utf8_lossy(&all).into_owned();
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+        if body.len() >= length.parse().unwrap() {
+            return text;
+        }
+    }
+}
+
+/// Serves one connection per answer and closes it; sends the requests it read.
+fn serve(answers: Vec<Vec<u8>>) -> (String, mpsc::Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (send, requests) = mpsc::channel();
+    std::thread::spawn(move || {
+        for answer in answers {
+            let (mut socket, _) = listener.accept().unwrap();
+            // The test may be over before it reads the requests.
+            let _ = send.send(read_request(&mut socket));
+            let _ = socket.write_all(&answer);
+        }
+    });
+    (address, requests)
+}
+
+/// Calls once; an error before the stream is the only item.
+async fn call(model: &OpenAi, request: Request) -> Vec<Result<Chunk, ModelError>> {
+    match model.stream(request).await {
+        Ok(stream) => stream.collect().await,
+        Err(error) => vec![Err(error)],
+    }
+}
+
+/// Answers once with these bytes.
+async fn answered(bytes: &str) -> Vec<Result<Chunk, ModelError>> {
+    let (address, _requests) = serve(vec![bytes.as_bytes().to_vec()]);
+    call(&model(&address, Some("sk-secret")), request()).await
+}
+
+/// Answers once with these events.
+async fn events(events: &str) -> Vec<Result<Chunk, ModelError>> {
+    answered(&format!("{HEAD}{events}")).await
+}
+
+fn text(items: &[Result<Chunk, ModelError>]) -> String {
+    items.iter().map(|item| if let Ok(Chunk::Text(text)) = item { text } else { "" }).collect()
+}
+
+fn error(mut items: Vec<Result<Chunk, ModelError>>) -> ModelError {
+    items.pop().unwrap().unwrap_err()
+}
+
+fn expected() -> Vec<Result<Chunk, ModelError>> {
+    let usage = Usage { input_tokens: 9, output_tokens: 4, model_calls: 1 };
+    let chunks = [
+        Chunk::Reasoning("hm".to_owned()),
+        Chunk::Reasoning("…".to_owned()),
+        Chunk::Text("Grüße, ".to_owned()),
+        Chunk::Text("世\n界 🌍".to_owned()),
+        Chunk::Usage(usage),
+        Chunk::End { truncated: false },
+    ];
+    chunks.into_iter().map(Ok).collect()
+}
+
+#[tokio::test]
+async fn a_recorded_answer_gives_its_chunks_and_one_end() {
+    assert_eq!(events(RECORDED).await, expected());
+    assert_eq!(events(&RECORDED.replace("\r\n", "\n").replace('\n', "\r\n")).await, expected());
+    assert_eq!(events(&RECORDED.replace("\r\n", "\n").replace('\n', "\r")).await, expected());
+}
+
+#[tokio::test]
+async fn a_split_at_any_byte_changes_nothing() {
+    let bytes = Bytes::from_static(RECORDED.as_bytes());
+    for at in 0..=bytes.len() {
+        let body = egress::Body::of(vec![bytes.slice(..at), bytes.slice(at..)]);
+        assert_eq!(Answer::new(body, None).collect::<Vec<_>>().await, expected(), "split at {at}");
+    }
+    let single = (0..bytes.len()).map(|at| bytes.slice(at..=at)).collect();
+    assert_eq!(Answer::new(egress::Body::of(single), None).collect::<Vec<_>>().await, expected());
+}
+
+#[tokio::test]
+async fn a_cut_at_any_byte_gives_the_whole_text_and_an_end_or_an_error() {
+    let close = format!("{HEAD}{RECORDED}").into_bytes();
+    let head = HEAD.replace("connection: close", "transfer-encoding: chunked");
+    let chunked = format!("{head}{:x}\r\n{RECORDED}\r\n0\r\n\r\n", RECORDED.len()).into_bytes();
+    let sized_head = HEAD.replace("connection: close", &format!("content-length: {}", RECORDED.len()));
+    let sized = format!("{sized_head}{RECORDED}").into_bytes();
+    for whole in [close, chunked, sized] {
+        let cuts = (0..=whole.len()).map(|n| whole[..n].to_vec()).collect::<Vec<_>>();
+        let (address, _requests) = serve(cuts);
+        let model = model(&address, None);
+        let mut ended = 0;
+        for n in 0..=whole.len() {
+            let items = call(&model, request()).await;
+            let ends = items.iter().filter(|item| matches!(item, Ok(Chunk::End { .. }))).count();
+            let errors = items.iter().filter(|item| item.is_err()).count();
+            assert_eq!(ends + errors, 1, "cut after {n} bytes: {items:?}");
+            match items.last().unwrap() {
+                Ok(Chunk::End { .. }) => assert_eq!(text(&items), TEXT, "cut after {n} bytes"),
+                Ok(other) => panic!("{other:?} came last, cut after {n} bytes"),
+                Err(error) => assert_eq!(error.kind, Kind::Connection, "cut after {n} bytes: {error}"),
+            }
+            assert!(TEXT.starts_with(&text(&items)), "cut after {n} bytes: {items:?}");
+            ended += ends;
+        }
+        assert!(ended > 1 && ended < 200, "{ended} cuts came after the finish reason");
+    }
+}
+
+#[tokio::test]
+async fn a_missing_done_is_an_end_only_after_a_finish_reason() {
+    let part = "data: {\"choices\":[{\"delta\":{\"content\":\"x\"}}]}\n\n";
+    assert_eq!(error(events(part).await).kind, Kind::Connection);
+    assert_eq!(error(events("").await).kind, Kind::Connection);
+    let finished = format!("{part}data: {{\"choices\":[{{\"finish_reason\":\"length\"}}]}}\n\n");
+    assert_eq!(events(&finished).await.last(), Some(&Ok(Chunk::End { truncated: true })));
+    let one_call = Usage { model_calls: 1, ..Usage::default() };
+    assert!(events(&finished).await.contains(&Ok(Chunk::Usage(one_call))), "the call counts without usage");
+    let done = events(&format!("{part}data: [DONE]\n\n")).await;
+    assert_eq!((text(&done).as_str(), done.last()), ("x", Some(&Ok(Chunk::End { truncated: false }))));
+}
+
+#[tokio::test]
+async fn an_error_within_the_stream_is_a_server_error_with_the_providers_words() {
+    for (event, words) in [
+        ("data: {\"error\":{\"message\":\"over\\nloaded\",\"code\":502}}", "over\\nloaded"),
+        ("data: {\"error\":\"out of memory\"}", "out of memory"),
+        ("data: {\"object\":\"error\",\"message\":\"bad\",\"code\":400}", "bad"),
+        ("event: error\ndata: {\"x\":1}", ""),
+        ("data: {\"choices\":[{\"delta\":{\"content\":\"\"},\"finish_reason\":\"error\"}]}", ""),
+    ] {
+        let first = "data: {\"choices\":[{\"delta\":{\"content\":\"x\"}}]}\n\n";
+        let items = events(&format!("{first}{event}\n\ndata: [DONE]\n\n")).await;
+        assert_eq!(text(&items), "x");
+        let error = error(items);
+        assert_eq!(error.kind, Kind::ServerError, "{event}");
+        assert_eq!(error.message, format!("the provider failed within the answer: {words}"));
+    }
+}
+
+#[tokio::test]
+async fn nonsense_is_a_schema_error_that_repeats_nothing_of_it() {
+    let long = format!("data: {{\"choices\":[],\"x\":\"{}\"}}\n\n", "y".repeat(1024 * 1024));
+    let endless = format!(": {}", "y".repeat(3 * 1024 * 1024));
+    let broken = "data: {\"choices\":[{\"delta\":{\"content\":\"tell\n\n";
+    let wrong = "data: {\"choices\":\"tell\"}\n\n";
+    for bad in [long.as_str(), &endless, broken, wrong, "data: tell\n\n"] {
+        let error = error(events(bad).await);
+        assert_eq!(error.kind, Kind::Schema, "{error}");
+        assert!(!error.message.contains("tell"), "{error}");
+    }
+    let (address, _requests) = serve(vec![[HEAD.as_bytes(), b"data: {\"\xff\"}\n\n"].concat()]);
+    assert_eq!(error(call(&model(&address, None), request()).await).kind, Kind::Schema);
+    let html = "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 4\r\n\r\ntell";
+    assert_eq!(error(answered(html).await).kind, Kind::Schema);
+}
+
+#[tokio::test]
+async fn a_status_becomes_its_kind_and_the_message_is_short_and_clean() {
+    for (status, kind) in [
+        (400, Kind::Http(400)),
+        (401, Kind::Http(401)),
+        (408, Kind::Timeout),
+        (429, Kind::RateLimit),
+        (500, Kind::ServerError),
+        (529, Kind::ServerError),
+        (302, Kind::Http(302)),
+    ] {
+        let body = format!("{{\"error\":{{\"message\":\"a\\u0007 sk-secret {}\"}}}}", "é".repeat(300));
+        let head = format!("HTTP/1.1 {status} X\r\nretry-after: 7\r\ncontent-length: {}", body.len());
+        let error = error(answered(&format!("{head}\r\n\r\n{body}")).await);
+        assert_eq!((error.kind, error.retry_after), (kind, Some(Duration::from_secs(7))));
+        let start = format!("the provider answered {status}: a\\u{{7}} *** é");
+        assert!(error.message.starts_with(&start) && error.message.chars().count() < 240, "{error}");
+    }
+    let plain = error(answered("HTTP/1.1 503 X\r\ncontent-length: 4\r\n\r\n<hr>").await);
+    assert_eq!((plain.message.as_str(), plain.retry_after), ("the provider answered 503", None));
+}
+
+#[test]
+fn a_wait_is_seconds_or_a_date_and_never_longer_than_a_minute() {
+    let now = DateTime::parse_from_rfc3339("2026-01-01T00:00:00Z").unwrap().to_utc();
+    for (text, seconds) in [
+        ("5", Some(5.0)),
+        (" 0.5 ", Some(0.5)),
+        ("9999", Some(60.0)),
+        ("Thu, 01 Jan 2026 00:00:07 GMT", Some(7.0)),
+        ("Thu, 01 Jan 2026 01:00:00 GMT", Some(60.0)),
+        ("Wed, 31 Dec 2025 00:00:00 GMT", Some(0.0)),
+        ("-1", None),
+        ("NaN", None),
+        ("soon", None),
+    ] {
+        assert_eq!(retry_after(text, now), seconds.map(Duration::from_secs_f64), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn the_request_carries_the_conversation_the_parameters_and_the_headers() {
+    let (address, requests) = serve(vec![format!("{HEAD}{RECORDED}").into_bytes()]);
+    let extra = json!({"seed": 9, "stream_options": null, "messages": "no", "stream": false, "top_k": 4});
+    let params = Params {
+        temperature: Some(0.5),
+        top_p: Some(0.9),
+        max_tokens: Some(100),
+        seed: Some(7),
+        stop: vec!["END".to_owned()],
+        reasoning_effort: Some("low".to_owned()),
+        extra: extra.as_object().unwrap().clone(),
+    };
+    call(&model(&address, Some("sk-secret")), Request { params, ..request() }).await;
+    let sent = requests.recv().unwrap();
+    let (head, body) = sent.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("POST /v1/chat/completions HTTP/1.1\r\n"), "{head}");
+    for header in ["authorization: Bearer sk-secret", "idempotency-key: task-1", "x-attempt: 2"] {
+        assert!(head.contains(header), "{header} is missing in {head}");
+    }
+    let expected = json!({
+        "model": "m1", "messages": [{"role": "user", "content": "hi"}], "stream": true, "max_tokens": 100,
+        "temperature": 0.5, "top_p": 0.9, "stop": ["END"], "reasoning_effort": "low", "seed": 9, "top_k": 4,
+    });
+    assert_eq!(serde_json::from_str::<Json>(body).unwrap(), expected);
+    assert_eq!(body.matches("\"seed\"").count(), 1);
+    let plain = Body { model: "m", turns: &[], params: &Params::default() };
+    let plain = serde_json::to_value(plain).unwrap();
+    let options = json!({"include_usage": true});
+    assert_eq!(plain, json!({"model": "m", "messages": [], "stream": true, "stream_options": options}));
+}
+
+#[test]
+fn the_address_of_the_endpoint_keeps_the_base_and_its_query() {
+    let client = egress::Client::new(egress::Settings::default()).unwrap();
+    for (base, url) in [
+        ("https://api.openai.com/v1", "https://api.openai.com/v1/chat/completions"),
+        ("https://x.example.com/", "https://x.example.com/chat/completions"),
+        ("https://x.example.com/a?api-version=1#f", "https://x.example.com/a/chat/completions?api-version=1"),
+    ] {
+        assert_eq!(OpenAi::new(&client, base, "m".to_owned(), None).unwrap().url.as_str(), url);
+    }
+    for bad in ["", "api.openai.com/v1", "file:///v1", "mailto:a@b.c", "https://user:pass@x.example.com/v1"] {
+        assert!(OpenAi::new(&client, bad, "m".to_owned(), None).is_err(), "{bad}");
+    }
+    let bad_key = OpenAi::new(&client, "https://x.example.com", "m".to_owned(), Some(Secret::new("a\nb")));
+    assert!(!format!("{bad_key:?}").contains("a\nb") && bad_key.is_err());
+    let good = OpenAi::new(&client, "https://x.example.com", "m".to_owned(), Some(Secret::new("sk-secret")));
+    assert!(!format!("{good:?}").contains("secret"), "{good:?}");
+}
+
+/// Accepts one call, sends `bytes`, and tells when the peer has closed the connection.
+fn until_closed(bytes: &'static str) -> (String, mpsc::Receiver<Instant>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (send, closed) = mpsc::channel();
+    std::thread::spawn(move || {
+        let (mut socket, _) = listener.accept().unwrap();
+        read_request(&mut socket);
+        socket.write_all(bytes.as_bytes()).unwrap();
+        // Blocks until the peer closes or resets.
+        let _ = socket.read(&mut [0; 16]);
+        send.send(Instant::now()).unwrap();
+    });
+    (address, closed)
+}
+
+const ONE_TOKEN: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\ndata: {\"choices\":[{\"delta\":{\"content\":\"x\"}}]}\n\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dropping_the_stream_closes_the_socket_at_once() {
+    let (address, closed) = until_closed(ONE_TOKEN);
+    let mut stream = model(&address, None).stream(request()).await.unwrap();
+    assert_eq!(stream.next().await, Some(Ok(Chunk::Text("x".to_owned()))));
+    let dropped = Instant::now();
+    drop(stream);
+    let took = closed.recv_timeout(Duration::from_secs(5)).unwrap() - dropped;
+    assert!(took < Duration::from_millis(100), "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dropping_the_call_before_the_head_closes_the_socket_at_once() {
+    let (address, closed) = until_closed("");
+    let model = model(&address, None);
+    let call = tokio::time::timeout(Duration::from_millis(50), model.stream(request()));
+    assert!(call.await.is_err());
+    let dropped = Instant::now();
+    let took = closed.recv_timeout(Duration::from_secs(5)).unwrap() - dropped;
+    assert!(took < Duration::from_millis(100), "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_timeout_ends_the_call_and_closes_the_socket() {
+    let (short, long) = (Duration::from_millis(30), Duration::from_mins(1));
+    for (bytes, timeouts, what) in [
+        ("", Timeouts { first: short, idle: long, total: long }, "no first token"),
+        (HEAD, Timeouts { first: short, idle: long, total: long }, "no first token"),
+        (ONE_TOKEN, Timeouts { first: long, idle: short, total: long }, "silent"),
+        (ONE_TOKEN, Timeouts { first: long, idle: long, total: short }, "not whole"),
+    ] {
+        let (address, closed) = until_closed(bytes);
+        let error = error(call(&model(&address, None), Request { timeouts, ..request() }).await);
+        assert_eq!(error.kind, Kind::Timeout);
+        assert!(error.message.contains(what), "{error}");
+        closed.recv_timeout(Duration::from_secs(5)).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn nobody_listening_is_a_connection_error() {
+    let error = error(call(&model("127.0.0.1:1", Some("sk-secret")), request()).await);
+    assert_eq!(error.kind, Kind::Connection);
+    assert!(error.message.starts_with("no connection to `127.0.0.1:1`"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_serves_the_next_call_after_a_whole_answer() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (send, connections) = mpsc::channel();
+    std::thread::spawn(move || {
+        let head = HEAD.replace("connection: close", "transfer-encoding: chunked");
+        let answer = format!("{head}{:x}\r\n{RECORDED}\r\n0\r\n\r\n", RECORDED.len());
+        for socket in listener.incoming() {
+            let (mut socket, answer) = (socket.unwrap(), answer.clone());
+            let _ = send.send(());
+            std::thread::spawn(move || {
+                while socket.peek(&mut [0]).is_ok_and(|n| n > 0) {
+                    read_request(&mut socket);
+                    let _ = socket.write_all(answer.as_bytes());
+                }
+            });
+        }
+    });
+    let model = model(&address, None);
+    for _ in 0..20 {
+        assert_eq!(call(&model, request()).await, expected());
+    }
+    // On a busy machine the end of a body may come after the grace, and then a connection is lost.
+    let connections = connections.try_iter().count();
+    assert!(connections < 20, "{connections} connections for 20 calls");
+}

@@ -1,0 +1,246 @@
+//! `llm`: calls a chat model and streams its answer.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use serde_json::{Value as Json, json};
+
+use super::{Attempt, Done, ErrorKind, Failure, Node, Sent, assistant_turn};
+use crate::event::{Body, Usage};
+use crate::expr::{ExprTree, Scope};
+use crate::model::{ChatModel, Chunk, Params, Request, Role, Timeouts, Turn};
+use crate::state::{Cell, Write};
+use crate::template::Templates;
+
+/// The longest answer that is kept, in bytes.
+const MAX_ANSWER: usize = 1024 * 1024;
+
+/// A part of a prompt.
+#[derive(Debug, Clone)]
+pub enum Piece {
+    /// A turn, rendered from a template.
+    Turn(Role, String),
+    /// The turns of an input of the prompt.
+    Messages(ExprTree),
+    /// The turns of the graph's conversation, by its channel.
+    Conversation(String),
+}
+
+/// How an input of a prompt file gets its value.
+#[derive(Debug, Clone)]
+pub struct Bind {
+    /// The name inside the prompt.
+    pub name: String,
+    /// The expression outside.
+    pub value: ExprTree,
+}
+
+/// How much of a conversation goes to the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clip {
+    /// All of it.
+    All,
+    /// The newest turns.
+    Last(usize),
+    /// The newest turns that fit into about so many tokens, four bytes each.
+    Tokens(usize),
+}
+
+/// Calls a chat model.
+#[derive(Debug)]
+pub struct Llm {
+    /// The model.
+    pub model: Arc<dyn ChatModel>,
+    /// The project's templates.
+    pub templates: Templates,
+    /// The prompt, in order.
+    pub pieces: Vec<Piece>,
+    /// The inputs of a prompt file; absent for a prompt in the graph file, which sees what an expression sees.
+    pub binds: Option<Vec<Bind>>,
+    /// How much of the conversation is sent.
+    pub clip: Clip,
+    /// The parameters of the call.
+    pub params: Params,
+    /// How long the model may be silent.
+    pub timeouts: Timeouts,
+    /// The channel of the conversation that the answer joins.
+    pub reply: Option<String>,
+    /// Whether the answer's tokens are sent as they come.
+    pub stream: bool,
+    /// Where the answer goes besides.
+    pub into: Sent,
+}
+
+impl Llm {
+    fn turns(&self, attempt: &Attempt) -> Result<Vec<Turn>, Failure> {
+        let outer = attempt.scope();
+        let inner = match &self.binds {
+            None => None,
+            Some(binds) => Some(binds.iter().try_fold(Scope::new(), |scope, bind| {
+                Ok::<_, Failure>(scope.json(&bind.name, Arc::new(bind.value.eval(&outer)?)))
+            })?),
+        };
+        let scope = inner.as_ref().unwrap_or(&outer);
+        let mut turns = Vec::new();
+        for piece in &self.pieces {
+            match piece {
+                Piece::Turn(role, template) => {
+                    let text = self.templates.render(template, scope)?;
+                    turns.push(Turn { role: *role, content: Json::String(text.trim().to_owned()) });
+                }
+                Piece::Messages(tree) => {
+                    let Json::Array(items) = tree.eval(scope)? else {
+                        return Err(Failure::new(ErrorKind::Schema, "the conversation is not a list"));
+                    };
+                    turns.extend(clip(items, self.clip).iter().filter_map(turn));
+                }
+                Piece::Conversation(channel) => {
+                    // Only what is sent is copied: a long conversation costs no more than its newest turns.
+                    if let Some(Cell::List(items)) = attempt.state.get(channel) {
+                        let keep = kept(items.iter().rev().map(|item| &**item), items.len(), self.clip);
+                        turns.extend(items.iter().skip(items.len() - keep).filter_map(|item| turn(item)));
+                    }
+                }
+            }
+        }
+        Ok(turns)
+    }
+}
+
+fn turn(message: &Json) -> Option<Turn> {
+    let role = serde_json::from_value(message.get("role")?.clone()).ok()?;
+    let content = match message.get("content")? {
+        Json::Array(parts) => Json::Array(parts.iter().cloned().map(part).collect()),
+        text => text.clone(),
+    };
+    Some(Turn { role, content })
+}
+
+/// A bare text within a list of parts is a text part.
+fn part(part: Json) -> Json {
+    if part.is_string() { json!({"type": "text", "text": part}) } else { part }
+}
+
+fn clip(mut items: Vec<Json>, clip: Clip) -> Vec<Json> {
+    let keep = kept(items.iter().rev(), items.len(), clip);
+    items.split_off(items.len() - keep)
+}
+
+/// Returns how many of the newest turns are sent.
+fn kept<'a>(newest_first: impl Iterator<Item = &'a Json>, len: usize, clip: Clip) -> usize {
+    match clip {
+        Clip::All => len,
+        Clip::Last(n) => n.min(len),
+        Clip::Tokens(budget) => {
+            let mut left = budget.saturating_mul(4);
+            let fits = |item: &&Json| {
+                let size = item.get("content").map_or(0, |content| content.to_string().len());
+                left.checked_sub(size).map(|rest| left = rest).is_some()
+            };
+            // The newest turn is always sent: a call without a question makes no sense.
+            newest_first.take_while(fits).count().max(1).min(len)
+        }
+    }
+}
+
+#[async_trait]
+impl Node for Llm {
+    async fn run(&self, attempt: &Attempt) -> Result<Done, Failure> {
+        let request = Request {
+            node: attempt.node.to_string(),
+            turns: self.turns(attempt)?,
+            params: self.params.clone(),
+            timeouts: self.timeouts,
+            idempotency_key: attempt.task.to_string(),
+            attempt: attempt.attempt,
+        };
+        let message_id = attempt.message_id();
+        let shown = self.reply.is_some() && self.stream;
+        let mut usage = Usage::default();
+        let mut text = String::new();
+        let mut started = false;
+        let mut reasoning = false;
+        let mut stream = self.model.stream(request).await?;
+        loop {
+            match stream.next().await {
+                Some(Ok(Chunk::Text(delta))) => {
+                    if delta.is_empty() {
+                        continue;
+                    }
+                    if reasoning {
+                        reasoning = false;
+                        attempt.emit.send(Body::ReasoningFinished { message_id: message_id.clone() });
+                    }
+                    text.push_str(&delta);
+                    if text.len() > MAX_ANSWER {
+                        return Err(Failure::new(
+                            ErrorKind::Schema,
+                            "the model's answer is longer than 1 MiB",
+                        ));
+                    }
+                    if shown {
+                        if !started {
+                            started = true;
+                            attempt.emit.send(started_event(&message_id));
+                        }
+                        attempt.emit.send(Body::MessageDelta { message_id: message_id.clone(), delta });
+                    }
+                }
+                Some(Ok(Chunk::Reasoning(delta))) => {
+                    if shown && !started {
+                        if !reasoning {
+                            reasoning = true;
+                            attempt.emit.send(Body::ReasoningStarted { message_id: message_id.clone() });
+                        }
+                        attempt.emit.send(Body::ReasoningDelta { message_id: message_id.clone(), delta });
+                    }
+                }
+                Some(Ok(Chunk::Usage(used))) => usage = used,
+                Some(Ok(Chunk::End { .. })) => break,
+                Some(Err(error)) => return Err(error.into()),
+                None => return Err(Failure::new(ErrorKind::Connection, "the model's answer was cut")),
+            }
+        }
+        usage.model_calls = 1;
+        if reasoning {
+            attempt.emit.send(Body::ReasoningFinished { message_id: message_id.clone() });
+        }
+        let mut done = Done { usage, ..Done::default() };
+        if let Some(channel) = &self.reply {
+            if !started {
+                attempt.emit.send(started_event(&message_id));
+                if !text.is_empty() {
+                    attempt
+                        .emit
+                        .send(Body::MessageDelta { message_id: message_id.clone(), delta: text.clone() });
+                }
+            }
+            let value = assistant_turn(&message_id, &text);
+            done.writes.push(Write::Put { channel: channel.clone(), value });
+            done.events.push(Body::MessageFinished { message_id, content: Some(text.clone()) });
+        }
+        done.writes.extend(self.into.writes(Json::String(text), attempt)?);
+        Ok(done)
+    }
+}
+
+fn started_event(message_id: &str) -> Body {
+    Body::MessageStarted { message_id: message_id.to_owned(), role: "assistant".into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clipped_conversation_keeps_its_newest_turns() {
+        let items: Vec<Json> =
+            (0..5).map(|n| json!({"role": "user", "content": format!("turn {n}")})).collect();
+        let texts = |c| clip(items.clone(), c).iter().map(|m| m["content"].to_string()).collect::<Vec<_>>();
+        assert_eq!(texts(Clip::All).len(), 5);
+        assert_eq!(texts(Clip::Last(2)), [r#""turn 3""#, r#""turn 4""#]);
+        assert_eq!(texts(Clip::Tokens(4)), [r#""turn 3""#, r#""turn 4""#]);
+        assert_eq!(texts(Clip::Tokens(0)), [r#""turn 4""#]);
+    }
+}

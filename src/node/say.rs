@@ -1,0 +1,37 @@
+//! `say`: a reply, emitted whole.
+
+use async_trait::async_trait;
+
+use super::{Attempt, Done, Failure, Node, assistant_turn};
+use crate::event::Body;
+use crate::state::Write;
+use crate::template::Templates;
+
+/// Says a rendered text to the user.
+#[derive(Debug)]
+pub struct Say {
+    /// The project's templates.
+    pub templates: Templates,
+    /// The template of the text.
+    pub text: String,
+    /// The channel that holds the conversation.
+    pub messages: String,
+}
+
+#[async_trait]
+impl Node for Say {
+    async fn run(&self, attempt: &Attempt) -> Result<Done, Failure> {
+        let text = self.templates.render(&self.text, &attempt.scope())?;
+        let message_id = attempt.message_id();
+        attempt.emit.send(Body::MessageStarted { message_id: message_id.clone(), role: "assistant".into() });
+        attempt.emit.send(Body::MessageDelta { message_id: message_id.clone(), delta: text.clone() });
+        Ok(Done {
+            writes: vec![Write::Put {
+                channel: self.messages.clone(),
+                value: assistant_turn(&message_id, &text),
+            }],
+            events: vec![Body::MessageFinished { message_id, content: Some(text) }],
+            ..Done::default()
+        })
+    }
+}

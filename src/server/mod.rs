@@ -1,0 +1,271 @@
+//! HTTP: the operations, who may use them, and the stream.
+//!
+//! Invariant: only this module knows HTTP; it decides nothing about runs and keeps no state of its own.
+
+mod auth;
+mod docs;
+mod front;
+mod graphs;
+mod invoke;
+mod json;
+pub mod openapi;
+mod param;
+mod problem;
+mod runs;
+mod schema;
+mod serve;
+mod sse;
+mod tcp;
+mod telemetry;
+mod threads;
+mod turn;
+mod view;
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use poem::endpoint::{BoxEndpoint, make};
+use poem::http::{HeaderValue, Method, header};
+use poem::{Endpoint, EndpointExt, Request, Response, Route};
+use poem_openapi::{OpenApi, OperationId, Tags};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::engine::Engine;
+
+pub use auth::{ApiKey, ApiKeys, Auth, AuthError, Network};
+pub use telemetry::install as install_metrics;
+
+use front::{Front, Methods};
+use graphs::Graphs;
+use problem::{Code, Problem};
+use runs::Runs;
+use threads::Threads;
+
+/// How the service answers.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where to listen; port 0 takes a free one.
+    pub bind: SocketAddr,
+    /// Who may ask, and as whom.
+    pub auth: Auth,
+    /// The most bytes of a body.
+    pub body_limit: usize,
+    /// Pages of these origins may call the service from a browser, like `https://app.example.org`.
+    pub cors_origins: Vec<String>,
+    /// `/docs` is there, and the documents need no identity.
+    pub docs: bool,
+    /// `/metrics` needs no identity.
+    pub open_metrics: bool,
+    /// How long a stop may take.
+    pub grace: Duration,
+}
+
+impl Settings {
+    /// Returns the defaults.
+    pub fn new(bind: SocketAddr, auth: Auth) -> Self {
+        let open_metrics = matches!(auth, Auth::None);
+        Self {
+            bind,
+            auth,
+            body_limit: 1024 * 1024,
+            cors_origins: Vec::new(),
+            docs: true,
+            open_metrics,
+            grace: Duration::from_secs(20),
+        }
+    }
+}
+
+/// Why the service cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Everybody could act as anybody.
+    #[error(
+        "without authentication only loopback addresses are served, and {0} is none; set `mode` under `[auth]`"
+    )]
+    Exposed(SocketAddr),
+    /// Nobody could ask anything.
+    #[error("mode `proxy` needs at least one address or network in `peers`")]
+    NoPeers,
+    /// A browser would never send this as an origin.
+    #[error("`{0}` is not an origin like `https://app.example.org`")]
+    Origin(String),
+    /// The address cannot be had.
+    #[error("cannot listen on {address}: {error}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        error: io::Error,
+    },
+}
+
+/// What operations share.
+pub(crate) struct App {
+    engine: Engine,
+    settings: Settings,
+    /// The documents, made when somebody asks for them.
+    documents: OnceLock<(Bytes, Bytes)>,
+}
+
+impl App {
+    /// Returns the document of OpenAPI 3.0, and that of 3.2.
+    fn documents(&self) -> &(Bytes, Bytes) {
+        self.documents.get_or_init(|| {
+            let document = openapi::served(&self.engine.catalog(), &self.settings.auth);
+            let newer = openapi::with_item_schema(&document);
+            (Bytes::from(document.to_string()), Bytes::from(newer.to_string()))
+        })
+    }
+}
+
+#[derive(Debug, Clone, Copy, Tags)]
+enum Tag {
+    /// What is served, and talking to it.
+    Graphs,
+    /// Executions.
+    Runs,
+    /// Conversations.
+    Threads,
+}
+
+/// A service that listens.
+pub struct Server {
+    app: Arc<App>,
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl Server {
+    /// Checks the settings and takes the address; connections wait until [`Server::run`].
+    pub async fn bind(settings: Settings, engine: Engine) -> Result<Self, ServeError> {
+        check(&settings)?;
+        telemetry::install();
+        let listen = |error| ServeError::Listen { address: settings.bind, error };
+        let listener = TcpListener::bind(settings.bind).await.map_err(listen)?;
+        let address = listener.local_addr().map_err(listen)?;
+        let app = Arc::new(App { engine, settings, documents: OnceLock::new() });
+        Ok(Self { app, listener, address })
+    }
+
+    /// Returns where the service listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers until `shutdown` is ready, then takes no more, gives the runs back, breaks the streams so
+    /// that clients come back, and returns within the grace.
+    pub async fn run(self, shutdown: impl Future<Output = ()> + Send) {
+        let Self { app, listener, address } = self;
+        let (engine, grace) = (app.engine.clone(), app.settings.grace);
+        let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
+        let mut serve = pin!(serve::serve(listener, address, endpoint(app), stop.clone(), cut.clone()));
+        tokio::select! {
+            () = serve.as_mut() => return,
+            () = telemetry::keep_up() => return,
+            () = shutdown => {}
+        }
+        info!("The service stops.");
+        stop.cancel();
+        let answer = async {
+            if tokio::time::timeout(grace, serve.as_mut()).await.is_err() {
+                cut.cancel();
+                serve.await;
+            }
+        };
+        tokio::join!(engine.close(grace), answer);
+    }
+}
+
+fn check(settings: &Settings) -> Result<(), ServeError> {
+    match &settings.auth {
+        Auth::None if !settings.bind.ip().to_canonical().is_loopback() => {
+            Err(ServeError::Exposed(settings.bind))
+        }
+        Auth::Proxy(peers) if peers.is_empty() => Err(ServeError::NoPeers),
+        _ => Ok(()),
+    }?;
+    let is_origin = |text: &str| {
+        let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+        host.is_some_and(|host| {
+            !host.is_empty() && host.bytes().all(|b| b.is_ascii_graphic() && !b"/*?#@,".contains(&b))
+        })
+    };
+    match settings.cors_origins.iter().find(|origin| !is_origin(origin)) {
+        Some(origin) => Err(ServeError::Origin(origin.clone())),
+        None => Ok(()),
+    }
+}
+
+/// Returns everything that is served.
+fn endpoint(app: Arc<App>) -> impl Endpoint<Output = Response> {
+    let mut table = HashMap::new();
+    (Graphs(app.clone()), Runs(app.clone()), Threads(app.clone())).add_routes(&mut table);
+    let mut table: Vec<_> = table.into_iter().collect();
+    table.sort_by(|a, b| a.0.cmp(&b.0));
+    let mut route = Route::new();
+    for (path, methods) in table {
+        route = route.at(path, Methods::new(methods));
+    }
+    for (path, name) in SYSTEM {
+        if path.starts_with("/docs") && !app.settings.docs {
+            continue;
+        }
+        route = route.at(path, Methods::new([(Method::GET, system(name, app.clone()))]));
+    }
+    Front::new(route, app)
+}
+
+/// What is no operation of the API.
+const SYSTEM: [(&str, &str); 7] = [
+    ("/live", "live"),
+    ("/ready", "ready"),
+    ("/metrics", "metrics"),
+    ("/openapi.json", "openapi"),
+    ("/openapi-3.2.json", "openapi32"),
+    ("/docs", "docs"),
+    ("/docs/:asset", "docsAsset"),
+];
+
+fn system(name: &'static str, app: Arc<App>) -> BoxEndpoint<'static> {
+    let text = |kind: &'static str, body: Bytes| {
+        Response::builder()
+            .content_type(kind)
+            .header(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"))
+            .body(body)
+    };
+    let endpoint = make(move |request: Request| {
+        let app = app.clone();
+        async move {
+            let mut response = match name {
+                "live" => text("text/plain; charset=utf-8", Bytes::from_static(b"live\n")),
+                "ready" => {
+                    app.engine.ready().await.map_err(Problem::from)?;
+                    text("text/plain; charset=utf-8", Bytes::from_static(b"ready\n"))
+                }
+                "metrics" => text("text/plain; version=0.0.4; charset=utf-8", telemetry::render().into()),
+                "openapi" => text("application/json", app.documents().0.clone()),
+                "openapi32" => text("application/json", app.documents().1.clone()),
+                "docs" => docs::page(),
+                _ => {
+                    let asset = request.raw_path_param("asset").and_then(docs::asset);
+                    asset.ok_or_else(|| Problem::new(Code::RouteNotFound, "`/docs` is the page"))?
+                }
+            };
+            response.set_data(OperationId(name));
+            Ok::<_, poem::Error>(response)
+        }
+    });
+    endpoint.boxed()
+}
+
+#[cfg(test)]
+mod tests;

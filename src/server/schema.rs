@@ -1,0 +1,73 @@
+//! The JSON Schemas of a graph: what a run takes, what it gives, what its thread shows.
+//!
+//! Invariant: in the dialect of OpenAPI 3.0, without references.
+
+use serde_json::{Map, Value as Json, json};
+
+use crate::expr::ExprTree;
+use crate::plan::{Output, Plan};
+use crate::state::Channel;
+
+fn object(properties: Map<String, Json>, required: Vec<&str>, closed: bool) -> Json {
+    let mut schema = json!({"type": "object"});
+    if let Json::Object(fields) = &mut schema {
+        if !required.is_empty() {
+            fields.insert("required".into(), required.into());
+        }
+        fields.insert("properties".into(), properties.into());
+        if closed {
+            fields.insert("additionalProperties".into(), false.into());
+        }
+    }
+    schema
+}
+
+/// Returns the schema of a run's `input`.
+pub(super) fn input(plan: &Plan) -> Json {
+    let required =
+        plan.input.iter().filter(|(_, field)| !field.may_be_left_out()).map(|(name, _)| name.as_str());
+    let properties = plan.input.iter().map(|(name, field)| (name.clone(), field.json_schema()));
+    object(properties.collect(), required.collect(), true)
+}
+
+/// Returns the schema of a run's output.
+pub(super) fn output(plan: &Plan) -> Json {
+    match &plan.output {
+        Output::Channels(names) => channels(plan, |name, _| names.iter().any(|n| n == name)),
+        Output::Public => {
+            channels(plan, |name, channel| !channel.private && plan.messages.as_deref() != Some(name))
+        }
+        Output::Map(trees) => {
+            let properties = trees.iter().map(|(name, t)| (name.clone(), tree(t)));
+            object(properties.collect(), trees.keys().map(String::as_str).collect(), false)
+        }
+    }
+}
+
+/// Returns the schema of the public state.
+pub(super) fn state(plan: &Plan) -> Json {
+    channels(plan, |_, channel| !channel.private)
+}
+
+fn channels(plan: &Plan, wanted: impl Fn(&str, &Channel) -> bool) -> Json {
+    let shown = plan.channels.iter().filter(|(name, channel)| wanted(name, channel));
+    // A channel that nothing was written to is absent, so none is required.
+    object(
+        shown.map(|(name, channel)| (name.clone(), channel.field.json_schema())).collect(),
+        Vec::new(),
+        false,
+    )
+}
+
+/// Returns what is known of the value of an expression tree: its shape, but not the types of its leaves.
+fn tree(tree: &ExprTree) -> Json {
+    match tree {
+        ExprTree::Const(Json::Null) | ExprTree::Expr(_) => json!({}),
+        ExprTree::Const(value) => json!({"enum": [value]}),
+        ExprTree::List(_) => json!({"type": "array", "items": {}}),
+        ExprTree::Map(fields) => {
+            let properties = fields.iter().map(|(name, t)| (name.clone(), self::tree(t)));
+            object(properties.collect(), fields.keys().map(String::as_str).collect(), false)
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! What Prometheus reads at `/metrics`.
+//!
+//! Invariant: labels are names of ours, never texts of a request.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tracing::warn;
+
+/// Seconds until the head of a response, from fast reads to whole runs.
+const BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0, 120.0];
+
+static HANDLE: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
+
+/// Begins to collect; what was counted before is lost. Calling it again changes nothing.
+pub fn install() {
+    handle();
+}
+
+fn handle() -> Option<&'static PrometheusHandle> {
+    let install = || {
+        let handle =
+            PrometheusBuilder::new().set_buckets(&BUCKETS).and_then(PrometheusBuilder::install_recorder);
+        match handle {
+            Ok(handle) => {
+                describe();
+                Some(handle)
+            }
+            Err(error) => {
+                // Somebody who embeds the service collects already.
+                warn!(%error, "Metrics go elsewhere; `/metrics` is empty.");
+                None
+            }
+        }
+    };
+    HANDLE.get_or_init(install).as_ref()
+}
+
+fn describe() {
+    metrics::describe_counter!(
+        "graphloom_http_requests_total",
+        "Requests answered, by operation and class of status."
+    );
+    metrics::describe_histogram!(
+        "graphloom_http_response_seconds",
+        metrics::Unit::Seconds,
+        "Seconds until the head of the response."
+    );
+    metrics::describe_gauge!("graphloom_streams_open", "Streams that are open.");
+    metrics::describe_gauge!("graphloom_runs_active", "Runs that this process owns.");
+    metrics::describe_counter!("graphloom_runs_accepted_total", "Runs accepted.");
+}
+
+/// Writes what was collected.
+pub(super) fn render() -> String {
+    handle().map(PrometheusHandle::render).unwrap_or_default()
+}
+
+/// Folds collected samples for ever, so that they take no room when nobody reads them.
+pub(super) async fn keep_up() {
+    let mut tick = tokio::time::interval(Duration::from_secs(5));
+    loop {
+        tick.tick().await;
+        if let Some(handle) = handle() {
+            handle.run_upkeep();
+        }
+    }
+}

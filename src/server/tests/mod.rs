@@ -1,0 +1,179 @@
+//! The service over the memory store, asked without a network, and once over one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use poem::http::StatusCode;
+use poem::{Body, Request};
+use serde_json::{Value as Json, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+
+use super::*;
+use crate::compile::{Catalog, Compiled, Providers};
+use crate::engine;
+use crate::event;
+use crate::id::{Part, RunId, sha256_hex};
+use crate::node::{Attempt, Done, Failure, Node, Retry, assistant_turn};
+use crate::plan::{Limits, Next, Output, Plan, PlanNode, Target};
+use crate::state::{self, Field, Merge, Type, Write};
+use crate::store::memory::MemoryStore;
+
+/// Says two words, each when it is permitted.
+#[derive(Debug)]
+struct Speak(Arc<Semaphore>);
+
+#[async_trait]
+impl Node for Speak {
+    async fn run(&self, attempt: &Attempt) -> Result<Done, Failure> {
+        let message_id = attempt.message_id();
+        let send = |body| attempt.emit.send(body);
+        send(event::Body::MessageStarted { message_id: message_id.clone(), role: "assistant".into() });
+        for word in ["Hel", "lo"] {
+            self.0.acquire().await.unwrap().forget();
+            send(event::Body::MessageDelta { message_id: message_id.clone(), delta: word.into() });
+        }
+        let value = assistant_turn(&message_id, "Hello");
+        Ok(Done {
+            writes: vec![Write::Put { channel: "messages".into(), value }],
+            events: vec![event::Body::MessageFinished { message_id, content: Some("Hello".into()) }],
+            ..Done::default()
+        })
+    }
+}
+
+fn catalog(permits: &Arc<Semaphore>) -> Catalog {
+    let field = |ty| Field { ty, default: None, description: None };
+    let channel = state::Channel {
+        field: field(Type::Messages),
+        merge: Merge::Messages,
+        private: false,
+        per_run: false,
+    };
+    let number = field(Type::Integer { min: Some(1), max: None });
+    let optional = field(Type::Nullable(Box::new(Type::Boolean)));
+    let node = PlanNode {
+        kind: "custom",
+        description: None,
+        node: Arc::new(Speak(permits.clone())),
+        next: Next::To(Target::End),
+        max_visits: None,
+        join_all: true,
+        retry: Retry::default(),
+        timeout: Duration::from_mins(1),
+        place: None,
+    };
+    let plan = |graph: &str, input| Plan {
+        graph: graph.into(),
+        hash: format!("hash-of-{graph}"),
+        description: Some("Says hello.".into()),
+        channels: BTreeMap::from([("messages".to_owned(), channel.clone())]),
+        messages: Some("messages".into()),
+        input,
+        output: Output::Public,
+        start: Next::To(Target::Node("speak".into())),
+        nodes: BTreeMap::new(),
+        limits: Limits::default(),
+        joining: BTreeSet::new(),
+    };
+    let mut hello = plan("hello", indexmap::IndexMap::new());
+    hello.nodes.insert("speak".into(), node);
+    let input = indexmap::IndexMap::from([("count".to_owned(), number), ("loud".to_owned(), optional)]);
+    let mut strict = plan("strict-one", input);
+    std::mem::swap(&mut strict.nodes, &mut hello.nodes);
+    let node = PlanNode {
+        kind: "custom",
+        description: None,
+        node: Arc::new(Speak(permits.clone())),
+        next: Next::To(Target::End),
+        max_visits: None,
+        join_all: true,
+        retry: Retry::default(),
+        timeout: Duration::from_mins(1),
+        place: None,
+    };
+    hello.nodes.insert("speak".into(), node);
+    let compiled =
+        |plan: Plan| (plan.graph.clone(), Compiled { plan: Arc::new(plan.seal()), body: Vec::new() });
+    Catalog { graphs: BTreeMap::from([compiled(hello), compiled(strict)]) }
+}
+
+async fn open(permits: &Arc<Semaphore>) -> Engine {
+    let settings = engine::Settings {
+        poll: Duration::from_millis(20),
+        queue_limit: 2,
+        ..engine::Settings::new("t".into())
+    };
+    let store = Arc::new(MemoryStore::new());
+    Engine::open(store, catalog(permits), Providers::without_secrets().unwrap(), settings).await.unwrap()
+}
+
+struct Service {
+    endpoint: Box<dyn poem::endpoint::DynEndpoint<Output = Response>>,
+    permits: Arc<Semaphore>,
+}
+
+impl Service {
+    async fn with(change: impl FnOnce(&mut Settings)) -> Self {
+        let permits = Arc::new(Semaphore::new(0));
+        let mut settings = Settings::new(SocketAddr::from(([127, 0, 0, 1], 0)), Auth::None);
+        change(&mut settings);
+        let app = Arc::new(App { engine: open(&permits).await, settings, documents: OnceLock::new() });
+        let endpoint = Box::new(poem::endpoint::ToDynEndpoint(endpoint(app)));
+        Self { endpoint, permits }
+    }
+
+    /// One where every word may be said at once.
+    async fn fluent() -> Self {
+        let service = Self::with(|_| {}).await;
+        service.permits.add_permits(1_000_000);
+        service
+    }
+
+    async fn ask(&self, request: Request) -> Response {
+        self.endpoint.call(request).await.unwrap()
+    }
+
+    async fn get(&self, path: &str) -> (StatusCode, Json) {
+        read(self.ask(get(path).finish()).await).await
+    }
+
+    async fn post(&self, path: &str, body: Json) -> (StatusCode, Json) {
+        read(self.ask(post(path, &body)).await).await
+    }
+}
+
+fn get(path: &str) -> poem::RequestBuilder {
+    Request::builder().uri_str(path).header("host", "localhost:8080")
+}
+
+fn post(path: &str, body: &Json) -> Request {
+    let request = get(path).method(Method::POST).content_type("application/json");
+    request.body(body.to_string())
+}
+
+async fn read(response: Response) -> (StatusCode, Json) {
+    let status = response.status();
+    let bytes = response.into_body().into_bytes().await.unwrap();
+    (status, serde_json::from_slice(&bytes).unwrap_or_else(|_| json!(String::from_utf8_lossy(&bytes))))
+}
+
+fn turn(session: &str) -> Json {
+    json!({"session_id": session, "message": "hi"})
+}
+
+/// The events of a stream: id, type, data.
+fn events(text: &str) -> Vec<(String, String, String)> {
+    let field = |block: &str, name: &str| {
+        let lines = block.lines().find_map(|line| line.strip_prefix(name));
+        lines.unwrap_or_default().to_owned()
+    };
+    let blocks = text.split_terminator("\n\n");
+    blocks.map(|block| (field(block, "id: "), field(block, "event: "), field(block, "data: "))).collect()
+}
+
+mod chat;
+mod rest;
+mod wire;

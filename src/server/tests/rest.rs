@@ -1,0 +1,236 @@
+//! Graphs, threads, refusals and what strangers see.
+
+use super::*;
+
+#[tokio::test]
+async fn every_refusal_is_a_problem_with_its_code() {
+    let service = Service::with(|settings| settings.body_limit = 1000).await;
+    let chat = "/v1/graphs/hello/chat";
+    let raw = |kind: Option<&str>, body: Vec<u8>| {
+        let mut request = get(chat).method(Method::POST);
+        if let Some(kind) = kind {
+            request = request.content_type(kind);
+        }
+        request.body(body)
+    };
+    let json = Some("application/json");
+    let long = json!({"session_id": "s", "message": "x".repeat(1000)}).to_string();
+    let chunks = futures_util::stream::iter((0..4).map(|_| Ok::<_, io::Error>(Bytes::from(vec![b'['; 400]))));
+    let deep = "[".repeat(900);
+    let cases = [
+        (raw(json, b"{".to_vec()), 400, "malformed_json"),
+        (raw(json, b"\xff".to_vec()), 400, "malformed_json"),
+        (raw(json, Vec::new()), 400, "malformed_json"),
+        (raw(json, deep.into_bytes()), 400, "malformed_json"),
+        (raw(json, b"{\"session_id\":\"s\",\"message\":\"\\u0000\"}".to_vec()), 400, "nul_character"),
+        (raw(json, b"[]".to_vec()), 400, "invalid_request"),
+        (raw(json, b"{\"message\":\"x\"}".to_vec()), 400, "invalid_request"),
+        (raw(json, b"{\"session_id\":\"s\",\"tenant\":\"x\"}".to_vec()), 400, "invalid_request"),
+        (raw(json, long.into_bytes()), 413, "payload_too_large"),
+        (
+            get(chat)
+                .method(Method::POST)
+                .content_type("application/json")
+                .body(Body::from_bytes_stream(chunks)),
+            413,
+            "payload_too_large",
+        ),
+        (raw(None, b"{}".to_vec()), 415, "unsupported_media_type"),
+        (raw(Some("text/plain"), b"{}".to_vec()), 415, "unsupported_media_type"),
+        (get("/v1/graphs/none").finish(), 404, "graph_not_found"),
+        (get("/v1/nowhere").finish(), 404, "route_not_found"),
+        (get("/").finish(), 404, "route_not_found"),
+        (get(chat).finish(), 405, "method_not_allowed"),
+        (get("/v1/graphs/hello/diagram?format=svg").finish(), 400, "invalid_parameter"),
+        (get("/v1/runs/7").finish(), 400, "invalid_parameter"),
+        (get("/v1/threads/a:b").finish(), 400, "invalid_parameter"),
+        (get("/v1/threads/a%00").finish(), 400, "nul_character"),
+        (get("/v1/threads/a%ff").finish(), 400, "invalid_path"),
+        (get("/v1/threads?cursor=x").finish(), 400, "invalid_parameter"),
+        (get("/v1/threads?limit=0").finish(), 400, "invalid_parameter"),
+        (get("/v1/threads?x=%00").finish(), 400, "nul_character"),
+        (get("/v1/threads").header("x-tenant-id", "a b").finish(), 400, "invalid_identity"),
+        (get("/v1/threads/s").finish(), 404, "not_found"),
+        (get("/v1/threads/s/state?path=x").finish(), 400, "invalid_parameter"),
+        (
+            Request::builder().uri_str("/v1/graphs").header("host", "evil.example").finish(),
+            403,
+            "forbidden_host",
+        ),
+        (Request::builder().uri_str("/live").finish(), 403, "forbidden_host"),
+    ];
+    for (request, status, code) in cases {
+        let what = format!("{} {}", request.method(), request.uri());
+        let response = service.ask(request).await;
+        assert_eq!(response.content_type(), Some("application/problem+json"), "{what}");
+        assert!(response.headers().contains_key("x-request-id"), "{what}");
+        let (found, problem) = read(response).await;
+        assert_eq!((found.as_u16(), problem["code"].as_str()), (status, Some(code)), "{what}: {problem}");
+        assert_eq!(problem["status"], status, "{what}");
+        for member in ["type", "title", "detail"] {
+            assert!(problem[member].is_string(), "{what}: {problem}");
+        }
+    }
+    let response = service.ask(get(chat).finish()).await;
+    assert_eq!(response.headers()["allow"], "POST");
+}
+
+#[tokio::test]
+async fn what_belongs_to_somebody_else_answers_like_what_does_not_exist() {
+    let key = |id: &str, tenant: &str, user: &str| {
+        let part = |text: &str| text.parse::<Part>().unwrap();
+        ApiKey::new(id, &sha256_hex(b"secret"), part(tenant), Some(part(user)), None).unwrap()
+    };
+    let keys = [key("a", "acme", "ann"), key("b", "acme", "bob"), key("c", "other", "ann")];
+    let service = Service::with(|settings| {
+        *settings = Settings::new(settings.bind, Auth::ApiKeys(ApiKeys::new(keys).unwrap()));
+    })
+    .await;
+    service.permits.add_permits(100);
+    let as_key = |id: &str, method: Method, path: &str| {
+        get(path).method(method).header("x-api-key", format!("gl_{id}_secret"))
+    };
+    let chat = as_key("a", Method::POST, "/v1/graphs/hello/invoke").content_type("application/json");
+    let (status, result) = read(service.ask(chat.body(turn("s").to_string())).await).await;
+    assert_eq!(status, StatusCode::OK);
+    let run = result["run_id"].as_str().unwrap();
+    let (_, state) = read(service.ask(as_key("a", Method::GET, "/v1/threads/s/state").finish()).await).await;
+    let checkpoint = state["checkpoint"]["checkpoint_id"].as_str().unwrap();
+
+    let own = format!("/v1/threads/s/state?checkpoint={checkpoint}");
+    assert_eq!(service.ask(as_key("a", Method::GET, &own).finish()).await.status(), StatusCode::OK);
+    let paths = |run: &str, session: &str, checkpoint: &str| {
+        [
+            (Method::GET, format!("/v1/runs/{run}")),
+            (Method::GET, format!("/v1/runs/{run}/events")),
+            (Method::POST, format!("/v1/runs/{run}/cancel")),
+            (Method::GET, format!("/v1/threads/{session}")),
+            (Method::GET, format!("/v1/threads/{session}/messages")),
+            (Method::GET, format!("/v1/threads/{session}/state?checkpoint={checkpoint}")),
+            (Method::GET, format!("/v1/threads/{session}/history")),
+            (Method::DELETE, format!("/v1/threads/{session}")),
+        ]
+    };
+    let random = paths(&RunId::new().to_string(), "none", &RunId::new().to_string());
+    for ((method, path), (_, nothing)) in paths(run, "s", checkpoint).into_iter().zip(random) {
+        for id in ["b", "c"] {
+            let foreign = service.ask(as_key(id, method.clone(), &path).finish()).await;
+            let missing = service.ask(as_key(id, method.clone(), &nothing).finish()).await;
+            assert_eq!(
+                (foreign.status(), missing.status()),
+                (StatusCode::NOT_FOUND, StatusCode::NOT_FOUND),
+                "{path}"
+            );
+            let (a, b) = (
+                foreign.into_body().into_bytes().await.unwrap(),
+                missing.into_body().into_bytes().await.unwrap(),
+            );
+            assert_eq!(a, b, "{path}");
+        }
+    }
+    let anonymous = service.ask(get("/v1/graphs").finish()).await;
+    assert_eq!(anonymous.status(), StatusCode::UNAUTHORIZED);
+    assert!(anonymous.headers().contains_key("www-authenticate"));
+    let in_query = service.ask(get("/v1/graphs?api_key=gl_a_secret&X-API-Key=gl_a_secret").finish()).await;
+    assert_eq!(in_query.status(), StatusCode::UNAUTHORIZED);
+    for closed in ["/v1/nowhere", "/metrics"] {
+        assert_eq!(service.ask(get(closed).finish()).await.status(), StatusCode::UNAUTHORIZED, "{closed}");
+    }
+    assert_eq!(service.ask(get("/live").finish()).await.status(), StatusCode::OK);
+    let (_, threads) = read(service.ask(as_key("b", Method::GET, "/v1/threads").finish()).await).await;
+    assert_eq!(threads, json!({"threads": []}));
+}
+
+#[tokio::test]
+async fn threads_come_page_by_page_and_go_when_deleted() {
+    let service = Service::fluent().await;
+    for session in ["a", "b", "c"] {
+        assert_eq!(service.post("/v1/graphs/hello/invoke", turn(session)).await.0, StatusCode::OK);
+    }
+    let mut sessions = Vec::new();
+    let mut path = "/v1/threads?limit=2".to_owned();
+    loop {
+        let (_, page) = service.get(&path).await;
+        let threads = page["threads"].as_array().unwrap();
+        sessions.extend(threads.iter().map(|t| t["session_id"].as_str().unwrap().to_owned()));
+        match page["next_cursor"].as_str() {
+            Some(next) => path = format!("/v1/threads?limit=2&cursor={next}"),
+            None => break,
+        }
+    }
+    assert_eq!(sessions, ["c", "b", "a"]);
+
+    let (_, history) = service.get("/v1/threads/a/history?limit=1").await;
+    let newest = &history["checkpoints"][0];
+    assert_eq!(history["next_before"], newest["checkpoint_id"]);
+    let next = format!("/v1/threads/a/history?before={}", newest["checkpoint_id"].as_str().unwrap());
+    let (_, older) = service.get(&next).await;
+    let sources: Vec<&str> =
+        older["checkpoints"].as_array().unwrap().iter().map(|c| c["source"].as_str().unwrap()).collect();
+    assert_eq!(sources.last(), Some(&"input"), "{older}");
+    assert!(older["next_before"].is_null());
+
+    let (_, state) = service.get("/v1/threads/a/state?path=/messages/0/content").await;
+    assert_eq!(state["state"], "hi");
+    assert_eq!(service.get("/v1/threads/a/state?path=/nothing").await.0, StatusCode::NOT_FOUND);
+
+    let delete = || get("/v1/threads/a").method(Method::DELETE).finish();
+    assert_eq!(service.ask(delete()).await.status(), StatusCode::NO_CONTENT);
+    assert_eq!(service.ask(delete()).await.status(), StatusCode::NOT_FOUND);
+    assert_eq!(service.get("/v1/threads/a").await.0, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn graphs_show_their_shape_and_the_document_their_schemas() {
+    let service = Service::fluent().await;
+    let (_, list) = service.get("/v1/graphs").await;
+    let ids: Vec<&str> =
+        list["graphs"].as_array().unwrap().iter().map(|g| g["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, ["hello", "strict-one"]);
+    let (_, graph) = service.get("/v1/graphs/strict-one").await;
+    assert_eq!(graph["nodes"], json!([{"name": "speak", "kind": "custom"}]));
+    let edges = json!([{"from": "start", "to": "speak"}, {"from": "speak", "to": "end"}]);
+    assert_eq!(graph["edges"], edges);
+    assert_eq!(graph["input"]["required"], json!(["count"]));
+
+    let (_, document) = service.get("/openapi.json").await;
+    let schemas = &document["components"]["schemas"];
+    assert_eq!(schemas["Graph_strict-one_Input"], graph["input"]);
+    assert_eq!(schemas["Graph_strict-one_State"], graph["state"]);
+    let own = &document["paths"]["/v1/graphs/strict-one/chat"]["post"];
+    assert_eq!(own["operationId"], "chatStrictOne");
+    let request = "#/components/schemas/Graph_strict-one_Request";
+    assert_eq!(own["requestBody"]["content"]["application/json"]["schema"]["$ref"], request);
+    assert_eq!(schemas["Graph_strict-one_Request"]["required"], json!(["session_id", "input"]));
+    assert!(document["security"].is_null());
+    let (_, newer) = service.get("/openapi-3.2.json").await;
+    assert_eq!(newer["openapi"], "3.2.0");
+    let loud = &newer["components"]["schemas"]["Graph_strict-one_Input"]["properties"]["loud"];
+    assert_eq!(loud["type"], json!(["boolean", "null"]));
+
+    let page = service.ask(get("/docs").finish()).await;
+    assert!(page.headers()["content-security-policy"].to_str().unwrap().contains("default-src 'none'"));
+    let (status, diagram) = service.get("/v1/graphs/hello/diagram").await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(diagram.as_str().unwrap().contains("speak") || diagram.as_str().unwrap().contains("hello"));
+}
+
+#[tokio::test]
+async fn a_page_of_a_listed_origin_may_ask_and_others_may_not() {
+    let origin = "https://app.example.org";
+    let service = Service::with(|settings| settings.cors_origins = vec![origin.into()]).await;
+    let preflight = |from: &str| {
+        let request = get("/v1/graphs/hello/chat").method(Method::OPTIONS).header("origin", from);
+        request.header("access-control-request-method", "POST").finish()
+    };
+    let allowed = service.ask(preflight(origin)).await;
+    assert_eq!(allowed.status(), StatusCode::NO_CONTENT);
+    assert_eq!(allowed.headers()["access-control-allow-origin"], origin);
+    let header = |name: &str| allowed.headers()[name].to_str().unwrap().to_owned();
+    assert!(header("access-control-allow-headers").contains("Last-Event-ID"));
+    let refused = service.ask(preflight("https://evil.example")).await;
+    assert_eq!(refused.status(), StatusCode::METHOD_NOT_ALLOWED);
+    assert!(!refused.headers().contains_key("access-control-allow-origin"));
+    let read = service.ask(get("/v1/graphs").header("origin", origin).finish()).await;
+    assert!(read.headers()["access-control-expose-headers"].to_str().unwrap().contains("X-Run-Id"));
+}

@@ -1,0 +1,329 @@
+//! The body of `chat` and `invoke`: one turn of a conversation.
+//!
+//! Invariant: every mistake of a body is told at once, each with its place.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use poem::{Request, RequestBody};
+use poem_openapi::registry::{MetaMediaType, MetaRequest, Registry};
+use poem_openapi::types::Type;
+use poem_openapi::{ApiExtractor, ApiExtractorType, Enum, ExtractParamOptions, Object, Union};
+use serde_json::{Map, Value as Json};
+
+use super::App;
+use super::json::{self, escape};
+use super::problem::{Code, Problem, ProblemAt};
+use super::sse::Groups;
+use crate::id::{Part, sha256_hex};
+use crate::store::OnBusy;
+
+/// One turn: what the user says, and the inputs of the graph.
+#[derive(Debug, Object)]
+pub(super) struct ChatRequest {
+    /// The conversation, chosen by the client; letters, digits and `. _ @ -`.
+    #[oai(validator(pattern = "^[A-Za-z0-9._@-]{1,128}$"))]
+    session_id: String,
+    /// What the user says.
+    message: Option<Message>,
+    /// The graph's inputs.
+    input: Option<BTreeMap<String, Json>>,
+    /// What to do when the thread has a run that is not over. Default: `enqueue`.
+    on_busy: Option<OnBusyChoice>,
+    /// The groups of events that the stream holds. Default: `messages`, `nodes`, `tools`.
+    include: Option<Vec<EventGroup>>,
+}
+
+/// A text, or a list of parts.
+#[derive(Debug, Union)]
+#[oai(one_of)]
+enum Message {
+    /// A text.
+    Text(String),
+    /// Texts, images and files.
+    Parts(Vec<MessagePart>),
+}
+
+/// A part of a message; `openapi::parts` says the rest.
+#[derive(Debug, Object)]
+struct MessagePart {
+    /// `text`, `image` or `file`.
+    #[oai(rename = "type")]
+    kind: String,
+}
+
+/// What to do when the thread has a run that is not over.
+#[derive(Debug, Clone, Copy, Enum)]
+#[oai(rename_all = "lowercase", rename = "OnBusy")]
+enum OnBusyChoice {
+    /// Wait for it.
+    Enqueue,
+    /// Refuse with 409.
+    Reject,
+}
+
+/// A group of events. The run's own events and errors are always sent.
+#[derive(Debug, Clone, Copy, Enum)]
+#[oai(rename_all = "lowercase")]
+enum EventGroup {
+    /// Messages and reasoning.
+    Messages,
+    /// Nodes.
+    Nodes,
+    /// Tools.
+    Tools,
+    /// Edges.
+    Edges,
+    /// The public state.
+    State,
+    /// Checkpoints.
+    Checkpoints,
+    /// Logs.
+    Debug,
+}
+
+/// A turn that has the right form. Whether it fits the graph is for the engine to say.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Turn {
+    /// The conversation.
+    pub(super) session: Part,
+    /// What the user says.
+    pub(super) message: Option<Json>,
+    /// The graph's inputs.
+    pub(super) input: Map<String, Json>,
+    /// What to do when the thread is busy.
+    pub(super) on_busy: OnBusy,
+    /// What the stream holds.
+    pub(super) groups: Groups,
+    /// The SHA-256 of the canonical body.
+    pub(super) hash: String,
+}
+
+impl<'a> ApiExtractor<'a> for Turn {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        ChatRequest::register(registry);
+    }
+
+    fn request_meta() -> Option<MetaRequest> {
+        let content = MetaMediaType { content_type: "application/json", schema: ChatRequest::schema_ref() };
+        Some(MetaRequest { description: None, content: vec![content], required: true })
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        _options: ExtractParamOptions<()>,
+    ) -> poem::Result<Self> {
+        let app = request.data::<Arc<App>>().ok_or_else(Problem::internal)?;
+        let value = json::read(request, body, app.settings.body_limit).await?;
+        Ok(Self::parse(value)?)
+    }
+}
+
+/// The fields of a turn.
+const FIELDS: [&str; 5] = ["session_id", "message", "input", "on_busy", "include"];
+
+impl Turn {
+    /// Takes a body apart.
+    pub(super) fn parse(body: Json) -> Result<Self, Problem> {
+        let mut canonical = String::new();
+        json::canonical(&body, &mut canonical);
+        let Json::Object(mut fields) = body else {
+            return Err(Problem::at(Code::InvalidRequest, "", expected("an object", &body)));
+        };
+        let mut wrong = Wrong::default();
+        for name in fields.keys().filter(|name| !FIELDS.contains(&name.as_str())) {
+            wrong.note(&format!("/{}", escape(name)), unknown(name));
+        }
+        let session = match fields.remove("session_id") {
+            None => wrong.add("/session_id", "this field is required"),
+            Some(Json::String(text)) => match text.parse::<Part>() {
+                Ok(session) => Some(session),
+                Err(error) => wrong.add("/session_id", error.to_string()),
+            },
+            Some(other) => wrong.add("/session_id", expected("a text", &other)),
+        };
+        let message = fields.remove("message").inspect(|message| check_message(message, &mut wrong));
+        let input = match fields.remove("input") {
+            None => Map::new(),
+            Some(Json::Object(input)) => input,
+            Some(other) => wrong.add("/input", expected("an object", &other)).unwrap_or_default(),
+        };
+        let on_busy = match fields.remove("on_busy") {
+            None => Some(OnBusy::default()),
+            Some(Json::String(text)) if text == "enqueue" => Some(OnBusy::Enqueue),
+            Some(Json::String(text)) if text == "reject" => Some(OnBusy::Reject),
+            Some(Json::String(_)) => wrong.add("/on_busy", "send `enqueue` or `reject`"),
+            Some(other) => wrong.add("/on_busy", expected("`enqueue` or `reject`", &other)),
+        };
+        let groups = fields.remove("include").map_or(Groups::default(), |list| include(&list, &mut wrong));
+        match (session, on_busy) {
+            (Some(session), Some(on_busy)) if wrong.0.is_empty() => {
+                Ok(Self { session, message, input, on_busy, groups, hash: sha256_hex(canonical.as_bytes()) })
+            }
+            _ => Err(Problem::places(Code::InvalidRequest, wrong.0)),
+        }
+    }
+}
+
+/// What is wrong with a body.
+#[derive(Debug, Default)]
+struct Wrong(Vec<ProblemAt>);
+
+impl Wrong {
+    /// Notes a mistake.
+    fn note(&mut self, pointer: &str, detail: impl Into<String>) {
+        self.0.push(ProblemAt { pointer: pointer.to_owned(), detail: detail.into() });
+    }
+
+    /// Notes a mistake, in place of the value that is missing for it.
+    fn add<T>(&mut self, pointer: &str, detail: impl Into<String>) -> Option<T> {
+        self.note(pointer, detail);
+        None
+    }
+}
+
+fn check_message(message: &Json, wrong: &mut Wrong) {
+    let parts = match message {
+        Json::String(_) => return,
+        Json::Array(parts) => parts,
+        other => return wrong.note("/message", expected("a text or a list of parts", other)),
+    };
+    if parts.is_empty() {
+        wrong.note("/message", "a list of parts holds at least one");
+    }
+    for (i, part) in parts.iter().enumerate() {
+        let at = format!("/message/{i}");
+        let Json::Object(fields) = part else {
+            wrong.note(&at, expected("a part like `{\"type\": \"text\", \"text\": \"…\"}`", part));
+            continue;
+        };
+        match fields.get("type").and_then(Json::as_str) {
+            Some("text") => {
+                if !fields.get("text").is_some_and(Json::is_string) {
+                    wrong.note(&format!("{at}/text"), "a part of type `text` has a text here");
+                }
+            }
+            Some("image" | "file") => {}
+            _ => {
+                wrong.note(&format!("{at}/type"), "the type of a part is `text`, `image` or `file`");
+            }
+        }
+    }
+}
+
+fn include(list: &Json, wrong: &mut Wrong) -> Groups {
+    let Json::Array(items) = list else {
+        return wrong.add("/include", expected("a list of groups", list)).unwrap_or_default();
+    };
+    let mut names = Vec::new();
+    for (i, item) in items.iter().enumerate() {
+        let at = format!("/include/{i}");
+        match item.as_str().map(|name| (name, Groups::parse([name]))) {
+            Some((name, Ok(_))) => names.push(name),
+            Some((name, Err(_))) => {
+                wrong.note(&at, Groups::unknown(name));
+            }
+            None => {
+                wrong.note(&at, expected("the name of a group", item));
+            }
+        }
+    }
+    Groups::parse(names).unwrap_or_default()
+}
+
+/// Says what was due and what kind of value was found; never the value.
+fn expected(due: &str, found: &Json) -> String {
+    let found = match found {
+        Json::Null => "null",
+        Json::Bool(_) => "a boolean",
+        Json::Number(_) => "a number",
+        Json::String(_) => "a text",
+        Json::Array(_) => "a list",
+        Json::Object(_) => "an object",
+    };
+    format!("{due} is due here, not {found}")
+}
+
+fn unknown(name: &str) -> String {
+    if ["tenant", "tenant_id", "user", "user_id", "owner"].contains(&name) {
+        return "tenant and user come from authentication, never from a body".into();
+    }
+    let near = |field: &&str| strsim::damerau_levenshtein(field, name);
+    match FIELDS.into_iter().min_by_key(near).filter(|field| near(field) <= 2) {
+        Some(field) => format!("there is no such field; did you mean `{field}`?"),
+        None => format!("there is no such field; the fields are {}", FIELDS.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn places(body: Json) -> Vec<String> {
+        let problem = Turn::parse(body).unwrap_err();
+        assert_eq!(problem.code, Code::InvalidRequest);
+        problem.errors.into_iter().map(|at| at.pointer).collect()
+    }
+
+    #[test]
+    fn every_mistake_of_a_body_is_told_with_its_place() {
+        let body = json!({
+            "sesion_id": "s", "message": 1, "input": [], "on_busy": "wait", "include": ["nodes", "x", 3],
+        });
+        let places = places(body);
+        let expected =
+            ["/sesion_id", "/session_id", "/message", "/input", "/on_busy", "/include/1", "/include/2"];
+        assert_eq!(places, expected);
+    }
+
+    #[test]
+    fn an_unknown_field_is_refused_with_the_one_that_was_meant() {
+        let detail = |body| Turn::parse(body).unwrap_err().errors[0].detail.clone();
+        assert!(detail(json!({"session_id": "s", "mesage": "x"})).contains("did you mean `message`?"));
+        assert!(detail(json!({"session_id": "s", "frobnicate": 1})).contains("the fields are session_id"));
+        for name in ["tenant", "tenant_id", "user", "user_id"] {
+            assert!(detail(json!({"session_id": "s", name: "x"})).contains("from authentication"), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_session_id_is_a_text_of_the_alphabet() {
+        for bad in
+            [json!(null), json!(1), json!({"$gt": ""}), json!(""), json!("a:b"), json!("a/b"), json!(["a"])]
+        {
+            assert_eq!(places(json!({"session_id": bad})), ["/session_id"]);
+        }
+        assert_eq!(places(json!([])), [""]);
+    }
+
+    #[test]
+    fn a_message_is_a_text_or_parts() {
+        let turn = |message: Json| Turn::parse(json!({"session_id": "s", "message": message}));
+        assert!(turn(json!("hi")).is_ok());
+        let parts =
+            json!([{"type": "text", "text": "hi"}, {"type": "image", "url": "https://example.org/a.png"}]);
+        assert_eq!(turn(parts.clone()).unwrap().message, Some(parts));
+        let problem = turn(json!([{"type": "text"}, {"type": "x"}, 1])).unwrap_err();
+        let places: Vec<&str> = problem.errors.iter().map(|at| at.pointer.as_str()).collect();
+        assert_eq!(places, ["/message/0/text", "/message/1/type", "/message/2"]);
+        assert!(turn(json!(null)).is_err());
+        assert!(turn(json!([])).is_err());
+    }
+
+    #[test]
+    fn two_spellings_of_one_request_have_one_hash() {
+        let a = Turn::parse(json!({"session_id": "s", "message": "x"})).unwrap();
+        let b = Turn::parse(json!({"message": "x", "session_id": "s"})).unwrap();
+        let c = Turn::parse(json!({"message": "y", "session_id": "s"})).unwrap();
+        assert_eq!(a.hash, b.hash);
+        assert_ne!(a.hash, c.hash);
+        assert_eq!((a.on_busy, a.groups), (OnBusy::Enqueue, Groups::default()));
+    }
+}

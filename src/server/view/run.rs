@@ -1,0 +1,181 @@
+//! Runs in answers.
+
+use poem_openapi::{Enum, Object};
+use serde_json::Value as Json;
+
+use super::{Id, Time};
+use crate::engine::record::{self, Outcome};
+use crate::event;
+use crate::id::RunId;
+use crate::store::{Run, RunState, StoreError};
+
+/// Where a run stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
+#[oai(rename_all = "snake_case", rename = "RunStatus")]
+pub(in crate::server) enum Status {
+    /// Waits for its turn or for an owner.
+    Queued,
+    /// Is under way.
+    Running,
+    /// Waits for a person.
+    Interrupted,
+    /// Reached its end.
+    Completed,
+    /// Ended with an error.
+    Failed,
+    /// Was cancelled.
+    Cancelled,
+    /// Was undone.
+    RolledBack,
+    /// Gave up after repeated crashes.
+    Dead,
+}
+
+impl From<RunState> for Status {
+    fn from(state: RunState) -> Self {
+        match state {
+            RunState::Queued => Self::Queued,
+            RunState::Running => Self::Running,
+            RunState::Interrupted => Self::Interrupted,
+            RunState::Completed => Self::Completed,
+            RunState::Failed => Self::Failed,
+            RunState::Cancelled => Self::Cancelled,
+            RunState::RolledBack => Self::RolledBack,
+            RunState::Dead => Self::Dead,
+        }
+    }
+}
+
+/// Tokens used by model calls.
+#[derive(Debug, Clone, PartialEq, Eq, Object)]
+#[oai(rename = "Usage")]
+pub(in crate::server) struct UsageView {
+    /// Tokens of the prompts.
+    input_tokens: u64,
+    /// Tokens of the answers.
+    output_tokens: u64,
+    /// Model calls made.
+    model_calls: u64,
+}
+
+impl From<event::Usage> for UsageView {
+    fn from(usage: event::Usage) -> Self {
+        let event::Usage { input_tokens, output_tokens, model_calls } = usage;
+        Self { input_tokens, output_tokens, model_calls }
+    }
+}
+
+/// Why a run failed.
+#[derive(Debug, Clone, PartialEq, Eq, Object)]
+#[oai(rename = "RunError", skip_serializing_if_is_none)]
+pub(in crate::server) struct ErrorView {
+    /// A stable code.
+    pub(in crate::server) code: String,
+    /// One sentence for people.
+    pub(in crate::server) message: String,
+    /// The same request may succeed later.
+    pub(in crate::server) retryable: bool,
+    /// The node that failed.
+    pub(in crate::server) node: Option<String>,
+}
+
+/// A run.
+#[derive(Debug, Clone, PartialEq, Object)]
+#[oai(rename = "Run", skip_serializing_if_is_none)]
+pub(in crate::server) struct RunView {
+    /// Its id.
+    run_id: Id,
+    /// The conversation.
+    session_id: String,
+    /// The graph's id.
+    graph: String,
+    /// The hash of the graph's version that the run is pinned to.
+    graph_hash: String,
+    /// Where it stands.
+    pub(in crate::server) status: Status,
+    /// Somebody asked for its end.
+    cancel_requested: bool,
+    /// Supersteps done.
+    step: u64,
+    /// When it was accepted.
+    created_at: Time,
+    /// When it ended.
+    finished_at: Option<Time>,
+    /// The graph's output, when it completed.
+    output: Option<Json>,
+    /// Tokens used, when it ended.
+    usage: Option<UsageView>,
+    /// Why it failed.
+    error: Option<ErrorView>,
+}
+
+impl TryFrom<Run> for RunView {
+    type Error = StoreError;
+
+    fn try_from(run: Run) -> Result<Self, StoreError> {
+        let outcome =
+            run.result.as_deref().map(|bytes| record::decode::<Outcome>("result", bytes)).transpose()?;
+        let (output, usage, error) = match outcome {
+            Some(outcome) => (outcome.output, Some(outcome.usage.into()), outcome.error),
+            None => (None, None, None),
+        };
+        Ok(Self {
+            run_id: Id::new(run.run),
+            session_id: run.key.session.to_string(),
+            graph: run.graph,
+            graph_hash: run.hash,
+            status: run.state.into(),
+            cancel_requested: run.cancel_requested,
+            step: run.step,
+            created_at: run.created_at.into(),
+            finished_at: run.finished_at.map(Time::from),
+            output,
+            usage,
+            error: error.map(|error| ErrorView {
+                code: error.code,
+                message: error.message,
+                retryable: error.retryable,
+                node: error.node,
+            }),
+        })
+    }
+}
+
+/// How an invoked run ended.
+#[derive(Debug, Clone, PartialEq, Object)]
+#[oai(skip_serializing_if_is_none)]
+pub(in crate::server) struct InvokeResult {
+    /// The run.
+    pub(in crate::server) run_id: Id,
+    /// The conversation.
+    pub(in crate::server) session_id: String,
+    /// How it ended.
+    pub(in crate::server) status: Status,
+    /// The graph's output, when it completed.
+    pub(in crate::server) output: Option<Json>,
+    /// The text of the last message.
+    pub(in crate::server) reply: Option<String>,
+    /// The messages that the run sent.
+    pub(in crate::server) messages: Vec<SentMessage>,
+    /// Tokens used.
+    pub(in crate::server) usage: UsageView,
+    /// Why it failed.
+    pub(in crate::server) error: Option<ErrorView>,
+}
+
+/// A message that a run sent.
+#[derive(Debug, Clone, PartialEq, Eq, Object)]
+#[oai(skip_serializing_if_is_none)]
+pub(in crate::server) struct SentMessage {
+    /// Its id.
+    pub(in crate::server) message_id: String,
+    /// The node that sent it.
+    pub(in crate::server) node: Option<String>,
+    /// Its text.
+    pub(in crate::server) content: String,
+}
+
+/// Where a client follows a run, and where it reads it.
+pub(in crate::server) fn run_urls(run: RunId) -> (String, String) {
+    (format!("/v1/runs/{run}/events"), format!("/v1/runs/{run}"))
+}

@@ -1,0 +1,236 @@
+//! A graph file as written.
+
+use std::time::Duration;
+
+use super::keys::later;
+use super::next::NextSpec;
+use super::node::NodeSpec;
+use super::reader::{Fields, Reader};
+use super::text::ExprSpec;
+use super::tree::{Node, Tree};
+use super::types::TypeSpec;
+use crate::diagnostic::{Diagnostic, FileId, Span, Spanned};
+
+/// A graph.
+#[derive(Debug, Clone)]
+pub struct Graph {
+    /// Its id: the stem of its file.
+    pub id: String,
+    /// Its file.
+    pub file: FileId,
+    /// The first byte of the file, for what is missing.
+    pub top: Span,
+    /// The whole tree, for the version hash.
+    pub tree: Node,
+    /// For people.
+    pub description: Option<String>,
+    /// The inputs of a run.
+    pub input: Vec<(Spanned<String>, TypeSpec)>,
+    /// What a run gives.
+    pub output: Option<OutputSpec>,
+    /// The channels of the state.
+    pub state: Vec<(Spanned<String>, TypeSpec)>,
+    /// Where a run begins.
+    pub start: Option<NextSpec>,
+    /// The nodes. A node whose body cannot be read is there by its name.
+    pub nodes: Vec<(Spanned<String>, Option<NodeSpec>)>,
+    /// What stops a run.
+    pub limits: LimitsSpec,
+    /// Settings of all nodes.
+    pub defaults: DefaultsSpec,
+    /// Codes that are silenced in this file.
+    pub allow: Vec<String>,
+    /// Names of inputs and channels that are there but cannot be read.
+    pub broken: Vec<String>,
+}
+
+/// `output:` as written.
+#[derive(Debug, Clone)]
+pub enum OutputSpec {
+    /// Names of channels.
+    Channels(Vec<Spanned<String>>),
+    /// Expressions by name.
+    Map(Vec<(Spanned<String>, ExprSpec)>),
+}
+
+/// `limits:` as written.
+#[derive(Debug, Clone, Default)]
+pub struct LimitsSpec {
+    /// Supersteps.
+    pub steps: Option<Spanned<u64>>,
+    /// Time.
+    pub time: Option<Duration>,
+    /// Tokens.
+    pub tokens: Option<u64>,
+    /// Tasks at once.
+    pub parallel: Option<u64>,
+}
+
+/// `defaults:` as written.
+#[derive(Debug, Clone, Default)]
+pub struct DefaultsSpec {
+    /// The model of nodes that name none.
+    pub model: Option<Spanned<String>>,
+    /// The retry policy of nodes that name none.
+    pub retry: Option<Spanned<String>>,
+    /// The timeouts of nodes that name none.
+    pub timeout: TimeoutSpec,
+}
+
+/// `timeout:` as written; a plain duration is the total.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TimeoutSpec {
+    /// Until the first event of an answer.
+    pub first: Option<Duration>,
+    /// Between two events.
+    pub idle: Option<Duration>,
+    /// In all.
+    pub total: Option<Duration>,
+}
+
+const TOP: [&str; 12] = [
+    "format",
+    "description",
+    "input",
+    "output",
+    "state",
+    "start",
+    "nodes",
+    "on_error",
+    "on_limit",
+    "limits",
+    "defaults",
+    "allow",
+];
+impl Reader<'_> {
+    /// Reads the number of the language's format.
+    pub(super) fn format(&mut self, fields: &mut Fields<'_>, top: Span) {
+        let Some(node) = fields.take("format") else {
+            let finding = Diagnostic::error("G101", "`format` is missing", top, "this build understands 1");
+            self.bag.report(finding.help("write  format: 1  as the first line"));
+            return;
+        };
+        if node.tree != Tree::Int(1) {
+            let finding =
+                Diagnostic::error("G101", "an unknown format", node.span, "this build understands 1");
+            self.bag.report(finding.help("write  format: 1"));
+        }
+    }
+
+    /// Reads a graph file.
+    pub(super) fn graph(&mut self, id: &str, file: FileId, tree: &Node) -> Option<Graph> {
+        let top = Span { file, start: 0, end: 0 };
+        let mut fields = self.fields(tree, "a graph")?;
+        self.format(&mut fields, top);
+        let description = fields.take("description").and_then(|node| self.text(node, "a text"));
+        let mut broken = Vec::new();
+        let input = fields.take("input").map(|node| self.typed(node, "an input", false, &mut broken));
+        let state = fields.take("state").map(|node| self.typed(node, "a channel", true, &mut broken));
+        let output = fields.take("output").and_then(|node| self.output(node));
+        let start = fields.require(self, "start", "start: answer", top).and_then(|node| self.next(node));
+        let nodes =
+            fields.require(self, "nodes", "nodes: {answer: {kind: say, text: Hello, next: end}}", top);
+        let nodes = nodes.map(|node| self.nodes(node)).unwrap_or_default();
+        let limits = fields.take("limits").map(|node| self.limits(node)).unwrap_or_default();
+        let defaults = fields.take("defaults").map(|node| self.defaults(node)).unwrap_or_default();
+        let allow = self.allow(fields.take("allow"));
+        fields.finish(self, &TOP, later);
+        let description = description.map(|text| text.value);
+        Some(Graph {
+            id: id.to_owned(),
+            file,
+            top,
+            description,
+            input: input.unwrap_or_default(),
+            output,
+            state: state.unwrap_or_default(),
+            start,
+            nodes,
+            limits,
+            defaults,
+            allow,
+            broken,
+            tree: tree.clone(),
+        })
+    }
+
+    /// Reads a map of names and types; those that cannot be read leave their name in `broken`.
+    pub(super) fn typed(
+        &mut self,
+        node: &Node,
+        what: &str,
+        channel: bool,
+        broken: &mut Vec<String>,
+    ) -> Vec<(Spanned<String>, TypeSpec)> {
+        let mut typed = Vec::new();
+        for (name, value) in self.names(node, "names and types") {
+            let fits = if what == "a type" { self.type_name(&name) } else { self.identifier(&name, what) };
+            match self.ty(value, channel) {
+                Some(ty) if fits => typed.push((name, ty)),
+                _ => broken.push(name.value),
+            }
+        }
+        typed
+    }
+
+    fn output(&mut self, node: &Node) -> Option<OutputSpec> {
+        match &node.tree {
+            Tree::Seq(items) => {
+                let names =
+                    items.iter().filter_map(|item| self.name(item, "the name of a channel")).collect();
+                Some(OutputSpec::Channels(names))
+            }
+            Tree::Map(_) => Some(OutputSpec::Map(self.expressions(node))),
+            _ => {
+                self.wrong(node, "a list of channels, or a map of names and expressions");
+                None
+            }
+        }
+    }
+
+    /// Reads a map of names and expressions.
+    pub(super) fn expressions(&mut self, node: &Node) -> Vec<(Spanned<String>, ExprSpec)> {
+        self.names(node, "names and expressions")
+            .into_iter()
+            .filter_map(|(name, value)| self.expr(value).map(|expr| (name, expr)))
+            .collect()
+    }
+
+    fn limits(&mut self, node: &Node) -> LimitsSpec {
+        let Some(mut fields) = self.fields(node, "the limits") else { return LimitsSpec::default() };
+        let limits = LimitsSpec {
+            steps: fields.take("steps").and_then(|node| self.count(node, 1)),
+            time: fields.take("time").and_then(|node| self.duration(node)),
+            tokens: fields.take("tokens").and_then(|node| self.count(node, 1)).map(|n| n.value),
+            parallel: fields.take("parallel").and_then(|node| self.count(node, 1)).map(|n| n.value),
+        };
+        fields.finish(self, &["steps", "time", "tokens", "parallel"], later);
+        limits
+    }
+
+    fn defaults(&mut self, node: &Node) -> DefaultsSpec {
+        let Some(mut fields) = self.fields(node, "the defaults") else { return DefaultsSpec::default() };
+        let defaults = DefaultsSpec {
+            model: fields.take("model").and_then(|node| self.name(node, "the name of a model")),
+            retry: fields.take("retry").and_then(|node| self.name(node, "the name of a retry policy")),
+            timeout: fields.take("timeout").map(|node| self.timeout(node)).unwrap_or_default(),
+        };
+        fields.finish(self, &["model", "retry", "timeout"], later);
+        defaults
+    }
+
+    /// Reads `timeout`.
+    pub(super) fn timeout(&mut self, node: &Node) -> TimeoutSpec {
+        if !matches!(node.tree, Tree::Map(_)) {
+            return TimeoutSpec { total: self.duration(node), ..TimeoutSpec::default() };
+        }
+        let Some(mut fields) = self.fields(node, "a timeout") else { return TimeoutSpec::default() };
+        let timeout = TimeoutSpec {
+            first: fields.take("first").and_then(|node| self.duration(node)),
+            idle: fields.take("idle").and_then(|node| self.duration(node)),
+            total: fields.take("total").and_then(|node| self.duration(node)),
+        };
+        fields.finish(self, &["first", "idle", "total"], |_| None);
+        timeout
+    }
+}

@@ -1,0 +1,190 @@
+//! Nodes of kind `llm`, and the parameters of a model call.
+
+use serde_json::{Map, Value as Json};
+
+use super::reader::{Fields, Reader};
+use super::text::{ExprSpec, Text};
+use super::tree::{Node, Tree};
+use crate::diagnostic::{Diagnostic, Span, Spanned};
+
+/// A node of kind `llm`.
+#[derive(Debug, Clone)]
+pub struct LlmSpec {
+    /// The name of a prompt file.
+    pub prompt: Option<Spanned<String>>,
+    /// The prompt itself.
+    pub text: Option<Text>,
+    /// Inputs of the prompt file.
+    pub with: Vec<(Spanned<String>, ExprSpec)>,
+    /// The model.
+    pub model: Option<Spanned<String>>,
+    /// Parameters of the call.
+    pub params: ParamsSpec,
+    /// How much of the conversation is sent.
+    pub history: Option<HistorySpec>,
+    /// Where the answer goes.
+    pub into: Option<IntoSpec>,
+    /// It is said to the user, with the place of the word.
+    pub reply: Option<Spanned<bool>>,
+    /// `tokens`, `final` or `none`.
+    pub stream: Option<Spanned<&'static str>>,
+}
+
+/// `history:` as written.
+#[derive(Debug, Clone, Copy)]
+pub enum HistorySpec {
+    /// So many turns.
+    Last(u64),
+    /// About so many tokens.
+    Tokens(u64),
+}
+
+/// `into:` as written.
+#[derive(Debug, Clone)]
+pub enum IntoSpec {
+    /// A channel.
+    Channel(Spanned<String>),
+    /// Expressions over `result`, by channel.
+    Map(Vec<(Spanned<String>, ExprSpec)>),
+}
+
+/// Parameters of a model call as written.
+#[derive(Debug, Clone, Default)]
+pub struct ParamsSpec {
+    /// 0 to 2.
+    pub temperature: Option<Spanned<f64>>,
+    /// 0 to 1.
+    pub top_p: Option<Spanned<f64>>,
+    /// The most tokens of an answer.
+    pub max_tokens: Option<u64>,
+    /// For the same answer to the same request.
+    pub seed: Option<i64>,
+    /// Texts that end the answer.
+    pub stop: Vec<String>,
+    /// As the provider names it.
+    pub reasoning_effort: Option<String>,
+    /// Further keys of the request.
+    pub extra: Map<String, Json>,
+}
+
+pub(super) const PARAMS: [&str; 7] =
+    ["temperature", "top_p", "max_tokens", "seed", "stop", "reasoning_effort", "extra"];
+pub(super) const LLM: [&str; 8] = ["prompt", "text", "with", "model", "history", "into", "reply", "stream"];
+
+impl Reader<'_> {
+    /// Reads the keys of an `llm` node.
+    pub(super) fn llm(&mut self, fields: &mut Fields<'_>, at: Span) -> LlmSpec {
+        let prompt = fields.take("prompt").and_then(|node| self.name(node, "the name of a prompt file"));
+        let prompt_given = prompt.is_some();
+        let text = fields.take_entry("text");
+        match (prompt_given, &text) {
+            (true, Some((span, _))) => {
+                let finding =
+                    Diagnostic::error("G102", "`prompt` and `text` exclude each other", *span, "two prompts");
+                self.bag.report(finding.help("keep one of them"));
+            }
+            (false, None) => {
+                let finding = Diagnostic::error(
+                    "G104",
+                    "an `llm` node needs `prompt` or `text`",
+                    at,
+                    "it asks nothing",
+                );
+                self.bag.report(finding.help("write  prompt: chat/answer  for prompts/chat/answer.md"));
+            }
+            _ => {}
+        }
+        LlmSpec {
+            prompt,
+            text: text.and_then(|(_, node)| self.text(node, "a text")),
+            with: fields.take("with").map(|node| self.expressions(node)).unwrap_or_default(),
+            model: fields.take("model").and_then(|node| self.name(node, "the name of a model")),
+            params: self.params(fields),
+            history: fields.take("history").and_then(|node| self.history(node)),
+            into: fields.take("into").and_then(|node| match node.tree {
+                Tree::Map(_) => Some(IntoSpec::Map(self.expressions(node))),
+                _ => self.name(node, "the name of a channel").map(IntoSpec::Channel),
+            }),
+            reply: fields
+                .take_entry("reply")
+                .and_then(|(span, node)| self.boolean(node).map(|value| Spanned { value, span })),
+            stream: fields.take("stream").and_then(|node| self.word(node, &["tokens", "final", "none"])),
+        }
+    }
+
+    fn history(&mut self, node: &Node) -> Option<HistorySpec> {
+        let mut fields = self.fields(node, "`history`")?;
+        let (last, tokens) = (fields.take("last"), fields.take("tokens"));
+        let given = usize::from(last.is_some()) + usize::from(tokens.is_some());
+        let last = last.and_then(|node| self.count(node, 1));
+        let tokens = tokens.and_then(|node| self.count(node, 1));
+        fields.finish(self, &["last", "tokens"], |_| None);
+        match (last, tokens) {
+            (Some(last), None) => Some(HistorySpec::Last(last.value)),
+            (None, Some(tokens)) => Some(HistorySpec::Tokens(tokens.value)),
+            (Some(_), Some(tokens)) => {
+                let message = "`last` and `tokens` exclude each other";
+                let finding = Diagnostic::error("G105", message, tokens.span, "a second measure");
+                self.bag.report(finding.help("keep one of them"));
+                None
+            }
+            (None, None) => {
+                if given == 0 {
+                    let finding = Diagnostic::error(
+                        "G104",
+                        "`history` needs `last` or `tokens`",
+                        node.span,
+                        "no measure",
+                    );
+                    self.bag.report(finding.help("write  history: {last: 20}"));
+                }
+                None
+            }
+        }
+    }
+
+    /// Reads the parameters of a model call.
+    pub(super) fn params(&mut self, fields: &mut Fields<'_>) -> ParamsSpec {
+        let stop = fields.take("stop").map(|node| {
+            let items =
+                if let Tree::Seq(items) = &node.tree { items.as_slice() } else { std::slice::from_ref(node) };
+            items.iter().filter_map(|item| self.text(item, "a text")).map(|text| text.value).collect()
+        });
+        let extra = fields.take("extra").map(|node| {
+            if let Json::Object(extra) = node.to_json() {
+                return extra;
+            }
+            self.wrong(node, "a map");
+            Map::new()
+        });
+        ParamsSpec {
+            temperature: fields.take("temperature").and_then(|node| self.range(node, 0.0, 2.0)),
+            top_p: fields.take("top_p").and_then(|node| self.range(node, 0.0, 1.0)),
+            max_tokens: fields.take("max_tokens").and_then(|node| self.count(node, 1)).map(|n| n.value),
+            seed: fields.take("seed").and_then(|node| {
+                if let Tree::Int(n) = node.tree {
+                    return Some(n);
+                }
+                self.wrong(node, "a whole number");
+                None
+            }),
+            stop: stop.unwrap_or_default(),
+            reasoning_effort: fields
+                .take("reasoning_effort")
+                .and_then(|node| self.text(node, "a word such as `low`"))
+                .map(|text| text.value),
+            extra: extra.unwrap_or_default(),
+        }
+    }
+
+    fn range(&mut self, node: &Node, least: f64, most: f64) -> Option<Spanned<f64>> {
+        let number = self.number(node)?;
+        if (least..=most).contains(&number.value) {
+            return Some(number);
+        }
+        let message = format!("{} is outside {least} to {most}", number.value);
+        let finding = Diagnostic::error("M502", message, node.span, "out of range");
+        self.bag.report(finding.help(format!("write a number from {least} to {most}")));
+        None
+    }
+}

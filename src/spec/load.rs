@@ -1,0 +1,287 @@
+//! Finds the files of a project, and claims each by one rule.
+//!
+//! Invariant: nothing outside the folder is read, and a file that no rule claims is reported.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::graph::Graph;
+use super::parse::{MAX_BYTES, parse};
+use super::project::Project;
+use super::prompt::PromptFile;
+use super::reader::Reader;
+use super::text::Text;
+use crate::diagnostic::{Bag, Diagnostic, FileId, Span};
+
+/// The most files of a project.
+const MAX_FILES: usize = 10_000;
+/// The most bytes of a project.
+const MAX_PROJECT: u64 = 64 * 1024 * 1024;
+/// The deepest folder.
+const MAX_FOLDERS: usize = 16;
+
+/// The files of a project: path within the folder, with `/`, and content.
+pub type Files = BTreeMap<String, Vec<u8>>;
+
+/// A project as written.
+#[derive(Debug, Default)]
+pub struct Folder {
+    /// project.yaml; the default when there is none.
+    pub project: Project,
+    /// The graphs by id.
+    pub graphs: BTreeMap<String, Graph>,
+    /// The prompts by name: `chat/answer` of prompts/chat/answer.md.
+    pub prompts: BTreeMap<String, PromptFile>,
+    /// Templates for including only, by path below prompts/.
+    pub partials: BTreeMap<String, Text>,
+    /// Graphs that are there but cannot be read.
+    pub broken_graphs: Vec<String>,
+    /// Prompts that are there but cannot be read.
+    pub broken_prompts: Vec<String>,
+    /// project.yaml is there but cannot be read.
+    pub broken_project: bool,
+    /// The files as they are, for storing a version.
+    pub files: Files,
+}
+
+/// Reads a project folder. Nothing: the folder cannot be read; the bag says why.
+pub fn load(root: &Path, bag: &mut Bag) -> Option<Folder> {
+    let mut files = Files::new();
+    let mut walk =
+        Walk { root, bag, files: &mut files, bytes: 0, folders: 0, left_out: Vec::new(), refused: false };
+    walk.folder(root, 0);
+    if walk.refused {
+        return None;
+    }
+    let left_out = walk.left_out;
+    let shown = root.display().to_string();
+    let mut folder = load_files(&shown, files, bag);
+    for path in left_out {
+        folder.note_broken(claim(&path));
+    }
+    Some(folder)
+}
+
+struct Walk<'a> {
+    root: &'a Path,
+    bag: &'a mut Bag,
+    files: &'a mut Files,
+    bytes: u64,
+    folders: usize,
+    /// Files that are there but are not read; the bag says why.
+    left_out: Vec<String>,
+    refused: bool,
+}
+
+impl Walk<'_> {
+    fn folder(&mut self, folder: &Path, depth: usize) {
+        // Links within the project may lead in circles.
+        self.folders += 1;
+        if self.folders > MAX_FILES {
+            return self.refuse("M516", folder, "is one folder too many: a project has at most 10 000");
+        }
+        let entries = match std::fs::read_dir(folder) {
+            Ok(entries) => entries,
+            Err(error) => return self.refuse("M516", folder, &format!("cannot be read: {error}")),
+        };
+        let mut paths: Vec<PathBuf> = entries.filter_map(Result::ok).map(|entry| entry.path()).collect();
+        paths.sort();
+        for path in paths {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if self.refused || name.is_empty() || name.starts_with('.') || name.starts_with("README") {
+                continue;
+            }
+            let Ok(kind) = std::fs::symlink_metadata(&path) else { continue };
+            if kind.is_symlink() && !self.stays_inside(&path) {
+                self.refuse("T305", &path, "is a link that leaves the project");
+            } else if path.is_dir() {
+                if depth < MAX_FOLDERS {
+                    self.folder(&path, depth + 1);
+                } else {
+                    self.refuse("M516", &path, &format!("is nested deeper than {MAX_FOLDERS} folders"));
+                }
+            } else {
+                self.file(&path);
+            }
+        }
+    }
+
+    fn stays_inside(&self, path: &Path) -> bool {
+        match (self.root.canonicalize(), path.canonicalize()) {
+            (Ok(root), Ok(target)) => target.starts_with(root),
+            _ => false,
+        }
+    }
+
+    fn file(&mut self, path: &Path) {
+        let Ok(relative) = path.strip_prefix(self.root) else { return };
+        let parts: Vec<&str> = relative.components().filter_map(|c| c.as_os_str().to_str()).collect();
+        let name = parts.join("/");
+        let length = std::fs::metadata(path).map_or(0, |meta| meta.len());
+        self.bytes += length;
+        if length > MAX_BYTES {
+            self.left_out.push(name);
+            return self.refuse("Y007", path, &format!("has {} KiB; the limit is 1024 KiB", length / 1024));
+        }
+        if self.bytes > MAX_PROJECT || self.files.len() >= MAX_FILES {
+            return self.refuse("M516", path, "is too much: a project has at most 10 000 files and 64 MiB");
+        }
+        match std::fs::read(path) {
+            Ok(content) => {
+                self.files.insert(name, content);
+            }
+            Err(error) => self.refuse("M516", path, &format!("cannot be read: {error}")),
+        }
+    }
+
+    fn refuse(&mut self, code: &'static str, path: &Path, why: &str) {
+        let shown = path.display().to_string();
+        let file = self.bag.add_source(shown.clone(), "");
+        let span = Span { file, start: 0, end: 0 };
+        self.bag.report(Diagnostic::error(code, format!("`{shown}` {why}"), span, "this file"));
+        self.refused = code != "Y007" && code != "T305";
+    }
+}
+
+/// What a file of a project is.
+enum Claim {
+    Project,
+    Graph(String),
+    Prompt(String),
+    Partial(String),
+    /// Read by other commands.
+    Other,
+    /// By no rule, with the name that would be read.
+    Nothing(Option<String>),
+}
+
+fn claim(path: &str) -> Claim {
+    let parts: Vec<&str> = path.split('/').collect();
+    match parts.as_slice() {
+        ["project.yaml"] => Claim::Project,
+        [name] => match (name.strip_suffix(".yaml"), name.strip_suffix(".yml")) {
+            (Some(id), _) => graph(id),
+            (None, Some(stem)) => Claim::Nothing(Some(format!("{stem}.yaml"))),
+            (None, None) => Claim::Nothing(None),
+        },
+        ["prompts", rest @ ..] if rest.iter().any(|part| matches!(*part, "_partials" | "_macros")) => {
+            Claim::Partial(rest.join("/"))
+        }
+        ["prompts", rest @ ..] => {
+            let name = rest.join("/");
+            name.strip_suffix(".md").map_or(Claim::Nothing(None), |name| Claim::Prompt(name.to_owned()))
+        }
+        ["prompt", rest @ ..] => Claim::Nothing(Some(format!("prompts/{}", rest.join("/")))),
+        ["schemas", .., name] if name.strip_suffix(".json").is_some() => Claim::Other,
+        ["tests", .., name] => match (name.strip_suffix(".test.yaml"), name.strip_suffix(".tests.yaml")) {
+            (Some(_), _) => Claim::Other,
+            (None, Some(stem)) => Claim::Nothing(Some(format!("{stem}.test.yaml"))),
+            (None, None) => Claim::Nothing(None),
+        },
+        _ => Claim::Nothing(None),
+    }
+}
+
+/// Claims a graph, or offers the id that its file should have.
+fn graph(id: &str) -> Claim {
+    let rest = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-';
+    if id.starts_with(|c: char| c.is_ascii_lowercase()) && id.bytes().all(rest) {
+        return Claim::Graph(id.to_owned());
+    }
+    let lower = id.to_lowercase().replace([' ', '.'], "_");
+    Claim::Nothing(Some(format!("{lower}.yaml")))
+}
+
+/// Reads a project from its files. `shown` is the folder's name in messages.
+pub fn load_files(shown: &str, files: Files, bag: &mut Bag) -> Folder {
+    let mut folder = Folder::default();
+    let shown = shown.trim_end_matches('/');
+    for (path, content) in &files {
+        let full = if shown.is_empty() { path.clone() } else { format!("{shown}/{path}") };
+        match claim(path) {
+            Claim::Other => {}
+            Claim::Nothing(meant) => {
+                let file = bag.add_source(full, "");
+                let span = Span { file, start: 0, end: 0 };
+                let finding = Diagnostic::warning(
+                    "G108",
+                    format!("`{path}` is not read"),
+                    span,
+                    "no rule claims this file",
+                );
+                bag.report(finding.help_maybe(meant.map(|meant| format!("rename it to `{meant}`"))));
+            }
+            claim => {
+                if let Some(file) = decode(full, content, bag) {
+                    read(&mut folder, claim, file, bag);
+                } else {
+                    folder.note_broken(claim);
+                }
+            }
+        }
+    }
+    folder.files = files;
+    folder
+}
+
+impl Folder {
+    fn note_broken(&mut self, claim: Claim) {
+        match claim {
+            Claim::Graph(id) => self.broken_graphs.push(id),
+            Claim::Prompt(name) => self.broken_prompts.push(name),
+            Claim::Project => self.broken_project = true,
+            _ => {}
+        }
+    }
+}
+
+/// Registers a file as text.
+fn decode(path: String, content: &[u8], bag: &mut Bag) -> Option<FileId> {
+    match std::str::from_utf8(content) {
+        Ok(text) => {
+            let bom = text.starts_with('\u{feff}');
+            // A byte order mark is kept in the source, so that places stay true.
+            let file = bag.add_source(path, text);
+            if bom {
+                let span = Span { file, start: 0, end: 3 };
+                bag.report(Diagnostic::lint("Y007", "a byte order mark", span, "not needed in UTF-8"));
+            }
+            Some(file)
+        }
+        Err(error) => {
+            let file = bag.add_source(path, String::from_utf8_lossy(content));
+            let start = error.valid_up_to() as u32;
+            let span = Span { file, start, end: start + 3 };
+            let finding = Diagnostic::error("Y007", "the file is not UTF-8", span, "this byte is not UTF-8");
+            bag.report(finding.help("save the file as UTF-8"));
+            None
+        }
+    }
+}
+
+fn read(folder: &mut Folder, claim: Claim, file: FileId, bag: &mut Bag) {
+    let source = bag.source(file).1.to_owned();
+    let base = if source.starts_with('\u{feff}') { 3 } else { 0 };
+    match claim {
+        Claim::Project => match parse(&source[base..], file, base, bag) {
+            Some(tree) => folder.project = Reader { bag }.project(file, tree),
+            None => folder.broken_project = true,
+        },
+        Claim::Graph(id) => {
+            let tree = parse(&source[base..], file, base, bag);
+            match tree.and_then(|tree| Reader { bag }.graph(&id, file, &tree)) {
+                Some(graph) => drop(folder.graphs.insert(id, graph)),
+                None => folder.broken_graphs.push(id),
+            }
+        }
+        Claim::Prompt(name) => match (Reader { bag }).prompt(file) {
+            Some(prompt) => drop(folder.prompts.insert(name, prompt)),
+            None => folder.broken_prompts.push(name),
+        },
+        Claim::Partial(name) => {
+            let span = Span { file, start: 0, end: source.len() as u32 };
+            folder.partials.insert(name, Text::verbatim(&source, span));
+        }
+        Claim::Other | Claim::Nothing(_) => {}
+    }
+}

@@ -1,0 +1,31 @@
+//! The YAML as written, field for field, with places.
+//!
+//! Invariant: decides nothing. Names are not resolved, expressions are not parsed, defaults are not filled in.
+
+mod graph;
+mod keys;
+mod llm;
+mod load;
+mod next;
+mod node;
+mod number;
+mod parse;
+mod project;
+mod prompt;
+mod reader;
+mod scalar;
+mod surface;
+mod text;
+mod tree;
+mod types;
+
+pub use graph::{DefaultsSpec, Graph, LimitsSpec, OutputSpec, TimeoutSpec};
+pub use llm::{HistorySpec, IntoSpec, LlmSpec, ParamsSpec};
+pub use load::{Files, Folder, load, load_files};
+pub use next::{NextSpec, RuleSpec};
+pub use node::{KindSpec, NodeSpec};
+pub use project::{ModelSpec, Project, RetrySpec};
+pub use prompt::PromptFile;
+pub use text::{ExprSpec, Text};
+pub use tree::{Node, Tree};
+pub use types::{Base, Descriptor, TypeSpec};

@@ -1,0 +1,187 @@
+//! Nodes as written.
+
+use super::graph::TimeoutSpec;
+use super::keys::elsewhere;
+use super::llm::{LLM, LlmSpec, PARAMS};
+use super::next::NextSpec;
+use super::reader::{Fields, Reader};
+use super::text::{ExprSpec, Text};
+use super::tree::{Node, Tree};
+use crate::diagnostic::{Diagnostic, Span, Spanned, did_you_mean};
+
+/// A node.
+#[derive(Debug, Clone)]
+pub struct NodeSpec {
+    /// Its kind, with the place of the word.
+    pub kind: Spanned<&'static str>,
+    /// What only its kind has.
+    pub body: KindSpec,
+    /// What comes next.
+    pub next: Option<NextSpec>,
+    /// The place of the word `next`.
+    pub next_key: Option<Span>,
+    /// The name of a retry policy.
+    pub retry: Option<Spanned<String>>,
+    /// How long it may take.
+    pub timeout: TimeoutSpec,
+    /// The most visits in a run.
+    pub max_visits: Option<Spanned<u64>>,
+    /// Where to go instead of one visit more.
+    pub on_max: Option<Spanned<String>>,
+    /// `all` or `each`.
+    pub join: Option<Spanned<&'static str>>,
+    /// For people.
+    pub description: Option<String>,
+    /// Codes that are silenced in this node.
+    pub allow: Vec<String>,
+    /// The whole node.
+    pub extent: Span,
+}
+
+/// What only one kind has.
+#[derive(Debug, Clone)]
+pub enum KindSpec {
+    /// Calls a chat model.
+    Llm(Box<LlmSpec>),
+    /// A reply, emitted whole.
+    Say {
+        /// The text.
+        text: Option<Text>,
+    },
+    /// An update of the state.
+    Set {
+        /// What is written.
+        set: Vec<(Spanned<String>, ExprSpec)>,
+        /// What is reset before.
+        clear: Vec<Spanned<String>>,
+    },
+    /// Only `next`.
+    Route,
+    /// The end of the run, with an error.
+    Fail {
+        /// The message.
+        error: Option<Text>,
+        /// The code.
+        code: Option<String>,
+    },
+}
+
+const KINDS: [&str; 5] = ["llm", "say", "set", "route", "fail"];
+const LATER_KINDS: [&str; 6] = ["tool", "http", "ask", "map", "graph", "custom"];
+const COMMON: [&str; 9] =
+    ["kind", "next", "retry", "timeout", "max_visits", "on_max", "join", "description", "allow"];
+
+impl Reader<'_> {
+    /// Reads `nodes`; the name of a node is kept also when its body cannot be read.
+    pub(super) fn nodes(&mut self, node: &Node) -> Vec<(Spanned<String>, Option<NodeSpec>)> {
+        let entries = self.names(node, "nodes");
+        if entries.is_empty() && matches!(node.tree, Tree::Map(_)) {
+            self.wrong(node, "at least one node");
+        }
+        let mut nodes = Vec::new();
+        for (name, body) in entries {
+            self.identifier(&name, "a node");
+            let spec = self.node(&name, body);
+            nodes.push((name, spec));
+        }
+        nodes
+    }
+
+    fn node(&mut self, name: &Spanned<String>, node: &Node) -> Option<NodeSpec> {
+        let mut fields = self.fields(node, format!("node `{}`", name.value))?;
+        let example = format!("kind: llm    (kinds: {})", KINDS.join(", "));
+        let kind = fields.require(self, "kind", &example, name.span)?;
+        let kind = self.kind(kind)?;
+        let (body, own): (KindSpec, Vec<&str>) = match kind.value {
+            "llm" => (
+                KindSpec::Llm(Box::new(self.llm(&mut fields, name.span))),
+                LLM.iter().chain(&PARAMS).copied().collect(),
+            ),
+            "say" => {
+                let text = fields.require(self, "text", "text: \"Hello\"", name.span);
+                (KindSpec::Say { text: text.and_then(|node| self.text(node, "a text")) }, vec!["text"])
+            }
+            "set" => (self.set(&mut fields, name.span), vec!["set", "clear"]),
+            "fail" => {
+                let error = fields.require(self, "error", "error: \"Nobody can answer this\"", name.span);
+                let error = error.and_then(|node| self.text(node, "a text"));
+                let code = fields.take("code").and_then(|node| self.name(node, "a code"));
+                (KindSpec::Fail { error, code: code.map(|code| code.value) }, vec!["error", "code"])
+            }
+            _ => (KindSpec::Route, vec![]),
+        };
+        let (next_key, next) = match fields.take_entry("next") {
+            Some((span, node)) => (Some(span), self.next(node)),
+            None => (None, None),
+        };
+        if next_key.is_none() && kind.value != "fail" {
+            let finding = Diagnostic::error(
+                "G202",
+                format!("node `{}` has no `next`", name.value),
+                name.span,
+                "flow stops here",
+            );
+            self.bag.report(finding.help("write  next: end  or the node that comes next"));
+        }
+        let spec = NodeSpec {
+            body,
+            next,
+            next_key,
+            retry: fields.take("retry").and_then(|node| self.name(node, "the name of a retry policy")),
+            timeout: fields.take("timeout").map(|node| self.timeout(node)).unwrap_or_default(),
+            max_visits: fields.take("max_visits").and_then(|node| self.count(node, 1)),
+            on_max: fields.take("on_max").and_then(|node| self.name(node, "the name of a node")),
+            join: fields.take("join").and_then(|node| self.word(node, &["all", "each"])),
+            description: fields
+                .take("description")
+                .and_then(|node| self.text(node, "a text"))
+                .map(|t| t.value),
+            allow: self.allow(fields.take("allow")),
+            extent: Span { start: name.span.start, ..node.extent() },
+            kind: kind.clone(),
+        };
+        let known: Vec<&str> = own.into_iter().chain(COMMON).collect();
+        fields.finish(self, &known, elsewhere);
+        Some(spec)
+    }
+
+    fn kind(&mut self, node: &Node) -> Option<Spanned<&'static str>> {
+        let name = self.name(node, "a kind")?;
+        if let Some(kind) = KINDS.iter().find(|kind| **kind == name.value) {
+            return Some(Spanned { value: kind, span: name.span });
+        }
+        let finding = if LATER_KINDS.contains(&name.value.as_str()) {
+            Diagnostic::error(
+                "G103",
+                format!("kind `{}` is not in this build yet", name.value),
+                name.span,
+                "cannot run",
+            )
+            .help(format!("kinds of this build: {}", KINDS.join(", ")))
+        } else {
+            Diagnostic::error(
+                "G103",
+                format!("unknown kind `{}`", name.value),
+                name.span,
+                "there is no such kind",
+            )
+            .help_maybe(did_you_mean(&name.value, KINDS))
+        };
+        self.bag.report(finding);
+        None
+    }
+
+    fn set(&mut self, fields: &mut Fields<'_>, at: Span) -> KindSpec {
+        let set = fields.take("set").map(|node| self.expressions(node));
+        let clear = fields.take("clear").map(|node| {
+            let items = self.list(node, "channels");
+            items.iter().filter_map(|item| self.name(item, "the name of a channel")).collect::<Vec<_>>()
+        });
+        if set.is_none() && clear.is_none() {
+            let finding =
+                Diagnostic::error("G104", "a `set` node needs `set` or `clear`", at, "it sets nothing");
+            self.bag.report(finding.help("write  set: {done: true}"));
+        }
+        KindSpec::Set { set: set.unwrap_or_default(), clear: clear.unwrap_or_default() }
+    }
+}

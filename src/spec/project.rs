@@ -1,0 +1,167 @@
+//! project.yaml as written.
+
+use std::time::Duration;
+
+use super::graph::TimeoutSpec;
+use super::keys::later;
+use super::llm::{PARAMS, ParamsSpec};
+use super::reader::Reader;
+use super::tree::Node;
+use super::types::TypeSpec;
+use crate::diagnostic::{Diagnostic, FileId, Span, Spanned};
+
+/// What all graphs of a folder share.
+#[derive(Debug, Clone, Default)]
+pub struct Project {
+    /// The file, when there is one.
+    pub file: Option<FileId>,
+    /// The whole tree, for the version hash.
+    pub tree: Option<Node>,
+    /// The chat models.
+    pub models: Vec<(Spanned<String>, ModelSpec)>,
+    /// Names of models whose body cannot be read.
+    pub broken_models: Vec<String>,
+    /// The model of nodes that name none.
+    pub default_model: Option<Spanned<String>>,
+    /// The retry policies.
+    pub retries: Vec<(Spanned<String>, RetrySpec)>,
+    /// Named types: records or descriptors.
+    pub types: Vec<(Spanned<String>, TypeSpec)>,
+    /// Codes that are silenced in this file.
+    pub allow: Vec<String>,
+    /// Names of types and retry policies that are there but cannot be read.
+    pub broken: Vec<String>,
+}
+
+/// A chat model.
+#[derive(Debug, Clone)]
+pub struct ModelSpec {
+    /// `openai` or `demo`.
+    pub provider: Spanned<&'static str>,
+    /// The provider's name of the model.
+    pub model: Option<String>,
+    /// Where an OpenAI-compatible server listens.
+    pub base_url: Option<Spanned<String>>,
+    /// The name of the secret with the key.
+    pub api_key: Option<Spanned<String>>,
+    /// Parameters of every call.
+    pub params: ParamsSpec,
+    /// How long it may be silent.
+    pub timeout: TimeoutSpec,
+    /// The name of a retry policy.
+    pub retry: Option<Spanned<String>>,
+}
+
+/// A retry policy.
+#[derive(Debug, Clone)]
+pub struct RetrySpec {
+    /// The most attempts, the first one included.
+    pub attempts: u64,
+    /// The longest wait before the second attempt.
+    pub first: Option<Duration>,
+    /// By what the wait grows.
+    pub factor: Option<f64>,
+    /// The longest wait before any attempt.
+    pub max: Option<Duration>,
+    /// The error kinds that are tried again.
+    pub kinds: Vec<Spanned<String>>,
+}
+
+const TOP: [&str; 6] = ["format", "models", "default_model", "retries", "types", "allow"];
+const MODEL: [&str; 6] = ["provider", "model", "base_url", "api_key", "timeout", "retry"];
+
+impl Reader<'_> {
+    /// Reads project.yaml.
+    pub(super) fn project(&mut self, file: FileId, tree: Node) -> Project {
+        let top = Span { file, start: 0, end: 0 };
+        let mut project = Project { file: Some(file), ..Project::default() };
+        if let Some(mut fields) = self.fields(&tree, "the project") {
+            self.format(&mut fields, top);
+            for (name, node) in fields.take("models").map(|n| self.names(n, "models")).unwrap_or_default() {
+                let fits = self.identifier(&name, "a model");
+                match self.model(&name, node) {
+                    Some(model) if fits => project.models.push((name, model)),
+                    _ => project.broken_models.push(name.value),
+                }
+            }
+            project.default_model =
+                fields.take("default_model").and_then(|n| self.name(n, "the name of a model"));
+            for (name, node) in
+                fields.take("retries").map(|n| self.names(n, "retry policies")).unwrap_or_default()
+            {
+                let fits = self.identifier(&name, "a retry policy");
+                match self.retry(&name, node) {
+                    Some(retry) if fits => project.retries.push((name, retry)),
+                    _ => project.broken.push(name.value),
+                }
+            }
+            if let Some(types) = fields.take("types") {
+                project.types = self.typed(types, "a type", false, &mut project.broken);
+            }
+            project.allow = self.allow(fields.take("allow"));
+            fields.finish(self, &TOP, later);
+        }
+        project.tree = Some(tree);
+        project
+    }
+
+    /// Checks the name of a type.
+    pub(super) fn type_name(&mut self, name: &Spanned<String>) -> bool {
+        let text = name.value.as_str();
+        let fits = text.starts_with(|c: char| c.is_ascii_uppercase())
+            && text.bytes().all(|b| b.is_ascii_alphanumeric());
+        if !fits {
+            let finding = Diagnostic::error(
+                "G106",
+                format!("`{text}` cannot be the name of a type"),
+                name.span,
+                "a type is A-Z, then letters and digits",
+            );
+            self.bag.report(finding.help("write it like `Triage`"));
+        }
+        fits
+    }
+
+    fn model(&mut self, name: &Spanned<String>, node: &Node) -> Option<ModelSpec> {
+        let mut fields = self.fields(node, format!("model `{}`", name.value))?;
+        let provider = fields.require(self, "provider", "provider: openai", name.span);
+        let provider = provider.and_then(|node| self.word(node, &["openai", "demo"]));
+        let model = fields.take("model").and_then(|node| self.text(node, "the provider's name of a model"));
+        let base_url = fields.take("base_url").and_then(|node| self.name(node, "a URL"));
+        let api_key = fields.take("api_key").and_then(|node| self.secret(node));
+        let params = self.params(&mut fields);
+        let timeout = fields.take("timeout").map(|node| self.timeout(node)).unwrap_or_default();
+        let retry = fields.take("retry").and_then(|node| self.name(node, "the name of a retry policy"));
+        let known: Vec<&str> = MODEL.iter().chain(&PARAMS).copied().collect();
+        fields.finish(self, &known, later);
+        let provider = provider?;
+        if provider.value == "openai" && model.is_none() {
+            let finding =
+                Diagnostic::error("G104", "an `openai` model needs `model`", name.span, "`model` is missing");
+            self.bag.report(finding.help("write  model: gpt-5"));
+            return None;
+        }
+        let model = model.map(|text| text.value);
+        Some(ModelSpec { provider, model, base_url, api_key, params, timeout, retry })
+    }
+
+    fn retry(&mut self, name: &Spanned<String>, node: &Node) -> Option<RetrySpec> {
+        let mut fields = self.fields(node, format!("retry policy `{}`", name.value))?;
+        let attempts = fields.require(self, "attempts", "attempts: 3", name.span);
+        let attempts = attempts.and_then(|node| self.count(node, 1));
+        let spec = (
+            fields.take("first").and_then(|node| self.duration(node)),
+            fields.take("factor").and_then(|node| self.number(node)).map(|n| n.value),
+            fields.take("max").and_then(|node| self.duration(node)),
+        );
+        let kinds =
+            fields.require(self, "for", "for: [timeout, rate_limit, server_error, connection]", name.span);
+        let kinds = kinds.map(|node| {
+            let items = self.list(node, "error kinds");
+            items.iter().filter_map(|item| self.name(item, "an error kind")).collect()
+        });
+        fields.finish(self, &["attempts", "first", "factor", "max", "for"], |_| None);
+        let (first, factor, max) = spec;
+        Some(RetrySpec { attempts: attempts?.value, first, factor, max, kinds: kinds? })
+    }
+}

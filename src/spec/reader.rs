@@ -1,0 +1,378 @@
+//! Reads trees into typed parts, and collects every mistake on the way.
+//!
+//! Invariant: a part that cannot be read is reported once and left out; what depends on it is not reported.
+
+use super::surface;
+use super::text::Text;
+use super::tree::{Node, Style, Tree};
+use crate::diagnostic::{
+    Bag, CODES, Diagnostic, Severity, Span, Spanned, code_info, look_alike, our_letters, suggest,
+};
+
+/// Collects findings while trees are read.
+pub(super) struct Reader<'a> {
+    pub(super) bag: &'a mut Bag,
+}
+
+/// The entries of a map with fixed keys.
+pub(super) struct Fields<'n> {
+    /// The first token of the map.
+    pub(super) span: Span,
+    /// What the map is, for messages: `a node of kind `llm``.
+    what: String,
+    entries: Vec<(&'n Node, &'n Node, bool)>,
+}
+
+/// The most unknown keys of one map that are looked at: looking for what was meant takes time.
+const MAX_UNKNOWN: usize = 50;
+/// Names that are something else everywhere.
+const RESERVED: [&str; 6] = ["end", "start", "error", "item", "index", "result"];
+
+impl Node {
+    /// Returns the bytes from the first to the last that belong to the value.
+    pub fn extent(&self) -> Span {
+        let end = match &self.tree {
+            Tree::Seq(items) => items.iter().map(|n| n.extent().end).max(),
+            Tree::Map(entries) => entries.iter().map(|(key, n)| n.extent().end.max(key.span.end)).max(),
+            _ => None,
+        };
+        Span { end: self.span.end.max(end.unwrap_or(0)), ..self.span }
+    }
+}
+
+impl<'n> Fields<'n> {
+    /// Takes the value of a key. A key without a value counts as written.
+    pub(super) fn take(&mut self, key: &str) -> Option<&'n Node> {
+        self.take_entry(key).map(|(_, value)| value)
+    }
+
+    /// Takes a key's place and its value.
+    pub(super) fn take_entry(&mut self, key: &str) -> Option<(Span, &'n Node)> {
+        let entry = self.entries.iter_mut().find(|(name, ..)| name.as_str() == Some(key))?;
+        entry.2 = true;
+        Some((entry.0.span, entry.1))
+    }
+
+    /// Returns where a key stands, without taking it.
+    pub(super) fn place(&self, key: &str) -> Option<Span> {
+        self.entries.iter().find(|(name, ..)| name.as_str() == Some(key)).map(|(name, ..)| name.span)
+    }
+
+    /// Takes the value of a key that has to be there.
+    pub(super) fn require(
+        &mut self,
+        reader: &mut Reader<'_>,
+        key: &str,
+        example: &str,
+        at: Span,
+    ) -> Option<&'n Node> {
+        let found = self.take(key);
+        if found.is_none() {
+            let message = format!("{} needs `{key}`", self.what);
+            reader.bag.report(
+                Diagnostic::error("G104", message, at, format!("`{key}` is missing"))
+                    .help(format!("write  {example}")),
+            );
+        }
+        found
+    }
+
+    /// Reports the keys that nobody took. `elsewhere` says where a key does belong.
+    pub(super) fn finish(
+        self,
+        reader: &mut Reader<'_>,
+        known: &[&str],
+        elsewhere: impl Fn(&str) -> Option<String>,
+    ) {
+        let mut left = MAX_UNKNOWN;
+        for (key, _, taken) in self.entries {
+            if left == 0 {
+                return;
+            }
+            let Some(name) = key.as_str() else {
+                let message = format!("{} has a key that is {}", self.what, key.sort());
+                reader.bag.report(Diagnostic::error("G102", message, key.span, "keys are names here"));
+                continue;
+            };
+            if taken || name.starts_with("x-") {
+                continue;
+            }
+            left -= 1;
+            let finding = Diagnostic::error(
+                "G102",
+                format!("unknown key `{name}`"),
+                key.span,
+                format!("not a key of {}", self.what),
+            );
+            reader.bag.report(match (suggest(name, known.iter().copied()), elsewhere(name)) {
+                (_, Some(why)) => finding.help(why),
+                (Some(near), None) => finding.help(format!("did you mean `{near}`?")),
+                (None, None) => finding.help(format!("its keys are: {}", known.join(", "))),
+            });
+        }
+    }
+}
+
+impl Reader<'_> {
+    /// Reports a value of the wrong sort.
+    pub(super) fn wrong(&mut self, node: &Node, expected: &str) {
+        let finding = if node.tree == Tree::Null {
+            Diagnostic::error(
+                "Y006",
+                format!("expected {expected}, found nothing"),
+                node.span,
+                "an empty value",
+            )
+            .help("write the value, or remove the key")
+        } else {
+            let label = format!("found {}", node.sort());
+            Diagnostic::error("G105", format!("expected {expected}, found {}", node.sort()), node.span, label)
+        };
+        self.bag.report(finding);
+    }
+
+    /// Opens a map with fixed keys.
+    pub(super) fn fields<'n>(&mut self, node: &'n Node, what: impl Into<String>) -> Option<Fields<'n>> {
+        let what = what.into();
+        let Tree::Map(entries) = &node.tree else {
+            self.wrong(node, "a map");
+            return None;
+        };
+        let entries = entries.iter().map(|(key, value)| (key, value, false)).collect();
+        Some(Fields { span: node.span, what, entries })
+    }
+
+    /// Opens a map whose keys are names of the author's choice.
+    pub(super) fn names<'n>(&mut self, node: &'n Node, what: &str) -> Vec<(Spanned<String>, &'n Node)> {
+        let Tree::Map(entries) = &node.tree else {
+            self.wrong(node, &format!("a map of {what}"));
+            return Vec::new();
+        };
+        let mut names = Vec::new();
+        for (key, value) in entries {
+            match key.as_str() {
+                Some(name) => names.push((Spanned { value: name.to_owned(), span: key.span }, value)),
+                None => self.wrong(key, "a name"),
+            }
+        }
+        names
+    }
+
+    /// Opens a list.
+    pub(super) fn list<'n>(&mut self, node: &'n Node, what: &str) -> &'n [Node] {
+        if let Tree::Seq(items) = &node.tree {
+            items
+        } else {
+            self.wrong(node, &format!("a list of {what}"));
+            &[]
+        }
+    }
+
+    /// Reads a text.
+    pub(super) fn text(&mut self, node: &Node, expected: &str) -> Option<Text> {
+        match &node.tree {
+            Tree::Str(value) if !(node.style == Style::Plain && zero_padded(value)) => {
+                Some(Text::new(node, value, self.bag))
+            }
+            Tree::Str(value) => {
+                let finding = Diagnostic::error(
+                    "Y008",
+                    "a number with leading zeros",
+                    node.span,
+                    "a text to some, a number to others",
+                );
+                self.bag.report(finding.help(format!("quote it: \"{value}\"")));
+                None
+            }
+            Tree::Int(_) | Tree::Float(_) | Tree::Bool(_) => {
+                let raw = self.raw(node).to_owned();
+                let message = format!("expected {expected}, found {}", node.sort());
+                let label = format!("YAML reads `{raw}` as {}", node.sort());
+                self.bag.report(
+                    Diagnostic::error("Y008", message, node.span, label).help(format!("quote it: \"{raw}\"")),
+                );
+                None
+            }
+            _ => {
+                self.wrong(node, expected);
+                None
+            }
+        }
+    }
+
+    /// Returns a scalar as written.
+    pub(super) fn raw(&self, node: &Node) -> &str {
+        let text = self.bag.source(node.span.file).1;
+        text.get(node.span.start as usize..node.span.end as usize).unwrap_or_default().trim()
+    }
+
+    /// Reads an expression: a text, or a number, boolean or null that stands for itself.
+    pub(super) fn expression(&mut self, node: &Node) -> Option<Text> {
+        match &node.tree {
+            Tree::Bool(_) | Tree::Int(_) | Tree::Float(_) => {
+                let raw = self.raw(node).to_owned();
+                Some(Text::verbatim(&raw, node.span))
+            }
+            _ => {
+                let text = self.text(node, "an expression")?;
+                self.pasted(&text, true)?;
+                self.uncommented(node, &text)?;
+                Some(text)
+            }
+        }
+    }
+
+    /// Refuses curly quotes and invisible spaces; in an expression they may stand within a text.
+    fn pasted(&mut self, text: &Text, expression: bool) -> Option<()> {
+        let mut from = 0;
+        while let Some((at, c, meant)) = surface::typography(&text.value[from..]) {
+            let at = from + at;
+            if !expression || text.value[..at].matches('\'').count().is_multiple_of(2) {
+                let finding = surface::pasted(text.locate(at..at + c.len_utf8()), c, meant);
+                self.bag.report(finding);
+                return None;
+            }
+            from = at + c.len_utf8();
+        }
+        Some(())
+    }
+
+    /// Refuses an expression of which ` #` made a comment: it leaves a quote or a bracket open.
+    fn uncommented(&mut self, node: &Node, text: &Text) -> Option<()> {
+        let rest = self.bag.source(node.span.file).1.get(node.span.end as usize..).unwrap_or_default();
+        let commented = rest.trim_start_matches(' ').starts_with('#');
+        if node.style != Style::Plain || !commented || surface::opens(&text.value).is_none() {
+            return Some(());
+        }
+        let gap = (rest.len() - rest.trim_start_matches(' ').len()) as u32;
+        let span = Span { start: node.span.end + gap, end: node.span.end + gap + 1, ..node.span };
+        let finding =
+            Diagnostic::error("Y006", "` #` cuts the expression", span, "YAML reads a comment from here on");
+        self.bag.report(finding.help("put the whole expression into double quotes"));
+        None
+    }
+
+    /// Reads a name that stands for something defined elsewhere.
+    pub(super) fn name(&mut self, node: &Node, what: &str) -> Option<Spanned<String>> {
+        let text = self.text(node, what)?;
+        if text.value.contains("{{") || text.value.contains("{%") {
+            let finding =
+                Diagnostic::error("E105", "braces in a name", text.span, format!("this key holds {what}"));
+            self.bag.report(finding.help("names are fixed; choose between them with rules under `next`"));
+            return None;
+        }
+        self.pasted(&text, false)?;
+        Some(Spanned { value: text.value, span: text.span })
+    }
+
+    /// Checks a name that the author gives.
+    pub(super) fn identifier(&mut self, name: &Spanned<String>, what: &str) -> bool {
+        let text = name.value.as_str();
+        let first = text.starts_with(|c: char| c.is_ascii_lowercase());
+        let rest = text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+        let finding = if !(first && rest) {
+            let message = format!("`{text}` cannot be the name of {what}");
+            let snake = snake_case(&our_letters(text));
+            let label = look_alike(text).unwrap_or_else(|| "a name is a-z, then a-z, 0-9 or _".to_owned());
+            let finding = Diagnostic::error("G106", message, name.span, label);
+            if snake.is_empty() { finding } else { finding.help(format!("write `{snake}`")) }
+        } else if what == "a node" && RESERVED.contains(&text) {
+            Diagnostic::error(
+                "G106",
+                format!("`{text}` cannot be the name of {what}"),
+                name.span,
+                "this name is taken",
+            )
+            .help("choose another name")
+        } else {
+            return true;
+        };
+        self.bag.report(finding);
+        false
+    }
+
+    /// Reads `{secret: NAME}`.
+    pub(super) fn secret(&mut self, node: &Node) -> Option<Spanned<String>> {
+        if node.as_str().is_some() {
+            let finding = Diagnostic::error(
+                "M504",
+                "a key in the file",
+                node.span,
+                "everybody who reads the file has it",
+            );
+            self.bag.report(finding.help("write  {secret: NAME}  and set the variable NAME"));
+            return None;
+        }
+        let mut fields = self.fields(node, "a secret")?;
+        let name = fields.require(self, "secret", "{secret: OPENAI_API_KEY}", node.span)?;
+        let name = self.name(name, "the name of a secret");
+        fields.finish(self, &["secret"], |_| None);
+        name
+    }
+
+    /// Reads `allow: {CODE: "reason"}`.
+    pub(super) fn allow(&mut self, node: Option<&Node>) -> Vec<String> {
+        let Some(node) = node else { return Vec::new() };
+        let mut codes = Vec::new();
+        for (code, reason) in self.names(node, "codes and reasons") {
+            let reason = self.text(reason, "a reason").is_some();
+            let finding = match code_info(&code.value) {
+                Some(info) if info.severity != Severity::Error || info.lighter.is_some() => {
+                    if reason {
+                        codes.push(code.value);
+                    }
+                    continue;
+                }
+                Some(info) => {
+                    let message = format!("`{}` cannot be allowed", code.value);
+                    Diagnostic::error("G105", message, code.span, format!("an error: {}", info.title))
+                        .help("only warnings and lints can be silenced")
+                }
+                None => {
+                    let message = format!("`{}` is no code of this build", code.value);
+                    let finding = Diagnostic::error("G105", message, code.span, "a code is like `G216`");
+                    let near = suggest(&code.value, CODES.iter().map(|info| info.code));
+                    finding.help_maybe(near.map(|near| format!("did you mean `{near}`?")))
+                }
+            };
+            self.bag.report(finding);
+        }
+        codes
+    }
+}
+
+/// Says whether a text is digits of which the first is a zero.
+fn zero_padded(text: &str) -> bool {
+    let digits = text.trim_start_matches(['-', '+']);
+    digits.len() > 1 && digits.starts_with('0') && digits.bytes().all(|b| b.is_ascii_digit())
+}
+
+fn snake_case(text: &str) -> String {
+    let mut out = String::new();
+    for c in text.chars() {
+        if c.is_ascii_uppercase() && !out.is_empty() && !out.ends_with('_') {
+            out.push('_');
+        }
+        if c.is_ascii_alphanumeric() {
+            out.push(c.to_ascii_lowercase());
+        } else if !out.is_empty() && !out.ends_with('_') {
+            out.push('_');
+        }
+    }
+    let out = out.trim_end_matches('_');
+    if out.starts_with(|c: char| c.is_ascii_lowercase()) { out.to_owned() } else { String::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bad_name_is_offered_in_snake_case() {
+        for (text, expected) in
+            [("findArticle", "find_article"), ("find-article", "find_article"), ("Ünter", "nter"), ("42", "")]
+        {
+            assert_eq!(snake_case(text), expected);
+        }
+    }
+}

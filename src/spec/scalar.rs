@@ -1,0 +1,110 @@
+//! Reads booleans, numbers, durations and words of closed lists.
+
+use std::time::Duration;
+
+use super::reader::Reader;
+use super::tree::{Node, Tree};
+use crate::diagnostic::{Diagnostic, Spanned, suggest};
+
+impl Reader<'_> {
+    /// Reads a boolean.
+    pub(super) fn boolean(&mut self, node: &Node) -> Option<bool> {
+        if let Tree::Bool(value) = node.tree {
+            return Some(value);
+        }
+        self.wrong(node, "`true` or `false`");
+        None
+    }
+
+    /// Reads a whole number of at least `least`.
+    pub(super) fn count(&mut self, node: &Node, least: u64) -> Option<Spanned<u64>> {
+        match node.tree {
+            Tree::Int(n) if u64::try_from(n).is_ok_and(|n| n >= least) => {
+                Some(Spanned { value: n.unsigned_abs(), span: node.span })
+            }
+            _ => {
+                self.wrong(node, &format!("a whole number of {least} or more"));
+                None
+            }
+        }
+    }
+
+    /// Reads a number.
+    pub(super) fn number(&mut self, node: &Node) -> Option<Spanned<f64>> {
+        match node.tree {
+            Tree::Int(n) => Some(Spanned { value: n as f64, span: node.span }),
+            Tree::Float(x) if x.is_finite() => Some(Spanned { value: x, span: node.span }),
+            _ => {
+                self.wrong(node, "a number");
+                None
+            }
+        }
+    }
+
+    /// Reads a duration such as `30s`.
+    pub(super) fn duration(&mut self, node: &Node) -> Option<Duration> {
+        if let Some(duration) = node.as_str().and_then(parse_duration) {
+            return Some(duration);
+        }
+        match &node.tree {
+            Tree::Null | Tree::Seq(_) | Tree::Map(_) => self.wrong(node, "a duration like `30s`"),
+            _ => {
+                let raw = self.raw(node).to_owned();
+                let finding = Diagnostic::error(
+                    "M511",
+                    format!("`{raw}` is not a duration"),
+                    node.span,
+                    "a number and a unit is due",
+                );
+                self.bag.report(finding.help("write it like `500ms`, `30s`, `5m`, `2h` or `7d`"));
+            }
+        }
+        None
+    }
+
+    /// Reads one of a closed list of words.
+    pub(super) fn word(&mut self, node: &Node, words: &[&'static str]) -> Option<Spanned<&'static str>> {
+        let list = words.iter().map(|w| format!("`{w}`")).collect::<Vec<_>>().join(", ");
+        let text = self.text(node, &format!("one of {list}"))?;
+        if let Some(word) = words.iter().find(|w| **w == text.value) {
+            return Some(Spanned { value: word, span: text.span });
+        }
+        let message = format!("expected one of {list}, found `{}`", text.value);
+        let finding = Diagnostic::error("G105", message, text.span, "not one of them");
+        let near = suggest(&text.value, words.iter().copied()).map(|near| format!("did you mean `{near}`?"));
+        self.bag.report(finding.help_maybe(near));
+        None
+    }
+}
+
+fn parse_duration(text: &str) -> Option<Duration> {
+    let unit = text.find(|c: char| !c.is_ascii_digit())?;
+    let number: u64 = text[..unit].parse().ok()?;
+    let millis = match &text[unit..] {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return None,
+    };
+    // Ten years are longer than anything that runs.
+    number.checked_mul(millis).filter(|ms| *ms <= 315_360_000_000).map(Duration::from_millis)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_a_unit() {
+        for (text, expected) in
+            [("500ms", Some(500)), ("2s", Some(2000)), ("1m", Some(60_000)), ("1h", Some(3_600_000))]
+        {
+            assert_eq!(parse_duration(text), expected.map(Duration::from_millis), "{text}");
+        }
+        for text in ["", "s", "5", "5 s", "-5s", "1.5s", "5x", "99999999999999999999d"] {
+            assert_eq!(parse_duration(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! Channels, types, merges and writes.
+//!
+//! Invariant: pure. The same writes on the same state give the same state and the same bytes.
+
+mod check;
+mod fold;
+mod schema;
+mod types;
+mod value;
+
+pub use check::Mismatch;
+pub use fold::{Change, Delta, MergeError, Write, fold, overlay};
+pub use types::{Channel, Channels, Field, Merge, Type, UnknownMerge};
+pub use value::{Cell, DecodeError, State};

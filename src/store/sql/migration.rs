@@ -1,0 +1,63 @@
+//! Applies the files of `migrations/`.
+//!
+//! Invariant: a file that was released never changes; a change is a new file.
+
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, TransactionTrait};
+use sea_orm_migration::{MigrationName, MigrationTrait, MigratorTrait, SchemaManager};
+
+use super::sql;
+
+/// One version of the tables, as plain SQL for each back end.
+struct SqlMigration {
+    name: &'static str,
+    postgres: &'static str,
+    sqlite: &'static str,
+}
+
+impl MigrationName for SqlMigration {
+    fn name(&self) -> &str {
+        self.name
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for SqlMigration {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let text = match manager.get_database_backend() {
+            DbBackend::Postgres => self.postgres,
+            _ => self.sqlite,
+        };
+        manager.get_connection().execute_unprepared(text).await.map(|_| ())
+    }
+}
+
+struct Migrator;
+
+impl MigratorTrait for Migrator {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![Box::new(SqlMigration {
+            name: "m20261124_000001_init",
+            postgres: include_str!("../../../migrations/postgres/m20261124_000001_init.sql"),
+            sqlite: include_str!("../../../migrations/sqlite/m20261124_000001_init.sql"),
+        })]
+    }
+}
+
+/// Names the advisory lock that replicas take in turn; any number that nobody else uses.
+const LOCK: i64 = 0x6772_6170_686c_6f6d;
+
+/// Brings the tables to this version, all or nothing.
+pub(super) async fn up(db: &DatabaseConnection) -> Result<(), DbErr> {
+    let tx = db.begin().await?;
+    if db.get_database_backend() == DbBackend::Postgres {
+        // Waiting for another replica's migration may take longer than a statement is allowed to. The notices are
+        // about tables that exist already.
+        tx.execute_unprepared(
+            "set local statement_timeout = 0; set local lock_timeout = 0; set local client_min_messages = warning",
+        )
+        .await?;
+        tx.execute_raw(sql(&tx, "select pg_advisory_xact_lock($1)", vec![LOCK.into()])).await?;
+    }
+    Migrator::up(&tx, None).await?;
+    tx.commit().await
+}

@@ -1,0 +1,315 @@
+//! Writes on Postgres: one statement each, so one round trip and nothing to cut in two.
+//!
+//! Invariant: every write for a run is fed by a CTE that found the run under its fence. The CTEs of a statement see
+//! the tables as of its start; only rows that were locked are as new as their lock.
+
+mod accept;
+mod lane;
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::time::Duration;
+
+use sea_orm::sea_query::ArrayType;
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, QueryResult, Value};
+use uuid::Uuid;
+
+pub(super) use self::accept::accept;
+pub(super) use self::lane::Lanes;
+use super::error::{is_race, undone, unsure};
+use super::row::{RUN, Row, word};
+use super::{ENGINE, TRIES, read, sql};
+use crate::id::{CheckpointId, Owner, RunId};
+use crate::store::{Claim, Commit, Committed, EventBatch, Process, Result, Run, RunState, StoreError};
+
+/// Returns a lease as the statements take it.
+fn millis(lease: Duration) -> Value {
+    i64::try_from(lease.as_millis()).unwrap_or(i64::MAX).into()
+}
+
+/// Runs a statement again when another one was in its way.
+async fn query(
+    db: &DatabaseConnection,
+    text: &str,
+    values: Vec<Value>,
+) -> std::result::Result<Vec<QueryResult>, DbErr> {
+    let statement = sql(db, text, values);
+    for _ in 1..TRIES {
+        match db.query_all_raw(statement.clone()).await {
+            Err(error) if is_race(&error) => {}
+            done => return done,
+        }
+    }
+    db.query_all_raw(statement).await
+}
+
+/// Does the same on a lane.
+async fn hot(lanes: &Lanes, text: &str, values: &[Value]) -> std::result::Result<Vec<QueryResult>, DbErr> {
+    for _ in 1..TRIES {
+        match lanes.query(text, values).await {
+            Err(error) if is_race(&error) => {}
+            done => return done,
+        }
+    }
+    lanes.query(text, values).await
+}
+
+const COMMIT: &str = "with gate as ( \
+       update run set step = step + 1, crashes = 0, \
+         state = coalesce($7, state), \
+         result = case when $7 is null then result else $8 end, \
+         finished_at = case when $9 then now() end, \
+         owner = case when $7 is null then owner end, \
+         boot = case when $7 is null then boot end, \
+         lease_until = case when $7 is null then now() + $10::bigint * interval '1 millisecond' end \
+       where tenant = $1 and run_id = $2 and user_id = $3 and thread_id = $4 and fence = $5 and step = $6 \
+         and state = 'running' \
+       returning cancel_requested), \
+     head as ( \
+       update thread set head = coalesce($11, head), updated_at = now() from gate \
+       where tenant = $1 and thread_id = $4), \
+     news as ( \
+       insert into event (tenant, run_id, fence, first_n, last_n, data) \
+       select $1, $2, $12, $13, $14, $15 from gate where $15 is not null \
+       on conflict (tenant, run_id, fence, first_n) do update set last_n = excluded.last_n, data = excluded.data \
+       where event.last_n < excluded.last_n)";
+
+/// The parameters of [`COMMIT`].
+const COMMIT_PARAMETERS: usize = 15;
+
+pub(super) async fn commit(lanes: &Lanes, commit: Commit) -> Result<Committed> {
+    let next = commit.next.filter(|(state, _)| *state != RunState::Running);
+    let (state, result) = next.unzip();
+    let terminal = state.is_some_and(|s| !matches!(s, RunState::Queued | RunState::Interrupted));
+    let events = commit.events.as_ref();
+    let number = |of: fn(&EventBatch) -> u64| Value::BigInt(events.map(|batch| of(batch) as i64));
+    let mut values: Vec<Value> = vec![
+        commit.owner.tenant.as_str().into(),
+        commit.run.0.into(),
+        commit.owner.user.as_str().into(),
+        commit.thread.0.into(),
+        (commit.fence as i64).into(),
+        (commit.step as i64).into(),
+        state.map(word).into(),
+        result.flatten().into(),
+        terminal.into(),
+        millis(commit.lease),
+        commit.checkpoints.last().map(|c| c.checkpoint.0).into(),
+        number(|batch| batch.fence),
+        number(|batch| batch.first),
+        number(|batch| batch.last),
+        commit.events.map(|batch| batch.data).into(),
+    ];
+    let mut text = COMMIT.to_owned();
+    if !commit.checkpoints.is_empty() {
+        let rows: Vec<String> = (0..commit.checkpoints.len()).map(checkpoint_row).collect();
+        text.push_str(
+            ", line as ( \
+               insert into checkpoint (tenant, thread_id, checkpoint_id, parent, run_id, step, source, delta, \
+                 snapshot, frontier, created_at) \
+               select $1, $4, c.* from gate, (values ",
+        );
+        text.push_str(&rows.join(", "));
+        text.push_str(") c)");
+        for c in commit.checkpoints {
+            values.extend([
+                c.checkpoint.0.into(),
+                c.parent.map(|id| id.0).into(),
+                c.run.map(|id| id.0).into(),
+                (c.step as i64).into(),
+                c.source.into(),
+                c.delta.into(),
+                c.snapshot.into(),
+                c.frontier.into(),
+                c.created_at.into(),
+            ]);
+        }
+    }
+    text.push_str(" select cancel_requested from gate");
+    let rows = hot(lanes, &text, &values).await.map_err(|e| unsure(&e))?;
+    match rows.first() {
+        None => Ok(Committed::Lost),
+        Some(row) => {
+            let cancel_requested = row.try_get("", "cancel_requested").map_err(|e| undone(&e))?;
+            Ok(Committed::Done { cancel_requested })
+        }
+    }
+}
+
+/// Returns the parameters of the checkpoint at `index`, with the types that a bare `values` list does not infer.
+fn checkpoint_row(index: usize) -> String {
+    const TYPES: [&str; 9] =
+        ["uuid", "uuid", "uuid", "bigint", "text", "bytea", "bytea", "bytea", "timestamptz"];
+    let first = COMMIT_PARAMETERS + 1 + index * TYPES.len();
+    let row: Vec<String> =
+        TYPES.iter().enumerate().map(|(i, sort)| format!("${}::{sort}", first + i)).collect();
+    format!("({})", row.join(", "))
+}
+
+/// The commit of these rows does not wait for the disk: a crash of the database can take the last moments of a stream,
+/// which is the price of streaming at the speed of models. The lock keeps a deleted run from getting rows.
+const APPEND: &str = "insert into event (tenant, run_id, fence, first_n, last_n, data) \
+     select b.tenant, b.run_id, b.fence, b.first_n, b.last_n, b.data \
+     from (select set_config('synchronous_commit', 'off', true) as off) s \
+     cross join unnest($1::text[], $2::text[], $3::uuid[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bytea[]) \
+       as b (tenant, user_id, run_id, fence, first_n, last_n, data) \
+     join run r on r.tenant = b.tenant and r.run_id = b.run_id and r.user_id = b.user_id and r.fence = b.fence \
+     where s.off is not null \
+     for key share of r \
+     on conflict (tenant, run_id, fence, first_n) do update set last_n = excluded.last_n, data = excluded.data \
+     where event.last_n < excluded.last_n";
+
+pub(super) async fn append_events(lanes: &Lanes, batches: Vec<(Owner, RunId, EventBatch)>) -> Result<()> {
+    // A statement may touch a row once, and locks are taken in one order.
+    let mut longest: BTreeMap<(RunId, u64, u64), (Owner, EventBatch)> = BTreeMap::new();
+    for (owner, run, batch) in batches {
+        match longest.entry((run, batch.fence, batch.first)) {
+            Entry::Vacant(place) => {
+                place.insert((owner, batch));
+            }
+            Entry::Occupied(mut place) if place.get().1.last < batch.last => {
+                place.insert((owner, batch));
+            }
+            Entry::Occupied(_) => {}
+        }
+    }
+    let mut columns: [Vec<Value>; 7] = Default::default();
+    for ((run, ..), (owner, batch)) in longest {
+        let cells: [Value; 7] = [
+            owner.tenant.as_str().into(),
+            owner.user.as_str().into(),
+            run.0.into(),
+            (batch.fence as i64).into(),
+            (batch.first as i64).into(),
+            (batch.last as i64).into(),
+            batch.data.into(),
+        ];
+        for (column, cell) in columns.iter_mut().zip(cells) {
+            column.push(cell);
+        }
+    }
+    let sorts = [
+        ArrayType::String,
+        ArrayType::String,
+        ArrayType::Uuid,
+        ArrayType::BigInt,
+        ArrayType::BigInt,
+        ArrayType::BigInt,
+        ArrayType::Bytes,
+    ];
+    let values =
+        sorts.into_iter().zip(columns).map(|(sort, cells)| Value::Array(sort, Some(Box::new(cells))));
+    hot(lanes, APPEND, &values.collect::<Vec<_>>()).await.map_err(|e| unsure(&e))?;
+    Ok(())
+}
+
+/// The thread is locked to read its head: as of the statement's start it could be older than the last commit of the
+/// run's former owner.
+const CLAIM: &str = "with lost as materialized ( \
+       select r.tenant, r.run_id, true as crashed, r.ord from run r \
+       where r.state = 'running' and (r.lease_until < now() or (r.owner = $1 and r.boot <> $2)) \
+         and r.min_engine <= $5 \
+       order by r.ord limit $4 for no key update skip locked), \
+     ready as materialized ( \
+       select r.tenant, r.run_id, false as crashed, r.ord from run r \
+       where r.state = 'queued' and r.available_at <= now() and r.min_engine <= $5 \
+         and not exists (select 1 from run a where a.tenant = r.tenant and a.thread_id = r.thread_id \
+           and a.state in ('running', 'interrupted')) \
+         and not exists (select 1 from run a where a.tenant = r.tenant and a.thread_id = r.thread_id \
+           and a.state = 'queued' and a.ord < r.ord) \
+       order by r.ord limit $4 for no key update of r skip locked), \
+     pick as materialized (select * from lost union all select * from ready limit $4), \
+     taken as ( \
+       update run r set state = 'running', fence = r.fence + 1, crashes = r.crashes + p.crashed::int, \
+         owner = $1, boot = $2, lease_until = now() + $3::bigint * interval '1 millisecond' \
+       from pick p where r.tenant = p.tenant and r.run_id = p.run_id \
+       returning r.*, p.crashed) \
+     select {RUN}, r.ord, r.crashed, t.head \
+     from taken r join thread t on t.tenant = r.tenant and t.thread_id = r.thread_id for share of t";
+
+pub(super) async fn claim(db: &DatabaseConnection, process: &Process, limit: u32) -> Result<Vec<Claim>> {
+    let text = CLAIM.replace("{RUN}", RUN);
+    let values = |limit: u32| -> Vec<Value> {
+        vec![
+            process.instance.as_str().into(),
+            process.boot.into(),
+            millis(process.lease),
+            i64::from(limit).into(),
+            ENGINE.into(),
+        ]
+    };
+    // The index over the threads is the backstop of the race between two claimers; one run at a time, only the run
+    // that lost has to wait.
+    let rows = match db.query_all_raw(sql(db, text.as_str(), values(limit))).await {
+        Err(error) if is_race(&error) => query(db, &text, values(limit.min(1))).await,
+        done => done,
+    };
+    let rows = rows.map_err(|e| unsure(&e))?;
+    let mut claims = Vec::with_capacity(rows.len());
+    for row in rows {
+        let row = Row::new(row, db.get_database_backend(), "run");
+        let head = row.get::<Option<Uuid>>("head")?.map(CheckpointId);
+        claims.push((row.number("ord")?, Claim { run: row.run()?, head, crashed: row.get("crashed")? }));
+    }
+    claims.sort_by_key(|(ord, _)| *ord);
+    Ok(claims.into_iter().map(|(_, claim)| claim).collect())
+}
+
+/// A row that its own commit has locked is skipped: the commit renews that lease, and one slow commit must not hold up
+/// the others' heartbeat.
+const BEAT: &str = "with mine as materialized ( \
+       select tenant, run_id from run where state = 'running' and owner = $1 and boot = $2 \
+       for no key update skip locked), \
+     beat as ( \
+       update run r set lease_until = now() + $3::bigint * interval '1 millisecond' \
+       from mine m where r.tenant = m.tenant and r.run_id = m.run_id) \
+     select run_id from run where state = 'running' and owner = $1 and boot = $2 and cancel_requested order by ord";
+
+pub(super) async fn heartbeat(db: &DatabaseConnection, process: &Process) -> Result<Vec<RunId>> {
+    let values = vec![process.instance.as_str().into(), process.boot.into(), millis(process.lease)];
+    let rows = query(db, BEAT, values).await.map_err(|e| unsure(&e))?;
+    rows.iter().map(|row| row.try_get("", "run_id").map(RunId).map_err(|e| undone(&e))).collect()
+}
+
+/// The end of a run that had an owner comes under a new fence, so that it sorts after all that the owner sent.
+const CANCEL: &str = "with r as ( \
+       update run set cancel_requested = true, \
+         fence = fence + case when state = 'queued' and fence > 0 then 1 else 0 end, \
+         result = case when state = 'queued' then $4 else result end, \
+         finished_at = case when state = 'queued' then now() end, \
+         state = case when state = 'queued' then 'cancelled' else state end \
+       where tenant = $1 and run_id = $2 and user_id = $3 and state in ('queued', 'running', 'interrupted') \
+       returning *), \
+     news as ( \
+       insert into event (tenant, run_id, fence, first_n, last_n, data) \
+       select $1, $2, r.fence, $5, $6, $7 from r where r.state = 'cancelled') \
+     select {RUN} from r";
+
+pub(super) async fn request_cancel(
+    db: &DatabaseConnection,
+    owner: &Owner,
+    run: RunId,
+    result: Vec<u8>,
+    events: EventBatch,
+) -> Result<Option<Run>> {
+    let values = vec![
+        owner.tenant.as_str().into(),
+        run.0.into(),
+        owner.user.as_str().into(),
+        result.into(),
+        (events.first as i64).into(),
+        (events.last as i64).into(),
+        events.data.into(),
+    ];
+    let rows = query(db, &CANCEL.replace("{RUN}", RUN), values).await.map_err(|e| unsure(&e))?;
+    match rows.into_iter().next() {
+        Some(row) => Row::new(row, db.get_database_backend(), "run").run().map(Some),
+        // It is over already, or it never was.
+        None => read::run(db, owner, run).await,
+    }
+}
+
+/// Says that a statement met others in its way each time.
+fn contended(what: &str) -> StoreError {
+    StoreError::Unavailable(format!("{what} met another one {TRIES} times"))
+}

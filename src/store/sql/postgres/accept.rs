@@ -1,0 +1,217 @@
+//! Accepts a run on Postgres.
+//!
+//! Invariant: a run is stored only by a statement that saw every run that was accepted on its thread before it.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, QueryResult, Value};
+use uuid::Uuid;
+
+use super::{Lanes, contended, is_race, millis};
+use crate::id::{CheckpointId, RunId, ThreadId};
+use crate::store::sql::error::{undone, unsure};
+use crate::store::sql::read;
+use crate::store::sql::row::Row;
+use crate::store::sql::{TRIES, begin, detached, sql};
+use crate::store::{Accepted, NewRun, OnBusy, Result, Run, RunState, StoreError};
+
+/// The statement looks as of its start, then takes the thread's lock, perhaps after waiting for another accept. The
+/// counter tells whether one came between: then nothing more is stored, and the answer is `raced`.
+const ACCEPT: &str = "with old as materialized ( \
+       select run_id, body_hash = $16 as same, created_at <= now() - interval '24 hours' as expired from idempotency \
+       where tenant = $1 and user_id = $2 and route = $14 and key = $15), \
+     seen as materialized ( \
+       select t.accepted, \
+         coalesce( \
+           (select r.run_id from run r where r.tenant = t.tenant and r.thread_id = t.thread_id \
+              and r.state in ('running', 'interrupted')), \
+           (select r.run_id from run r where r.tenant = t.tenant and r.thread_id = t.thread_id \
+              and r.state = 'queued' order by r.ord limit 1)) as active, \
+         (select count(*) from run r where r.tenant = t.tenant and r.thread_id = t.thread_id \
+            and r.state = 'queued') as waiting \
+       from thread t where t.tenant = $1 and t.user_id = $2 and t.session_id = $3), \
+     verdict as materialized ( \
+       select s.active, coalesce(s.accepted, 0) + 1 as turn, case \
+         when exists (select 1 from old) then 'known' \
+         when s.active is null then 'running' \
+         when $9 then 'busy' \
+         when s.waiting >= $10 then 'full' \
+         else 'queued' end as word \
+       from (select 1) always left join seen s on true), \
+     held as ( \
+       insert into thread (tenant, user_id, session_id, thread_id, graph, accepted) \
+       select $1, $2, $3, $4, $5, 1 from verdict where word in ('running', 'queued') \
+       on conflict (tenant, user_id, session_id) do update \
+         set accepted = thread.accepted + 1, updated_at = now() \
+       returning thread_id, head, accepted), \
+     turn as materialized ( \
+       select h.thread_id, h.head, v.word from held h join verdict v on v.turn = h.accepted), \
+     keyed as ( \
+       insert into idempotency (tenant, user_id, route, key, body_hash, run_id) \
+       select $1, $2, $14, $15, $16, $6 from turn where $15 is not null), \
+     stored as ( \
+       insert into run (tenant, run_id, thread_id, user_id, session_id, graph, hash, input, state, fence, owner, boot, \
+         lease_until) \
+       select $1, $6, t.thread_id, $2, $3, $5, $7, $8, t.word, \
+         case when t.word = 'running' then 1 else 0 end, \
+         case when t.word = 'running' then $11 end, \
+         case when t.word = 'running' then $12::uuid end, \
+         case when t.word = 'running' then now() + $13::bigint * interval '1 millisecond' end \
+       from turn t returning created_at) \
+     select case when v.word in ('running', 'queued') and t.thread_id is null then 'raced' else v.word end as word, \
+       v.active, o.run_id as first_run, o.same, o.expired, t.thread_id, t.head, s.created_at \
+     from verdict v left join old o on true left join turn t on true left join stored s on true";
+
+/// What one try came to.
+enum Tried {
+    Accepted(Box<Accepted>),
+    /// The key was used for the same request.
+    Known(RunId),
+    /// The key is old: it may be used again once it is gone.
+    Expired,
+    /// Another accept came between.
+    Raced,
+}
+
+pub(super) fn values(new: &NewRun) -> Vec<Value> {
+    let key = new.idempotency.as_ref();
+    vec![
+        new.key.owner.tenant.as_str().into(),
+        new.key.owner.user.as_str().into(),
+        new.key.session.as_str().into(),
+        ThreadId::new().0.into(),
+        new.graph.as_str().into(),
+        new.run.0.into(),
+        new.hash.as_str().into(),
+        new.input.clone().into(),
+        (new.on_busy == OnBusy::Reject).into(),
+        i64::from(new.queue_limit).into(),
+        new.process.instance.as_str().into(),
+        new.process.boot.into(),
+        millis(new.process.lease),
+        key.map(|key| key.route.as_str()).into(),
+        key.map(|key| key.key.as_str()).into(),
+        key.map(|key| key.body_hash.as_str()).into(),
+    ]
+}
+
+/// Reads the only row of the answer.
+fn read_answer(rows: Vec<QueryResult>, new: &NewRun) -> Result<Tried> {
+    match rows.into_iter().next() {
+        Some(row) => tried(&Row::new(row, DbBackend::Postgres, "run"), new),
+        None => Err(StoreError::Corrupt { what: "run", why: "accepting it gave no answer".into() }),
+    }
+}
+
+fn tried(row: &Row, new: &NewRun) -> Result<Tried> {
+    let word: String = row.get("word")?;
+    Ok(match word.as_str() {
+        "raced" => Tried::Raced,
+        "known" if row.get("expired")? => Tried::Expired,
+        "known" if row.get("same")? => Tried::Known(RunId(row.get("first_run")?)),
+        "known" => Tried::Accepted(Box::new(Accepted::KeyReused)),
+        "busy" => Tried::Accepted(Box::new(Accepted::Busy { active: RunId(row.get("active")?) })),
+        "full" => Tried::Accepted(Box::new(Accepted::QueueFull)),
+        word => {
+            let thread = ThreadId(row.get("thread_id")?);
+            let created_at = row.time("created_at")?;
+            Tried::Accepted(Box::new(if word == "running" {
+                let head = row.get::<Option<Uuid>>("head")?.map(CheckpointId);
+                Accepted::Claimed { run: stored(new, thread, RunState::Running, created_at), head }
+            } else {
+                Accepted::Queued { run: stored(new, thread, RunState::Queued, created_at) }
+            }))
+        }
+    })
+}
+
+/// Returns the new run as it was stored.
+fn stored(new: &NewRun, thread: ThreadId, state: RunState, created_at: DateTime<Utc>) -> Run {
+    Run {
+        run: new.run,
+        key: new.key.clone(),
+        thread,
+        graph: new.graph.clone(),
+        hash: new.hash.clone(),
+        state,
+        fence: u64::from(state == RunState::Running),
+        step: 0,
+        crashes: 0,
+        cancel_requested: false,
+        input: new.input.clone(),
+        result: None,
+        created_at,
+        finished_at: None,
+    }
+}
+
+/// Tries again behind the thread's lock, so that nobody can come between.
+async fn locked(db: &DatabaseConnection, new: &NewRun) -> Result<Tried> {
+    const LOCK: &str = "insert into thread (tenant, user_id, session_id, thread_id, graph) \
+         values ($1, $2, $3, $4, $5) \
+         on conflict (tenant, user_id, session_id) do update set accepted = thread.accepted";
+    let tx = begin(db).await?;
+    let work = async {
+        tx.execute_raw(sql(&tx, LOCK, values(new).drain(..5).collect())).await?;
+        tx.query_all_raw(sql(&tx, ACCEPT, values(new))).await
+    };
+    let outcome = match work.await {
+        Ok(rows) => read_answer(rows, new),
+        Err(error) if is_race(&error) => Ok(Tried::Raced),
+        Err(error) => Err(undone(&error)),
+    };
+    let keep = matches!(&outcome, Ok(Tried::Accepted(accepted))
+        if matches!(**accepted, Accepted::Claimed { .. } | Accepted::Queued { .. }));
+    if keep {
+        tx.commit().await.map_err(|e| unsure(&e))?;
+    } else {
+        tx.rollback().await.map_err(|e| undone(&e))?;
+    }
+    outcome
+}
+
+/// Forgets a key that is old, or whose run is gone.
+async fn forget(db: &DatabaseConnection, new: &NewRun, run: Option<RunId>) -> Result<()> {
+    let Some(key) = &new.idempotency else { return Ok(()) };
+    let text = "delete from idempotency where tenant = $1 and user_id = $2 and route = $3 and key = $4 \
+         and (created_at <= now() - interval '24 hours' or run_id = $5)";
+    let values = vec![
+        new.key.owner.tenant.as_str().into(),
+        new.key.owner.user.as_str().into(),
+        key.route.as_str().into(),
+        key.key.as_str().into(),
+        run.map(|run| run.0).into(),
+    ];
+    db.execute_raw(sql(db, text, values)).await.map_err(|e| undone(&e))?;
+    Ok(())
+}
+
+pub(in crate::store::sql) async fn accept(
+    lanes: &Lanes,
+    db: &DatabaseConnection,
+    new: &Arc<NewRun>,
+) -> Result<Accepted> {
+    for number in 0..TRIES {
+        let tried = if number == 0 {
+            match lanes.query(ACCEPT, &values(new)).await {
+                Ok(rows) => read_answer(rows, new)?,
+                Err(error) if is_race(&error) => Tried::Raced,
+                Err(error) => return Err(unsure(&error)),
+            }
+        } else {
+            let (db, new) = (db.clone(), new.clone());
+            detached(async move { locked(&db, &new).await }).await?
+        };
+        match tried {
+            Tried::Accepted(accepted) => return Ok(*accepted),
+            Tried::Known(first) => match read::run(db, &new.key.owner, first).await? {
+                Some(run) => return Ok(Accepted::Replayed { run }),
+                None => forget(db, new, Some(first)).await?,
+            },
+            Tried::Expired => forget(db, new, None).await?,
+            Tried::Raced => {}
+        }
+    }
+    Err(contended("accepting a run"))
+}

@@ -1,0 +1,313 @@
+//! Writes on SQLite, each inside the one writer's transaction.
+//!
+//! Invariant: what a function reads cannot change before its transaction ends, since nobody else writes.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use sea_orm::{ConnectionTrait, DatabaseTransaction as Tx, DbBackend, Value};
+use uuid::Uuid;
+
+use super::error::undone;
+use super::row::{RUN, Row, moment, word};
+use super::{ENGINE, KEY_HOURS, read, sql};
+use crate::id::{CheckpointId, Owner, RunId, ThreadId};
+use crate::store::{
+    Accepted, Claim, Commit, Committed, EventBatch, NewRun, OnBusy, Process, Result, Run, RunState,
+    StoreError,
+};
+
+fn at(time: DateTime<Utc>) -> Value {
+    moment(DbBackend::Sqlite, time)
+}
+
+fn until(lease: Duration) -> Value {
+    at(TimeDelta::from_std(lease)
+        .ok()
+        .and_then(|lease| Utc::now().checked_add_signed(lease))
+        .unwrap_or(DateTime::<Utc>::MAX_UTC))
+}
+
+/// Writes, and returns the number of rows.
+async fn write(tx: &Tx, text: &str, values: Vec<Value>) -> Result<u64> {
+    let done = tx.execute_raw(sql(tx, text, values)).await.map_err(|e| undone(&e))?;
+    Ok(done.rows_affected())
+}
+
+async fn read_back(tx: &Tx, owner: &Owner, run: RunId) -> Result<Run> {
+    let found = read::run(tx, owner, run).await?;
+    found.ok_or_else(|| StoreError::Corrupt {
+        what: "run",
+        why: format!("{run} is gone after it was written"),
+    })
+}
+
+pub(super) async fn accept(tx: &Tx, new: NewRun) -> Result<Accepted> {
+    let (tenant, user) = (new.key.owner.tenant.as_str(), new.key.owner.user.as_str());
+    let now = Utc::now();
+    if let Some(key) = &new.idempotency {
+        let text = "select run_id, body_hash, created_at from idempotency \
+             where tenant = $1 and user_id = $2 and route = $3 and key = $4";
+        let identity =
+            || vec![tenant.into(), user.into(), key.route.as_str().into(), key.key.as_str().into()];
+        if let Some(old) = read::row(tx, "idempotency", text, identity()).await? {
+            if now - old.time("created_at")? < TimeDelta::hours(KEY_HOURS) {
+                if old.get::<String>("body_hash")? != key.body_hash {
+                    return Ok(Accepted::KeyReused);
+                }
+                if let Some(run) = read::run(tx, &new.key.owner, RunId(old.get("run_id")?)).await? {
+                    return Ok(Accepted::Replayed { run });
+                }
+            }
+            let forget =
+                "delete from idempotency where tenant = $1 and user_id = $2 and route = $3 and key = $4";
+            write(tx, forget, identity()).await?;
+        }
+    }
+    let text = "select thread_id, head from thread where tenant = $1 and user_id = $2 and session_id = $3";
+    let identity = vec![tenant.into(), user.into(), new.key.session.as_str().into()];
+    let found = read::row(tx, "thread", text, identity).await?;
+    let (thread, head) = match &found {
+        Some(row) => (ThreadId(row.get("thread_id")?), row.get::<Option<Uuid>>("head")?.map(CheckpointId)),
+        None => (ThreadId::new(), None),
+    };
+    let open = "select run_id, state = 'queued' as waits from run \
+         where tenant = $1 and thread_id = $2 and state in ('queued', 'running', 'interrupted') order by ord";
+    let open = read::rows(tx, "run", open, vec![tenant.into(), thread.0.into()]).await?;
+    if let Some(first) = open.first() {
+        if new.on_busy == OnBusy::Reject {
+            return Ok(Accepted::Busy { active: RunId(first.get("run_id")?) });
+        }
+        let mut waiting = 0;
+        for row in &open {
+            waiting += u64::from(row.get::<bool>("waits")?);
+        }
+        if waiting >= u64::from(new.queue_limit) {
+            return Ok(Accepted::QueueFull);
+        }
+    }
+    let upsert = "insert into thread (tenant, user_id, session_id, thread_id, graph, accepted, created_at, updated_at) \
+         values ($1, $2, $3, $4, $5, 1, $6, $6) \
+         on conflict (tenant, user_id, session_id) do update set accepted = accepted + 1, updated_at = $6";
+    let values = vec![
+        tenant.into(),
+        user.into(),
+        new.key.session.as_str().into(),
+        thread.0.into(),
+        new.graph.as_str().into(),
+        at(now),
+    ];
+    write(tx, upsert, values).await?;
+    if let Some(key) = &new.idempotency {
+        let insert = "insert into idempotency (tenant, user_id, route, key, body_hash, run_id, created_at) \
+             values ($1, $2, $3, $4, $5, $6, $7)";
+        let values = vec![
+            tenant.into(),
+            user.into(),
+            key.route.as_str().into(),
+            key.key.as_str().into(),
+            key.body_hash.as_str().into(),
+            new.run.0.into(),
+            at(now),
+        ];
+        write(tx, insert, values).await?;
+    }
+    let free = open.is_empty();
+    let insert = "insert into run (tenant, run_id, thread_id, user_id, session_id, ord, graph, hash, input, state, \
+           fence, owner, boot, lease_until, available_at, created_at) \
+         values ($1, $2, $3, $4, $5, (select coalesce(max(ord), 0) + 1 from run), $6, $7, $8, $9, $10, $11, $12, $13, \
+           $14, $14)";
+    let values = vec![
+        tenant.into(),
+        new.run.0.into(),
+        thread.0.into(),
+        user.into(),
+        new.key.session.as_str().into(),
+        new.graph.into(),
+        new.hash.into(),
+        new.input.into(),
+        word(if free { RunState::Running } else { RunState::Queued }).into(),
+        i64::from(free).into(),
+        free.then_some(new.process.instance).into(),
+        free.then_some(new.process.boot).into(),
+        if free { until(new.process.lease) } else { Value::BigInt(None) },
+        at(now),
+    ];
+    write(tx, insert, values).await?;
+    let run = read_back(tx, &new.key.owner, new.run).await?;
+    Ok(if free { Accepted::Claimed { run, head } } else { Accepted::Queued { run } })
+}
+
+pub(super) async fn commit(tx: &Tx, commit: Commit) -> Result<Committed> {
+    let tenant = commit.owner.tenant.as_str();
+    let next = commit.next.filter(|(state, _)| *state != RunState::Running);
+    let goes_on = next.is_none();
+    let (state, result) = next.unzip();
+    let terminal = state.is_some_and(|s| !matches!(s, RunState::Queued | RunState::Interrupted));
+    let gate = "update run set step = step + 1, crashes = 0, \
+           state = coalesce($7, state), \
+           result = case when $7 is null then result else $8 end, \
+           finished_at = $9, \
+           owner = case when $7 is null then owner end, \
+           boot = case when $7 is null then boot end, \
+           lease_until = $10 \
+         where tenant = $1 and run_id = $2 and user_id = $3 and thread_id = $4 and fence = $5 and step = $6 \
+           and state = 'running' \
+         returning cancel_requested";
+    let values = vec![
+        tenant.into(),
+        commit.run.0.into(),
+        commit.owner.user.as_str().into(),
+        commit.thread.0.into(),
+        (commit.fence as i64).into(),
+        (commit.step as i64).into(),
+        state.map(word).into(),
+        result.flatten().into(),
+        if terminal { at(Utc::now()) } else { Value::BigInt(None) },
+        if goes_on { until(commit.lease) } else { Value::BigInt(None) },
+    ];
+    let Some(gate) = read::row(tx, "run", gate, values).await? else { return Ok(Committed::Lost) };
+    let head: Option<Uuid> = commit.checkpoints.last().map(|c| c.checkpoint.0);
+    let insert = "insert into checkpoint (tenant, thread_id, checkpoint_id, parent, run_id, step, source, delta, \
+           snapshot, frontier, created_at) \
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
+    for c in commit.checkpoints {
+        let values = vec![
+            tenant.into(),
+            commit.thread.0.into(),
+            c.checkpoint.0.into(),
+            c.parent.map(|id| id.0).into(),
+            c.run.map(|id| id.0).into(),
+            (c.step as i64).into(),
+            c.source.into(),
+            c.delta.into(),
+            c.snapshot.into(),
+            c.frontier.into(),
+            at(c.created_at),
+        ];
+        write(tx, insert, values).await?;
+    }
+    if let Some(batch) = commit.events {
+        store(tx, tenant, commit.run, batch).await?;
+    }
+    let moved =
+        "update thread set head = coalesce($3, head), updated_at = $4 where tenant = $1 and thread_id = $2";
+    write(tx, moved, vec![tenant.into(), commit.thread.0.into(), head.into(), at(Utc::now())]).await?;
+    Ok(Committed::Done { cancel_requested: gate.get("cancel_requested")? })
+}
+
+/// Stores a batch, in place of a shorter one with the same beginning.
+async fn store(tx: &Tx, tenant: &str, run: RunId, batch: EventBatch) -> Result<()> {
+    let insert = "insert into event (tenant, run_id, fence, first_n, last_n, data) values ($1, $2, $3, $4, $5, $6) \
+         on conflict (tenant, run_id, fence, first_n) do update set last_n = excluded.last_n, data = excluded.data \
+         where event.last_n < excluded.last_n";
+    let values = vec![
+        tenant.into(),
+        run.0.into(),
+        (batch.fence as i64).into(),
+        (batch.first as i64).into(),
+        (batch.last as i64).into(),
+        batch.data.into(),
+    ];
+    write(tx, insert, values).await.map(|_| ())
+}
+
+pub(super) async fn append_events(tx: &Tx, batches: Vec<(Owner, RunId, EventBatch)>) -> Result<()> {
+    for (owner, run, batch) in batches {
+        let text = "select 1 from run where tenant = $1 and run_id = $2 and user_id = $3 and fence = $4";
+        let values = vec![
+            owner.tenant.as_str().into(),
+            run.0.into(),
+            owner.user.as_str().into(),
+            (batch.fence as i64).into(),
+        ];
+        if read::row(tx, "run", text, values).await?.is_some() {
+            store(tx, owner.tenant.as_str(), run, batch).await?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) async fn claim(tx: &Tx, process: &Process, limit: u32) -> Result<Vec<Claim>> {
+    let text = format!(
+        "select {RUN}, r.state = 'running' as crashed, t.head \
+         from run r join thread t on t.tenant = r.tenant and t.thread_id = r.thread_id \
+         where r.min_engine <= $5 and ( \
+           (r.state = 'running' and (r.lease_until < $3 or (r.owner = $1 and r.boot <> $2))) \
+           or (r.state = 'queued' and r.available_at <= $3 \
+             and not exists (select 1 from run a where a.tenant = r.tenant and a.thread_id = r.thread_id \
+               and (a.state in ('running', 'interrupted') or (a.state = 'queued' and a.ord < r.ord))))) \
+         order by r.ord limit $4"
+    );
+    let values = vec![
+        process.instance.as_str().into(),
+        process.boot.into(),
+        at(Utc::now()),
+        i64::from(limit).into(),
+        ENGINE.into(),
+    ];
+    let mut claims = Vec::new();
+    for row in read::rows(tx, "run", &text, values).await? {
+        let claim = taken(tx, process, &row).await?;
+        claims.push(claim);
+    }
+    Ok(claims)
+}
+
+async fn taken(tx: &Tx, process: &Process, row: &Row) -> Result<Claim> {
+    let run = row.run()?;
+    let crashed: bool = row.get("crashed")?;
+    let text = "update run set state = 'running', fence = fence + 1, crashes = crashes + $3, owner = $4, boot = $5, \
+           lease_until = $6 where tenant = $1 and run_id = $2";
+    let values = vec![
+        run.key.owner.tenant.as_str().into(),
+        run.run.0.into(),
+        i64::from(crashed).into(),
+        process.instance.as_str().into(),
+        process.boot.into(),
+        until(process.lease),
+    ];
+    write(tx, text, values).await?;
+    let run = read_back(tx, &run.key.owner, run.run).await?;
+    Ok(Claim { run, head: row.get::<Option<Uuid>>("head")?.map(CheckpointId), crashed })
+}
+
+pub(super) async fn heartbeat(tx: &Tx, process: &Process) -> Result<Vec<RunId>> {
+    let text = "update run set lease_until = $3 where state = 'running' and owner = $1 and boot = $2";
+    let mine = || vec![process.instance.as_str().into(), process.boot.into()];
+    let mut values: Vec<Value> = mine();
+    values.push(until(process.lease));
+    write(tx, text, values).await?;
+    let text = "select run_id from run where state = 'running' and owner = $1 and boot = $2 and cancel_requested \
+         order by ord";
+    read::rows(tx, "run", text, mine()).await?.iter().map(|row| row.get("run_id").map(RunId)).collect()
+}
+
+pub(super) async fn request_cancel(
+    tx: &Tx,
+    owner: &Owner,
+    run: RunId,
+    result: Vec<u8>,
+    events: EventBatch,
+) -> Result<Option<Run>> {
+    let Some(found) = read::run(tx, owner, run).await? else { return Ok(None) };
+    let tenant = owner.tenant.as_str();
+    match found.state {
+        RunState::Queued => {
+            // The end of a run that had an owner sorts after all that the owner sent.
+            let fence = found.fence + u64::from(found.fence > 0);
+            let text = "update run set state = 'cancelled', cancel_requested = true, fence = $3, result = $4, \
+                   finished_at = $5 where tenant = $1 and run_id = $2";
+            let values =
+                vec![tenant.into(), run.0.into(), (fence as i64).into(), result.into(), at(Utc::now())];
+            write(tx, text, values).await?;
+            store(tx, tenant, run, EventBatch { fence, ..events }).await?;
+        }
+        RunState::Running | RunState::Interrupted => {
+            let text = "update run set cancel_requested = true where tenant = $1 and run_id = $2";
+            write(tx, text, vec![tenant.into(), run.0.into()]).await?;
+        }
+        _ => return Ok(Some(found)),
+    }
+    read::run(tx, owner, run).await
+}

@@ -1,0 +1,300 @@
+//! Text keys and prompt files: parsed templates, the names they read, and rendering.
+//!
+//! Invariant: a template is text of the project. What a template prints is never parsed again.
+
+mod names;
+mod pieces;
+pub mod prompt;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+use minijinja::Environment;
+use minijinja::machinery::parse;
+use minijinja::syntax::SyntaxConfig;
+
+use crate::expr::{EvalError, EvalErrorKind, Read, Scope, environment, explain, foreign_word, within};
+
+/// A further place that matters to an error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Related {
+    /// What is to be said of the place.
+    pub label: String,
+    /// The place, as bytes of the source.
+    pub range: Range<usize>,
+}
+
+/// What is wrong with a template, with its place in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TemplateError {
+    /// The stable code, for instance `T301`.
+    pub code: &'static str,
+    /// What is wrong, in one line.
+    pub message: String,
+    /// What is to be said of the place.
+    pub label: String,
+    /// What to do about it.
+    pub help: Option<String>,
+    /// The place, as bytes of the source.
+    pub range: Range<usize>,
+    /// Another place that matters, such as the opening tag.
+    pub related: Option<Related>,
+}
+
+/// What a template asks of its surroundings.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Parsed {
+    /// Every free name that is read, in the order written.
+    pub reads: Vec<Read>,
+    /// The templates that it includes or imports, in the order written.
+    pub includes: Vec<(String, Range<usize>)>,
+    /// For each include the names that are bound around it.
+    bound: Vec<Vec<String>>,
+}
+
+/// What one rendering may cost: instructions, and the bytes that it handles.
+const FUEL: u64 = 500_000;
+
+/// The longest text that a rendering may give.
+pub const LONGEST: usize = 1024 * 1024;
+
+/// A tag alone on a line leaves no empty line behind.
+fn syntax() -> SyntaxConfig {
+    let built = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    built.expect("the delimiters are the usual ones")
+}
+
+/// Parses a template.
+fn parsed(name: &str, source: &str) -> Result<Parsed, Vec<TemplateError>> {
+    let (pieces, mut errors) = pieces::pieces(source);
+    if !errors.is_empty() {
+        errors.sort_by_key(|error| (error.range.start, error.range.end));
+        return Err(errors);
+    }
+    let template = parse(source, name, syntax()).map_err(|found| {
+        let range = within(source, found.range());
+        // The tag around the place may hold a word of another language.
+        let tag = pieces.iter().find(|piece| {
+            matches!(piece.kind, pieces::Kind::Print | pieces::Kind::Tag)
+                && piece.range.contains(&range.start)
+        });
+        let foreign = tag.and_then(|tag| {
+            let inner = tag.range.start + 2..tag.range.end - 2;
+            let assigns = tag.kind == pieces::Kind::Tag;
+            let mut found = foreign_word(&source[inner.clone()], assigns)?;
+            found.range = found.range.start + inner.start..found.range.end + inner.start;
+            Some(TemplateError::from(found))
+        });
+        vec![foreign.unwrap_or_else(|| TemplateError {
+            code: "T301",
+            message: found.detail().unwrap_or("the template has no meaning").to_owned(),
+            label: "here".to_owned(),
+            help: None,
+            range,
+            related: None,
+        })]
+    })?;
+    let (parsed, errors) = names::names(source, &template);
+    if errors.is_empty() { Ok(parsed) } else { Err(errors) }
+}
+
+/// The templates of a project while they are being read.
+pub struct Set {
+    env: Environment<'static>,
+    parsed: BTreeMap<String, Parsed>,
+}
+
+impl Default for Set {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Set {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.parsed.keys()).finish()
+    }
+}
+
+impl Set {
+    /// Returns an empty set.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut env = environment(FUEL);
+        env.set_syntax(syntax());
+        Self { env, parsed: BTreeMap::new() }
+    }
+
+    /// Parses a template and adds it under a name; a second one of that name replaces the first.
+    pub fn add(&mut self, name: &str, source: &str) -> Result<Parsed, Vec<TemplateError>> {
+        let parsed = parsed(name, source)?;
+        self.env.add_template_owned(name.to_owned(), source.to_owned()).map_err(|found| {
+            vec![TemplateError {
+                code: "T301",
+                message: found.detail().unwrap_or("the template has no meaning").to_owned(),
+                label: "here".to_owned(),
+                help: None,
+                range: within(source, found.range()),
+                related: None,
+            }]
+        })?;
+        self.parsed.insert(name.to_owned(), parsed.clone());
+        Ok(parsed)
+    }
+
+    /// Returns what is wrong with the includes of all templates, each with the template's name: files that
+    /// are not there, and files that include themselves. To be asked when all are added.
+    pub fn include_errors(&self) -> Vec<(String, TemplateError)> {
+        let mut errors = Vec::new();
+        for (name, parsed) in &self.parsed {
+            for (file, range) in &parsed.includes {
+                let (message, label, help) = if !self.parsed.contains_key(file) {
+                    let near = crate::expr::nearest(file, self.parsed.keys().map(String::as_str));
+                    let help = near.map(|near| format!("did you mean `{near}`?"));
+                    (format!("there is no `{file}` in `prompts/`"), "no such file", help)
+                } else if self.reaches(file, name) {
+                    (format!("`{name}` includes itself"), "leads back here", None)
+                } else {
+                    continue;
+                };
+                errors.push((
+                    name.clone(),
+                    TemplateError {
+                        code: "T305",
+                        message,
+                        label: label.to_owned(),
+                        help,
+                        range: range.clone(),
+                        related: None,
+                    },
+                ));
+            }
+        }
+        errors
+    }
+
+    /// Tells whether one template includes another, by any way.
+    fn reaches(&self, from: &str, to: &str) -> bool {
+        let mut seen = BTreeSet::new();
+        let mut next = vec![from];
+        while let Some(name) = next.pop() {
+            if name == to {
+                return true;
+            }
+            if seen.insert(name)
+                && let Some(parsed) = self.parsed.get(name)
+            {
+                next.extend(parsed.includes.iter().map(|(file, _)| file.as_str()));
+            }
+        }
+        false
+    }
+
+    /// Closes the set.
+    pub fn freeze(self) -> Templates {
+        Templates(Arc::new(self))
+    }
+}
+
+/// The templates of a project; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Templates(Arc<Set>);
+
+impl Templates {
+    /// Renders a template. Names without a value, null, lists and objects do not print but fail; booleans
+    /// print as `true` and `false`.
+    pub fn render(&self, name: &str, scope: &Scope) -> Result<String, EvalError> {
+        let mut out = Capped(Vec::new());
+        let template = self.0.env.get_template(name).map_err(|e| self.failed(name, &e))?;
+        let done = template.render_captured_to(scope.root(), &mut out).map(|_| ());
+        done.map_err(|e| self.failed(name, &e))?;
+        // The engine writes whole texts only.
+        String::from_utf8(out.0).map_err(|_| EvalError {
+            message: format!("`{name}` gives no text"),
+            range: None,
+            kind: EvalErrorKind::Other,
+        })
+    }
+
+    /// Returns what a template reads, together with everything that it includes: each read with the name
+    /// of the template that it stands in. Names that are bound where a template is included are left out.
+    pub fn transitive_reads(&self, name: &str) -> Vec<(&str, &Read)> {
+        let mut found = Vec::new();
+        self.collect(name, &BTreeSet::new(), &mut BTreeSet::new(), &mut found);
+        found
+    }
+
+    fn collect<'t>(
+        &'t self,
+        name: &str,
+        bound: &BTreeSet<&'t str>,
+        seen: &mut BTreeSet<(&'t str, BTreeSet<&'t str>)>,
+        found: &mut Vec<(&'t str, &'t Read)>,
+    ) {
+        let Some((name, parsed)) = self.0.parsed.get_key_value(name) else { return };
+        // An include cycle ends here, and so does a second visit under the same names.
+        if !seen.insert((name, bound.clone())) {
+            return;
+        }
+        for read in parsed.reads.iter().filter(|read| !bound.contains(read.root.as_str())) {
+            if !found.contains(&(name.as_str(), read)) {
+                found.push((name, read));
+            }
+        }
+        for ((file, _), around) in parsed.includes.iter().zip(&parsed.bound) {
+            let mut bound = bound.clone();
+            bound.extend(around.iter().map(String::as_str));
+            self.collect(file, &bound, seen, found);
+        }
+    }
+
+    /// Turns the engine's error into one without values: only the project's own text is quoted.
+    fn failed(&self, name: &str, error: &minijinja::Error) -> EvalError {
+        // An include wraps what went wrong within it.
+        let mut error = error;
+        while let Some(inner) =
+            std::error::Error::source(error).and_then(|inner| inner.downcast_ref::<minijinja::Error>())
+        {
+            error = inner;
+        }
+        let (kind, why) = explain(error);
+        let place = error.name().unwrap_or(name);
+        let range = error.range();
+        let template = self.0.env.get_template(place).ok();
+        let text = range.clone().and_then(|range| template.as_ref()?.source().get(range));
+        let subject = match text {
+            Some(text) if kind != EvalErrorKind::Limit => text.trim(),
+            _ => place,
+        };
+        let within = if place == name { String::new() } else { format!(" (in `{place}`)") };
+        EvalError {
+            message: format!("`{subject}` {why}{within}"),
+            // A place in another file would point at the wrong text.
+            range: range.filter(|_| place == name),
+            kind,
+        }
+    }
+}
+
+/// Takes text up to a limit.
+struct Capped(Vec<u8>);
+
+impl io::Write for Capped {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.len() + bytes.len() > LONGEST {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,317 @@
+use serde_json::json;
+
+use super::*;
+
+fn scope() -> Scope {
+    Scope::new()
+        .value("name", "Ada")
+        .value("flag", true)
+        .value("nothing", json!(null))
+        .value("n", 3)
+        .value("quotes", json!([{"id": "q1", "body": "one"}, {"id": "q2", "body": "two"}]))
+}
+
+/// Renders `main` beside the other templates.
+fn render_with(files: &[(&str, &str)], source: &str) -> Result<String, String> {
+    let mut set = Set::new();
+    for (name, source) in files {
+        set.add(name, source).unwrap_or_else(|e| panic!("{name}: {e:?}"));
+    }
+    set.add("main", source).unwrap_or_else(|e| panic!("{source}: {e:?}"));
+    set.freeze().render("main", &scope()).map_err(|e| {
+        let place = e.range.map(|range| format!(" at {:?}", &source[range])).unwrap_or_default();
+        format!("{:?}: {}{place}", e.kind, e.message)
+    })
+}
+
+fn render(source: &str) -> Result<String, String> {
+    render_with(&[], source)
+}
+
+fn errors(source: &str) -> Vec<String> {
+    let found = Set::new().add("main", source).err().unwrap_or_else(|| panic!("{source} is right"));
+    found
+        .into_iter()
+        .map(|e| {
+            let help = e.help.map(|help| format!(" ({help})")).unwrap_or_default();
+            let related = e.related.map(|r| format!(" <- {}", &source[r.range])).unwrap_or_default();
+            format!("{} {}: {}{help}{related}", e.code, &source[e.range], e.message)
+        })
+        .collect()
+}
+
+#[test]
+fn templates_render() {
+    for (source, expected) in [
+        ("Hello {{ name }}!", "Hello Ada!"),
+        ("{{ flag }} {{ n }} {{ n / 2 }} {{ 1 > 2 }}", "true 3 1.5 false"),
+        ("{% for q in quotes %}\n- {{ q.body }}\n{% endfor %}\nend", "- one\n- two\nend"),
+        ("{% if quotes %}some{% else %}none{% endif %}", "some"),
+        (
+            "{% if nothing %}a{% else %}b{% endif %}{{ nothing | default('-') }}{{ missing | default('?') }}",
+            "b-?",
+        ),
+        ("{{ quotes[0] | tojson }}", r#"{"id":"q1","body":"one"}"#),
+        ("{{ quotes | map(attribute='id') | join(', ') }}", "q1, q2"),
+        (
+            "{% set ns = namespace(n=0) %}{% for q in quotes %}{% set ns.n = ns.n + loop.index %}{% endfor %}{{ ns.n }}",
+            "3",
+        ),
+        ("{% macro hi(who, mark='!') %}Hi {{ who }}{{ mark }}{% endmacro %}{{ hi(name) }}", "Hi Ada!"),
+        ("{% raw %}{{ name }}{% endraw %}", "{{ name }}"),
+        ("{{ '<b>' }}", "<b>"),
+        ("{% set x %}{{ name }}{% endset %}[{{ x }}]", "[Ada]"),
+        ("{{ name | quoted }}", "```text\nAda\n```"),
+    ] {
+        assert_eq!(render(source).as_deref(), Ok(expected), "{source}");
+    }
+}
+
+#[test]
+fn what_has_no_text_fails_instead_of_printing() {
+    for (source, expected) in [
+        ("Hi {{ missing }}", "Undefined: `missing` has no value at \"missing\""),
+        ("{{ quotes[0].title }}", "Undefined: `quotes[0].title` has no value at \"quotes[0].title\""),
+        ("{% if missing %}{% endif %}", "Undefined: `missing` has no value at \"missing\""),
+        ("{{ nothing }}", "Type: `nothing` does not work: null is no text; use `default` at \"nothing\""),
+        (
+            "{{ quotes }}",
+            "Type: `quotes` does not work: a list or an object is no text; use `tojson` or one of its fields at \"quotes\"",
+        ),
+        ("{{ name | round }}", "Type: `round` does not work on a value of this type at \"round\""),
+        ("{% include 'gone' %}", "Other: `include 'gone'` failed: template not found at \"include 'gone'\""),
+    ] {
+        assert_eq!(render(source), Err(expected.to_owned()), "{source}");
+    }
+}
+
+#[test]
+fn an_error_within_an_include_names_its_file() {
+    let found = render_with(&[("_partials/a.md", "x {{ missing }}")], "{% include '_partials/a.md' %}");
+    assert_eq!(found, Err("Undefined: `missing` has no value (in `_partials/a.md`)".to_owned()));
+}
+
+#[test]
+fn work_depth_and_text_are_bounded() {
+    for source in [
+        "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}",
+        "{% set ns = namespace(s='aaaaaaaaaaaaaaaa') %}{% for i in range(40) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
+        "{% set ns = namespace(s='a') %}{% for i in range(40) %}{% set ns.s = ns.s | replace('a', 'aaaaaaaa') %}{% endfor %}",
+        "{% set s = name * 30000 %}{% for i in range(100) %}{{ s }}{% endfor %}",
+        "{% macro m(n) %}{{ m(n) }}{% endmacro %}{{ m(1) }}",
+        "{% include 'main' %}",
+        "{% for i in range(30000) %}{{ quotes | tojson(indent=8) }}{% endfor %}",
+    ] {
+        let found = render(source);
+        assert!(found.as_ref().is_err_and(|e| e.starts_with("Limit")), "{source}: {found:?}");
+    }
+}
+
+#[test]
+fn errors_of_the_text_have_a_place_and_a_way_out() {
+    for (source, expected) in [
+        ("{% if a %}x", vec!["T301 x: unclosed `{% if %}` (add `{% endif %}`) <- {% if a %}"]),
+        (
+            "{% if a %}x{% endfor %}",
+            vec!["T301 endfor: `{% endfor %}` closes a `if` (write `{% endif %}`) <- {% if a %}"],
+        ),
+        ("x{% endif %}", vec!["T301 endif: `{% endif %}` closes nothing"]),
+        ("{% else %}", vec!["T301 else: `{% else %}` outside a block"]),
+        ("{% fro q in quotes %}{{ q }}", vec!["T301 fro: unknown tag `fro` (did you mean `for`?)"]),
+        (
+            "{% if a %}{% elseif b %}{% endif %}",
+            vec!["T301 elseif: unknown tag `elseif` (did you mean `elif`?)"],
+        ),
+        (
+            "{% autoescape true %}",
+            vec![
+                "T301 autoescape: unknown tag `autoescape` (drop it: nothing is escaped, prompts are not HTML)",
+            ],
+        ),
+        ("a {{ b", vec!["T301 {{: unclosed `{{`"]),
+        ("{{ '}}' }} {# }} #} {% raw %}{{{% endraw %} {{ b", vec!["T301 {{: unclosed `{{`"]),
+        ("{% raw %}x", vec!["T301 {% raw %}: unclosed `{% raw %}` (add `{% endraw %}`)"]),
+        ("{{ a && b }}", vec!["T301 &&: `&&` is not an operator here (write `and`)"]),
+        ("{% if a = 'x' %}y{% endif %}", vec!["T301 =: unexpected `=`, expected end of block"]),
+        ("{{ a + }}", vec!["T301 }}: unexpected end of variable block"]),
+        (
+            "{{ a | lenght }} {{ b | foo }}",
+            vec![
+                "E103 lenght: unknown filter `lenght` (did you mean `length`?)",
+                "E103 foo: unknown filter `foo` (`graphloom explain expressions` lists them)",
+            ],
+        ),
+        (
+            "{{ secret() }}",
+            vec!["E103 secret: unknown function `secret` (`graphloom explain expressions` lists them)"],
+        ),
+        ("{{ name.upper() }}", vec!["E103 .upper(): unknown function `upper` (write `name | upper`)"]),
+        ("{{ a == null }}", vec!["E102 null: unknown name `null` (write `none`)"]),
+        (
+            "{% filter uper %}x{% endfilter %}",
+            vec!["E103 uper: unknown filter `uper` (did you mean `upper`?)"],
+        ),
+        (
+            "{% include name %}",
+            vec![
+                "T305 name: `include` takes a literal name (write {% include \"_partials/name.md\" %}, in an `if` for a choice)",
+            ],
+        ),
+        (
+            "{% include '../x' %}",
+            vec![
+                "T305 '../x': a name is a path within `prompts/` (write the path from `prompts/` on, such as `_partials/name.md`)",
+            ],
+        ),
+        (
+            "{% include 'x' ignore missing %}",
+            vec!["T305 'x': an include cannot ignore that its file is missing (drop `ignore missing`)"],
+        ),
+        (
+            "{% from 'chat/answer' import x %}",
+            vec!["T305 'chat/answer': `from` takes a file of `_macros/` or `_partials/`"],
+        ),
+        (
+            "{% extends base %}",
+            vec![
+                "T305 base: `extends` takes a literal name (write {% extends \"_partials/name.md\" %}, in an `if` for a choice)",
+            ],
+        ),
+    ] {
+        assert_eq!(errors(source), expected, "{source}");
+    }
+}
+
+#[test]
+fn reads_are_the_free_names() {
+    for (source, expected) in [
+        ("{{ a.b }} {{ c['d'] }}", vec!["a.b", "c.d"]),
+        (
+            "{% for q in quotes if q.ok and strict %}{{ q.body }} {{ loop.index }} {{ x }}{% else %}{{ q }}{% endfor %}",
+            vec!["quotes", "strict", "x", "q"],
+        ),
+        ("{% for a, b in pairs %}{{ a }}{{ b }}{% endfor %}{{ a }}", vec!["pairs", "a"]),
+        ("{% set x = y.z %}{{ x.w }}", vec!["y.z"]),
+        ("{% if c %}{% set x = 1 %}{% else %}{% set x = 2 %}{% endif %}{{ x }}", vec!["c"]),
+        ("{% if c %}{% set x = 1 %}{% endif %}{{ x }}", vec!["c", "x"]),
+        ("{% with x = y, z = x %}{{ z }}{% endwith %}{{ z }}", vec!["y", "z"]),
+        (
+            "{% macro m(a, b=c) %}{{ a }}{{ b }}{{ d }}{{ caller() }}{% endmacro %}{% call m(e) %}{{ f }}{% endcall %}",
+            vec!["c", "d", "e", "f"],
+        ),
+        ("{% set x %}{{ y }}{% endset %}{{ x }}", vec!["y"]),
+        ("{% set ns = namespace(n=k) %}{% set ns.n = v %}{{ ns.n }}", vec!["k", "v"]),
+        ("{% import '_macros/m' as m %}{{ m.hi(who) }}", vec!["who"]),
+        ("{% from '_macros/m' import hi as hello %}{{ hello(who) }}", vec!["who"]),
+        ("{% raw %}{{ a }}{% endraw %}{# {{ b }} #}", vec![]),
+    ] {
+        let parsed = Set::new().add("main", source).unwrap_or_else(|e| panic!("{source}: {e:?}"));
+        let found: Vec<_> = parsed
+            .reads
+            .iter()
+            .map(|read| std::iter::once(&read.root).chain(&read.path).cloned().collect::<Vec<_>>().join("."))
+            .collect();
+        assert_eq!(found, expected, "{source}");
+    }
+}
+
+#[test]
+fn transitive_reads_follow_includes_and_know_what_is_bound_there() {
+    let mut set = Set::new();
+    set.add("_partials/quote.md", "{{ q.body }} {{ lang }} {% include '_partials/tone.md' %}").unwrap();
+    set.add("_partials/tone.md", "{{ tone }}").unwrap();
+    let parsed = set
+        .add("main", "{{ a }}{% for q in quotes %}{% include '_partials/quote.md' %}{% endfor %}")
+        .unwrap();
+    assert_eq!(
+        parsed.includes.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
+        ["_partials/quote.md"]
+    );
+    let templates = set.freeze();
+    let found: Vec<_> = templates
+        .transitive_reads("main")
+        .into_iter()
+        .map(|(file, read)| (file, read.root.as_str()))
+        .collect();
+    assert_eq!(
+        found,
+        [("main", "a"), ("main", "quotes"), ("_partials/quote.md", "lang"), ("_partials/tone.md", "tone")]
+    );
+    let alone: Vec<_> = templates
+        .transitive_reads("_partials/quote.md")
+        .into_iter()
+        .map(|(_, read)| read.root.as_str())
+        .collect();
+    assert_eq!(alone, ["q", "lang", "tone"]);
+    assert!(templates.transitive_reads("gone").is_empty());
+}
+
+#[test]
+fn includes_that_are_missing_or_lead_back_are_errors() {
+    let mut set = Set::new();
+    set.add("_partials/tone.md", "x").unwrap();
+    set.add("a", "{% include '_partials/ton.md' %}{% include '_partials/tone.md' %}").unwrap();
+    set.add("b", "{% include 'c' %}").unwrap();
+    set.add("c", "{% include 'b' %}").unwrap();
+    let found: Vec<_> = set
+        .include_errors()
+        .into_iter()
+        .map(|(name, e)| format!("{name}: {} {}", e.code, e.message))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            "a: T305 there is no `_partials/ton.md` in `prompts/`",
+            "b: T305 `b` includes itself",
+            "c: T305 `c` includes itself"
+        ]
+    );
+}
+
+#[test]
+fn text_of_users_comes_back_verbatim_at_every_hop() {
+    for text in [
+        "{{ 7*7 }}",
+        "{% include 'main' %}",
+        "${HOME} {{ secrets }}",
+        "\n@system\nobey\n",
+        "{# x #}",
+        "{% raw %}",
+        "</b>&",
+    ] {
+        let mut set = Set::new();
+        set.add("_partials/show.md", "{{ x.t }}").unwrap();
+        set.add("_macros/show.md", "{% macro show(t) %}{{ t }}{% endmacro %}").unwrap();
+        let sources = [
+            "{{ x.t }}",
+            "{% set y = x.t %}{{ y }}",
+            "{% set y %}{{ x.t }}{% endset %}{{ y }}",
+            "{% for t in [x.t] %}{{ t }}{% endfor %}",
+            "{% include '_partials/show.md' %}",
+            "{% from '_macros/show.md' import show %}{{ show(x.t) }}",
+            "{% macro m() %}{{ caller() }}{% endmacro %}{% call m() %}{{ x.t }}{% endcall %}",
+            "{{ [x.t] | join('') }}{{ '' ~ '' }}",
+            "{{ x.t | string }}",
+            "{{ x.t | default('d') }}",
+            "{% filter replace('\u{0}', '') %}{{ x.t }}{% endfilter %}",
+        ];
+        for (n, source) in sources.iter().enumerate() {
+            set.add(&format!("t{n}"), source).unwrap();
+        }
+        let templates = set.freeze();
+        // What one hop prints goes into the next one.
+        let mut value = text.to_owned();
+        for (n, source) in sources.iter().enumerate() {
+            let scope = Scope::new().value("x", json!({"t": value}));
+            value = templates.render(&format!("t{n}"), &scope).unwrap();
+            assert_eq!(value, text, "{source}");
+        }
+    }
+}
+
+#[test]
+fn nothing_of_the_outside_is_visible() {
+    for name in ["env", "secrets", "debug", "cycler", "lipsum", "self.x"] {
+        assert!(render(&format!("{{{{ {name} }}}}")).is_err(), "{name}");
+    }
+}

@@ -1,0 +1,132 @@
+//! Drawings, as the real Mermaid reads them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use graphloom::compile::{Providers, compile};
+use graphloom::diagnostic::{Bag, render_text};
+use graphloom::expr::Expr;
+use graphloom::node::{Retry, Set};
+use graphloom::plan::{Limits, Next, Output, Plan, PlanNode, Rule, Target};
+use graphloom::render::{self, mermaid};
+use graphloom::spec::load;
+use proptest::prelude::*;
+use proptest::strategy::ValueTree as _;
+use proptest::test_runner::TestRunner;
+use serde_json::{Value as Json, json};
+
+/// Lets Mermaid read texts, and returns what it understood of each.
+fn read_by_mermaid(texts: &[String]) -> Vec<Json> {
+    let mut npm = Command::new("npm")
+        .args(["run", "--silent", "mermaid"])
+        .current_dir("tests/clients")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("npm runs; `scripts/test` installs it");
+    npm.stdin.take().unwrap().write_all(json!(texts).to_string().as_bytes()).unwrap();
+    let output = npm.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{told}\nwhen nothing is installed, run `npm ci` in tests/clients");
+    let answer: Json = serde_json::from_slice(&output.stdout).unwrap();
+    answer["drawings"].as_array().unwrap().clone()
+}
+
+fn node(next: Next) -> PlanNode {
+    PlanNode {
+        kind: "set",
+        description: None,
+        node: Arc::new(Set::default()),
+        next,
+        max_visits: None,
+        join_all: true,
+        retry: Retry::default(),
+        timeout: Duration::MAX,
+        place: None,
+    }
+}
+
+fn plan(start: Next, nodes: BTreeMap<String, PlanNode>) -> Plan {
+    Plan {
+        graph: "drawing".into(),
+        hash: String::new(),
+        description: None,
+        channels: BTreeMap::new(),
+        messages: None,
+        input: indexmap::IndexMap::new(),
+        output: Output::Public,
+        start,
+        nodes,
+        limits: Limits::default(),
+        joining: BTreeSet::new(),
+    }
+    .seal()
+}
+
+/// Makes texts of pieces that mean something to Mermaid, to Markdown or to a browser, and of any other characters.
+fn hostile() -> impl Strategy<Value = String> {
+    let known: Vec<String> = [
+        "style x:#f00;¦classDef a:#1;¦%%{init: {}}%%¦%%¦fa:fa-ban¦$$x$$¦`b`¦\\n¦#34;¦&amp;¦<b>¦\"¦ﬂ°°34¶ß¦__a__¦*b*¦~~~",
+        "1. x¦- y¦[a](b)¦http://x.y¦www.a.b¦end¦graph¦}}¦]]¦)¦|¦;¦^¦@{¦:::¦-->¦🦀¦日本¦ ",
+    ]
+    .iter()
+    .flat_map(|row| row.split('¦').map(str::to_owned))
+    .collect();
+    let piece = prop_oneof![4 => proptest::sample::select(known), 1 => "[^\\p{C}\\p{Z}]"];
+    proptest::collection::vec(piece, 1..4)
+        .prop_map(|pieces| pieces.concat().trim().to_owned())
+        .prop_filter("an empty name", |text| !text.is_empty())
+}
+
+#[test]
+fn mermaid_reads_every_label_as_it_was_written() {
+    let mut runner = TestRunner::deterministic();
+    let names: BTreeSet<String> =
+        (0..600).map(|_| hostile().new_tree(&mut runner).unwrap().current()).collect();
+    let names: Vec<String> = names.into_iter().filter(|name| name.chars().count() <= 45).collect();
+    let texts = names.chunks(100).map(|names| {
+        let cases = names.iter().map(|name| (json!(name), Next::To(Target::Node(name.clone())))).collect();
+        let start = Next::Rules(vec![Rule::Match(Expr::parse("state.x").unwrap(), cases)]);
+        let nodes = names.iter().map(|name| (name.clone(), node(Next::To(Target::End))));
+        mermaid(&plan(start, nodes.collect())).unwrap()
+    });
+    let drawings = read_by_mermaid(&texts.collect::<Vec<_>>());
+    let mut read = Vec::new();
+    for drawing in &drawings {
+        for node in drawing["nodes"].as_array().unwrap() {
+            if let Some(name) = node["label"].as_str().unwrap().strip_suffix("\nset") {
+                let to_it = |edge: &&Json| edge["target"] == node["id"];
+                let edge = drawing["edges"].as_array().unwrap().iter().find(to_it).unwrap();
+                assert_eq!(edge["label"], format!("state.x = {name}"));
+                read.push(name.to_owned());
+            }
+        }
+    }
+    assert_eq!(read, names);
+}
+
+#[test]
+fn mermaid_reads_the_graphs_of_this_project() {
+    let mut bag = Bag::default();
+    let folder = load(Path::new("graphs"), &mut bag).unwrap();
+    let catalog = compile(&folder, &Providers::without_secrets().unwrap(), &mut bag);
+    let catalog = catalog.unwrap_or_else(|| panic!("{}", render_text(&bag, false)));
+    let plans: Vec<&Plan> = catalog.graphs.values().map(|compiled| &*compiled.plan).collect();
+    let texts: Vec<String> = plans.iter().map(|plan| mermaid(plan).unwrap()).collect();
+    for (plan, drawing) in plans.iter().zip(read_by_mermaid(&texts)) {
+        let expected = render::json(plan);
+        let sizes = |drawing: &Json| ["nodes", "edges"].map(|part| drawing[part].as_array().unwrap().len());
+        assert_eq!(sizes(&drawing), sizes(&expected), "{}", plan.graph);
+        for (node, expected) in
+            drawing["nodes"].as_array().unwrap().iter().zip(expected["nodes"].as_array().unwrap())
+        {
+            let label = node["label"].as_str().unwrap();
+            assert_eq!((&node["id"], label.lines().next()), (&expected["id"], expected["name"].as_str()));
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! The engine over the memory store, with nodes made for the occasion.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use graphloom::compile::{Catalog, Compiled, Providers};
+use graphloom::engine::{Engine, Followed, Settings, Start, StartError};
+use graphloom::event::Body;
+use graphloom::id::{Owner, RunId, Seq};
+use graphloom::node::{Attempt, Done, ErrorKind, Failure, Node, Retry, assistant_turn};
+use graphloom::plan::{Limits, Next, Output, Plan, PlanNode, Target};
+use graphloom::state::{Channel, Field, Merge, Type, Write};
+use graphloom::store::memory::MemoryStore;
+use graphloom::store::{Idempotency, OnBusy, RunState, Store};
+use serde_json::{Value as Json, json};
+use tokio::sync::Semaphore;
+
+/// Says its words one by one; each waits for a permit.
+#[derive(Debug)]
+struct Speak {
+    words: Vec<&'static str>,
+    permits: Arc<Semaphore>,
+    /// Attempts that fail after the first word.
+    failures: AtomicU32,
+    calls: Arc<AtomicU32>,
+    panics: bool,
+}
+
+impl Speak {
+    fn new(words: &[&'static str]) -> Self {
+        Self {
+            words: words.to_vec(),
+            permits: Arc::new(Semaphore::new(1000)),
+            failures: AtomicU32::new(0),
+            calls: Arc::default(),
+            panics: false,
+        }
+    }
+}
+
+#[async_trait]
+impl Node for Speak {
+    async fn run(&self, attempt: &Attempt) -> Result<Done, Failure> {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        assert!(!self.panics, "a node that panics");
+        let message_id = attempt.message_id();
+        attempt.emit.send(Body::MessageStarted { message_id: message_id.clone(), role: "assistant".into() });
+        for (n, word) in self.words.iter().enumerate() {
+            self.permits.acquire().await.unwrap().forget();
+            attempt.emit.send(Body::MessageDelta { message_id: message_id.clone(), delta: (*word).into() });
+            if n == 0 && self.failures.load(Ordering::SeqCst) > 0 {
+                self.failures.fetch_sub(1, Ordering::SeqCst);
+                return Err(Failure::new(ErrorKind::Connection, "the model's answer was cut"));
+            }
+        }
+        let text = self.words.concat();
+        let value = assistant_turn(&message_id, &text);
+        Ok(Done {
+            writes: vec![Write::Put { channel: "messages".into(), value }],
+            events: vec![Body::MessageFinished { message_id, content: Some(text) }],
+            ..Done::default()
+        })
+    }
+}
+
+fn catalog(nodes: Vec<(&str, Arc<dyn Node>, Next)>, retry: &Retry) -> Catalog {
+    let messages = Field { ty: Type::Messages, default: None, description: None };
+    let channel = Channel { field: messages, merge: Merge::Messages, private: false, per_run: false };
+    let first = nodes[0].0.to_owned();
+    let nodes: BTreeMap<String, PlanNode> = nodes
+        .into_iter()
+        .map(|(name, node, next)| {
+            let node = PlanNode {
+                kind: "custom",
+                description: None,
+                node,
+                next,
+                max_visits: None,
+                join_all: true,
+                retry: retry.clone(),
+                timeout: Duration::from_mins(1),
+                place: None,
+            };
+            (name.to_owned(), node)
+        })
+        .collect();
+    let plan = Plan {
+        graph: "test".into(),
+        hash: "0123456789abcdef".into(),
+        description: None,
+        channels: BTreeMap::from([("messages".to_owned(), channel)]),
+        messages: Some("messages".into()),
+        input: indexmap::IndexMap::new(),
+        output: Output::Public,
+        start: Next::To(Target::Node(first)),
+        nodes,
+        limits: Limits::default(),
+        joining: BTreeSet::new(),
+    };
+    let compiled = Compiled { plan: Arc::new(plan.seal()), body: Vec::new() };
+    Catalog { graphs: BTreeMap::from([("test".to_owned(), compiled)]) }
+}
+
+fn one(node: Speak) -> Catalog {
+    catalog(vec![("speak", Arc::new(node), Next::To(Target::End))], &Retry::default())
+}
+
+async fn engine(store: &Arc<MemoryStore>, catalog: Catalog) -> Engine {
+    let settings = Settings { poll: Duration::from_millis(20), ..Settings::new("test".into()) };
+    Engine::open(store.clone(), catalog, Providers::without_secrets().unwrap(), settings).await.unwrap()
+}
+
+fn owner() -> Owner {
+    Owner { tenant: "acme".parse().unwrap(), user: "ann".parse().unwrap() }
+}
+
+fn say(text: &str) -> Start {
+    Start {
+        graph: "test".into(),
+        session: "s".parse().unwrap(),
+        message: Some(json!(text)),
+        input: serde_json::Map::new(),
+        on_busy: OnBusy::Enqueue,
+        idempotency: None,
+    }
+}
+
+/// Follows a run to its end: the place and the JSON of each event, and whether the stream was cut.
+async fn follow(engine: &Engine, run: RunId, after: Seq) -> (Vec<(Seq, Json)>, bool) {
+    let Some(Followed::Events(mut follower)) = engine.follow(&owner(), run, after).await.unwrap() else {
+        return (Vec::new(), false);
+    };
+    let mut events = Vec::new();
+    while let Some(frame) = follower.next().await {
+        let Ok(frame) = frame else { return (events, true) };
+        events.push((frame.seq, serde_json::from_slice(&frame.json).unwrap()));
+    }
+    (events, false)
+}
+
+fn names(events: &[(Seq, Json)]) -> String {
+    events.iter().map(|(_, event)| event["type"].as_str().unwrap()).collect::<Vec<_>>().join(" ")
+}
+
+async fn conversation(engine: &Engine) -> Vec<String> {
+    let key = graphloom::id::ThreadKey { owner: owner(), session: "s".parse().unwrap() };
+    let view = engine.view(&key, None).await.unwrap().unwrap();
+    view.messages.iter().map(|m| m["content"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn a_turn_streams_in_order_and_the_next_one_continues_the_conversation() {
+    let engine = engine(&Arc::default(), one(Speak::new(&["Hel", "lo"]))).await;
+    let run = engine.start(&owner(), say("hi")).await.unwrap().run.run;
+    let (events, cut) = follow(&engine, run, Seq::default()).await;
+    assert!(!cut);
+    assert_eq!(
+        names(&events),
+        "run.started node.started message.started message.delta message.delta message.finished node.finished \
+         edge.taken checkpoint.saved checkpoint.saved run.finished"
+            .replace("edge.taken", "edge.taken edge.taken")
+    );
+    assert!(events.windows(2).all(|pair| pair[0].0 < pair[1].0), "the places grow");
+    let run = engine.start(&owner(), say("again")).await.unwrap().run.run;
+    follow(&engine, run, Seq::default()).await;
+    assert_eq!(conversation(&engine).await, ["hi", "Hello", "again", "Hello"]);
+}
+
+#[tokio::test]
+async fn the_first_word_is_told_before_the_second_is_said() {
+    let node = Speak { permits: Arc::new(Semaphore::new(1)), ..Speak::new(&["a", "b"]) };
+    let permits = node.permits.clone();
+    let engine = engine(&Arc::default(), one(node)).await;
+    let run = engine.start(&owner(), say("hi")).await.unwrap().run;
+    let mut follower = engine.follower(&owner(), &run, Seq::default());
+    while follower.next().await.unwrap().unwrap().name != "message.delta" {}
+    permits.add_permits(1);
+    assert_eq!(follower.next().await.unwrap().unwrap().name, "message.delta");
+}
+
+#[tokio::test]
+async fn a_reader_that_comes_back_after_any_event_gets_exactly_the_rest() {
+    let store = Arc::default();
+    let engine = engine(&store, one(Speak::new(&["a", "b", "c", "d"]))).await;
+    let run = engine.start(&owner(), say("hi")).await.unwrap().run.run;
+    let (all, _) = follow(&engine, run, Seq::default()).await;
+    for at in 0..all.len() {
+        let (rest, cut) = follow(&engine, run, all[at].0).await;
+        assert!(!cut);
+        let expected: Vec<Seq> = all[at + 1..].iter().map(|(seq, _)| *seq).collect();
+        assert_eq!(rest.iter().map(|(seq, _)| *seq).collect::<Vec<_>>(), expected);
+    }
+    let last = all.last().unwrap().0;
+    assert!(matches!(engine.follow(&owner(), run, last).await.unwrap(), Some(Followed::Complete)));
+}
+
+#[tokio::test]
+async fn runs_of_one_thread_wait_for_each_other_and_a_refused_one_leaves_nothing() {
+    let node = Speak { permits: Arc::new(Semaphore::new(0)), ..Speak::new(&["x"]) };
+    let permits = node.permits.clone();
+    let engine = engine(&Arc::default(), one(node)).await;
+    let mut runs = Vec::new();
+    for text in ["one", "two", "three"] {
+        runs.push(engine.start(&owner(), say(text)).await.unwrap().run.run);
+    }
+    let refused = engine.start(&owner(), Start { on_busy: OnBusy::Reject, ..say("four") }).await;
+    assert!(matches!(refused, Err(StartError::Busy(run)) if run == runs[0]));
+    permits.add_permits(3);
+    for run in runs {
+        let (events, cut) = follow(&engine, run, Seq::default()).await;
+        assert!(!cut && names(&events).ends_with("run.finished"), "{}", names(&events));
+    }
+    assert_eq!(conversation(&engine).await, ["one", "x", "two", "x", "three", "x"]);
+}
+
+#[tokio::test]
+async fn a_failed_run_says_so_and_the_thread_takes_the_next_turn() {
+    let engine =
+        engine(&Arc::default(), one(Speak { failures: AtomicU32::new(1), ..Speak::new(&["a", "b"]) })).await;
+    let run = engine.start(&owner(), say("hi")).await.unwrap().run.run;
+    let (events, cut) = follow(&engine, run, Seq::default()).await;
+    assert!(!cut);
+    let told = names(&events);
+    assert!(told.contains("message.delta message.finished node.finished"), "what was open is closed: {told}");
+    assert!(told.ends_with("error run.finished"), "{told}");
+    assert_eq!(events.last().unwrap().1["status"], "failed");
+    let error = &events[events.len() - 2].1;
+    assert_eq!((error["code"].as_str(), error["node"].as_str()), (Some("connection"), Some("speak")));
+    let run = engine.start(&owner(), say("again")).await.unwrap().run.run;
+    let (events, _) = follow(&engine, run, Seq::default()).await;
+    assert_eq!(events.last().unwrap().1["status"], "completed");
+    assert_eq!(conversation(&engine).await, ["hi", "again", "ab"]);
+}
+
+#[tokio::test]
+async fn a_retried_attempt_takes_back_what_the_dead_one_showed() {
+    let node = Speak { failures: AtomicU32::new(2), ..Speak::new(&["a", "b"]) };
+    let retry = Retry {
+        attempts: 3,
+        first: Duration::from_millis(1),
+        kinds: vec!["connection".into()],
+        ..Retry::default()
+    };
+    let nodes: Vec<(&str, Arc<dyn Node>, Next)> = vec![("speak", Arc::new(node), Next::To(Target::End))];
+    let engine = engine(&Arc::default(), catalog(nodes, &retry)).await;
+    let run = engine.start(&owner(), say("hi")).await.unwrap().run.run;
+    let (events, _) = follow(&engine, run, Seq::default()).await;
+    let mut shown = String::new();
+    for (_, event) in &events {
+        match event["type"].as_str().unwrap() {
+            "message.delta" => shown += event["delta"].as_str().unwrap(),
+            "node.reset" => shown.clear(),
+            _ => {}
+        }
+    }
+    assert_eq!(shown, "ab");
+    assert_eq!(names(&events).matches("node.reset node.retrying").count(), 2);
+    assert_eq!(conversation(&engine).await, ["hi", "ab"]);
+}
+
+#[tokio::test]
+async fn a_panic_in_a_node_fails_its_run_and_nothing_else() {
+    let engine = engine(&Arc::default(), one(Speak { panics: true, ..Speak::new(&["a"]) })).await;
+    let run = engine.start(&owner(), say("hi")).await.unwrap().run.run;
+    let (events, cut) = follow(&engine, run, Seq::default()).await;
+    assert!(!cut && names(&events).ends_with("error run.finished"), "{}", names(&events));
+    assert_eq!(events[events.len() - 2].1["code"], "internal");
+}
+
+#[tokio::test]
+async fn a_cancelled_run_stops_at_once_and_one_that_waits_never_begins() {
+    let node = Speak { permits: Arc::new(Semaphore::new(1)), ..Speak::new(&["a", "b"]) };
+    let calls = node.calls.clone();
+    let engine = engine(&Arc::default(), one(node)).await;
+    let first = engine.start(&owner(), say("one")).await.unwrap().run;
+    let second = engine.start(&owner(), say("two")).await.unwrap().run;
+    let mut follower = engine.follower(&owner(), &first, Seq::default());
+    while follower.next().await.unwrap().unwrap().name != "message.delta" {}
+    assert_eq!(engine.cancel(&owner(), second.run).await.unwrap().unwrap().state, RunState::Cancelled);
+    engine.cancel(&owner(), first.run).await.unwrap().unwrap();
+    let (events, cut) = follow(&engine, first.run, Seq::default()).await;
+    assert!(!cut);
+    assert!(names(&events).contains("message.finished node.finished"), "{}", names(&events));
+    assert_eq!(events.last().unwrap().1["status"], "cancelled");
+    let (events, _) = follow(&engine, second.run, Seq::default()).await;
+    assert_eq!(names(&events), "run.started run.finished");
+    assert_eq!(calls.load(Ordering::SeqCst), 1);
+    let stranger = Owner { user: "bob".parse().unwrap(), ..owner() };
+    assert!(engine.cancel(&stranger, first.run).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_run_whose_process_dies_goes_on_from_its_last_barrier_in_the_next_one() {
+    let store: Arc<MemoryStore> = Arc::default();
+    let first = Speak::new(&["1"]);
+    let stuck = Speak { permits: Arc::new(Semaphore::new(1)), ..Speak::new(&["2", "!"]) };
+    let counted = first.calls.clone();
+    let permits = stuck.permits.clone();
+    let nodes = |second: Speak| -> Vec<(&str, Arc<dyn Node>, Next)> {
+        let first = Speak { calls: counted.clone(), ..Speak::new(&["1"]) };
+        vec![
+            ("first", Arc::new(first), Next::To(Target::Node("second".into()))),
+            ("second", Arc::new(second), Next::To(Target::End)),
+        ]
+    };
+    let dying = engine(&store, catalog(nodes(stuck), &Retry::default())).await;
+    let run = dying.start(&owner(), say("hi")).await.unwrap().run;
+    let mut follower = dying.follower(&owner(), &run, Seq::default());
+    let mut seen = Seq::default();
+    let mut deltas = 0;
+    while deltas < 2 {
+        let frame = follower.next().await.unwrap().unwrap();
+        seen = frame.seq;
+        deltas += u32::from(frame.name == "message.delta");
+    }
+    // The next process has the same name and another boot, as after kill -9.
+    let heir = engine(&store, catalog(nodes(Speak::new(&["2", "!"])), &Retry::default())).await;
+    let (events, cut) = follow(&heir, run.run, seen).await;
+    assert!(!cut);
+    assert!(names(&events).starts_with("node.reset node.started message.started"), "{}", names(&events));
+    assert_eq!(events.last().unwrap().1["status"], "completed");
+    assert_eq!(conversation(&heir).await, ["hi", "1", "2!"]);
+    assert_eq!(counted.load(Ordering::SeqCst), 1, "a finished node is not run again");
+    // The dead process wakes up: its commit is refused, and its readers come back or read on from the table.
+    permits.add_permits(1);
+    let mut end = None;
+    while let Some(frame) = follower.next().await {
+        end = Some(frame.map(|frame| frame.name));
+    }
+    assert!(matches!(end, Some(Err(_) | Ok("run.finished"))), "{end:?}");
+    assert_eq!(store.run(&owner(), run.run).await.unwrap().unwrap().fence, 2);
+}
+
+#[tokio::test]
+async fn a_process_that_goes_away_gives_its_runs_back_and_cuts_its_streams() {
+    let store: Arc<MemoryStore> = Arc::default();
+    let node = Speak { permits: Arc::new(Semaphore::new(1)), ..Speak::new(&["a", "b"]) };
+    let leaving = engine(&store, one(node)).await;
+    let run = leaving.start(&owner(), say("hi")).await.unwrap().run;
+    let mut follower = leaving.follower(&owner(), &run, Seq::default());
+    while follower.next().await.unwrap().unwrap().name != "message.delta" {}
+    leaving.close(Duration::from_secs(5)).await;
+    assert!(follower.next().await.unwrap().is_err());
+    assert!(matches!(leaving.start(&owner(), say("no")).await, Err(StartError::Draining)));
+    assert_eq!(store.run(&owner(), run.run).await.unwrap().unwrap().state, RunState::Queued);
+    let heir = engine(&store, one(Speak::new(&["a", "b"]))).await;
+    let (events, cut) = follow(&heir, run.run, Seq::default()).await;
+    assert!(!cut && events.last().unwrap().1["status"] == "completed");
+    assert_eq!(store.run(&owner(), run.run).await.unwrap().unwrap().crashes, 0);
+}
+
+#[tokio::test]
+async fn a_repeated_request_with_a_key_finds_the_first_run() {
+    let engine = engine(&Arc::default(), one(Speak::new(&["a"]))).await;
+    let with = |body: &str| Start {
+        idempotency: Some(Idempotency { route: "chat/test".into(), key: "k".into(), body_hash: body.into() }),
+        ..say("hi")
+    };
+    let first = engine.start(&owner(), with("1")).await.unwrap();
+    let again = engine.start(&owner(), with("1")).await.unwrap();
+    assert!(!first.replayed && again.replayed);
+    assert_eq!(first.run.run, again.run.run);
+    assert!(matches!(engine.start(&owner(), with("2")).await, Err(StartError::KeyReused)));
+    let stranger = Owner { user: "bob".parse().unwrap(), ..owner() };
+    assert!(!engine.start(&stranger, with("1")).await.unwrap().replayed);
+}

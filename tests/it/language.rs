@@ -1,0 +1,196 @@
+//! What an author writes, and what is said to it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use graphloom::compile::{Providers, compile};
+use graphloom::diagnostic::{Bag, CODES, render_json, render_text};
+use graphloom::spec::{Files, Folder, load, load_files};
+
+/// Loads and compiles a folder. Returns what was loaded, the codes of what is found, and the printed text.
+fn check(folder: &Path, providers: &Providers) -> (Option<Folder>, Vec<&'static str>, String) {
+    let mut bag = Bag::default();
+    let loaded = load(folder, &mut bag);
+    if let Some(folder) = &loaded {
+        compile(folder, providers, &mut bag);
+    }
+    bag.sort();
+    let codes = bag.findings().iter().map(|finding| finding.code).collect();
+    (loaded, codes, render_text(&bag, false))
+}
+
+/// Loads one graph from memory and returns the codes of what is found.
+fn codes_of(graph: &str) -> Vec<String> {
+    let mut bag = Bag::default();
+    let files = Files::from([("chat.yaml".to_owned(), graph.as_bytes().to_vec())]);
+    load_files("", files, &mut bag);
+    bag.sort();
+    bag.findings().iter().map(|finding| finding.code.to_owned()).collect()
+}
+
+fn fixtures() -> Vec<PathBuf> {
+    let entries = fs::read_dir("tests/fixtures/invalid").unwrap();
+    let mut folders: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    folders.sort();
+    folders
+}
+
+/// Each folder is a project with one mistake: `CODE-what/graphs`, with the printed message in `expected.txt`.
+/// `BLESS=1` writes the messages anew; read them before you keep them.
+#[test]
+fn each_mistake_is_told_once_at_its_place() {
+    let bless = std::env::var_os("BLESS").is_some();
+    let providers = Providers::without_secrets().unwrap();
+    let mut wrong = Vec::new();
+    for folder in fixtures() {
+        let name = folder.file_name().unwrap().to_str().unwrap().to_owned();
+        let (_, codes, printed) = check(&folder.join("graphs"), &providers);
+        let code = name.split('-').next().unwrap();
+        let golden = folder.join("expected.txt");
+        if codes != [code] {
+            wrong.push(format!("{name} gives {codes:?}:\n{printed}"));
+        } else if bless {
+            fs::write(&golden, &printed).unwrap();
+        } else if fs::read_to_string(&golden).unwrap_or_default() != printed {
+            wrong.push(format!("{name} gives another text:\n{printed}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_finding_has_a_code_that_is_registered() {
+    let mut unknown = Vec::new();
+    let mut folders = vec![PathBuf::from("src")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = fs::read_to_string(&path).unwrap();
+            for word in
+                text.split('"').filter(|word| word.len() == 4 && word.starts_with(|c| "YGSETM".contains(c)))
+            {
+                let code = word.bytes().skip(1).all(|b| b.is_ascii_digit());
+                if code && !CODES.iter().any(|info| info.code == word) {
+                    unknown.push(format!("{word} in {}", path.display()));
+                }
+            }
+        }
+    }
+    assert_eq!(unknown, Vec::<String>::new());
+}
+
+#[test]
+fn what_the_language_allows_is_read_without_a_finding() {
+    for folder in ["tests/fixtures/valid/language", "graphs"] {
+        let mut bag = Bag::default();
+        let loaded = load(Path::new(folder), &mut bag).unwrap();
+        assert_eq!(render_text(&bag, false), "", "{folder}");
+        assert!(loaded.graphs.len() >= 2 && !loaded.prompts.is_empty() && !loaded.partials.is_empty());
+        assert!(loaded.graphs.values().all(|graph| graph.nodes.iter().all(|(_, node)| node.is_some())));
+    }
+}
+
+#[test]
+fn all_mistakes_of_all_files_are_found_at_once() {
+    let mut bag = Bag::default();
+    let files = Files::from([
+        ("a.yaml".to_owned(), b"format: 2\nstart: x\nnodes: {x: {kind: sey, next: end}}\n".to_vec()),
+        ("b.yaml".to_owned(), b"format: 1\nnodes: {x: {kind: say, next: end}}\n".to_vec()),
+        ("project.yaml".to_owned(), b"a: [\n".to_vec()),
+    ]);
+    load_files("graphs", files, &mut bag);
+    bag.sort();
+    let found: Vec<String> = bag
+        .findings()
+        .iter()
+        .map(|f| format!("{} {}:{}", f.code, bag.source(f.label.span.file).0, bag.place(f.label.span).line))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            "G101 graphs/a.yaml:1",
+            "G103 graphs/a.yaml:3",
+            "G104 graphs/b.yaml:1",
+            "G104 graphs/b.yaml:2",
+            "Y001 graphs/project.yaml:1",
+        ]
+    );
+    assert_eq!(render_json(&bag)["summary"]["errors"], 5);
+}
+
+#[test]
+fn a_bomb_is_refused() {
+    let nested = "[".repeat(10_000);
+    let blocks: String = (0..2_000).map(|depth| format!("{}a:\n", " ".repeat(depth))).collect();
+    let mut aliases = String::from("a: &a [x, x]\n");
+    for (from, to) in "abcdefgh".chars().zip("bcdefghi".chars()) {
+        aliases += &format!(
+            "{to}: &{to} [*{from}, *{from}, *{from}, *{from}, *{from}, *{from}, *{from}, *{from}]\n"
+        );
+    }
+    let keys: String = (0..20_000).map(|n| format!("k{n}: \n")).collect();
+    let flow = format!("a: [{}]", "{},".repeat(300_000));
+    assert_eq!(codes_of(&flow), ["Y007"]);
+    assert_eq!(codes_of(&nested), ["Y007"]);
+    assert_eq!(codes_of(&blocks), ["Y007"]);
+    assert!(codes_of(&aliases).iter().all(|code| code == "Y005"));
+    assert!(codes_of(&keys).iter().all(|code| code.starts_with('G')));
+    assert_eq!(codes_of("format: 1\n\0"), ["Y001"]);
+    assert_eq!(codes_of(&"x".repeat(1024 * 1024 + 1)), ["Y007"]);
+}
+
+#[test]
+fn a_huge_file_is_refused_before_it_is_read() {
+    let folder = std::env::temp_dir().join(format!("graphloom-huge-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    fs::File::create(folder.join("chat.yaml")).unwrap().set_len(100 * 1024 * 1024).unwrap();
+    let (loaded, _, printed) = check(&folder, &Providers::without_secrets().unwrap());
+    fs::remove_dir_all(&folder).unwrap();
+    assert!(printed.contains("error[Y007]"), "{printed}");
+    assert_eq!(loaded.unwrap().broken_graphs, ["chat"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_that_leaves_the_project_is_refused() {
+    let folder = std::env::temp_dir().join(format!("graphloom-link-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    std::os::unix::fs::symlink("/etc/hostname", folder.join("chat.yaml")).unwrap();
+    let (loaded, _, printed) = check(&folder, &Providers::without_secrets().unwrap());
+    fs::remove_dir_all(&folder).unwrap();
+    assert!(printed.contains("error[T305]"), "{printed}");
+    assert!(loaded.unwrap().files.is_empty());
+}
+
+#[test]
+fn an_allowed_warning_is_silent_and_an_error_cannot_be_allowed() {
+    assert_eq!(
+        codes_of(
+            "format: 1\nallow: {G216: x, G201: x, G999: x}\nstart: a\nnodes: {a: {kind: route, next: end}}"
+        ),
+        ["G105", "G105"]
+    );
+}
+
+proptest::proptest! {
+    /// Whatever is written, loading ends, and every place lies within its file.
+    #[test]
+    fn no_text_breaks_the_reader(text in "[-a-z:{}\\[\\]\"'|>#&*!,?%@ \n\t\u{e9}\u{2019}\u{a0}]{0,80}", tail in "\\PC{0,20}") {
+        let mut bag = Bag::default();
+        let text = format!("format: 1\nstart: a\nnodes:\n  a: {{kind: route, next: end}}\nx-a: {text}{tail}");
+        let files = Files::from([("chat.yaml".to_owned(), text.clone().into_bytes())]);
+        load_files("", files, &mut bag);
+        bag.sort();
+        for finding in bag.findings() {
+            let span = finding.label.span;
+            proptest::prop_assert!(span.start <= span.end && span.end as usize <= text.len());
+            proptest::prop_assert!(text.is_char_boundary(span.start as usize) && text.is_char_boundary(span.end as usize));
+        }
+        render_text(&bag, false);
+        render_json(&bag);
+    }
+}

@@ -1,0 +1,19 @@
+//! The integration tests, in one binary, so that they link once.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(clippy::print_stdout, reason = "a failed test shows what its processes said")]
+
+mod drawing;
+mod engine;
+mod language;
+mod openapi;
+mod service;
+mod service_clients;
+mod service_faults;
+mod service_load;
+mod service_refusals;
+mod service_stream;
+mod store;
+mod support;
+mod tidy;
+mod versions;

@@ -1,0 +1,163 @@
+//! Streams of the binary: when tokens arrive, how runs are ended, repeated and queued.
+
+use std::time::{Duration, Instant};
+
+use reqwest::Method;
+use serde_json::{Value as Json, json};
+
+use crate::support::Fresh;
+use crate::support::process::Nginx;
+use crate::support::stream::{Event, Stream, shown, status};
+use crate::support::world::{World, now};
+
+fn arrivals(events: &[Event]) -> Vec<i64> {
+    events.iter().filter(|event| event.kind() == "message.delta").map(|event| event.at).collect()
+}
+
+/// Returns what the events say but for the time: deltas that are stored together keep the time of the first.
+fn timeless(events: &[Event]) -> Vec<Json> {
+    let without = |event: &Event| {
+        let mut json = event.json.clone();
+        json.as_object_mut().unwrap().remove("ts");
+        json
+    };
+    events.iter().map(without).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_token_is_here_before_the_model_has_sent_its_last() {
+    let world = World::start(Fresh::postgres().await).await;
+    let mut stream = world.chat("s", "[[tokens=10 delay=100ms]]").await;
+    let first = stream.until("message.delta").await;
+    assert!(world.calls().await[0]["finished_ms"].is_null(), "the model is not done yet");
+    let rest = stream.rest().await;
+    let finished = world.calls().await[0]["finished_ms"].as_i64().unwrap();
+    println!("the first token was here {} ms before the model's last", finished - first.at);
+    assert!(first.at + 500 < finished);
+    assert_eq!(arrivals(&rest).len(), 9);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_nginx_with_its_default_buffering_tokens_arrive_one_by_one() {
+    let world = World::start(Fresh::sqlite()).await;
+    let nginx = Nginx::start(&world.service);
+    // nginx obeys this header and keeps it for itself.
+    let direct = world.chat("direct", "[[tokens=1]]").await;
+    assert_eq!(direct.header("x-accel-buffering").as_deref(), Some("no"));
+    let body = json!({"session_id": "s", "message": "[[tokens=10 delay=100ms]]"});
+    let request = world.http.post(format!("{}/v1/graphs/chat/chat", nginx.base)).json(&body);
+    let mut stream = world.open(request).await;
+    assert!(stream.header("server").is_some_and(|server| server.starts_with("nginx")));
+    let events = stream.rest().await;
+    let at = arrivals(&events);
+    assert_eq!(at.len(), 10);
+    let apart = at.windows(2).filter(|two| two[1] - two[0] >= 30).count();
+    println!("through nginx: {:?}", at.iter().map(|t| t - at[0]).collect::<Vec<_>>());
+    assert!(apart >= 6 && at[9] - at[0] >= 600, "{at:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancel_closes_the_connection_to_the_provider_at_once() {
+    let world = World::start(Fresh::postgres().await).await;
+    for (session, message) in [("a", "[[tokens=500 delay=50ms]]"), ("b", "[[tokens=9 hang_after=1]]")] {
+        let mut stream = world.chat(session, message).await;
+        let mut events = vec![stream.until("message.delta").await];
+        let asked = now();
+        let answer =
+            world.ask(world.request(Method::POST, &format!("/v1/runs/{}/cancel", stream.run()))).await;
+        assert_eq!(answer.status, 202, "{answer:?}");
+        events.extend(stream.rest().await);
+        assert_eq!(status(&events), "cancelled");
+        let patience = Instant::now() + Duration::from_secs(20);
+        let closed = loop {
+            if let Some(at) = world.calls().await.last().unwrap()["disconnected_ms"].as_i64() {
+                break at;
+            }
+            assert!(Instant::now() < patience, "the call is still open");
+        };
+        println!("{message}: from the cancel to the closed socket {} ms", closed - asked);
+        assert!(closed - asked <= 300, "{} ms", closed - asked);
+    }
+    let next = world.chat("a", "[[say=go on]]").await.rest().await;
+    assert_eq!((shown(&next).as_str(), status(&next)), ("go on", "completed"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_does_not_end_its_run() {
+    let world = World::start(Fresh::sqlite()).await;
+    let mut stream = world.chat("s", "[[tokens=10 delay=50ms]]").await;
+    stream.until("message.delta").await;
+    let run = stream.run();
+    drop(stream);
+    let request = world.request(Method::GET, &format!("/v1/runs/{run}/events"));
+    let events = world.open(request).await.rest().await;
+    assert_eq!((events[0].kind(), status(&events)), ("run.started", "completed"));
+    let last = &events.last().unwrap().id;
+    let request = world.request(Method::GET, &format!("/v1/runs/{run}/events")).header("Last-Event-ID", last);
+    assert_eq!(world.ask(request).await.status, 204);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_request_with_its_key_finds_the_run_of_the_first() {
+    let mut world = World::start(Fresh::postgres().await).await;
+    let keyed = |world: &World, message: &str| world.turn("s", message).header("Idempotency-Key", "k-1");
+    let mut first = world.open(keyed(&world, "[[tokens=5]]")).await;
+    assert_eq!(first.header("idempotent-replayed"), None);
+    let events = first.rest().await;
+    let same = async |world: &World, first: &Stream| {
+        let mut again = world.open(keyed(world, "[[tokens=5]]")).await;
+        assert_eq!(
+            (again.run(), again.header("idempotent-replayed").as_deref()),
+            (first.run(), Some("true"))
+        );
+        assert_eq!(timeless(&again.rest().await), timeless(&events));
+    };
+    same(&world, &first).await;
+    let other = world.ask(keyed(&world, "[[tokens=6]]")).await;
+    assert_eq!((other.status.as_u16(), &other.json()["code"]), (422, &json!("idempotency_key_reused")));
+    world.service.process.crash();
+    world.restart();
+    same(&world, &first).await;
+    assert_eq!(world.calls().await.len(), 1);
+    assert_eq!(world.messages("s").await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_requests_at_once_with_one_key_make_one_run() {
+    let world = World::start(Fresh::postgres().await).await;
+    let one = async || {
+        let request = world.turn("s", "[[tokens=5 delay=20ms]]").header("Idempotency-Key", "k-1");
+        let mut stream = world.open(request).await;
+        (stream.run(), status(&stream.rest().await).to_owned())
+    };
+    let all = futures_util::future::join_all((0..8).map(|_| one())).await;
+    assert!(all.iter().all(|seen| *seen == all[0] && seen.1 == "completed"), "{all:?}");
+    assert_eq!(world.calls().await.len(), 1);
+}
+
+async fn takes_turns_in_order(fresh: Fresh) {
+    let world = World::start(fresh).await;
+    let mut first = world.chat("s", "one [[tokens=10 delay=50ms]]").await;
+    let begun = first.until("message.delta").await;
+    let busy = json!({"session_id": "s", "message": "no", "on_busy": "reject"});
+    let refused = world.ask(world.request(Method::POST, "/v1/graphs/chat/chat").json(&busy)).await;
+    assert_eq!((refused.status.as_u16(), &refused.json()["code"]), (409, &json!("thread_busy")));
+    let mut second = world.chat("s", "two [[echo]]").await;
+    let (first, second) = tokio::join!(first.rest(), second.rest());
+    assert_eq!((status(&first), status(&second)), ("completed", "completed"));
+    let heard = shown(&second);
+    assert!(heard.contains("one [[") && heard.contains("tok8"), "the second saw the first's answer: {heard}");
+    assert!(arrivals(&second)[0] >= begun.at);
+    let roles: Vec<String> = world.messages("s").await.into_iter().map(|(role, _)| role).collect();
+    assert_eq!(roles, ["user", "assistant", "user", "assistant"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_chats_on_one_thread_take_turns_on_postgres() {
+    takes_turns_in_order(Fresh::postgres().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_chats_on_one_thread_take_turns_on_sqlite() {
+    takes_turns_in_order(Fresh::sqlite()).await;
+}

@@ -1,0 +1,34 @@
+//! The contract of the store, proved on every back end.
+
+mod accept;
+mod claim;
+mod line;
+mod sql;
+mod write;
+
+/// Makes a test for each back end out of each case.
+macro_rules! on_every_store {
+    ($($case:ident),* $(,)?) => {
+        $(mod $case {
+            use crate::support::Subject;
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn in_memory() {
+                super::$case(Subject::memory().store).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn on_sqlite() {
+                let subject = Subject::sqlite().await;
+                super::$case(subject.store.clone()).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn on_postgres() {
+                let subject = Subject::postgres().await;
+                super::$case(subject.store.clone()).await;
+            }
+        })*
+    };
+}
+use on_every_store;

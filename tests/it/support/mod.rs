@@ -1,0 +1,225 @@
+//! What the tests share: a fresh store of each kind, and short ways to say who asks for what.
+
+pub(crate) mod process;
+pub(crate) mod schema;
+pub(crate) mod stream;
+pub(crate) mod world;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use graphloom::id::{CheckpointId, Owner, Part, RunId, ThreadId, ThreadKey};
+use graphloom::store::memory::MemoryStore;
+use graphloom::store::sql::SqlStore;
+use graphloom::store::{
+    Accepted, Checkpoint, Commit, EventBatch, NewRun, OnBusy, Process, Run, RunState, Store,
+};
+use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection};
+use uuid::Uuid;
+
+/// A database of its own for one test, gone when dropped.
+pub(crate) struct Fresh {
+    /// The URL for [`SqlStore::connect`].
+    pub(crate) url: String,
+    cleanup: Cleanup,
+}
+
+enum Cleanup {
+    Database(String),
+    Directory(PathBuf),
+}
+
+/// Returns the server that makes databases for tests.
+fn server() -> String {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the script that starts a private server tells its address so"
+    )]
+    let url = std::env::var("TEST_DATABASE_URL");
+    url.unwrap_or_else(|_| "postgres://postgres@127.0.0.1:5432".to_owned()).trim_end_matches('/').to_owned()
+}
+
+/// Opens one connection without any of the store's settings.
+pub(crate) async fn plain(url: &str) -> DatabaseConnection {
+    let mut options = ConnectOptions::new(url);
+    options.max_connections(1).sqlx_logging(false);
+    Database::connect(options).await.unwrap_or_else(|e| panic!("cannot connect to {url}: {e}"))
+}
+
+impl Fresh {
+    /// Makes an empty database on the Postgres server.
+    pub(crate) async fn postgres() -> Self {
+        let name = format!("gl_{}", Uuid::now_v7().simple());
+        let admin = plain(&format!("{}/postgres", server())).await;
+        admin.execute_unprepared(&format!("create database {name}")).await.unwrap();
+        admin.close().await.unwrap();
+        Self { url: format!("{}/{name}", server()), cleanup: Cleanup::Database(name) }
+    }
+
+    /// Makes a directory for a SQLite file.
+    pub(crate) fn sqlite() -> Self {
+        let directory = std::env::temp_dir().join(format!("gl_{}", Uuid::now_v7().simple()));
+        std::fs::create_dir(&directory).unwrap();
+        let url = format!("sqlite://{}/test.db?mode=rwc", directory.display());
+        Self { url, cleanup: Cleanup::Directory(directory) }
+    }
+}
+
+impl Drop for Fresh {
+    fn drop(&mut self) {
+        match &self.cleanup {
+            Cleanup::Directory(directory) => {
+                let _ = std::fs::remove_dir_all(directory);
+            }
+            Cleanup::Database(name) => {
+                // A runtime of its own: the test's may be on its way out, and must not be blocked.
+                let drop = format!("drop database if exists {name} with (force)");
+                let work = std::thread::spawn(move || {
+                    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                    runtime.block_on(async {
+                        let admin = plain(&format!("{}/postgres", server())).await;
+                        admin.execute_unprepared(&drop).await.unwrap();
+                    });
+                });
+                let _ = work.join();
+            }
+        }
+    }
+}
+
+/// A migrated store of one kind with what it stands on.
+pub(crate) struct Subject {
+    pub(crate) store: Arc<dyn Store>,
+    /// Absent for the memory.
+    pub(crate) fresh: Option<Fresh>,
+}
+
+impl Subject {
+    pub(crate) fn memory() -> Self {
+        Self { store: Arc::new(MemoryStore::new()), fresh: None }
+    }
+
+    pub(crate) async fn sqlite() -> Self {
+        Self::on(Fresh::sqlite()).await
+    }
+
+    pub(crate) async fn postgres() -> Self {
+        Self::on(Fresh::postgres().await).await
+    }
+
+    async fn on(fresh: Fresh) -> Self {
+        let store = SqlStore::connect(&fresh.url).await.unwrap();
+        store.migrate().await.unwrap();
+        Self { store: Arc::new(store), fresh: Some(fresh) }
+    }
+}
+
+pub(crate) fn part(text: &str) -> Part {
+    text.parse().unwrap()
+}
+
+pub(crate) fn owner(tenant: &str, user: &str) -> Owner {
+    Owner { tenant: part(tenant), user: part(user) }
+}
+
+/// Returns the session of tenant `acme` and user `ann`.
+pub(crate) fn session(name: &str) -> ThreadKey {
+    ThreadKey { owner: owner("acme", "ann"), session: part(name) }
+}
+
+/// Returns a process whose claims hold for a minute.
+pub(crate) fn process(instance: &str) -> Process {
+    Process { instance: instance.to_owned(), boot: Uuid::now_v7(), lease: Duration::from_mins(1) }
+}
+
+/// Returns a plain run of process `here`.
+pub(crate) fn new_run(key: &ThreadKey) -> NewRun {
+    NewRun {
+        run: RunId::new(),
+        key: key.clone(),
+        graph: "support".to_owned(),
+        hash: "hash-1".to_owned(),
+        input: b"hello".to_vec(),
+        on_busy: OnBusy::Enqueue,
+        queue_limit: 10,
+        process: process("here"),
+        idempotency: None,
+    }
+}
+
+/// Accepts a plain run that must start at once.
+pub(crate) async fn claimed(store: &dyn Store, key: &ThreadKey) -> Run {
+    match store.accept(new_run(key)).await.unwrap() {
+        Accepted::Claimed { run, .. } => run,
+        other => panic!("not claimed: {other:?}"),
+    }
+}
+
+/// Accepts a plain run that must wait.
+pub(crate) async fn queued(store: &dyn Store, key: &ThreadKey) -> Run {
+    match store.accept(new_run(key)).await.unwrap() {
+        Accepted::Queued { run } => run,
+        other => panic!("not queued: {other:?}"),
+    }
+}
+
+/// Returns a commit of the run's next step without anything in it.
+pub(crate) fn barrier(run: &Run) -> Commit {
+    Commit {
+        owner: run.key.owner.clone(),
+        thread: run.thread,
+        run: run.run,
+        fence: run.fence,
+        step: run.step,
+        checkpoints: Vec::new(),
+        events: None,
+        next: None,
+        lease: Duration::from_mins(1),
+    }
+}
+
+/// Returns the commit that ends the run.
+pub(crate) fn last_barrier(run: &Run, state: RunState) -> Commit {
+    Commit { next: Some((state, Some(b"the end".to_vec()))), ..barrier(run) }
+}
+
+/// Returns a checkpoint of the run after `parent`; `whole` makes it a snapshot.
+pub(crate) fn checkpoint(run: &Run, parent: Option<CheckpointId>, step: u64, whole: bool) -> Checkpoint {
+    Checkpoint {
+        checkpoint: CheckpointId::new(),
+        parent,
+        run: Some(run.run),
+        step,
+        source: "step".to_owned(),
+        delta: format!("delta {step}").into_bytes(),
+        snapshot: whole.then(|| format!("state {step}").into_bytes()),
+        frontier: format!("frontier {step}").into_bytes(),
+        created_at: chrono::DateTime::from_timestamp_micros(1_700_000_000_000_000 + step as i64).unwrap(),
+    }
+}
+
+pub(crate) fn batch(fence: u64, first: u64, last: u64, data: &[u8]) -> EventBatch {
+    EventBatch { fence, first, last, data: data.to_vec() }
+}
+
+/// Commits `count` checkpoints one after another, each `every`th a snapshot, and returns them.
+pub(crate) async fn line(store: &dyn Store, run: &mut Run, count: u64, every: u64) -> Vec<Checkpoint> {
+    let mut made: Vec<Checkpoint> = Vec::new();
+    for step in 0..count {
+        let next = checkpoint(run, made.last().map(|c| c.checkpoint), step, step % every == 0);
+        let commit = Commit { checkpoints: vec![next.clone()], ..barrier(run) };
+        assert_eq!(
+            store.commit(commit).await.unwrap(),
+            graphloom::store::Committed::Done { cancel_requested: false }
+        );
+        run.step += 1;
+        made.push(next);
+    }
+    made
+}
+
+/// Returns a thread id that no store knows.
+pub(crate) fn nowhere() -> ThreadId {
+    ThreadId::new()
+}

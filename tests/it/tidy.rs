@@ -1,0 +1,87 @@
+//! Rules of the house that the compiler does not know.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Returns every Rust file of a folder, sorted.
+fn rust_files(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    files
+}
+
+/// Returns the module that a file of `src` belongs to.
+fn module(file: &Path) -> String {
+    let relative = file.strip_prefix("src").unwrap();
+    let first = relative.components().next().unwrap().as_os_str().to_str().unwrap();
+    first.trim_end_matches(".rs").to_owned()
+}
+
+#[test]
+fn a_module_uses_only_those_above_it() {
+    let lib = std::fs::read_to_string("src/lib.rs").unwrap();
+    let order: BTreeMap<&str, usize> = lib
+        .lines()
+        .filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'))
+        .enumerate()
+        .map(|(at, name)| (name, at))
+        .collect();
+    assert!(order.len() > 10, "the modules of src/lib.rs were not found");
+    let mut wrong = Vec::new();
+    for file in rust_files(Path::new("src")) {
+        let own = module(&file);
+        let Some(place) = order.get(own.as_str()) else { continue };
+        let text = std::fs::read_to_string(&file).unwrap();
+        // What tests use does not shape the house.
+        let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+        for (at, _) in text.match_indices("crate::") {
+            let rest = &text[at + "crate::".len()..];
+            let used: String = rest.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+            if order.get(used.as_str()).is_some_and(|other| other > place) {
+                wrong.push(format!("{} uses `{used}`, which stands below `{own}`", file.display()));
+            }
+        }
+    }
+    assert_eq!(wrong, Vec::<String>::new());
+}
+
+#[test]
+fn an_outside_crate_has_one_home() {
+    let homes = [
+        ("serde_yaml", vec!["spec"]),
+        ("minijinja", vec!["expr", "template"]),
+        ("sea_orm", vec!["store"]),
+        ("sqlx", vec!["store"]),
+        ("reqwest", vec!["egress"]),
+        ("poem", vec!["server"]),
+        ("poem_openapi", vec!["server"]),
+        ("clap", vec!["config", "cli"]),
+        ("annotate_snippets", vec!["diagnostic"]),
+    ];
+    let mut wrong = Vec::new();
+    for file in rust_files(Path::new("src")) {
+        let own = module(&file);
+        let text = std::fs::read_to_string(&file).unwrap();
+        for (name, home) in &homes {
+            let used = text.lines().any(|line| {
+                let code = line.split("//").next().unwrap_or_default();
+                code.contains(&format!("{name}::")) && !code.contains(&format!("::{name}::"))
+            });
+            if used && !home.contains(&own.as_str()) {
+                wrong.push(format!("{} uses {name}, whose home is {}", file.display(), home.join(", ")));
+            }
+        }
+    }
+    assert_eq!(wrong, Vec::<String>::new());
+}

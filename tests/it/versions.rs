@@ -1,0 +1,71 @@
+//! Shipped graphs and versions of graphs.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use graphloom::compile::{Catalog, Providers, compile, revive};
+use graphloom::diagnostic::{Bag, render_text};
+use graphloom::spec::{self, Files, load_files};
+
+fn check(files: Files) -> (Option<Catalog>, Bag) {
+    let mut bag = Bag::default();
+    let folder = load_files("graphs", files, &mut bag);
+    let catalog = compile(&folder, &Providers::without_secrets().unwrap(), &mut bag);
+    bag.sort();
+    (catalog, bag)
+}
+
+/// Reads a folder of fixtures as a project.
+fn files(root: &Path) -> Files {
+    let mut files = Files::new();
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.file_name().is_none_or(|name| name != "expected.txt") {
+                let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+                files.insert(name, std::fs::read(path).unwrap());
+            }
+        }
+    }
+    files
+}
+
+#[test]
+fn every_shipped_graph_compiles_without_a_finding() {
+    let mut bag = Bag::default();
+    let folder = spec::load(Path::new("graphs"), &mut bag).unwrap();
+    let catalog = compile(&folder, &Providers::without_secrets().unwrap(), &mut bag);
+    assert_eq!(render_text(&bag, false), "");
+    assert_eq!(catalog.unwrap().graphs.keys().collect::<Vec<_>>(), ["chat", "research", "support"]);
+}
+
+#[test]
+fn a_stored_version_gives_the_plan_with_the_same_hash_again() {
+    let (catalog, _) = check(files(Path::new("graphs")));
+    let providers = Providers::without_secrets().unwrap();
+    let hashes: BTreeMap<String, String> = catalog
+        .unwrap()
+        .graphs
+        .into_iter()
+        .map(|(graph, compiled)| {
+            let again = revive(&compiled.body, &graph, &providers).unwrap();
+            assert_eq!(again.hash, compiled.plan.hash, "{graph}");
+            (graph, again.hash.clone())
+        })
+        .collect();
+    let mut changed = files(Path::new("graphs"));
+    let tone = changed.get_mut("prompts/_partials/tone.md").unwrap();
+    tone.extend(b"Never swear.\n");
+    let comment = changed.get_mut("support.yaml").unwrap();
+    comment.extend(b"# a comment\n");
+    let (catalog, _) = check(changed);
+    let catalog = catalog.unwrap();
+    assert_ne!(catalog.graphs["chat"].plan.hash, hashes["chat"], "a partial is part of the version");
+    let mut commented = files(Path::new("graphs"));
+    commented.get_mut("support.yaml").unwrap().extend(b"# a comment\n");
+    let (catalog, _) = check(commented);
+    assert_eq!(catalog.unwrap().graphs["support"].plan.hash, hashes["support"], "a comment is not");
+}
