@@ -200,28 +200,32 @@ impl Shared {
     }
 
     /// Returns the plan that a run is pinned to, from the catalog or from its stored body.
-    async fn plan(&self, graph: &str, hash: &str) -> Result<Arc<Plan>, Failure> {
+    async fn plan(&self, graph: &str, hash: &str) -> Result<Result<Arc<Plan>, Failure>, StoreError> {
         if let Some(compiled) = self.catalog.load().graphs.get(graph)
             && compiled.plan.hash == hash
         {
-            return Ok(compiled.plan.clone());
+            return Ok(Ok(compiled.plan.clone()));
         }
         let known = |map: &Mutex<HashMap<String, Arc<Plan>>>| {
             map.lock().unwrap_or_else(PoisonError::into_inner).get(hash).cloned()
         };
         if let Some(plan) = known(&self.revived) {
-            return Ok(plan);
+            return Ok(Ok(plan));
         }
         let gone = |why: String| {
             error!(graph, hash, why, "The graph version of a run cannot be used.");
             let message = "the version of the graph that this run began on cannot be used any more";
             Failure { code: "graph_version_gone".into(), ..Failure::new(ErrorKind::Failed, message) }
         };
-        let stored = self.store.graph_version(hash).await.map_err(|e| gone(e.to_string()))?;
-        let stored = stored.ok_or_else(|| gone("it is not stored".into()))?;
-        let plan = revive(&stored.body, graph, &self.providers).map_err(gone)?;
+        let Some(stored) = self.store.graph_version(hash).await? else {
+            return Ok(Err(gone("it is not stored".into())));
+        };
+        let plan = match revive(&stored.body, graph, &self.providers) {
+            Ok(plan) => plan,
+            Err(why) => return Ok(Err(gone(why))),
+        };
         self.revived.lock().unwrap_or_else(PoisonError::into_inner).insert(hash.to_owned(), plan.clone());
-        Ok(plan)
+        Ok(Ok(plan))
     }
 
     /// Begins to drive a claimed run.
@@ -235,6 +239,10 @@ impl Shared {
         if let Some(former) = self.lives().insert(claim.run.run, live.clone()) {
             // This process lost the run to itself: its own lease ran out while it was stalled.
             former.ask(Stop::Lost);
+        }
+        if self.draining.load(Ordering::Relaxed) {
+            // Accepted while the process was told to go: `close` did not see it.
+            live.ask(Stop::Leave);
         }
         metrics::gauge!("graphloom_runs_active").increment(1.0);
         self.claimed.notify_waiters();

@@ -83,7 +83,9 @@ async fn heartbeat(shared: &Arc<Shared>) {
     loop {
         tokio::time::sleep(lease / 3).await;
         let begun = Instant::now();
-        match shared.store.heartbeat(&shared.process).await {
+        let mut live: Vec<_> = shared.lives().keys().copied().collect();
+        live.sort_unstable();
+        match shared.store.heartbeat(&shared.process, &live).await {
             Ok(cancelled) => {
                 good = begun;
                 for run in cancelled {

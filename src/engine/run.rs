@@ -25,6 +25,8 @@ use crate::store::{Checkpoint, Claim, Commit, Committed, RunState, StoreError};
 
 /// Checkpoints between two snapshots at least.
 const SNAPSHOT_EVERY: usize = 50;
+/// Process crashes without progress after which a run is given up.
+const MAX_CRASHES: u32 = 3;
 /// The wait before a write or a read is tried again while the database is away.
 const COMMIT_RETRY: Duration = Duration::from_millis(200);
 
@@ -48,10 +50,21 @@ enum Cut {
     Gone,
 }
 
-/// Owns a claimed run until it ends, pauses or is lost.
+/// Owns a claimed run until it ends, pauses or is lost. Whatever goes wrong, its readers are told.
 pub(super) async fn drive(shared: Arc<Shared>, live: Arc<Live>, claim: Claim) {
     let run = claim.run.run;
-    let outcome = Driver::new(&shared, &live, &claim).run(&claim).await;
+    let driver = Driver::new(&shared, &live, &claim);
+    let outcome = match AssertUnwindSafe(driver.run(&claim)).catch_unwind().await {
+        Ok(Err(Halt::Broken(error))) => {
+            error!(%run, %error, "Run cannot go on.");
+            driver.end_broken().await
+        }
+        Ok(outcome) => outcome,
+        Err(_panic) => {
+            error!(%run, "Run panicked.");
+            driver.end_broken().await
+        }
+    };
     match outcome {
         Ok(()) => {}
         Err(Halt::Gone) => {
@@ -59,7 +72,7 @@ pub(super) async fn drive(shared: Arc<Shared>, live: Arc<Live>, claim: Claim) {
             live.journal.abort();
         }
         Err(Halt::Broken(error)) => {
-            error!(%run, %error, "Run cannot go on.");
+            error!(%run, %error, "Run cannot be ended.");
             live.journal.abort();
         }
     }
@@ -94,10 +107,17 @@ impl<'a> Driver<'a> {
     }
 
     async fn run(&self, claim: &Claim) -> Result<(), Halt> {
+        if claim.run.crashes >= MAX_CRASHES {
+            let message = "the process died each time that it worked on this run";
+            let failure = Failure { code: "gave_up".into(), ..Failure::new(ErrorKind::Failed, message) };
+            return self.end_at(claim.run.step, RunState::Dead, RunStatus::Dead, failure).await;
+        }
         let input: Input = record::decode("run", &claim.run.input).map_err(Halt::Broken)?;
-        let plan = match self.shared.plan(&claim.run.graph, &claim.run.hash).await {
+        let plan = match self.patiently(|| self.shared.plan(&claim.run.graph, &claim.run.hash)).await? {
             Ok(plan) => plan,
-            Err(failure) => return self.end_without_plan(failure).await,
+            Err(failure) => {
+                return self.end_at(claim.run.step, RunState::Failed, RunStatus::Failed, failure).await;
+            }
         };
         let head = self.head(claim).await?;
         let mut at = Position {
@@ -339,7 +359,7 @@ impl<'a> Driver<'a> {
                 self.journal.send(Some(&place), finished);
                 return Err((task.node.clone(), failure));
             };
-            info!(run = %self.claim.run.run, node = %task.node, attempt = number, error = %failure, "Attempt failed.");
+            info!(run = %self.claim.run.run, node = %task.node, attempt = number, code = %failure.code, "Attempt failed.");
             if attempt.emit.has_shown() {
                 self.journal.send(Some(&place), Body::NodeReset { reason: failure.message.clone() });
             }
@@ -425,7 +445,9 @@ impl<'a> Driver<'a> {
         node: Option<String>,
         failure: Failure,
     ) -> Result<(), Halt> {
-        info!(run = %self.claim.run.run, node, code = %failure.code, error = %failure, "Run failed.");
+        // The message may hold words of the user: a `fail` node renders it.
+        info!(run = %self.claim.run.run, node, code = %failure.code, "Run failed.");
+        debug!(run = %self.claim.run.run, error = %failure, "Why the run failed.");
         let error = RunError {
             retryable: failure.kind.retryable(),
             code: failure.code,
@@ -499,25 +521,42 @@ impl<'a> Driver<'a> {
         Ok(())
     }
 
-    /// Ends a run whose graph cannot be compiled any more.
-    async fn end_without_plan(&self, failure: Failure) -> Result<(), Halt> {
+    /// Ends a run that went wrong outside of its nodes, from where the store has it.
+    async fn end_broken(&self) -> Result<(), Halt> {
+        let run = &self.claim.run;
+        let row = self.patiently(|| self.shared.store.run(&run.key.owner, run.run)).await?;
+        let Some(row) = row.filter(|row| row.fence == run.fence && row.state == RunState::Running) else {
+            return Err(Halt::Gone);
+        };
+        let message = "the run could not go on because of a fault of the service";
+        let failure = Failure { code: "internal".into(), ..Failure::new(ErrorKind::ServerError, message) };
+        self.end_at(row.step, RunState::Failed, RunStatus::Failed, failure).await
+    }
+
+    /// Ends a run without a barrier of its own.
+    async fn end_at(
+        &self,
+        step: u64,
+        state: RunState,
+        status: RunStatus,
+        failure: Failure,
+    ) -> Result<(), Halt> {
         let error = RunError {
             code: failure.code.clone(),
             message: failure.message.clone(),
             node: None,
             retryable: false,
         };
-        let outcome =
-            Outcome { status: RunStatus::Failed, output: None, usage: Usage::default(), error: Some(error) };
+        let outcome = Outcome { status, output: None, usage: Usage::default(), error: Some(error) };
         let events = vec![
             (
                 None,
                 Body::Error { code: failure.code, message: failure.message, retryable: false, node: None },
             ),
-            (None, Body::RunFinished { status: RunStatus::Failed, output: None, usage: Usage::default() }),
+            (None, Body::RunFinished { status, output: None, usage: Usage::default() }),
         ];
-        let next = Some((RunState::Failed, Some(record::encode(&outcome))));
-        self.write(self.claim.run.step, Vec::new(), events, next).await.map(|_| ())
+        let next = Some((state, Some(record::encode(&outcome))));
+        self.write(step, Vec::new(), events, next).await.map(|_| ())
     }
 
     async fn commit(

@@ -311,10 +311,11 @@ impl Store for MemoryStore {
         Ok(claims)
     }
 
-    async fn heartbeat(&self, process: &Process) -> Result<Vec<RunId>> {
+    async fn heartbeat(&self, process: &Process, live: &[RunId]) -> Result<Vec<RunId>> {
         let mut tables = self.lock();
         let mine = |row: &&mut RunRow| {
-            row.run.state == RunState::Running && row.instance == process.instance && row.boot == process.boot
+            let owned = row.instance == process.instance && row.boot == process.boot;
+            row.run.state == RunState::Running && owned && live.contains(&row.run.run)
         };
         let mut cancelled = Vec::new();
         for row in tables.runs.values_mut().filter(mine) {

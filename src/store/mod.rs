@@ -320,8 +320,9 @@ pub trait Store: Send + Sync + 'static {
     /// run that was taken while running.
     async fn claim(&self, process: &Process, limit: u32) -> Result<Vec<Claim>>;
 
-    /// Renews the leases of the process; returns the runs among them whose end somebody asked for.
-    async fn heartbeat(&self, process: &Process) -> Result<Vec<RunId>>;
+    /// Renews the leases of these runs, as far as the process owns them; returns those among them whose end somebody
+    /// asked for. A run that nobody drives is not among them, so that its lease runs out and it is claimed again.
+    async fn heartbeat(&self, process: &Process, live: &[RunId]) -> Result<Vec<RunId>>;
 
     /// Gives a claimed run back to the queue without counting a crash.
     async fn release(&self, owner: &Owner, run: RunId, fence: u64) -> Result<()>;

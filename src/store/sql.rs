@@ -215,15 +215,15 @@ impl Store for SqlStore {
         .await
     }
 
-    async fn heartbeat(&self, process: &Process) -> Result<Vec<RunId>> {
+    async fn heartbeat(&self, process: &Process, live: &[RunId]) -> Result<Vec<RunId>> {
         let db = self.0.pools.beat.clone();
         if self.0.lanes.is_some() {
-            return postgres::heartbeat(&db, process).await;
+            return postgres::heartbeat(&db, process, live).await;
         }
-        let process = process.clone();
+        let (process, live) = (process.clone(), live.to_vec());
         detached(async move {
             let tx = begin(&db).await?;
-            let cancelled = sqlite::heartbeat(&tx, &process).await?;
+            let cancelled = sqlite::heartbeat(&tx, &process, &live).await?;
             end(tx).await?;
             Ok(cancelled)
         })

@@ -14,7 +14,7 @@ use graphloom::node::{Attempt, Done, ErrorKind, Failure, Node, Retry, assistant_
 use graphloom::plan::{Limits, Next, Output, Plan, PlanNode, Target};
 use graphloom::state::{Channel, Field, Merge, Type, Write};
 use graphloom::store::memory::MemoryStore;
-use graphloom::store::{Idempotency, OnBusy, RunState, Store};
+use graphloom::store::{Accepted, Idempotency, NewRun, OnBusy, Process, RunState, Store};
 use serde_json::{Value as Json, json};
 use tokio::sync::Semaphore;
 
@@ -366,4 +366,57 @@ async fn a_repeated_request_with_a_key_finds_the_first_run() {
     assert!(matches!(engine.start(&owner(), with("2")).await, Err(StartError::KeyReused)));
     let stranger = Owner { user: "bob".parse().unwrap(), ..owner() };
     assert!(!engine.start(&stranger, with("1")).await.unwrap().replayed);
+}
+
+/// Stores a run whose process died: its lease is over as soon as it begins.
+async fn abandoned(store: &MemoryStore, input: &[u8]) -> graphloom::store::Run {
+    let process = Process { instance: "dead".into(), boot: uuid::Uuid::now_v7(), lease: Duration::ZERO };
+    let new = NewRun {
+        run: RunId::new(),
+        key: graphloom::id::ThreadKey { owner: owner(), session: "s".parse().unwrap() },
+        graph: "test".into(),
+        hash: "0123456789abcdef".into(),
+        input: input.to_vec(),
+        on_busy: OnBusy::Enqueue,
+        queue_limit: 10,
+        process: process.clone(),
+        idempotency: None,
+    };
+    let Accepted::Claimed { run, .. } = store.accept(new).await.unwrap() else { panic!() };
+    run
+}
+
+#[tokio::test]
+async fn a_run_whose_record_cannot_be_read_fails_once_and_frees_its_thread() {
+    let store: Arc<MemoryStore> = Arc::default();
+    let broken = abandoned(&store, b"no record").await;
+    let engine = engine(&store, one(Speak::new(&["a"]))).await;
+    let (events, cut) = follow(&engine, broken.run, Seq::default()).await;
+    assert!(!cut && names(&events).ends_with("error run.finished"), "{}", names(&events));
+    assert_eq!(events[events.len() - 2].1["code"], "internal");
+    let run = engine.start(&owner(), say("next")).await.unwrap().run.run;
+    let (events, _) = follow(&engine, run, Seq::default()).await;
+    assert_eq!(events.last().unwrap().1["status"], "completed");
+}
+
+#[tokio::test]
+async fn a_run_that_kills_its_process_each_time_is_given_up() {
+    let store: Arc<MemoryStore> = Arc::default();
+    let input = graphloom::engine::record::encode(&graphloom::engine::record::Input {
+        message: Some(json!("hi")),
+        input: json!({}),
+    });
+    let poison = abandoned(&store, &input).await;
+    for _ in 0..2 {
+        let next = Process { instance: "dead".into(), boot: uuid::Uuid::now_v7(), lease: Duration::ZERO };
+        assert_eq!(store.claim(&next, 1).await.unwrap().len(), 1);
+    }
+    let node = Speak::new(&["a"]);
+    let calls = node.calls.clone();
+    let engine = engine(&store, one(node)).await;
+    let (events, cut) = follow(&engine, poison.run, Seq::default()).await;
+    assert!(!cut);
+    assert_eq!(events.last().unwrap().1["status"], "dead");
+    assert_eq!(calls.load(Ordering::SeqCst), 0);
+    assert_eq!(store.run(&owner(), poison.run).await.unwrap().unwrap().state, RunState::Dead);
 }

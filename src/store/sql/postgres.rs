@@ -258,15 +258,22 @@ pub(super) async fn claim(db: &DatabaseConnection, process: &Process, limit: u32
 /// A row that its own commit has locked is skipped: the commit renews that lease, and one slow commit must not hold up
 /// the others' heartbeat.
 const BEAT: &str = "with mine as materialized ( \
-       select tenant, run_id from run where state = 'running' and owner = $1 and boot = $2 \
+       select tenant, run_id from run \
+       where state = 'running' and owner = $1 and boot = $2 and run_id = any($4::uuid[]) \
        for no key update skip locked), \
      beat as ( \
        update run r set lease_until = now() + $3::bigint * interval '1 millisecond' \
        from mine m where r.tenant = m.tenant and r.run_id = m.run_id) \
-     select run_id from run where state = 'running' and owner = $1 and boot = $2 and cancel_requested order by ord";
+     select run_id from run where state = 'running' and owner = $1 and boot = $2 and run_id = any($4::uuid[]) \
+       and cancel_requested order by ord";
 
-pub(super) async fn heartbeat(db: &DatabaseConnection, process: &Process) -> Result<Vec<RunId>> {
-    let values = vec![process.instance.as_str().into(), process.boot.into(), millis(process.lease)];
+pub(super) async fn heartbeat(
+    db: &DatabaseConnection,
+    process: &Process,
+    live: &[RunId],
+) -> Result<Vec<RunId>> {
+    let live = Value::Array(ArrayType::Uuid, Some(Box::new(live.iter().map(|run| run.0.into()).collect())));
+    let values = vec![process.instance.as_str().into(), process.boot.into(), millis(process.lease), live];
     let rows = query(db, BEAT, values).await.map_err(|e| unsure(&e))?;
     rows.iter().map(|row| row.try_get("", "run_id").map(RunId).map_err(|e| undone(&e))).collect()
 }

@@ -272,15 +272,19 @@ async fn taken(tx: &Tx, process: &Process, row: &Row) -> Result<Claim> {
     Ok(Claim { run, head: row.get::<Option<Uuid>>("head")?.map(CheckpointId), crashed })
 }
 
-pub(super) async fn heartbeat(tx: &Tx, process: &Process) -> Result<Vec<RunId>> {
-    let text = "update run set lease_until = $3 where state = 'running' and owner = $1 and boot = $2";
-    let mine = || vec![process.instance.as_str().into(), process.boot.into()];
-    let mut values: Vec<Value> = mine();
-    values.push(until(process.lease));
-    write(tx, text, values).await?;
+pub(super) async fn heartbeat(tx: &Tx, process: &Process, live: &[RunId]) -> Result<Vec<RunId>> {
+    let renew = "update run set lease_until = $3 where state = 'running' and owner = $1 and boot = $2 and run_id = $4";
+    for run in live {
+        let mine =
+            vec![process.instance.as_str().into(), process.boot.into(), until(process.lease), run.0.into()];
+        write(tx, renew, mine).await?;
+    }
     let text = "select run_id from run where state = 'running' and owner = $1 and boot = $2 and cancel_requested \
          order by ord";
-    read::rows(tx, "run", text, mine()).await?.iter().map(|row| row.get("run_id").map(RunId)).collect()
+    let mine = vec![process.instance.as_str().into(), process.boot.into()];
+    let cancelled = read::rows(tx, "run", text, mine).await?;
+    let cancelled = cancelled.iter().map(|row| row.get("run_id").map(RunId)).collect::<Result<Vec<_>>>()?;
+    Ok(cancelled.into_iter().filter(|run| live.contains(run)).collect())
 }
 
 pub(super) async fn request_cancel(

@@ -19,6 +19,7 @@ on_every_store![
     a_step_commits_once,
     a_restarted_process_takes_its_runs_back_at_once,
     a_heartbeat_keeps_runs_and_reports_the_cancelled,
+    a_run_that_its_process_does_not_drive_is_claimed_again,
     progress_forgives_crashes,
     a_released_run_goes_first_and_counts_no_crash,
     a_claim_takes_no_more_than_it_asked_for,
@@ -164,16 +165,29 @@ async fn a_heartbeat_keeps_runs_and_reports_the_cancelled(store: Arc<dyn Store>)
         runs.push(run);
     }
     let lasting = Process { lease: Duration::from_mins(1), ..me.clone() };
-    assert_eq!(store.heartbeat(&lasting).await.unwrap(), []);
+    let live = [runs[0].run, runs[1].run];
+    assert_eq!(store.heartbeat(&lasting, &live).await.unwrap(), []);
     tokio::time::sleep(Duration::from_millis(310)).await;
     assert!(store.claim(&process("there"), 10).await.unwrap().is_empty());
     let end = batch(0, 1, 1, b"end");
     let asked = store.request_cancel(&runs[1].key.owner, runs[1].run, vec![], end).await.unwrap().unwrap();
     assert_eq!((asked.state, asked.cancel_requested), (RunState::Running, true));
-    assert_eq!(store.heartbeat(&lasting).await.unwrap(), [runs[1].run]);
+    assert_eq!(store.heartbeat(&lasting, &live).await.unwrap(), [runs[1].run]);
     let other_boot = Process { boot: Uuid::now_v7(), ..me };
-    assert_eq!(store.heartbeat(&other_boot).await.unwrap(), []);
+    assert_eq!(store.heartbeat(&other_boot, &live).await.unwrap(), []);
     assert_eq!(store.commit(barrier(&runs[1])).await.unwrap(), Committed::Done { cancel_requested: true });
+}
+
+async fn a_run_that_its_process_does_not_drive_is_claimed_again(store: Arc<dyn Store>) {
+    let me = Process { lease: Duration::from_millis(300), ..process("here") };
+    let new = NewRun { process: me.clone(), ..new_run(&session("s")) };
+    let Accepted::Claimed { run, .. } = store.accept(new).await.unwrap() else { panic!() };
+    // The answer of `accept` was lost: the process lives, and knows nothing of the run.
+    let lasting = Process { lease: Duration::from_mins(1), ..me };
+    assert_eq!(store.heartbeat(&lasting, &[]).await.unwrap(), []);
+    tokio::time::sleep(Duration::from_millis(310)).await;
+    let claims = store.claim(&lasting, 10).await.unwrap();
+    assert_eq!(claims.iter().map(|claim| claim.run.run).collect::<Vec<_>>(), [run.run]);
 }
 
 async fn progress_forgives_crashes(store: Arc<dyn Store>) {
