@@ -35,7 +35,8 @@ impl FromStr for Part {
 
     fn from_str(text: &str) -> Result<Self, PartError> {
         let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'@' | b'-');
-        if (1..=128).contains(&text.len()) && text.bytes().all(allowed) {
+        // `.` and `..` are steps in a path: no client could name them in a URL.
+        if (1..=128).contains(&text.len()) && text.bytes().all(allowed) && !matches!(text, "." | "..") {
             Ok(Self(text.into()))
         } else {
             Err(PartError { found: text.chars().take(64).flat_map(char::escape_debug).collect() })
@@ -234,7 +235,7 @@ mod tests {
 
     #[test]
     fn a_part_refuses_the_separator_and_anything_outside_the_alphabet() {
-        for bad in ["", "a:b", "a b", "ä", "a\0", &"x".repeat(129)] {
+        for bad in ["", ".", "..", "a:b", "a b", "ä", "a\0", &"x".repeat(129)] {
             assert!(bad.parse::<Part>().is_err(), "{bad:?}");
         }
         for good in ["a", "A.b_c@d-9", &"x".repeat(128)] {

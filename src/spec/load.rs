@@ -100,8 +100,10 @@ impl Walk<'_> {
                 } else {
                     self.refuse("M516", &path, &format!("is nested deeper than {MAX_FOLDERS} folders"));
                 }
-            } else {
+            } else if path.is_file() {
                 self.file(&path);
+            } else {
+                self.refuse("M516", &path, "is no ordinary file");
             }
         }
     }

@@ -58,6 +58,9 @@ pub struct Parsed {
 /// What one rendering may cost: instructions, and the bytes that it handles.
 const FUEL: u64 = 500_000;
 
+/// The longest tag in bytes: the parser goes as deep as an expression is long.
+const LONGEST_TAG: usize = 8 * 1024;
+
 /// The longest text that a rendering may give.
 pub const LONGEST: usize = 1024 * 1024;
 
@@ -73,6 +76,19 @@ fn parsed(name: &str, source: &str) -> Result<Parsed, Vec<TemplateError>> {
     if !errors.is_empty() {
         errors.sort_by_key(|error| (error.range.start, error.range.end));
         return Err(errors);
+    }
+    let long = |piece: &&pieces::Piece| {
+        matches!(piece.kind, pieces::Kind::Print | pieces::Kind::Tag) && piece.range.len() > LONGEST_TAG
+    };
+    if let Some(piece) = pieces.iter().find(long) {
+        return Err(vec![TemplateError {
+            code: "T301",
+            message: format!("a tag of {} bytes", piece.range.len()),
+            label: format!("the limit is {LONGEST_TAG} bytes"),
+            help: Some("split it, for instance with `{% set %}`".to_owned()),
+            range: piece.range.start..piece.range.start + 2,
+            related: None,
+        }]);
     }
     let template = parse(source, name, syntax()).map_err(|found| {
         let range = within(source, found.range());

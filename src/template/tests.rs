@@ -315,3 +315,16 @@ fn nothing_of_the_outside_is_visible() {
         assert!(render(&format!("{{{{ {name} }}}}")).is_err(), "{name}");
     }
 }
+
+#[test]
+fn a_tag_that_would_overflow_the_parser_is_refused_at_its_place() {
+    for long in
+        ["1+".repeat(30_000) + "1", "not ".repeat(30_000) + "true", "x".to_owned() + &".a".repeat(30_000)]
+    {
+        let errors = Set::new().add("t", &format!("x{{{{ {long} }}}}")).unwrap_err();
+        assert_eq!((errors[0].code, errors[0].range.clone()), ("T301", 1..3));
+        // As long as it may be, it is parsed without an accident.
+        let most = &long[..long.len().min(8_000)];
+        let _parsed_or_refused = Set::new().add("t", &format!("{{{{ {most} }}}}"));
+    }
+}
