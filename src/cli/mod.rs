@@ -130,7 +130,8 @@ fn log_to_stderr(flags: &Flags, file: &File, serving: bool) -> Result<()> {
     let default = if serving { "info" } else { "warn" };
     let filter = flags.log.as_deref().or(file.log.as_deref()).unwrap_or(default);
     let filter = EnvFilter::try_new(filter).with_context(|| format!("`--log {filter}` is not a filter"))?;
-    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A log collector that goes away must not take the service with it.
+    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
     match flags.log_format.or(file.log_format).unwrap_or_default() {
         LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),
         LogFormat::Json => builder.json().init(),

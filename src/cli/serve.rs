@@ -15,7 +15,6 @@ pub(super) async fn serve(flags: &Flags, serve: &ServeFlags, file: &File) -> Res
     let (catalog, providers) = super::load(flags, file)?;
     let graphs: Vec<String> = catalog.graphs.keys().cloned().collect();
     info!(graphs = graphs.len(), "Graphs compiled.");
-    metrics::counter!("graphloom_graphs_compiled_total").increment(graphs.len() as u64);
     let url = file.database_url(&serve.database);
     let store = super::open_store(&url).await?;
     store.migrate().await.context("cannot migrate the database")?;

@@ -112,6 +112,7 @@ pub fn compile(folder: &Folder, providers: &Providers, bag: &mut Bag) -> Option<
         plan.nodes = drafts.into_iter().map(|draft| draft.finish(&templates, None)).collect();
         let (hash, body) = version::version(folder, graph, &used);
         plan.hash = hash;
+        metrics::counter!("graphloom_graphs_compiled_total").increment(1);
         catalog.graphs.insert(graph.id.clone(), Compiled { plan: Arc::new(plan.seal()), body });
     }
     Some(catalog)
