@@ -24,7 +24,6 @@ fn node(next: Next) -> PlanNode {
         join_all: true,
         retry: Retry::default(),
         timeout: Duration::MAX,
-        place: None,
     }
 }
 

@@ -2,7 +2,6 @@
 //!
 //! Invariant: nothing else reads the environment, and a setting that nobody knows is an error.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -11,8 +10,6 @@ use serde::Deserialize;
 
 use crate::egress::Secret;
 
-/// Where `serve` listens unless told otherwise.
-pub const DEFAULT_BIND: &str = "127.0.0.1:8080";
 /// The folder of the project unless told otherwise.
 pub const DEFAULT_GRAPHS: &str = "graphs";
 /// The database unless told otherwise: a file in the working folder.
@@ -241,16 +238,6 @@ impl Environment {
         let text = file.and_then(|path| std::fs::read_to_string(path).ok()).or_else(|| variable(name))?;
         let text = text.trim_end_matches(['\n', '\r']);
         (!text.is_empty()).then(|| Secret::new(text.to_owned()))
-    }
-
-    /// Returns all secrets of this list that exist, by name.
-    pub fn secrets<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> BTreeMap<String, Secret> {
-        names.into_iter().filter_map(|name| Some((name.to_owned(), self.secret(name)?))).collect()
-    }
-
-    /// Returns a variable that a project declares under `env`.
-    pub fn variable(&self, name: &str) -> Option<String> {
-        variable(name)
     }
 }
 

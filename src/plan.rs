@@ -64,8 +64,6 @@ pub struct PlanNode {
     pub retry: Retry,
     /// How long one attempt may take.
     pub timeout: Duration,
-    /// Its place in the file, for messages.
-    pub place: Option<String>,
 }
 
 /// What a run gives at its end.

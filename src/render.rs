@@ -315,7 +315,6 @@ mod tests {
             join_all: true,
             retry: Retry::default(),
             timeout: Duration::MAX,
-            place: None,
         }
     }
 

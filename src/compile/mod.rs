@@ -109,7 +109,7 @@ pub fn compile(folder: &Folder, providers: &Providers, bag: &mut Bag) -> Option<
     }
     let mut catalog = Catalog::default();
     for Checked { graph, drafts, mut plan, used } in checked {
-        plan.nodes = drafts.into_iter().map(|draft| draft.finish(&templates, None)).collect();
+        plan.nodes = drafts.into_iter().map(|draft| draft.finish(&templates)).collect();
         let (hash, body) = version::version(folder, graph, &used);
         plan.hash = hash;
         metrics::counter!("graphloom_graphs_compiled_total").increment(1);

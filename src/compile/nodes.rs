@@ -584,13 +584,12 @@ impl Draft {
             join_all: self.join_all,
             retry: self.retry.clone(),
             timeout: self.timeout,
-            place: None,
         };
         (self.name.clone(), node)
     }
 
     /// Makes the node, now that all templates are there.
-    pub(super) fn finish(self, templates: &Templates, place: Option<String>) -> (String, PlanNode) {
+    pub(super) fn finish(self, templates: &Templates) -> (String, PlanNode) {
         let node: Arc<dyn Node> = match self.body {
             Body::Llm(llm) => Arc::new(Llm {
                 model: llm.model,
@@ -617,7 +616,6 @@ impl Draft {
             join_all: self.join_all,
             retry: self.retry,
             timeout: self.timeout,
-            place,
         };
         (self.name, node)
     }

@@ -433,7 +433,6 @@ mod tests {
                 join_all: !from.ends_with('*'),
                 retry: Retry::default(),
                 timeout: Duration::MAX,
-                place: None,
             };
             nodes.insert(from.trim_end_matches('*').to_owned(), node);
         }

@@ -25,7 +25,6 @@ pub use scope::Scope;
 pub(crate) use syntax::{foreign_word, within};
 pub use tree::ExprTree;
 pub(crate) use walk::{Place, Walk, range};
-pub(crate) use words::nearest;
 
 /// What is wrong with an expression, with its place in it.
 #[derive(Debug, Clone, PartialEq, Eq)]

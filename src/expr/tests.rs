@@ -241,17 +241,14 @@ fn errors_of_the_text_say_where_and_what_to_write() {
         ("state.a is null", vec!["E103 null: unknown test `null` (did you mean `none`?)"]),
         ("len(state.a) > 2", vec!["E103 len: unknown function `len` (write `state.a | length`)"]),
         ("rang(3)", vec!["E103 rang: unknown function `rang` (did you mean `range`?)"]),
-        (
-            "debug()",
-            vec!["E103 debug: unknown function `debug` (`graphloom explain expressions` lists them)"],
-        ),
+        ("debug()", vec!["E103 debug: unknown function `debug` (there are: dict, range)"]),
         ("state.a.strip()", vec!["E103 .strip(): unknown function `strip` (write `state.a | trim`)"]),
         ("state.a | replace('x')", vec!["E103 replace: the filter `replace` takes 2 to 3 arguments, not 1"]),
         ("state.a | upper(1)", vec!["E103 upper: the filter `upper` takes no arguments, not 1"]),
         ("state.a | map('uper')", vec!["E103 'uper': unknown filter `uper` (did you mean `upper`?)"]),
         (
             "state.a | selectattr('x', 'equal', 1)",
-            vec!["E103 'equal': unknown test `equal` (`graphloom explain expressions` lists them)"],
+            vec!["E103 'equal': unknown test `equal` (did you mean `equalto`?)"],
         ),
         (
             "state.a == 'x' or 'y'",
@@ -262,14 +259,14 @@ fn errors_of_the_text_say_where_and_what_to_write() {
         (
             "state.a | foo and len(state.b) > 1",
             vec![
-                "E103 foo: unknown filter `foo` (`graphloom explain expressions` lists them)",
+                "E103 foo: unknown filter `foo` (there are: abs, attr, batch, bool, capitalize, chain, count, d, default, dictsort, first, float, format, groupby, indent, int, items, join, last, last_text, length, lines, list, lower, map, max, min, quoted, reject, rejectattr, replace, reverse, round, select, selectattr, slice, sort, split, string, sum, title, tojson, trim, unique, upper, urlencode, zip)",
                 "E103 len: unknown function `len` (write `state.b | length`)",
             ],
         ),
         (
             "f(*state.a)",
             vec![
-                "E103 f: unknown function `f` (`graphloom explain expressions` lists them)",
+                "E103 f: unknown function `f` (there are: dict, range)",
                 "E101 state.a: arguments cannot be unpacked here",
             ],
         ),

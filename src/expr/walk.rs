@@ -6,8 +6,9 @@ use minijinja::machinery::ast::{self, BinOpKind, CallArg, UnaryOpKind};
 use minijinja::value::ValueKind;
 
 use super::builtins::{Builtin, FILTERS, FUNCTIONS, Gives, TEMPLATE_FUNCTIONS, TESTS, find};
-use super::words::{filter_for, nearest, replacement};
+use super::words::{filter_for, replacement};
 use super::{ExprError, Read};
+use crate::diagnostic::suggest;
 
 /// Where an expression stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -231,7 +232,7 @@ impl<'a> Walk<'a> {
             return Some(format!("write `{value} | {filter}{rest}`"));
         }
         let functions = FUNCTIONS.iter().map(|known| known.name);
-        nearest(name, functions).map(|near| format!("did you mean `{near}`?"))
+        suggest(name, functions).map(|near| format!("did you mean `{near}`?"))
     }
 
     fn written(&self, args: &[CallArg<'a>]) -> String {
@@ -284,7 +285,7 @@ impl<'a> Walk<'a> {
             code: "E103",
             message: format!("unknown {sort} `{name}`"),
             label: format!("no {sort} has this name"),
-            help: help.or_else(|| Some("`graphloom explain expressions` lists them".to_owned())),
+            help: help.or_else(|| Some(format!("there are: {}", all_of(sort)))),
             range,
         });
     }
@@ -434,6 +435,18 @@ fn start(expr: &ast::Expr<'_>) -> usize {
         ast::Expr::UnaryOp(op) if matches!(op.op, UnaryOpKind::Not) => own.min(start(&op.expr)),
         _ => own,
     }
+}
+
+/// Lists the names of a sort that stand in words.
+fn all_of(sort: &str) -> String {
+    let table = match sort {
+        "filter" => FILTERS,
+        "test" => TESTS,
+        _ => FUNCTIONS,
+    };
+    let words =
+        table.iter().map(|known| known.name).filter(|name| name.starts_with(|c: char| c.is_alphabetic()));
+    words.collect::<Vec<_>>().join(", ")
 }
 
 fn name_range(name: &str, span: minijinja::machinery::Span) -> Range<usize> {

@@ -1,6 +1,7 @@
 //! What people who know other languages write, and what they mean by it.
 
 use super::builtins::{Builtin, FILTERS, find};
+use crate::diagnostic::suggest;
 
 /// Returns the filter that does what a function or method of this name does elsewhere.
 pub(super) fn filter_for(name: &str) -> Option<&'static str> {
@@ -34,17 +35,6 @@ pub(super) fn replacement(sort: &str, name: &str, table: &'static [Builtin]) -> 
         ("test", "bool") => Some("boolean"),
         _ => None,
     };
-    near.or_else(|| nearest(name, table.iter().map(|known| known.name)))
+    near.or_else(|| suggest(name, table.iter().map(|known| known.name)))
         .map(|near| format!("did you mean `{near}`?"))
-}
-
-/// Returns the candidate that is spelt most alike.
-pub(crate) fn nearest<'n>(name: &str, candidates: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
-    let reach = (name.chars().count() / 3).max(1);
-    candidates
-        .into_iter()
-        .map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate))
-        .filter(|(distance, _)| *distance <= reach)
-        .min()
-        .map(|(_, candidate)| candidate)
 }

@@ -15,6 +15,7 @@ use super::App;
 use super::json::{self, escape};
 use super::problem::{Code, Problem, ProblemAt};
 use super::sse::Groups;
+use crate::diagnostic::suggest;
 use crate::id::{Part, sha256_hex};
 use crate::store::OnBusy;
 
@@ -253,8 +254,7 @@ fn unknown(name: &str) -> String {
     if ["tenant", "tenant_id", "user", "user_id", "owner"].contains(&name) {
         return "tenant and user come from authentication, never from a body".into();
     }
-    let near = |field: &&str| strsim::damerau_levenshtein(field, name);
-    match FIELDS.into_iter().min_by_key(near).filter(|field| near(field) <= 2) {
+    match suggest(name, FIELDS) {
         Some(field) => format!("there is no such field; did you mean `{field}`?"),
         None => format!("there is no such field; the fields are {}", FIELDS.join(", ")),
     }

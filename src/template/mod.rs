@@ -168,7 +168,7 @@ impl Set {
         for (name, parsed) in &self.parsed {
             for (file, range) in &parsed.includes {
                 let (message, label, help) = if !self.parsed.contains_key(file) {
-                    let near = crate::expr::nearest(file, self.parsed.keys().map(String::as_str));
+                    let near = crate::diagnostic::suggest(file, self.parsed.keys().map(String::as_str));
                     let help = near.map(|near| format!("did you mean `{near}`?"));
                     (format!("there is no `{file}` in `prompts/`"), "no such file", help)
                 } else if self.reaches(file, name) {

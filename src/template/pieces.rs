@@ -236,7 +236,7 @@ fn unknown_tag(name: &str, range: Range<usize>) -> TemplateError {
         _ => {
             let ends =
                 ["endblock", "endcall", "endfilter", "endfor", "endif", "endmacro", "endset", "endwith"];
-            crate::expr::nearest(name, TAGS.into_iter().chain(ends).chain(["raw", "endraw"]))
+            crate::diagnostic::suggest(name, TAGS.into_iter().chain(ends).chain(["raw", "endraw"]))
         }
     };
     let mut found = error(range, format!("unknown tag `{name}`"), "no tag has this name");

@@ -168,7 +168,7 @@ fn section(body: &str, pieces: &[Piece], marker: &Marker<'_>) -> Result<Option<S
         "messages" => None,
         word => {
             let mut found = fail(&format!("unknown role marker `@{word}`"), "no such role");
-            if let Some(near) = crate::expr::nearest(&word.to_lowercase(), WORDS) {
+            if let Some(near) = crate::diagnostic::suggest(&word.to_lowercase(), WORDS) {
                 found.help = Some(format!("did you mean `@{near}`? for text write {{{{ '@{word}' }}}}"));
             }
             return Err(found);

@@ -82,7 +82,6 @@ fn catalog(nodes: Vec<(&str, Arc<dyn Node>, Next)>, retry: &Retry) -> Catalog {
                 join_all: true,
                 retry: retry.clone(),
                 timeout: Duration::from_mins(1),
-                place: None,
             };
             (name.to_owned(), node)
         })

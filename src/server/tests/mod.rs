@@ -63,7 +63,6 @@ fn catalog(permits: &Arc<Semaphore>) -> Catalog {
         join_all: true,
         retry: Retry::default(),
         timeout: Duration::from_mins(1),
-        place: None,
     };
     let plan = |graph: &str, input| Plan {
         graph: graph.into(),
@@ -92,7 +91,6 @@ fn catalog(permits: &Arc<Semaphore>) -> Catalog {
         join_all: true,
         retry: Retry::default(),
         timeout: Duration::from_mins(1),
-        place: None,
     };
     hello.nodes.insert("speak".into(), node);
     let compiled =
