@@ -194,6 +194,9 @@ pub enum Body {
         /// The superstep; 0 is the input.
         step: u64,
     },
+    /// The thread was deleted with all that hung on it; `run.finished` with status `cancelled` follows.
+    #[serde(rename = "thread.deleted")]
+    ThreadDeleted {},
     /// The run cannot go on.
     #[serde(rename = "error")]
     Error {
@@ -283,6 +286,7 @@ impl Body {
             Self::StateSnapshot { .. } => "state.snapshot",
             Self::StatePatch { .. } => "state.patch",
             Self::CheckpointSaved { .. } => "checkpoint.saved",
+            Self::ThreadDeleted {} => "thread.deleted",
             Self::Error { .. } => "error",
             Self::RunFinished { .. } => "run.finished",
         }
@@ -295,6 +299,7 @@ impl Body {
             Self::RunStarted { .. }
             | Self::RunFinished { .. }
             | Self::Error { .. }
+            | Self::ThreadDeleted {}
             | Self::NodeReset { .. } => Group::Run,
             Self::NodeStarted { .. } | Self::NodeFinished { .. } | Self::NodeRetrying { .. } => Group::Nodes,
             Self::EdgeTaken { .. } => Group::Edges,
@@ -337,8 +342,10 @@ impl Event {
             seq: self.seq.n,
             ts: self.at.to_rfc3339_opts(SecondsFormat::Millis, true),
         };
+        let mut json = Vec::with_capacity(320);
         // Serialising these types into memory cannot fail: no map has a key that is not a text.
-        serde_json::to_vec(&wire).unwrap_or_default().into()
+        let _infallible = serde_json::to_writer(&mut json, &wire);
+        json.into()
     }
 }
 

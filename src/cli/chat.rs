@@ -10,6 +10,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::config::{File, Flags};
 use crate::engine::{Engine, Settings, Start, StartError};
+use crate::event::Body;
 use crate::id::{Owner, Part, Seq};
 use crate::store::OnBusy;
 
@@ -92,25 +93,26 @@ async fn turn(
         }
         Err(error) => return Err(error.into()),
     };
-    let mut code = ExitCode::SUCCESS;
+    let mut exit = ExitCode::SUCCESS;
     let mut follower = engine.follower(&owner, &started.run, Seq::default());
     let mut out = std::io::stdout();
     while let Some(frame) = follower.next().await {
         let frame = frame?;
-        let event: Json = serde_json::from_slice(&frame.json)?;
-        match frame.name {
-            "message.delta" => {
-                out.write_all(event["delta"].as_str().unwrap_or_default().as_bytes())?;
+        match &frame.event.body {
+            Body::MessageDelta { delta, .. } => {
+                out.write_all(delta.as_bytes())?;
                 out.flush()?;
             }
-            "message.finished" => writeln!(out)?,
-            "node.reset" => writeln!(std::io::stderr(), "\n[the answer begins anew: {}]", event["reason"])?,
-            "error" => {
-                code = ExitCode::FAILURE;
-                writeln!(std::io::stderr(), "error[{}]: {}", event["code"], event["message"])?;
+            Body::MessageFinished { .. } => writeln!(out)?,
+            Body::NodeReset { reason } => {
+                writeln!(std::io::stderr(), "\n[the answer begins anew: {reason}]")?;
+            }
+            Body::Error { code, message, .. } => {
+                exit = ExitCode::FAILURE;
+                writeln!(std::io::stderr(), "error[{code}]: {message}")?;
             }
             _ => {}
         }
     }
-    Ok(code)
+    Ok(exit)
 }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::journal::{Frame, JournalRead};
-use super::{Engine, is_over};
-use crate::event::{self, Body, Event};
+use super::{Engine, Live, is_over};
+use crate::event::{self, Body, Event, RunStatus, Usage};
 use crate::id::{Owner, RunId, Seq};
 use crate::store::{Run, StoreError};
 
@@ -39,9 +39,19 @@ pub struct Follower {
     run: RunId,
     cursor: Seq,
     ahead: VecDeque<Arc<Frame>>,
+    /// The owner in this process that it hears; kept to the end, so that the end need not be read from the store.
+    heard: Option<Arc<Live>>,
     /// The fence below which the store has nothing after the cursor.
     earlier_read: u64,
     done: bool,
+}
+
+/// Where a run stands in the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stands {
+    Open,
+    Over,
+    Deleted,
 }
 
 impl Engine {
@@ -75,7 +85,7 @@ impl Engine {
                 graph_hash: row.hash.clone(),
             };
             let event = Event { seq: first, at: event::to_millis(row.created_at), scope: None, body };
-            ahead.push_back(Arc::new(Frame::new(row.run, &event)));
+            ahead.push_back(Arc::new(Frame::new(row.run, event)));
         }
         Follower {
             engine: self.clone(),
@@ -83,6 +93,7 @@ impl Engine {
             run: row.run,
             cursor: after.max(first),
             ahead,
+            heard: self.shared.live(row.run),
             // The first owner has fence 1, and all that is below it was told above.
             earlier_read: 1,
             done: false,
@@ -94,9 +105,7 @@ impl Follower {
     /// Returns the next event; nothing after `run.finished`.
     pub async fn next(&mut self) -> Option<Result<Arc<Frame>, Aborted>> {
         loop {
-            if let Some(frame) = self.ahead.pop_front() {
-                self.cursor = self.cursor.max(frame.seq);
-                self.done |= frame.last;
+            if let Some(frame) = self.pop() {
                 return Some(Ok(frame));
             }
             if self.done {
@@ -111,9 +120,20 @@ impl Follower {
 
     /// Returns what can be had at once: the next event without waiting for one.
     pub fn ready(&mut self) -> Option<Arc<Frame>> {
+        if self.ahead.is_empty()
+            && !self.done
+            && let Some(live) = &self.heard
+            && let JournalRead::Frames(frames) = live.journal.read(self.cursor, self.earlier_read)
+        {
+            self.ahead.extend(frames);
+        }
+        self.pop()
+    }
+
+    fn pop(&mut self) -> Option<Arc<Frame>> {
         let frame = self.ahead.pop_front()?;
-        self.cursor = self.cursor.max(frame.seq);
-        self.done |= frame.last;
+        self.cursor = self.cursor.max(frame.seq());
+        self.done |= frame.is_last();
         Some(frame)
     }
 
@@ -122,17 +142,25 @@ impl Follower {
         let shared = self.engine.shared.clone();
         let claimed = shared.claimed.notified();
         let mut closed = shared.closed.subscribe();
-        let Some(live) = shared.live(self.run) else {
+        if self.heard.is_none() {
+            self.heard = shared.live(self.run);
+        }
+        let Some(live) = self.heard.clone() else {
             if *closed.borrow_and_update() {
                 return Err(Aborted);
             }
-            let over = self.fill_patiently().await?;
+            let stands = self.fill_patiently().await?;
             if !self.ahead.is_empty() {
                 return Ok(());
             }
-            if over {
-                // Everything is read and the end is missing: the store lost it, or it was deleted.
-                return Err(Aborted);
+            match stands {
+                Stands::Open => {}
+                // Everything is read and the end is missing: the store lost it.
+                Stands::Over => return Err(Aborted),
+                Stands::Deleted => {
+                    self.bury();
+                    return Ok(());
+                }
             }
             tokio::select! {
                 () = claimed => {}
@@ -141,8 +169,7 @@ impl Follower {
             }
             return Ok(());
         };
-        let earlier_read = live.journal.fence() <= self.earlier_read;
-        match live.journal.read(self.cursor, earlier_read) {
+        match live.journal.read(self.cursor, self.earlier_read) {
             JournalRead::Frames(frames) => self.ahead.extend(frames),
             JournalRead::Wait(waiter) => waiter.wait().await,
             JournalRead::Aborted => return Err(Aborted),
@@ -158,10 +185,10 @@ impl Follower {
     }
 
     /// Reads the next page, also when the database is away for a moment: a reader need not come back for that.
-    async fn fill_patiently(&mut self) -> Result<bool, Aborted> {
+    async fn fill_patiently(&mut self) -> Result<Stands, Aborted> {
         for _ in 0..PATIENCE {
             match self.fill().await {
-                Ok(over) => return Ok(over),
+                Ok(stands) => return Ok(stands),
                 Err(StoreError::Unavailable(_) | StoreError::Unknown(_)) => tokio::time::sleep(TAIL).await,
                 Err(_) => break,
             }
@@ -169,18 +196,33 @@ impl Follower {
         Err(Aborted)
     }
 
-    /// Reads the next page of the table; says whether the run is over.
-    async fn fill(&mut self) -> Result<bool, StoreError> {
+    /// Reads the next page of the table; says where the run stands.
+    async fn fill(&mut self) -> Result<Stands, StoreError> {
         let store = &self.engine.shared.store;
         // The row before the events: when it says over, the last event is there to be read.
-        let over = store.run(&self.owner, self.run).await?.is_none_or(|row| is_over(row.state));
+        let stands = match store.run(&self.owner, self.run).await? {
+            None => Stands::Deleted,
+            Some(row) if is_over(row.state) => Stands::Over,
+            Some(_) => Stands::Open,
+        };
         for batch in store.events(&self.owner, self.run, self.cursor, PAGE).await? {
             let events = event::decode(batch.fence, &batch.data)
                 .map_err(|e| StoreError::Corrupt { what: "event", why: e.to_string() })?;
-            let after = self.ahead.back().map_or(self.cursor, |frame| frame.seq);
-            let new = events.iter().filter(|event| event.seq > after);
+            let after = self.ahead.back().map_or(self.cursor, |frame| frame.seq());
+            let new = events.into_iter().filter(|event| event.seq > after);
             self.ahead.extend(new.map(|event| Arc::new(Frame::new(self.run, event))));
         }
-        Ok(over)
+        Ok(stands)
+    }
+
+    /// Ends the stream of a run whose thread was deleted.
+    fn bury(&mut self) {
+        let finished =
+            Body::RunFinished { status: RunStatus::Cancelled, output: None, usage: Usage::default() };
+        for (n, body) in (self.cursor.n + 1..).zip([Body::ThreadDeleted {}, finished]) {
+            let seq = Seq { fence: self.cursor.fence, n };
+            let event = Event { seq, at: event::to_millis(chrono::Utc::now()), scope: None, body };
+            self.ahead.push_back(Arc::new(Frame::new(self.run, event)));
+        }
     }
 }

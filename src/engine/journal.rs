@@ -10,7 +10,7 @@ use bytes::Bytes;
 use chrono::Utc;
 use tokio::sync::watch;
 
-use crate::event::{self, Body, Event, Group, NodeStatus, Scope};
+use crate::event::{self, Body, Event, NodeStatus, RunStatus, Scope, Usage};
 use crate::id::{RunId, Seq};
 use crate::node::Sink;
 use crate::store::EventBatch;
@@ -21,28 +21,31 @@ const KEEP: usize = 1024 * 1024;
 /// An event ready for the wire.
 #[derive(Debug, Clone)]
 pub struct Frame {
-    /// Its place.
-    pub seq: Seq,
-    /// Its name.
-    pub name: &'static str,
-    /// Its group.
-    pub group: Group,
-    /// It is the last one of its run.
-    pub last: bool,
-    /// The compact JSON.
+    /// The event.
+    pub event: Event,
+    /// Its compact JSON.
     pub json: Bytes,
 }
 
 impl Frame {
     /// Makes the frame of an event.
-    pub fn new(run: RunId, event: &Event) -> Self {
-        Self {
-            seq: event.seq,
-            name: event.body.name(),
-            group: event.body.group(),
-            last: matches!(event.body, Body::RunFinished { .. }),
-            json: event.to_json(run),
-        }
+    pub fn new(run: RunId, event: Event) -> Self {
+        Self { json: event.to_json(run), event }
+    }
+
+    /// Returns its place.
+    pub fn seq(&self) -> Seq {
+        self.event.seq
+    }
+
+    /// Says whether it is the last one of its run.
+    pub fn is_last(&self) -> bool {
+        matches!(self.event.body, Body::RunFinished { .. })
+    }
+
+    /// Says whether it is a piece of something longer.
+    pub fn is_piece(&self) -> bool {
+        matches!(self.event.body, Body::MessageDelta { .. } | Body::ReasoningDelta { .. })
     }
 }
 
@@ -50,9 +53,12 @@ impl Frame {
 struct Inner {
     frames: VecDeque<Arc<Frame>>,
     bytes: usize,
+    /// The number of the next event.
     next: u64,
+    /// The number of the last event that readers may see.
+    told: u64,
     /// Events that the store does not have yet, the oldest first.
-    unstored: VecDeque<Event>,
+    unstored: VecDeque<Arc<Frame>>,
     /// What was begun and not ended, in the order begun.
     open: Vec<(Scope, Open)>,
 }
@@ -119,14 +125,20 @@ enum News {
 /// Events with their numbers, on their way through a commit.
 #[derive(Debug)]
 pub(super) struct Held {
-    events: Vec<Event>,
+    frames: Vec<Arc<Frame>>,
 }
 
 impl Journal {
     /// Begins the journal of an owner.
     pub(super) fn new(run: RunId, fence: u64) -> Self {
-        let inner =
-            Inner { frames: VecDeque::new(), bytes: 0, next: 1, unstored: VecDeque::new(), open: Vec::new() };
+        let inner = Inner {
+            frames: VecDeque::new(),
+            bytes: 0,
+            next: 1,
+            told: 0,
+            unstored: VecDeque::new(),
+            open: Vec::new(),
+        };
         Self { run, fence, inner: Mutex::new(inner), news: watch::Sender::new(News::Sent(0)) }
     }
 
@@ -143,52 +155,52 @@ impl Journal {
     /// Sends an event to the readers at once; it is stored with the next batch.
     pub(super) fn send(&self, scope: Option<&Scope>, body: Body) {
         let mut inner = self.lock();
-        let event = self.number(&mut inner, scope, body);
-        let frame = Frame::new(self.run, &event);
-        inner.unstored.push_back(event);
+        let frame = self.number(&mut inner, scope, body);
+        inner.unstored.push_back(frame.clone());
         Self::publish(&mut inner, frame);
         let n = inner.next - 1;
         drop(inner);
         self.news.send_replace(News::Sent(n));
     }
 
-    fn number(&self, inner: &mut Inner, scope: Option<&Scope>, body: Body) -> Event {
+    fn number(&self, inner: &mut Inner, scope: Option<&Scope>, body: Body) -> Arc<Frame> {
         inner.note(scope, &body);
         let seq = Seq { fence: self.fence, n: inner.next };
         inner.next += 1;
-        Event { seq, at: event::to_millis(Utc::now()), scope: scope.cloned(), body }
+        let event = Event { seq, at: event::to_millis(Utc::now()), scope: scope.cloned(), body };
+        Arc::new(Frame::new(self.run, event))
     }
 
-    fn publish(inner: &mut Inner, frame: Frame) {
+    fn publish(inner: &mut Inner, frame: Arc<Frame>) {
         inner.bytes += frame.json.len();
-        inner.frames.push_back(Arc::new(frame));
+        inner.told = frame.seq().n;
+        inner.frames.push_back(frame);
     }
 
     /// Numbers events that become visible with a commit, and returns them with the batch to store: all
     /// that the store does not have, then these. Nothing may be sent until [`Journal::release`].
     pub(super) fn hold(&self, bodies: Vec<(Option<Scope>, Body)>) -> (Held, Option<EventBatch>) {
         let mut inner = self.lock();
-        let mut events = Vec::with_capacity(bodies.len());
+        let mut frames = Vec::with_capacity(bodies.len());
         for (scope, body) in bodies {
             // Whatever is open is ended before the run is.
             if matches!(body, Body::Error { .. } | Body::RunFinished { .. }) {
                 while let Some((scope, open)) = inner.open.last().cloned() {
-                    events.push(self.number(&mut inner, Some(&scope), open.end()));
+                    frames.push(self.number(&mut inner, Some(&scope), open.end()));
                 }
             }
-            events.push(self.number(&mut inner, scope.as_ref(), body));
+            frames.push(self.number(&mut inner, scope.as_ref(), body));
         }
-        let batch: Vec<&Event> = inner.unstored.iter().chain(&events).collect();
-        let batch = self.batch(&batch);
-        (Held { events }, batch)
+        let batch = self.batch(inner.unstored.iter().chain(&frames));
+        (Held { frames }, batch)
     }
 
     /// Sends what a commit has stored.
-    pub(super) fn release(&self, held: &Held) {
+    pub(super) fn release(&self, held: Held) {
         let mut inner = self.lock();
         inner.unstored.clear();
-        for event in &held.events {
-            Self::publish(&mut inner, Frame::new(self.run, event));
+        for frame in held.frames {
+            Self::publish(&mut inner, frame);
         }
         Self::trim(&mut inner);
         let n = inner.next - 1;
@@ -199,30 +211,39 @@ impl Journal {
     /// Returns what the store does not have yet.
     pub(super) fn unstored(&self) -> Option<EventBatch> {
         let inner = self.lock();
-        self.batch(&inner.unstored.iter().collect::<Vec<_>>())
+        self.batch(inner.unstored.iter())
     }
 
     /// Forgets what a batch has stored.
     pub(super) fn stored(&self, last: u64) {
         let mut inner = self.lock();
-        while inner.unstored.front().is_some_and(|event| event.seq.n <= last) {
+        while inner.unstored.front().is_some_and(|frame| frame.seq().n <= last) {
             inner.unstored.pop_front();
         }
         Self::trim(&mut inner);
     }
 
-    fn batch(&self, events: &[&Event]) -> Option<EventBatch> {
+    fn batch<'a>(&self, frames: impl Iterator<Item = &'a Arc<Frame>>) -> Option<EventBatch> {
+        let events: Vec<&Event> = frames.map(|frame| &frame.event).collect();
         let (first, last) = (events.first()?.seq.n, events.last()?.seq.n);
-        Some(EventBatch { fence: self.fence, first, last, data: event::encode(events) })
+        Some(EventBatch { fence: self.fence, first, last, data: event::encode(&events) })
     }
 
     fn trim(inner: &mut Inner) {
-        let stored_before = inner.unstored.front().map_or(inner.next, |event| event.seq.n);
-        while inner.bytes > KEEP && inner.frames.front().is_some_and(|frame| frame.seq.n < stored_before) {
+        let stored_before = inner.unstored.front().map_or(inner.next, |frame| frame.seq().n);
+        while inner.bytes > KEEP && inner.frames.front().is_some_and(|frame| frame.seq().n < stored_before) {
             if let Some(frame) = inner.frames.pop_front() {
                 inner.bytes -= frame.json.len();
             }
         }
+    }
+
+    /// Ends the stream of a run whose thread was deleted: there is nothing left to store it with.
+    pub(super) fn bury(&self) {
+        let finished =
+            Body::RunFinished { status: RunStatus::Cancelled, output: None, usage: Usage::default() };
+        let (held, _) = self.hold(vec![(None, Body::ThreadDeleted {}), (None, finished)]);
+        self.release(held);
     }
 
     /// Tells the readers that this owner goes no further.
@@ -230,15 +251,15 @@ impl Journal {
         self.news.send_replace(News::Aborted);
     }
 
-    /// Returns what follows `after`. `earlier_read` says that the store holds nothing of earlier fences after it.
-    pub(super) fn read(&self, after: Seq, earlier_read: bool) -> JournalRead {
+    /// Returns what follows `after`. Below the fence `earlier_read` the store holds nothing after it.
+    pub(super) fn read(&self, after: Seq, earlier_read: u64) -> JournalRead {
         let mut news = self.news.subscribe();
         let state = *news.borrow_and_update();
         let inner = self.lock();
-        let first = inner.frames.front().map_or(inner.next, |frame| frame.seq.n);
+        let first = inner.frames.front().map_or(inner.told + 1, |frame| frame.seq().n);
         let from = if after.fence == self.fence {
             after.n + 1
-        } else if after.fence < self.fence && earlier_read {
+        } else if after.fence < self.fence && self.fence <= earlier_read {
             1
         } else if after.fence < self.fence {
             return JournalRead::Behind;

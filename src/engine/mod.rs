@@ -11,7 +11,7 @@ mod recover;
 mod run;
 pub mod step;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,7 +25,7 @@ use tracing::{error, warn};
 
 use crate::compile::{Catalog, Providers, revive};
 use crate::event::{self, Body, Event, RunStatus, Usage};
-use crate::id::{Owner, Part, RunId, Seq, ThreadKey};
+use crate::id::{Owner, Part, RunId, Seq, ThreadId, ThreadKey};
 use crate::node::{ErrorKind, Failure};
 use crate::plan::Plan;
 use crate::state::Mismatch;
@@ -136,7 +136,10 @@ enum Stop {
 #[derive(Debug)]
 struct Live {
     run: RunId,
-    owner: Owner,
+    key: ThreadKey,
+    thread: ThreadId,
+    /// It came from the queue, so others may wait behind it.
+    queued: bool,
     journal: Arc<Journal>,
     stop: watch::Sender<Option<Stop>>,
 }
@@ -183,6 +186,8 @@ struct Shared {
     tracker: TaskTracker,
     /// Wakes the claimer.
     queue: Notify,
+    /// Threads with a run that was queued by this process.
+    waiting: Mutex<HashSet<ThreadId>>,
     /// Wakes readers that wait for a run to get an owner here.
     claimed: Notify,
     draining: AtomicBool,
@@ -229,10 +234,12 @@ impl Shared {
     }
 
     /// Begins to drive a claimed run.
-    fn launch(self: &Arc<Self>, claim: Claim) {
+    fn launch(self: &Arc<Self>, claim: Claim, queued: bool) {
         let live = Arc::new(Live {
             run: claim.run.run,
-            owner: claim.run.key.owner.clone(),
+            key: claim.run.key.clone(),
+            thread: claim.run.thread,
+            queued,
             journal: Arc::new(Journal::new(claim.run.run, claim.run.fence)),
             stop: watch::Sender::new(claim.run.cancel_requested.then_some(Stop::Cancel)),
         });
@@ -258,7 +265,22 @@ impl Shared {
         drop(lives);
         metrics::gauge!("graphloom_runs_active").decrement(1.0);
         // The next run of the thread need not wait for the poll.
-        self.queue.notify_one();
+        if self.waiting().remove(&live.thread) || live.queued {
+            self.queue.notify_one();
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, HashSet<ThreadId>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sees to it that a queued run is claimed when those before it are over.
+    fn enqueued(&self, thread: ThreadId) {
+        self.waiting().insert(thread);
+        // The run before it may have ended since, or be another process's.
+        if !self.lives().values().any(|live| live.thread == thread) && self.waiting().remove(&thread) {
+            self.queue.notify_one();
+        }
     }
 }
 
@@ -291,6 +313,7 @@ impl Engine {
             lives: Mutex::default(),
             tracker: TaskTracker::new(),
             queue: Notify::new(),
+            waiting: Mutex::default(),
             claimed: Notify::new(),
             draining: AtomicBool::new(false),
             closed: watch::Sender::new(false),
@@ -340,8 +363,12 @@ impl Engine {
         let accept = shared.clone();
         let task = shared.tracker.spawn(async move {
             let accepted = accept.store.accept(new).await?;
-            if let Accepted::Claimed { run, head } = &accepted {
-                accept.launch(Claim { run: run.clone(), head: *head, crashed: false });
+            match &accepted {
+                Accepted::Claimed { run, head } => {
+                    accept.launch(Claim { run: run.clone(), head: *head, crashed: false }, false);
+                }
+                Accepted::Queued { run } => accept.enqueued(run.thread),
+                _ => {}
             }
             Ok::<_, StoreError>(accepted)
         });

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value as Json;
 
 use super::record::decode_frontier;
-use super::{Engine, heads};
+use super::{Engine, Stop, heads};
 use crate::id::{CheckpointId, Owner, RunId, ThreadId, ThreadKey};
 use crate::state::State;
 use crate::store::{Checkpoint, StoreError, Thread};
@@ -79,11 +79,8 @@ impl Engine {
         let Some(thread) = self.thread(key).await? else { return Ok(false) };
         let deleted = self.shared.store.delete_thread(key).await?;
         self.shared.heads.forget(thread.thread);
-        if let Some((run, _)) = thread.last_run
-            && let Some(live) = self.shared.live(run)
-        {
-            live.ask(super::Stop::Lost);
-        }
+        // Their next write would find nothing; the work for it need not go on until then.
+        self.shared.lives().values().filter(|live| live.key == *key).for_each(|live| live.ask(Stop::Lost));
         Ok(deleted)
     }
 

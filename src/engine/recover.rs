@@ -60,7 +60,7 @@ async fn claim(shared: &Arc<Shared>) {
                         info!(run = %claim.run.run, fence = claim.run.fence, "Run taken over from a dead process.");
                         metrics::counter!("graphloom_lease_steals_total").increment(1);
                     }
-                    shared.launch(claim);
+                    shared.launch(claim, true);
                 }
                 if again {
                     continue;
@@ -115,7 +115,7 @@ async fn flush(shared: &Arc<Shared>) {
     for live in lives {
         if let Some(batch) = live.journal.unstored() {
             journals.push((live.journal.clone(), batch.last));
-            batches.push((live.owner.clone(), live.run, batch));
+            batches.push((live.key.owner.clone(), live.run, batch));
         }
     }
     if batches.is_empty() {

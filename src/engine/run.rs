@@ -67,10 +67,7 @@ pub(super) async fn drive(shared: Arc<Shared>, live: Arc<Live>, claim: Claim) {
     };
     match outcome {
         Ok(()) => {}
-        Err(Halt::Gone) => {
-            debug!(%run, "Run left to another owner.");
-            live.journal.abort();
-        }
+        Err(Halt::Gone) => driver.part().await,
         Err(Halt::Broken(error)) => {
             error!(%run, %error, "Run cannot be ended.");
             live.journal.abort();
@@ -594,7 +591,7 @@ impl<'a> Driver<'a> {
             match self.shared.store.commit(commit.clone()).await {
                 Ok(Committed::Done { cancel_requested }) => {
                     metrics::histogram!("graphloom_commit_seconds").record(begun.elapsed().as_secs_f64());
-                    self.journal.release(&held);
+                    self.journal.release(held);
                     return Ok(cancel_requested);
                 }
                 Ok(Committed::Lost) => return Err(Halt::Gone),
@@ -606,7 +603,7 @@ impl<'a> Driver<'a> {
                         return Err(Halt::Gone);
                     }
                     if row.step == step + 1 {
-                        self.journal.release(&held);
+                        self.journal.release(held);
                         return Ok(row.cancel_requested);
                     }
                 }
@@ -640,6 +637,17 @@ impl<'a> Driver<'a> {
         }
         tokio::time::sleep(COMMIT_RETRY).await;
         Ok(())
+    }
+
+    /// Parts from a run that is not this process's any more: another has it, or its thread was deleted.
+    async fn part(&self) {
+        let run = &self.claim.run;
+        if matches!(self.shared.store.run(&run.key.owner, run.run).await, Ok(None)) {
+            debug!(run = %run.run, "Run deleted with its thread.");
+            return self.journal.bury();
+        }
+        debug!(run = %run.run, "Run left to another owner.");
+        self.journal.abort();
     }
 
     /// Gives the run back, so that another process goes on at once.

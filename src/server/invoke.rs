@@ -2,71 +2,45 @@
 //!
 //! Invariant: it says nothing that the stream does not say.
 
-use serde::Deserialize;
-use serde_json::Value as Json;
-
 use super::problem::{Code, Problem};
 use super::view::{ErrorView, Id, InvokeResult, SentMessage, UsageView};
 use crate::engine::Follower;
-use crate::event::{RunStatus, Usage};
+use crate::event::{Body, Event, RunStatus};
+use crate::id::TaskId;
 use crate::store::{Run, RunState};
-
-/// The fields that an answer in one piece needs of an event.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Told {
-    task_id: Option<String>,
-    node: Option<String>,
-    message_id: String,
-    content: Option<String>,
-    status: Option<RunStatus>,
-    output: Option<Json>,
-    usage: Usage,
-    code: String,
-    message: String,
-    retryable: bool,
-}
 
 /// Follows a run to its end and keeps what an answer in one piece says.
 pub(super) async fn drain(run: &Run, follower: &mut Follower) -> Result<InvokeResult, Problem> {
-    let mut messages: Vec<(Option<String>, SentMessage)> = Vec::new();
+    let mut messages: Vec<(TaskId, SentMessage)> = Vec::new();
     let mut error = None;
     while let Some(Ok(frame)) = follower.next().await {
-        if !matches!(frame.name, "message.finished" | "node.reset" | "error" | "run.finished") {
-            continue;
-        }
-        let mut told: Told = serde_json::from_slice(&frame.json).map_err(|error| {
-            tracing::error!(%error, event = frame.name, "An event does not read back.");
-            Problem::internal()
-        })?;
-        match frame.name {
-            "message.finished" => {
-                if let Some(content) = told.content.take() {
-                    messages.push((
-                        told.task_id,
-                        SentMessage { message_id: told.message_id, node: told.node, content },
-                    ));
-                }
+        let Event { scope, body, .. } = &frame.event;
+        match (scope, body) {
+            (Some(scope), Body::MessageFinished { message_id, content: Some(content) }) => {
+                let (message_id, content) = (message_id.clone(), content.clone());
+                let message = SentMessage { message_id, node: Some(scope.node.clone()), content };
+                messages.push((scope.task_id.clone(), message));
             }
             // The attempt died, and what it said is taken back.
-            "node.reset" => messages.retain(|(task, _)| *task != told.task_id),
-            "error" => {
-                let Told { code, message, retryable, node, .. } = told;
-                error = Some(ErrorView { code, message, retryable, node });
+            (Some(scope), Body::NodeReset { .. }) => messages.retain(|(task, _)| *task != scope.task_id),
+            (_, Body::Error { code, message, retryable, node }) => {
+                let (code, message, node) = (code.clone(), message.clone(), node.clone());
+                error = Some(ErrorView { code, message, retryable: *retryable, node });
             }
-            _ => {
+            (_, Body::RunFinished { status: ended, output, usage }) => {
                 let messages: Vec<SentMessage> = messages.into_iter().map(|(_, message)| message).collect();
                 return Ok(InvokeResult {
                     run_id: Id::new(run.run),
                     session_id: run.key.session.to_string(),
-                    status: status(told.status.unwrap_or(RunStatus::Dead)).into(),
-                    output: told.output,
+                    status: status(*ended).into(),
+                    output: output.clone(),
                     reply: messages.last().map(|message| message.content.clone()),
                     messages,
-                    usage: UsageView::from(told.usage),
+                    usage: UsageView::from(*usage),
                     error,
                 });
             }
+            _ => {}
         }
     }
     // The run goes on, here after a restart or elsewhere; its id leads to its end.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use graphloom::compile::{Catalog, Compiled, Providers};
-use graphloom::engine::{Engine, Followed, Settings, Start, StartError};
+use graphloom::engine::{Engine, Followed, Follower, Settings, Start, StartError};
 use graphloom::event::Body;
 use graphloom::id::{Owner, RunId, Seq};
 use graphloom::node::{Attempt, Done, ErrorKind, Failure, Node, Retry, assistant_turn};
@@ -135,7 +135,7 @@ async fn follow(engine: &Engine, run: RunId, after: Seq) -> (Vec<(Seq, Json)>, b
     let mut events = Vec::new();
     while let Some(frame) = follower.next().await {
         let Ok(frame) = frame else { return (events, true) };
-        events.push((frame.seq, serde_json::from_slice(&frame.json).unwrap()));
+        events.push((frame.seq(), serde_json::from_slice(&frame.json).unwrap()));
     }
     (events, false)
 }
@@ -175,9 +175,9 @@ async fn the_first_word_is_told_before_the_second_is_said() {
     let engine = engine(&Arc::default(), one(node)).await;
     let run = engine.start(&owner(), say("hi")).await.unwrap().run;
     let mut follower = engine.follower(&owner(), &run, Seq::default());
-    while follower.next().await.unwrap().unwrap().name != "message.delta" {}
+    while follower.next().await.unwrap().unwrap().event.body.name() != "message.delta" {}
     permits.add_permits(1);
-    assert_eq!(follower.next().await.unwrap().unwrap().name, "message.delta");
+    assert_eq!(follower.next().await.unwrap().unwrap().event.body.name(), "message.delta");
 }
 
 #[tokio::test]
@@ -277,7 +277,7 @@ async fn a_cancelled_run_stops_at_once_and_one_that_waits_never_begins() {
     let first = engine.start(&owner(), say("one")).await.unwrap().run;
     let second = engine.start(&owner(), say("two")).await.unwrap().run;
     let mut follower = engine.follower(&owner(), &first, Seq::default());
-    while follower.next().await.unwrap().unwrap().name != "message.delta" {}
+    while follower.next().await.unwrap().unwrap().event.body.name() != "message.delta" {}
     assert_eq!(engine.cancel(&owner(), second.run).await.unwrap().unwrap().state, RunState::Cancelled);
     engine.cancel(&owner(), first.run).await.unwrap().unwrap();
     let (events, cut) = follow(&engine, first.run, Seq::default()).await;
@@ -312,8 +312,8 @@ async fn a_run_whose_process_dies_goes_on_from_its_last_barrier_in_the_next_one(
     let mut deltas = 0;
     while deltas < 2 {
         let frame = follower.next().await.unwrap().unwrap();
-        seen = frame.seq;
-        deltas += u32::from(frame.name == "message.delta");
+        seen = frame.seq();
+        deltas += u32::from(frame.event.body.name() == "message.delta");
     }
     // The next process has the same name and another boot, as after kill -9.
     let heir = engine(&store, catalog(nodes(Speak::new(&["2", "!"])), &Retry::default())).await;
@@ -327,7 +327,7 @@ async fn a_run_whose_process_dies_goes_on_from_its_last_barrier_in_the_next_one(
     permits.add_permits(1);
     let mut end = None;
     while let Some(frame) = follower.next().await {
-        end = Some(frame.map(|frame| frame.name));
+        end = Some(frame.map(|frame| frame.event.body.name()));
     }
     assert!(matches!(end, Some(Err(_) | Ok("run.finished"))), "{end:?}");
     assert_eq!(store.run(&owner(), run.run).await.unwrap().unwrap().fence, 2);
@@ -340,7 +340,7 @@ async fn a_process_that_goes_away_gives_its_runs_back_and_cuts_its_streams() {
     let leaving = engine(&store, one(node)).await;
     let run = leaving.start(&owner(), say("hi")).await.unwrap().run;
     let mut follower = leaving.follower(&owner(), &run, Seq::default());
-    while follower.next().await.unwrap().unwrap().name != "message.delta" {}
+    while follower.next().await.unwrap().unwrap().event.body.name() != "message.delta" {}
     leaving.close(Duration::from_secs(5)).await;
     assert!(follower.next().await.unwrap().is_err());
     assert!(matches!(leaving.start(&owner(), say("no")).await, Err(StartError::Draining)));
@@ -418,4 +418,41 @@ async fn a_run_that_kills_its_process_each_time_is_given_up() {
     assert_eq!(events.last().unwrap().1["status"], "dead");
     assert_eq!(calls.load(Ordering::SeqCst), 0);
     assert_eq!(store.run(&owner(), poison.run).await.unwrap().unwrap().state, RunState::Dead);
+}
+
+/// The names of the events up to the end of a stream that is not cut.
+async fn told(mut follower: Follower) -> Vec<&'static str> {
+    let mut names = Vec::new();
+    while let Some(frame) = follower.next().await {
+        names.push(frame.expect("the stream was cut").event.body.name());
+    }
+    names
+}
+
+/// A deleted thread used to cut the streams of its runs, and clients came back to a 404.
+#[tokio::test]
+async fn deleting_a_thread_ends_every_stream_on_it_on_every_replica() {
+    let store: Arc<MemoryStore> = Arc::default();
+    let node = Speak { permits: Arc::new(Semaphore::new(1)), ..Speak::new(&["a", "b"]) };
+    let here = engine(&store, one(node)).await;
+    let running = here.start(&owner(), say("hi")).await.unwrap().run;
+    let queued = here.start(&owner(), say("and")).await.unwrap().run;
+    let there = Engine::open(
+        store.clone(),
+        one(Speak::new(&[])),
+        Providers::without_secrets().unwrap(),
+        Settings::new("other".into()),
+    )
+    .await
+    .unwrap();
+    let mut near = here.follower(&owner(), &running, Seq::default());
+    let waiting = here.follower(&owner(), &queued, Seq::default());
+    let far = there.follower(&owner(), &running, Seq::default());
+    while near.next().await.unwrap().unwrap().event.body.name() != "message.delta" {}
+    assert!(here.delete_thread(&running.key).await.unwrap());
+    assert_eq!(told(near).await, ["thread.deleted", "message.finished", "node.finished", "run.finished"]);
+    assert_eq!(told(waiting).await, ["run.started", "thread.deleted", "run.finished"]);
+    assert!(told(far).await.ends_with(&["thread.deleted", "run.finished"]));
+    assert!(here.follow(&owner(), queued.run, Seq::default()).await.unwrap().is_none());
+    here.start(&owner(), say("again")).await.unwrap();
 }

@@ -47,7 +47,7 @@ fn parse(text: &str) -> Vec<Seen> {
 fn frame(run: RunId, n: u64, body: What) -> Arc<Frame> {
     let scope = Scope { node: "a".into(), task_id: TaskId("t".into()), attempt: 1 };
     let scope = (body.group() != Group::Run).then_some(scope);
-    Arc::new(Frame::new(run, &Event { seq: Seq { fence: 3, n }, at: chrono::Utc::now(), scope, body }))
+    Arc::new(Frame::new(run, Event { seq: Seq { fence: 3, n }, at: chrono::Utc::now(), scope, body }))
 }
 
 fn delta(text: &str) -> What {

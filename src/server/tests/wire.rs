@@ -84,7 +84,9 @@ async fn broken((mut stream, mut seen): (TcpStream, Vec<u8>)) {
     assert!(!seen.contains("[DONE]") && !seen.ends_with("0\r\n\r\n"), "{seen}");
 }
 
-/// A stop breaks the open streams without their end, and the process is done within its grace.
+/// A stop breaks the open streams without their end, and the process is done within its grace. poem's own server
+/// polled a connection again after its body had failed, and that wrote the end of the body: clients took a stream
+/// that was cut for one that was whole.
 #[tokio::test]
 async fn a_stop_breaks_the_streams_so_that_clients_come_back() {
     serve(loopback(Auth::None), 1, async |address, stop| {
@@ -95,21 +97,24 @@ async fn a_stop_breaks_the_streams_so_that_clients_come_back() {
     .await;
 }
 
-/// poem's own server polled a connection again after its body had failed, and that wrote the end of the
-/// body: clients took a stream that was cut for one that was whole.
 #[tokio::test]
-async fn a_run_that_is_lost_breaks_its_stream() {
-    serve(loopback(Auth::None), 1, async |address, _| {
-        let open = chat(address).await;
+async fn a_deleted_thread_ends_its_streams_as_whole() {
+    let text = serve(loopback(Auth::None), 1, async |address, _| {
+        let (mut stream, mut seen) = chat(address).await;
         let mut other = TcpStream::connect(address).await.unwrap();
         let request = b"DELETE /v1/threads/s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
         other.write_all(request).await.unwrap();
         let mut answer = String::new();
         other.read_to_string(&mut answer).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 204"), "{answer}");
-        broken(open).await;
+        while !String::from_utf8_lossy(&seen).contains("[DONE]") {
+            assert_ne!(stream.read_buf(&mut seen).await.unwrap(), 0);
+        }
+        String::from_utf8(seen).unwrap()
     })
     .await;
+    assert!(text.contains("event: thread.deleted\n"), "{text}");
+    assert!(text.contains(r#""type":"run.finished","status":"cancelled""#), "{text}");
 }
 
 #[tokio::test]
