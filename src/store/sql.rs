@@ -16,12 +16,13 @@ mod sqlite;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, EntityTrait, Set,
-    SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait, Value,
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, EntityTrait, RuntimeErr, Set,
+    SqliteTransactionMode, SqlxError, Statement, TransactionOptions, TransactionTrait, Value,
 };
 
 use self::connect::Pools;
@@ -55,19 +56,39 @@ struct Inner {
     claims: AtomicU32,
 }
 
+/// How long a statement may stay without an answer. The database ends its statements sooner by itself, so whoever is
+/// silent for so long hangs, or the way there does.
+const ANSWER: Duration = Duration::from_secs(10);
+/// The same for a transaction.
+const TRANSACTION: Duration = Duration::from_secs(20);
+
+/// Waits for the answer to a statement. Silence is a cut: what became of the statement is not known.
+async fn answered<T>(
+    statement: impl Future<Output = std::result::Result<T, DbErr>>,
+) -> std::result::Result<T, DbErr> {
+    let silent = |_| {
+        let error = std::io::Error::new(std::io::ErrorKind::TimedOut, "the database does not answer");
+        DbErr::Query(RuntimeErr::SqlxError(Arc::new(SqlxError::Io(error))))
+    };
+    tokio::time::timeout(ANSWER, statement).await.map_err(silent)?
+}
+
 /// Builds a statement of the back end.
 fn sql<C: ConnectionTrait>(db: &C, text: impl Into<String>, values: Vec<Value>) -> Statement {
     Statement::from_sql_and_values(db.get_database_backend(), text, values)
 }
 
-/// Runs a transaction to its end even when the caller is gone.
+/// Runs a transaction to its end even when the caller is gone or does not wait for it any longer.
 async fn detached<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
     #[expect(
         clippy::disallowed_methods,
         reason = "it is awaited here; only a dropped request leaves it running"
     )]
     let task = tokio::spawn(work);
-    task.await.unwrap_or_else(|e| Err(StoreError::Unknown(e.to_string())))
+    match tokio::time::timeout(TRANSACTION, task).await {
+        Ok(done) => done.unwrap_or_else(|e| Err(StoreError::Unknown(e.to_string()))),
+        Err(_) => Err(StoreError::Unknown("the database does not answer".into())),
+    }
 }
 
 /// Begins a transaction that writes.
@@ -121,7 +142,7 @@ impl SqlStore {
             } else {
                 ("delete from idempotency where created_at <= $1", vec![row::moment(DbBackend::Sqlite, old)])
             };
-            db.execute_raw(sql(db, text, values)).await.map_err(|e| undone(&e))?;
+            answered(db.execute_raw(sql(db, text, values))).await.map_err(|e| undone(&e))?;
         }
         Ok(())
     }
@@ -131,11 +152,11 @@ impl SqlStore {
 impl Store for SqlStore {
     async fn migrate(&self) -> Result<()> {
         let db = self.write();
-        detached(async move { migration::up(&db).await.map_err(|e| undone(&e)) }).await
+        migration::up(&db).await.map_err(|e| undone(&e))
     }
 
     async fn ping(&self) -> Result<()> {
-        self.0.pools.beat.ping().await.map_err(|e| undone(&e))
+        answered(self.0.pools.beat.ping()).await.map_err(|e| undone(&e))
     }
 
     async fn put_graph_version(&self, version: &GraphVersion) -> Result<()> {
@@ -147,7 +168,7 @@ impl Store for SqlStore {
         };
         // Equal hashes are equal bodies, so the first one stays.
         let insert = graph_version::Entity::insert(row).on_conflict_do_nothing();
-        insert.exec_without_returning(&self.0.pools.write).await.map_err(|e| unsure(&e))?;
+        answered(insert.exec_without_returning(&self.0.pools.write)).await.map_err(|e| unsure(&e))?;
         Ok(())
     }
 
@@ -241,7 +262,7 @@ impl Store for SqlStore {
             (fence as i64).into(),
         ];
         let db = &self.0.pools.write;
-        db.execute_raw(sql(db, text, values)).await.map_err(|e| unsure(&e))?;
+        answered(db.execute_raw(sql(db, text, values))).await.map_err(|e| unsure(&e))?;
         Ok(())
     }
 

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use sea_orm::{ConnectOptions, Database, DatabaseConnection, DbErr};
+use sea_orm::{ConnectOptions, Database, DatabaseConnection, DbErr, SqlxError};
+use sqlx::Connection;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 
@@ -70,6 +71,15 @@ pub(super) async fn postgres(url: &str) -> Result<Pools> {
                     ("tcp_keepalives_idle", "10"),
                     ("tcp_user_timeout", "10s"),
                 ])
+            })
+            // The pool pings what comes back to it, and waits as long as a host that is gone lets it.
+            .map_sqlx_postgres_pool_opts(|o| {
+                o.after_release(|connection, _| {
+                    Box::pin(async move {
+                        let ping = tokio::time::timeout(ACQUIRE, connection.ping());
+                        ping.await.unwrap_or(Err(SqlxError::PoolTimedOut)).map(|()| true)
+                    })
+                })
             });
         Database::connect(options).await.map_err(refused("cannot connect to Postgres"))
     };

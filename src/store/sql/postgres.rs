@@ -18,7 +18,7 @@ pub(super) use self::accept::accept;
 pub(super) use self::lane::Lanes;
 use super::error::{is_race, undone, unsure};
 use super::row::{RUN, Row, word};
-use super::{ENGINE, TRIES, read, sql};
+use super::{ENGINE, TRIES, answered, read, sql};
 use crate::id::{CheckpointId, Owner, RunId};
 use crate::store::{Claim, Commit, Committed, EventBatch, Process, Result, Run, RunState, StoreError};
 
@@ -35,12 +35,12 @@ async fn query(
 ) -> std::result::Result<Vec<QueryResult>, DbErr> {
     let statement = sql(db, text, values);
     for _ in 1..TRIES {
-        match db.query_all_raw(statement.clone()).await {
+        match answered(db.query_all_raw(statement.clone())).await {
             Err(error) if is_race(&error) => {}
             done => return done,
         }
     }
-    db.query_all_raw(statement).await
+    answered(db.query_all_raw(statement)).await
 }
 
 /// Does the same on a lane.
@@ -240,7 +240,7 @@ pub(super) async fn claim(db: &DatabaseConnection, process: &Process, limit: u32
     };
     // The index over the threads is the backstop of the race between two claimers; one run at a time, only the run
     // that lost has to wait.
-    let rows = match db.query_all_raw(sql(db, text.as_str(), values(limit))).await {
+    let rows = match answered(db.query_all_raw(sql(db, text.as_str(), values(limit)))).await {
         Err(error) if is_race(&error) => query(db, &text, values(limit.min(1))).await,
         done => done,
     };

@@ -8,7 +8,7 @@ use sea_orm::{ConnectionTrait, EntityTrait, Value};
 use super::entity::graph_version;
 use super::error::undone;
 use super::row::{RUN, Row, moment};
-use super::sql;
+use super::{answered, sql};
 use crate::id::{CheckpointId, Owner, RunId, Seq, ThreadId, ThreadKey};
 use crate::store::{Checkpoint, EventBatch, GraphVersion, Result, Run, StoreError, Thread};
 
@@ -22,7 +22,7 @@ pub(super) async fn rows<C: ConnectionTrait>(
     text: &str,
     values: Vec<Value>,
 ) -> Result<Vec<Row>> {
-    let rows = db.query_all_raw(sql(db, text, values)).await.map_err(|e| undone(&e))?;
+    let rows = answered(db.query_all_raw(sql(db, text, values))).await.map_err(|e| undone(&e))?;
     let backend = db.get_database_backend();
     Ok(rows.into_iter().map(|row| Row::new(row, backend, what)).collect())
 }
@@ -39,7 +39,7 @@ pub(super) async fn row<C: ConnectionTrait>(
 
 pub(super) async fn graph_version<C: ConnectionTrait>(db: &C, hash: &str) -> Result<Option<GraphVersion>> {
     let key = (DEPLOYMENT.to_owned(), hash.to_owned());
-    let found = graph_version::Entity::find_by_id(key).one(db).await.map_err(|e| undone(&e))?;
+    let found = answered(graph_version::Entity::find_by_id(key).one(db)).await.map_err(|e| undone(&e))?;
     Ok(found.map(|row| GraphVersion { graph: row.graph, hash: row.hash, body: row.body }))
 }
 

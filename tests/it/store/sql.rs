@@ -1,13 +1,14 @@
 //! What only a database can get wrong: start-up, the rows that stay behind, time, and broken connections.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use graphloom::store::sql::SqlStore;
 use graphloom::store::{Accepted, Commit, Committed, Idempotency, NewRun, RunState, Store, StoreError};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement};
 
+use crate::support::proxy::Proxy;
 use crate::support::{
     Fresh, Subject, barrier, batch, claimed, last_barrier, line, new_run, plain, process, queued, session,
 };
@@ -362,4 +363,28 @@ async fn callers_that_go_away_leave_no_open_transaction() {
             assert_eq!(numbers(&db, open).await, [0]);
         }
     }
+}
+
+/// A database that hung left requests without an answer, and its connections were lost to the pool for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_database_that_hangs_is_told_from_a_busy_one_and_replaced_connections_serve_again() {
+    let subject = Subject::postgres().await;
+    let url = &subject.fresh.as_ref().unwrap().url;
+    let server = url.split('@').nth(1).unwrap().split('/').next().unwrap();
+    let proxy = Proxy::to(server).await;
+    let store = Arc::new(SqlStore::connect(&url.replace(server, &proxy.address)).await.unwrap());
+    let run = claimed(&*store, &session("s")).await;
+    // Every connection of the pools is open when the way falls silent.
+    let reads = |n: usize| (0..n).map(|_| store.run(&run.key.owner, run.run));
+    assert!(join_all(reads(32)).await.into_iter().all(|read| read.is_ok()));
+    proxy.hang();
+    let (read, commit) = tokio::join!(join_all(reads(32)), store.commit(barrier(&run)));
+    assert!(read.iter().all(|read| matches!(read, Err(StoreError::Unavailable(_)))), "{read:?}");
+    assert!(matches!(commit, Err(StoreError::Unknown(_) | StoreError::Unavailable(_))), "{commit:?}");
+    proxy.replace();
+    let begun = Instant::now();
+    while store.run(&run.key.owner, run.run).await.is_err() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "the pool does not recover");
+    }
+    assert_eq!(store.commit(barrier(&run)).await.unwrap(), Committed::Done { cancel_requested: false });
 }

@@ -1,6 +1,7 @@
 //! What the tests share: a fresh store of each kind, and short ways to say who asks for what.
 
 pub(crate) mod process;
+pub(crate) mod proxy;
 pub(crate) mod schema;
 pub(crate) mod stream;
 pub(crate) mod world;

@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, QueryResult, Value};
 use uuid::Uuid;
 
-use super::{Lanes, contended, is_race, millis};
+use super::{Lanes, answered, contended, is_race, millis};
 use crate::id::{CheckpointId, RunId, ThreadId};
 use crate::store::sql::error::{undone, unsure};
 use crate::store::sql::read;
@@ -183,7 +183,7 @@ async fn forget(db: &DatabaseConnection, new: &NewRun, run: Option<RunId>) -> Re
         key.key.as_str().into(),
         run.map(|run| run.0).into(),
     ];
-    db.execute_raw(sql(db, text, values)).await.map_err(|e| undone(&e))?;
+    answered(db.execute_raw(sql(db, text, values))).await.map_err(|e| undone(&e))?;
     Ok(())
 }
 

@@ -16,6 +16,8 @@ use sqlx::{AssertSqlSafe, Connection, PgPool, Postgres};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
+use super::answered;
+
 /// How long a caller waits for a lane: long enough for a thousand turns that come at once. A database that is gone
 /// is noticed by those who have one.
 const WAIT: Duration = Duration::from_secs(30);
@@ -30,9 +32,10 @@ pub(in crate::store::sql) struct Lanes {
     idle: Mutex<Vec<(PoolConnection<Postgres>, Instant)>>,
 }
 
-/// Tells whether the connection outlived the error; when in doubt, the pool looks after it.
-fn still_there(error: &SqlxError) -> bool {
-    let SqlxError::Database(error) = error else { return false };
+/// Tells whether the connection outlived the error; in doubt it did not.
+fn still_there(error: &DbErr) -> bool {
+    let DbErr::Query(RuntimeErr::SqlxError(error)) = error else { return false };
+    let SqlxError::Database(error) = &**error else { return false };
     error.try_downcast_ref::<PgDatabaseError>().is_some_and(|e| e.severity() == PgSeverity::Error)
 }
 
@@ -53,9 +56,12 @@ impl Lanes {
                 None => break,
                 Some((connection, used)) if used.elapsed() < DOUBT => return Ok(connection),
                 Some((mut connection, _)) => {
-                    if connection.ping().await.is_ok() {
+                    let ping = connection.ping();
+                    if answered(async { ping.await.map_err(failed) }).await.is_ok() {
                         return Ok(connection);
                     }
+                    // The pool would ping it once more, for as long as a host that is gone lets it wait.
+                    drop(connection.detach());
                 }
             }
         }
@@ -77,11 +83,14 @@ impl Lanes {
         for value in values {
             query = bind(query, value)?;
         }
-        let answer = query.fetch_all(&mut *connection).await;
+        let fetch = query.fetch_all(&mut *connection);
+        let answer = answered(async { fetch.await.map_err(failed) }).await;
         if answer.as_ref().map_or_else(still_there, |_| true) {
             self.idle.lock().unwrap_or_else(PoisonError::into_inner).push((connection, Instant::now()));
+        } else {
+            drop(connection.detach());
         }
-        Ok(answer.map_err(failed)?.into_iter().map(QueryResult::from).collect())
+        Ok(answer?.into_iter().map(QueryResult::from).collect())
     }
 }
 

@@ -1,0 +1,57 @@
+//! A way to a server that can fall silent.
+
+use std::sync::Arc;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+/// Passes connections on, until they hang.
+pub(crate) struct Proxy {
+    /// Where it listens: `host:port`.
+    pub(crate) address: String,
+    hung: Arc<watch::Sender<Hang>>,
+}
+
+#[derive(Clone, Copy, Default, PartialEq)]
+struct Hang {
+    /// How often it hung.
+    times: u32,
+    /// New connections hang too.
+    all: bool,
+}
+
+impl Proxy {
+    /// Listens in front of a server.
+    pub(crate) async fn to(server: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let hung = Arc::new(watch::Sender::new(Hang::default()));
+        let (server, state) = (server.to_owned(), hung.clone());
+        tokio::spawn(async move {
+            while let Ok((near, _)) = listener.accept().await {
+                tokio::spawn(pass(near, server.clone(), state.subscribe()));
+            }
+        });
+        Self { address, hung }
+    }
+
+    /// Holds whatever comes, on connections old and new, without closing any.
+    pub(crate) fn hang(&self) {
+        self.hung.send_modify(|hang| *hang = Hang { times: hang.times + 1, all: true });
+    }
+
+    /// Passes new connections on again; the old ones stay silent, as those to a host that is gone.
+    pub(crate) fn replace(&self) {
+        self.hung.send_modify(|hang| hang.all = false);
+    }
+}
+
+async fn pass(mut near: TcpStream, server: String, mut state: watch::Receiver<Hang>) {
+    let since = state.wait_for(|hang| !hang.all).await.unwrap().times;
+    let mut far = TcpStream::connect(server).await.unwrap();
+    tokio::select! {
+        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => return,
+        _ = state.wait_for(|hang| hang.times > since) => {}
+    }
+    std::future::pending::<()>().await;
+}
