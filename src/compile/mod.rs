@@ -38,6 +38,8 @@ pub use version::revive;
 pub struct Catalog {
     /// By id.
     pub graphs: BTreeMap<String, Compiled>,
+    /// The text of project.yaml; empty when there is none.
+    pub project: Vec<u8>,
 }
 
 /// A compiled graph and what it was compiled from.
@@ -107,7 +109,8 @@ pub fn compile(folder: &Folder, providers: &Providers, bag: &mut Bag) -> Option<
     if bag.has_errors() {
         return None;
     }
-    let mut catalog = Catalog::default();
+    let project = folder.files.get("project.yaml").cloned().unwrap_or_default();
+    let mut catalog = Catalog { graphs: BTreeMap::new(), project };
     for Checked { graph, drafts, mut plan, used } in checked {
         plan.nodes = drafts.into_iter().map(|draft| draft.finish(&templates)).collect();
         let (hash, body) = version::version(folder, graph, &used);

@@ -10,7 +10,7 @@ use super::{Providers, compile};
 use crate::diagnostic::{Bag, render_text};
 use crate::id::sha256_hex;
 use crate::plan::Plan;
-use crate::spec::{Files, Folder, Graph, Tree, load_files};
+use crate::spec::{Files, Folder, Graph, Project, Tree, load_files};
 
 /// The stored body of a version.
 #[derive(Serialize, Deserialize)]
@@ -59,15 +59,19 @@ fn sorted(json: Json) -> Json {
     }
 }
 
-/// Makes a plan again from the body that was stored with it.
-pub fn revive(body: &[u8], graph: &str, providers: &Providers) -> Result<Arc<Plan>, String> {
+/// Makes a plan again from the body that was stored with it. Models and retries are those of `project`, the text of
+/// today's project.yaml: they belong to the deployment, and old ones may be gone with their secrets.
+pub fn revive(body: &[u8], graph: &str, project: &[u8], providers: &Providers) -> Result<Arc<Plan>, String> {
     let body: Body = serde_json::from_slice(body).map_err(|e| e.to_string())?;
     if body.v != 1 {
         return Err(format!("its format {} is newer than this build", body.v));
     }
     let files: Files = body.files.into_iter().map(|(path, text)| (path, text.into_bytes())).collect();
     let mut bag = Bag::default();
-    let folder = load_files("", files, &mut bag);
+    let mut folder = load_files("", files, &mut bag);
+    let today = Files::from([("project.yaml".to_owned(), project.to_vec())]);
+    let today = load_files("", today, &mut bag).project;
+    folder.project = Project { types: folder.project.types, tree: folder.project.tree, ..today };
     match compile(&folder, providers, &mut bag) {
         Some(mut catalog) => match catalog.graphs.remove(graph) {
             Some(compiled) => Ok(compiled.plan),

@@ -225,7 +225,8 @@ impl Shared {
         let Some(stored) = self.store.graph_version(hash).await? else {
             return Ok(Err(gone("it is not stored".into())));
         };
-        let plan = match revive(&stored.body, graph, &self.providers) {
+        let today = self.catalog.load();
+        let plan = match revive(&stored.body, graph, &today.project, &self.providers) {
             Ok(plan) => plan,
             Err(why) => return Ok(Err(gone(why))),
         };

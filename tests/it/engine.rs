@@ -100,7 +100,7 @@ fn catalog(nodes: Vec<(&str, Arc<dyn Node>, Next)>, retry: &Retry) -> Catalog {
         joining: BTreeSet::new(),
     };
     let compiled = Compiled { plan: Arc::new(plan.seal()), body: Vec::new() };
-    Catalog { graphs: BTreeMap::from([("test".to_owned(), compiled)]) }
+    Catalog { graphs: BTreeMap::from([("test".to_owned(), compiled)]), project: Vec::new() }
 }
 
 fn one(node: Speak) -> Catalog {

@@ -46,12 +46,11 @@ fn every_shipped_graph_compiles_without_a_finding() {
 fn a_stored_version_gives_the_plan_with_the_same_hash_again() {
     let (catalog, _) = check(files(Path::new("graphs")));
     let providers = Providers::without_secrets().unwrap();
-    let hashes: BTreeMap<String, String> = catalog
-        .unwrap()
-        .graphs
+    let Catalog { graphs, project } = catalog.unwrap();
+    let hashes: BTreeMap<String, String> = graphs
         .into_iter()
         .map(|(graph, compiled)| {
-            let again = revive(&compiled.body, &graph, &providers).unwrap();
+            let again = revive(&compiled.body, &graph, &project, &providers).unwrap();
             assert_eq!(again.hash, compiled.plan.hash, "{graph}");
             (graph, again.hash.clone())
         })
@@ -68,4 +67,28 @@ fn a_stored_version_gives_the_plan_with_the_same_hash_again() {
     commented.get_mut("support.yaml").unwrap().extend(b"# a comment\n");
     let (catalog, _) = check(commented);
     assert_eq!(catalog.unwrap().graphs["support"].plan.hash, hashes["support"], "a comment is not");
+}
+
+/// A run that was pinned before a deploy called the old model, or failed because that model's key was gone.
+#[test]
+fn a_stored_version_keeps_its_types_and_calls_the_models_of_today() {
+    let project =
+        |models: &str, types: &str| format!("format: 1\nmodels: {{{models}}}\ndefault_model: m\n{types}");
+    let graph = "format: 1\nstate: {t: T}\nstart: a\nnodes:\n  a: {kind: set, set: {t: {ok: true}}, next: b}\n  \
+                 b: {kind: llm, text: hi, reply: true, next: end}\n";
+    let old =
+        project("m: {provider: openai, model: gpt-5, api_key: {secret: GONE}}", "types: {T: {ok: boolean}}\n");
+    let graph = graph.replace("state: {t: T}", "state: {messages: messages, t: T}");
+    let files = Files::from([
+        ("project.yaml".to_owned(), old.into_bytes()),
+        ("g.yaml".to_owned(), graph.into_bytes()),
+    ]);
+    let (catalog, bag) = check(files);
+    let compiled = &catalog.unwrap_or_else(|| panic!("{}", render_text(&bag, false))).graphs["g"];
+    let strict = Providers::new(Box::new(|_| None)).unwrap();
+    let again = revive(&compiled.body, "g", project("m: {provider: demo}", "").as_bytes(), &strict);
+    assert_eq!(again.unwrap().hash, compiled.plan.hash);
+    let gone = revive(&compiled.body, "g", b"format: 1\nmodels: {n: {provider: demo}}\n", &strict);
+    let why = gone.unwrap_err();
+    assert!(why.contains("model"), "{why}");
 }

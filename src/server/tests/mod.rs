@@ -95,7 +95,7 @@ fn catalog(permits: &Arc<Semaphore>) -> Catalog {
     hello.nodes.insert("speak".into(), node);
     let compiled =
         |plan: Plan| (plan.graph.clone(), Compiled { plan: Arc::new(plan.seal()), body: Vec::new() });
-    Catalog { graphs: BTreeMap::from([compiled(hello), compiled(strict)]) }
+    Catalog { graphs: BTreeMap::from([compiled(hello), compiled(strict)]), project: Vec::new() }
 }
 
 async fn open(permits: &Arc<Semaphore>) -> Engine {
