@@ -41,6 +41,9 @@ use journal::Journal;
 pub use read::{CheckpointView, ThreadView};
 use record::{Input, Outcome};
 
+/// How often a thread's version is looked at while others change it.
+const VERSION_TRIES: usize = 4;
+
 /// How an engine behaves.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -104,6 +107,9 @@ pub enum StartError {
     /// A part of the request does not fit the graph; by JSON Pointer into the body.
     #[error("the request does not fit the graph")]
     Unprocessable(Vec<Mismatch>),
+    /// The thread cannot go on with this graph, or with its version of today.
+    #[error("{0}")]
+    Incompatible(String),
     /// The thread has a run that is not over.
     #[error("the thread is busy with run {0}")]
     Busy(RunId),
@@ -349,7 +355,7 @@ impl Engine {
         }
         let plan = self.graph(&start.graph).ok_or_else(|| StartError::UnknownGraph(start.graph.clone()))?;
         let input = Input { input: check_input(&plan, &start)?, message: start.message };
-        let new = NewRun {
+        let mut new = NewRun {
             run: RunId::new(),
             key: ThreadKey { owner: owner.clone(), session: start.session },
             graph: plan.graph.clone(),
@@ -359,10 +365,49 @@ impl Engine {
             queue_limit: shared.settings.queue_limit,
             process: shared.process.clone(),
             idempotency: start.idempotency,
+            from: None,
         };
+        for _ in 0..VERSION_TRIES {
+            let started = |run, replayed: bool| {
+                metrics::counter!("graphloom_runs_accepted_total").increment(u64::from(!replayed));
+                Ok(Started { run, replayed })
+            };
+            match self.accept(new.clone()).await? {
+                Accepted::Claimed { run, .. } | Accepted::Queued { run } => return started(run, false),
+                Accepted::Replayed { run } => return started(run, true),
+                Accepted::KeyReused => return Err(StartError::KeyReused),
+                Accepted::Busy { active } => return Err(StartError::Busy(active)),
+                Accepted::QueueFull => return Err(StartError::QueueFull),
+                Accepted::OtherVersion { graph, hash } => {
+                    new.from = Some(self.fits(&new, &plan, &graph, hash).await?);
+                }
+            }
+        }
+        Err(StoreError::Unavailable("replicas with different graphs take turns on the thread".into()).into())
+    }
+
+    /// Holds the thread's state against the graph before a run is accepted; returns the version that it fits.
+    async fn fits(&self, new: &NewRun, plan: &Plan, graph: &str, hash: String) -> Result<String, StartError> {
+        if graph != plan.graph {
+            let why =
+                format!("the thread belongs to the graph `{graph}`; take another session, or delete it");
+            return Err(StartError::Incompatible(why));
+        }
+        let store = &*self.shared.store;
+        let thread = store.thread(&new.key).await?;
+        if let Some((thread, head)) = thread.and_then(|thread| Some((thread.thread, thread.head?)))
+            && let Some((head, _)) = heads::load(store, &new.key.owner, thread, head).await?
+            && let Some(why) = run::incompatible(plan, &head.state)
+        {
+            return Err(StartError::Incompatible(why));
+        }
+        Ok(hash)
+    }
+
+    async fn accept(&self, new: NewRun) -> Result<Accepted, StoreError> {
         // A run that was claimed must be driven even when the client has gone: no await between.
-        let accept = shared.clone();
-        let task = shared.tracker.spawn(async move {
+        let accept = self.shared.clone();
+        let task = self.shared.tracker.spawn(async move {
             let accepted = accept.store.accept(new).await?;
             match &accepted {
                 Accepted::Claimed { run, head } => {
@@ -373,18 +418,7 @@ impl Engine {
             }
             Ok::<_, StoreError>(accepted)
         });
-        let accepted = task.await.map_err(|e| StoreError::Unknown(e.to_string()))??;
-        let started = |run, replayed: bool| {
-            metrics::counter!("graphloom_runs_accepted_total").increment(u64::from(!replayed));
-            Ok(Started { run, replayed })
-        };
-        match accepted {
-            Accepted::Claimed { run, .. } | Accepted::Queued { run } => started(run, false),
-            Accepted::Replayed { run } => started(run, true),
-            Accepted::KeyReused => Err(StartError::KeyReused),
-            Accepted::Busy { active } => Err(StartError::Busy(active)),
-            Accepted::QueueFull => Err(StartError::QueueFull),
-        }
+        task.await.map_err(|e| StoreError::Unknown(e.to_string()))?
     }
 
     /// Reads a run of this owner.

@@ -722,7 +722,7 @@ fn short(hash: &str) -> &str {
 }
 
 /// Says why a stored state does not fit the graph of today.
-fn incompatible(plan: &Plan, state: &State) -> Option<String> {
+pub(super) fn incompatible(plan: &Plan, state: &State) -> Option<String> {
     plan.channels.iter().find_map(|(name, channel)| {
         let value = state.json(name)?;
         let mismatch = channel.check_held(&value).err()?;

@@ -67,6 +67,7 @@ codes! {
     MethodNotAllowed = "method_not_allowed", 405, "The route does not take this method";
     RequestTimeout = "request_timeout", 408, "The body took too long";
     ThreadBusy = "thread_busy", 409, "The thread has a run that is not over";
+    StateIncompatible = "state_incompatible", 409, "The thread does not fit the graph";
     PayloadTooLarge = "payload_too_large", 413, "The body is too large";
     UnsupportedMediaType = "unsupported_media_type", 415, "The body has to be `application/json`";
     Unprocessable = "unprocessable", 422, "The request does not fit the graph";
@@ -270,6 +271,7 @@ impl From<StartError> for Problem {
                 run: Some(run),
                 ..Self::new(Code::ThreadBusy, "wait for the run, cancel it, or send `on_busy: enqueue`")
             },
+            StartError::Incompatible(why) => Self::new(Code::StateIncompatible, why),
             StartError::QueueFull => {
                 Self::new(Code::ThreadQueueFull, "wait for the runs of this thread, or cancel some")
             }

@@ -28,6 +28,7 @@ struct ThreadRow {
     thread: ThreadId,
     head: Option<CheckpointId>,
     graph: String,
+    hash: String,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
     checkpoints: BTreeMap<CheckpointId, Checkpoint>,
@@ -160,6 +161,12 @@ impl Store for MemoryStore {
             }
         }
         let (thread, head) = match tables.threads.get(&key(&new.key)) {
+            Some(row)
+                if row.graph != new.graph
+                    || (row.hash != new.hash && new.from.as_ref() != Some(&row.hash)) =>
+            {
+                return Ok(Accepted::OtherVersion { graph: row.graph.clone(), hash: row.hash.clone() });
+            }
             Some(row) => (row.thread, row.head),
             None => (ThreadId::new(), None),
         };
@@ -182,12 +189,13 @@ impl Store for MemoryStore {
             key: new.key.clone(),
             thread,
             head: None,
-            graph: String::new(),
+            graph: new.graph.clone(),
+            hash: String::new(),
             created_at: now,
             updated_at: now,
             checkpoints: BTreeMap::new(),
         });
-        row.graph.clone_from(&new.graph);
+        row.hash.clone_from(&new.hash);
         row.updated_at = now;
         let free = open.is_empty();
         let run = Run {

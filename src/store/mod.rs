@@ -76,7 +76,7 @@ pub struct Thread {
     pub thread: ThreadId,
     /// The checkpoint that the next run starts from; absent before the first barrier.
     pub head: Option<CheckpointId>,
-    /// The graph of its newest run.
+    /// The graph of its first run, and so of all.
     pub graph: String,
     /// When it was created.
     pub created_at: DateTime<Utc>,
@@ -175,6 +175,8 @@ pub struct NewRun {
     pub process: Process,
     /// Makes a repeated request find the run of the first.
     pub idempotency: Option<Idempotency>,
+    /// The version of the thread that `hash` was found to go on from; not needed when they are the same.
+    pub from: Option<String>,
 }
 
 /// What became of a run to accept.
@@ -199,6 +201,13 @@ pub enum Accepted {
     },
     /// The idempotency key was used for another request; nothing was stored.
     KeyReused,
+    /// The thread is of another graph, or of a version of it that is neither `hash` nor `from`; nothing was stored.
+    OtherVersion {
+        /// The thread's graph.
+        graph: String,
+        /// The version of its newest run.
+        hash: String,
+    },
     /// The thread is busy and `on_busy` says reject; nothing was stored.
     Busy {
         /// The run that holds the thread.
@@ -305,7 +314,8 @@ pub trait Store: Send + Sync + 'static {
     /// Reads a graph version.
     async fn graph_version(&self, hash: &str) -> Result<Option<GraphVersion>>;
 
-    /// Accepts a run: creates the thread when needed, and claims the run when the thread is free.
+    /// Accepts a run: creates the thread when needed, and claims the run when the thread is free. A thread stays with
+    /// the graph of its first run.
     async fn accept(&self, new: NewRun) -> Result<Accepted>;
 
     /// Writes one barrier.

@@ -380,6 +380,7 @@ async fn abandoned(store: &MemoryStore, input: &[u8]) -> graphloom::store::Run {
         queue_limit: 10,
         process: process.clone(),
         idempotency: None,
+        from: None,
     };
     let Accepted::Claimed { run, .. } = store.accept(new).await.unwrap() else { panic!() };
     run
@@ -418,6 +419,57 @@ async fn a_run_that_kills_its_process_each_time_is_given_up() {
     assert_eq!(events.last().unwrap().1["status"], "dead");
     assert_eq!(calls.load(Ordering::SeqCst), 0);
     assert_eq!(store.run(&owner(), poison.run).await.unwrap().unwrap().state, RunState::Dead);
+}
+
+/// Another graph on the same session went on from the first one's state, private channels and all.
+#[tokio::test]
+async fn a_thread_belongs_to_the_graph_of_its_first_run() {
+    let store: Arc<MemoryStore> = Arc::default();
+    let mut catalog = one(Speak::new(&["a"]));
+    let mut other = Arc::into_inner(one(Speak::new(&["b"])).graphs.remove("test").unwrap().plan).unwrap();
+    other.graph = "other".into();
+    catalog.graphs.insert("other".into(), Compiled { plan: Arc::new(other), body: Vec::new() });
+    let engine = engine(&store, catalog).await;
+    engine.start(&owner(), say("hi")).await.unwrap();
+    let other = Start { graph: "other".into(), ..say("hi") };
+    match engine.start(&owner(), other.clone()).await {
+        Err(StartError::Incompatible(why)) => assert!(why.contains("belongs to the graph `test`"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+    engine.start(&owner(), Start { session: "t".parse().unwrap(), ..other }).await.unwrap();
+}
+
+/// A state that does not fit the graph of today used to be a failed run.
+#[tokio::test]
+async fn a_version_that_the_state_does_not_fit_is_refused_before_a_run_is_accepted() {
+    let store: Arc<MemoryStore> = Arc::default();
+    let version = |hash: &str, ty: Type, merge: Merge| {
+        let mut catalog = one(Speak::new(&["a"]));
+        let compiled = catalog.graphs.remove("test").unwrap();
+        let mut plan = Arc::into_inner(compiled.plan).unwrap();
+        plan.hash = hash.into();
+        let start = if merge == Merge::Replace { json!("x") } else { json!([]) };
+        let field = Field { ty, default: Some(start), description: None };
+        let channel = Channel { field, merge, private: false, per_run: false };
+        plan.channels.insert("topic".into(), channel);
+        catalog.graphs.insert("test".into(), Compiled { plan: Arc::new(plan), body: Vec::new() });
+        catalog
+    };
+    let text = || Type::String { pattern: None, min: None, max: None };
+    let first = engine(&store, version("aaaaaaaaaaaa", text(), Merge::Replace)).await;
+    let run = first.start(&owner(), say("hi")).await.unwrap().run.run;
+    assert!(!follow(&first, run, Seq::default()).await.1);
+    first.close(Duration::from_secs(5)).await;
+    let same = engine(&store, version("bbbbbbbbbbbb", text(), Merge::Replace)).await;
+    let run = same.start(&owner(), say("again")).await.unwrap().run.run;
+    assert!(!follow(&same, run, Seq::default()).await.1);
+    same.close(Duration::from_secs(5)).await;
+    let list = engine(&store, version("cccccccccccc", Type::List(Box::new(text())), Merge::Append)).await;
+    match list.start(&owner(), say("no")).await {
+        Err(StartError::Incompatible(why)) => assert!(why.contains("`topic`"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(conversation(&list).await, ["hi", "a", "again", "a"], "nothing was stored");
 }
 
 /// The names of the events up to the end of a stream that is not cut.

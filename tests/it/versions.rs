@@ -76,8 +76,10 @@ fn a_stored_version_keeps_its_types_and_calls_the_models_of_today() {
         |models: &str, types: &str| format!("format: 1\nmodels: {{{models}}}\ndefault_model: m\n{types}");
     let graph = "format: 1\nstate: {t: T}\nstart: a\nnodes:\n  a: {kind: set, set: {t: {ok: true}}, next: b}\n  \
                  b: {kind: llm, text: hi, reply: true, next: end}\n";
-    let old =
-        project("m: {provider: openai, model: gpt-5, api_key: {secret: GONE}}", "types: {T: {ok: boolean}}\n");
+    let old = project(
+        "m: {provider: openai, model: gpt-5, api_key: {secret: GONE}}",
+        "types: {T: {ok: boolean}}\n",
+    );
     let graph = graph.replace("state: {t: T}", "state: {messages: messages, t: T}");
     let files = Files::from([
         ("project.yaml".to_owned(), old.into_bytes()),

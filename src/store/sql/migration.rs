@@ -31,15 +31,22 @@ impl MigrationTrait for SqlMigration {
     }
 }
 
+/// Takes the two files of a migration in.
+macro_rules! migration {
+    ($name:literal) => {
+        Box::new(SqlMigration {
+            name: $name,
+            postgres: include_str!(concat!("../../../migrations/postgres/", $name, ".sql")),
+            sqlite: include_str!(concat!("../../../migrations/sqlite/", $name, ".sql")),
+        })
+    };
+}
+
 struct Migrator;
 
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(SqlMigration {
-            name: "m20261124_000001_init",
-            postgres: include_str!("../../../migrations/postgres/m20261124_000001_init.sql"),
-            sqlite: include_str!("../../../migrations/sqlite/m20261124_000001_init.sql"),
-        })]
+        vec![migration!("m20261124_000001_init"), migration!("m20261124_000002_thread_version")]
     }
 }
 

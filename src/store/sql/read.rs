@@ -86,7 +86,7 @@ pub(super) async fn events<C: ConnectionTrait>(
 
 /// Threads beside their newest run.
 const THREAD: &str = "select t.tenant, t.user_id, t.session_id, t.thread_id, t.head, t.created_at, t.updated_at, \
-       coalesce(r.graph, t.graph) as graph, r.run_id as last_run, r.state as last_state \
+       t.graph, r.run_id as last_run, r.state as last_state \
      from thread t left join run r on r.tenant = t.tenant and r.run_id = ( \
        select x.run_id from run x where x.tenant = t.tenant and x.thread_id = t.thread_id order by x.ord desc limit 1) \
      where t.tenant = $1 and t.user_id = $2";

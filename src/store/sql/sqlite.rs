@@ -64,9 +64,15 @@ pub(super) async fn accept(tx: &Tx, new: NewRun) -> Result<Accepted> {
             write(tx, forget, identity()).await?;
         }
     }
-    let text = "select thread_id, head from thread where tenant = $1 and user_id = $2 and session_id = $3";
+    let text = "select thread_id, head, graph, hash from thread where tenant = $1 and user_id = $2 and session_id = $3";
     let identity = vec![tenant.into(), user.into(), new.key.session.as_str().into()];
     let found = read::row(tx, "thread", text, identity).await?;
+    if let Some(row) = &found {
+        let (graph, hash): (String, String) = (row.get("graph")?, row.get("hash")?);
+        if graph != new.graph || (hash != new.hash && new.from.as_ref() != Some(&hash)) {
+            return Ok(Accepted::OtherVersion { graph, hash });
+        }
+    }
     let (thread, head) = match &found {
         Some(row) => (ThreadId(row.get("thread_id")?), row.get::<Option<Uuid>>("head")?.map(CheckpointId)),
         None => (ThreadId::new(), None),
@@ -86,9 +92,9 @@ pub(super) async fn accept(tx: &Tx, new: NewRun) -> Result<Accepted> {
             return Ok(Accepted::QueueFull);
         }
     }
-    let upsert = "insert into thread (tenant, user_id, session_id, thread_id, graph, accepted, created_at, updated_at) \
-         values ($1, $2, $3, $4, $5, 1, $6, $6) \
-         on conflict (tenant, user_id, session_id) do update set accepted = accepted + 1, updated_at = $6";
+    let upsert = "insert into thread (tenant, user_id, session_id, thread_id, graph, hash, accepted, created_at, updated_at) \
+         values ($1, $2, $3, $4, $5, $7, 1, $6, $6) \
+         on conflict (tenant, user_id, session_id) do update set accepted = accepted + 1, updated_at = $6, hash = $7";
     let values = vec![
         tenant.into(),
         user.into(),
@@ -96,6 +102,7 @@ pub(super) async fn accept(tx: &Tx, new: NewRun) -> Result<Accepted> {
         thread.0.into(),
         new.graph.as_str().into(),
         at(now),
+        new.hash.as_str().into(),
     ];
     write(tx, upsert, values).await?;
     if let Some(key) = &new.idempotency {

@@ -26,7 +26,44 @@ on_every_store![
     racing_posts_on_one_thread_start_one_run_and_queue_the_rest,
     the_next_turn_starts_from_the_head_that_the_last_one_left,
     an_interrupted_run_holds_its_thread,
+    a_thread_stays_with_its_graph_and_changes_its_version_only_when_told,
+    a_new_version_that_races_with_the_old_one_is_never_taken_unseen,
 ];
+
+async fn a_thread_stays_with_its_graph_and_changes_its_version_only_when_told(store: Arc<dyn Store>) {
+    let key = session("s");
+    claimed(&*store, &key).await;
+    let other = |graph: &str, hash: &str, from: Option<&str>| NewRun {
+        graph: graph.into(),
+        hash: hash.into(),
+        from: from.map(str::to_owned),
+        ..new_run(&key)
+    };
+    let refused = Accepted::OtherVersion { graph: "support".into(), hash: "hash-1".into() };
+    for new in [
+        other("chat", "hash-1", None),
+        other("chat", "hash-1", Some("hash-1")),
+        other("support", "hash-2", None),
+        other("support", "hash-2", Some("hash-0")),
+    ] {
+        assert_eq!(store.accept(new.clone()).await.unwrap(), refused);
+        assert!(store.run(&key.owner, new.run).await.unwrap().is_none());
+    }
+    let accepted = store.accept(other("support", "hash-2", Some("hash-1"))).await.unwrap();
+    assert!(matches!(accepted, Accepted::Queued { .. }));
+    let accepted = store.accept(other("support", "hash-2", None)).await.unwrap();
+    assert!(matches!(accepted, Accepted::Queued { .. }), "the version is known now");
+    let back = store.accept(other("support", "hash-1", None)).await.unwrap();
+    assert_eq!(back, Accepted::OtherVersion { graph: "support".into(), hash: "hash-2".into() });
+}
+
+async fn a_new_version_that_races_with_the_old_one_is_never_taken_unseen(store: Arc<dyn Store>) {
+    let new =
+        |n: usize| NewRun { hash: format!("hash-{}", n % 2), queue_limit: 100, ..new_run(&session("fresh")) };
+    let answers = race(&store, (0..16).map(new).collect()).await;
+    let counts = count(&answers);
+    assert_eq!((counts["claimed"], counts["queued"], counts["other"]), (1, 7, 8), "{counts:?}");
+}
 
 async fn a_free_thread_starts_its_run_at_once(store: Arc<dyn Store>) {
     let new = new_run(&session("s"));
@@ -114,6 +151,7 @@ fn count(answers: &[Accepted]) -> BTreeMap<&'static str, usize> {
             Accepted::KeyReused => "reused",
             Accepted::Busy { .. } => "busy",
             Accepted::QueueFull => "full",
+            Accepted::OtherVersion { .. } => "other",
         };
         *counts.entry(word).or_default() += 1;
     }

@@ -146,6 +146,7 @@ pub(crate) fn new_run(key: &ThreadKey) -> NewRun {
         queue_limit: 10,
         process: process("here"),
         idempotency: None,
+        from: None,
     }
 }
 

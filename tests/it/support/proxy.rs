@@ -27,11 +27,12 @@ impl Proxy {
         let address = listener.local_addr().unwrap().to_string();
         let hung = Arc::new(watch::Sender::new(Hang::default()));
         let (server, state) = (server.to_owned(), hung.clone());
-        tokio::spawn(async move {
+        let listen = async move {
             while let Ok((near, _)) = listener.accept().await {
-                tokio::spawn(pass(near, server.clone(), state.subscribe()));
+                spawn(pass(near, server.clone(), state.subscribe()));
             }
-        });
+        };
+        spawn(listen);
         Self { address, hung }
     }
 
@@ -44,6 +45,11 @@ impl Proxy {
     pub(crate) fn replace(&self) {
         self.hung.send_modify(|hang| hang.all = false);
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "it ends with the test's runtime")]
+fn spawn(work: impl Future<Output = ()> + Send + 'static) {
+    tokio::spawn(work);
 }
 
 async fn pass(mut near: TcpStream, server: String, mut state: watch::Receiver<Hang>) {

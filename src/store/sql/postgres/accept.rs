@@ -22,7 +22,7 @@ const ACCEPT: &str = "with old as materialized ( \
        select run_id, body_hash = $16 as same, created_at <= now() - interval '24 hours' as expired from idempotency \
        where tenant = $1 and user_id = $2 and route = $14 and key = $15), \
      seen as materialized ( \
-       select t.accepted, \
+       select t.accepted, t.graph, t.hash, \
          coalesce( \
            (select r.run_id from run r where r.tenant = t.tenant and r.thread_id = t.thread_id \
               and r.state in ('running', 'interrupted')), \
@@ -32,18 +32,19 @@ const ACCEPT: &str = "with old as materialized ( \
             and r.state = 'queued') as waiting \
        from thread t where t.tenant = $1 and t.user_id = $2 and t.session_id = $3), \
      verdict as materialized ( \
-       select s.active, coalesce(s.accepted, 0) + 1 as turn, case \
+       select s.active, s.graph, s.hash, coalesce(s.accepted, 0) + 1 as turn, case \
          when exists (select 1 from old) then 'known' \
+         when s.graph <> $5 or s.hash <> $7 and s.hash <> coalesce($17, $7) then 'other' \
          when s.active is null then 'running' \
          when $9 then 'busy' \
          when s.waiting >= $10 then 'full' \
          else 'queued' end as word \
        from (select 1) always left join seen s on true), \
      held as ( \
-       insert into thread (tenant, user_id, session_id, thread_id, graph, accepted) \
-       select $1, $2, $3, $4, $5, 1 from verdict where word in ('running', 'queued') \
+       insert into thread (tenant, user_id, session_id, thread_id, graph, hash, accepted) \
+       select $1, $2, $3, $4, $5, $7, 1 from verdict where word in ('running', 'queued') \
        on conflict (tenant, user_id, session_id) do update \
-         set accepted = thread.accepted + 1, updated_at = now() \
+         set accepted = thread.accepted + 1, updated_at = now(), hash = excluded.hash \
        returning thread_id, head, accepted), \
      turn as materialized ( \
        select h.thread_id, h.head, v.word from held h join verdict v on v.turn = h.accepted), \
@@ -60,7 +61,7 @@ const ACCEPT: &str = "with old as materialized ( \
          case when t.word = 'running' then now() + $13::bigint * interval '1 millisecond' end \
        from turn t returning created_at) \
      select case when v.word in ('running', 'queued') and t.thread_id is null then 'raced' else v.word end as word, \
-       v.active, o.run_id as first_run, o.same, o.expired, t.thread_id, t.head, s.created_at \
+       v.active, v.graph, v.hash, o.run_id as first_run, o.same, o.expired, t.thread_id, t.head, s.created_at \
      from verdict v left join old o on true left join turn t on true left join stored s on true";
 
 /// What one try came to.
@@ -93,6 +94,7 @@ pub(super) fn values(new: &NewRun) -> Vec<Value> {
         key.map(|key| key.route.as_str()).into(),
         key.map(|key| key.key.as_str()).into(),
         key.map(|key| key.body_hash.as_str()).into(),
+        new.from.as_deref().into(),
     ]
 }
 
@@ -112,6 +114,10 @@ fn tried(row: &Row, new: &NewRun) -> Result<Tried> {
         "known" if row.get("same")? => Tried::Known(RunId(row.get("first_run")?)),
         "known" => Tried::Accepted(Box::new(Accepted::KeyReused)),
         "busy" => Tried::Accepted(Box::new(Accepted::Busy { active: RunId(row.get("active")?) })),
+        "other" => {
+            let (graph, hash) = (row.get("graph")?, row.get("hash")?);
+            Tried::Accepted(Box::new(Accepted::OtherVersion { graph, hash }))
+        }
         "full" => Tried::Accepted(Box::new(Accepted::QueueFull)),
         word => {
             let thread = ThreadId(row.get("thread_id")?);
@@ -148,12 +154,16 @@ fn stored(new: &NewRun, thread: ThreadId, state: RunState, created_at: DateTime<
 
 /// Tries again behind the thread's lock, so that nobody can come between.
 async fn locked(db: &DatabaseConnection, new: &NewRun) -> Result<Tried> {
-    const LOCK: &str = "insert into thread (tenant, user_id, session_id, thread_id, graph) \
-         values ($1, $2, $3, $4, $5) \
+    const LOCK: &str = "insert into thread (tenant, user_id, session_id, thread_id, graph, hash) \
+         values ($1, $2, $3, $4, $5, $6) \
          on conflict (tenant, user_id, session_id) do update set accepted = thread.accepted";
+    let mut lock_values = values(new);
+    lock_values.truncate(7);
+    // The sixth is the run.
+    lock_values.remove(5);
     let tx = begin(db).await?;
     let work = async {
-        tx.execute_raw(sql(&tx, LOCK, values(new).drain(..5).collect())).await?;
+        tx.execute_raw(sql(&tx, LOCK, lock_values)).await?;
         tx.query_all_raw(sql(&tx, ACCEPT, values(new))).await
     };
     let outcome = match work.await {
