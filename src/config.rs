@@ -52,7 +52,7 @@ pub enum LogFormat {
 #[derive(Debug, Clone, Default, Args)]
 pub struct DatabaseFlag {
     /// Where threads are kept: `postgres://…`, `sqlite://FILE?mode=rwc`, or `memory:` for nowhere; also
-    /// DATABASE_URL [default: sqlite://graphloom.db?mode=rwc]
+    /// DATABASE_URL [default: sqlite://graphloom.db?mode=rwc; chat: memory:]
     #[arg(long, env = "GRAPHLOOM_DATABASE_URL", value_name = "URL", hide_env_values = true)]
     pub database_url: Option<String>,
 }
@@ -148,11 +148,13 @@ pub struct LimitsFile {
     pub body_bytes: usize,
     /// The most runs that wait on one thread.
     pub thread_queue: u32,
+    /// The most runs that this process works on at once.
+    pub runs: usize,
 }
 
 impl Default for LimitsFile {
     fn default() -> Self {
-        Self { body_bytes: 1024 * 1024, thread_queue: 10 }
+        Self { body_bytes: 1024 * 1024, thread_queue: 10, runs: 2000 }
     }
 }
 
@@ -203,11 +205,12 @@ impl File {
 
     /// Returns where threads are kept. The order: flag or GRAPHLOOM_DATABASE_URL, DATABASE_URL, file, default.
     pub fn database_url(&self, flag: &DatabaseFlag) -> String {
-        flag.database_url
-            .clone()
-            .or_else(|| variable("DATABASE_URL"))
-            .or_else(|| self.database_url.clone())
-            .unwrap_or_else(|| DEFAULT_DATABASE.into())
+        self.named_database(flag).unwrap_or_else(|| DEFAULT_DATABASE.into())
+    }
+
+    /// Returns where threads are kept, when somebody said so.
+    pub fn named_database(&self, flag: &DatabaseFlag) -> Option<String> {
+        flag.database_url.clone().or_else(|| variable("DATABASE_URL")).or_else(|| self.database_url.clone())
     }
 
     /// Returns the name of this process among its replicas: the same after a restart.

@@ -8,7 +8,7 @@ use clap::Args;
 use serde_json::Value as Json;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
-use crate::config::{File, Flags};
+use crate::config::{DatabaseFlag, File, Flags};
 use crate::engine::{Engine, Settings, Start, StartError};
 use crate::event::Body;
 use crate::id::{Owner, Part, Seq};
@@ -28,9 +28,8 @@ pub(super) struct ChatFlags {
     /// The conversation, when it is kept
     #[arg(long, default_value = "terminal")]
     session: Part,
-    /// Where the conversation is kept [default: nowhere]
-    #[arg(long, value_name = "URL")]
-    database_url: Option<String>,
+    #[command(flatten)]
+    pub(super) database: DatabaseFlag,
 }
 
 pub(super) async fn chat(flags: &Flags, chat: &ChatFlags, file: &File) -> Result<ExitCode> {
@@ -39,9 +38,12 @@ pub(super) async fn chat(flags: &Flags, chat: &ChatFlags, file: &File) -> Result
         let known: Vec<&str> = catalog.graphs.keys().map(String::as_str).collect();
         bail!("there is no graph `{}`; there are: {}", chat.graph, known.join(", "));
     }
-    let store = super::open_store(chat.database_url.as_deref().unwrap_or("memory:")).await?;
+    let store =
+        super::open_store(file.named_database(&chat.database).as_deref().unwrap_or("memory:")).await?;
     store.migrate().await.context("cannot migrate the database")?;
-    let engine = Engine::open(store, catalog, providers, Settings::new("terminal".into())).await?;
+    // It works on what is typed here, never on the runs of a service that shares the database.
+    let settings = Settings { claims: 0, ..Settings::new("terminal".into()) };
+    let engine = Engine::open(store, catalog, providers, settings).await?;
     let input = inputs(&chat.input)?;
     let mut code = ExitCode::SUCCESS;
     if let Some(message) = &chat.message {

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 
+use super::count;
 use crate::compile::{self, Providers};
 use crate::config::{File, Flags};
 use crate::diagnostic::{self, Bag};
@@ -42,16 +43,22 @@ pub(super) fn check(flags: &Flags, check: &CheckFlags, file: &File) -> Result<Ex
     let mut bag = Bag::default();
     let catalog =
         spec::load(&folder, &mut bag).and_then(|project| compile::compile(&project, &providers, &mut bag));
+    if catalog.as_ref().is_some_and(|catalog| catalog.graphs.is_empty()) {
+        writeln!(std::io::stderr(), "error: there is no graph in `{}`", folder.display())?;
+        return Ok(ExitCode::from(2));
+    }
     bag.sort();
     let (errors, warnings, lints) = bag.counts();
     match check.format {
         Format::Text => {
             let mut text = diagnostic::render_text(&bag, std::io::stdout().is_terminal());
-            let graphs = catalog.as_ref().map_or(0, |catalog| catalog.graphs.len());
-            text += &match (errors, warnings) {
-                (0, 0) => format!("{graphs} graphs, no errors, {lints} lints\n"),
-                _ => format!("{errors} errors, {warnings} warnings, {lints} lints\n"),
-            };
+            let found =
+                [(errors, "error"), (warnings, "warning"), (lints, "lint")].map(|(n, one)| count(n, one));
+            if errors == 0 {
+                let graphs = catalog.as_ref().map_or(0, |catalog| catalog.graphs.len());
+                text += &format!("{}: ", count(graphs, "graph"));
+            }
+            text += &format!("{}\n", found.join(", "));
             super::print(&text)?;
         }
         Format::Json => {

@@ -14,7 +14,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use clap::{Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::compile::{self, Catalog, Providers};
 use crate::config::{DatabaseFlag, File, Flags, LogFormat, ServeFlags};
@@ -30,6 +32,9 @@ use crate::store::sql::SqlStore;
 struct Cli {
     #[command(flatten)]
     flags: Flags,
+    // Without a command it serves, with these.
+    #[command(flatten)]
+    serve: ServeFlags,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -62,7 +67,12 @@ struct OpenapiFlags {
 /// Reads the command line and does what it says. Exit codes: 0 done, 1 errors in the graphs or at run
 /// time, 2 wrong usage or a project that cannot be read.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let matches = Cli::command().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    if let Some(flag) = stray(&matches, cli.command.as_ref()) {
+        let why = format!("`--{}` is a flag of `serve`, not of this command", flag.replace('_', "-"));
+        Cli::command().error(ErrorKind::ArgumentConflict, why).exit()
+    }
     match run(cli) {
         Ok(code) => code,
         Err(error) => {
@@ -75,7 +85,7 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<ExitCode> {
     let file = File::load(&cli.flags)?;
-    let command = cli.command.unwrap_or_else(|| Command::Serve(ServeFlags::from_environment()));
+    let command = cli.command.unwrap_or_default().or(cli.serve);
     log_to_stderr(&cli.flags, &file, matches!(command, Command::Serve(_)))?;
     let flags = &cli.flags;
     match command {
@@ -101,16 +111,38 @@ fn run(cli: Cli) -> Result<ExitCode> {
     }
 }
 
-impl ServeFlags {
-    /// Returns the flags of a command line that names no command: only the environment speaks.
-    fn from_environment() -> Self {
-        #[derive(Parser)]
-        struct Bare {
-            #[command(flatten)]
-            serve: ServeFlags,
-        }
-        Bare::parse_from(["graphloom"]).serve
+impl Default for Command {
+    fn default() -> Self {
+        Self::Serve(ServeFlags::default())
     }
+}
+
+impl Command {
+    /// Fills in what was said before the command.
+    fn or(mut self, before: ServeFlags) -> Self {
+        let database = match &mut self {
+            Self::Serve(serve) => {
+                serve.bind = serve.bind.or(before.bind);
+                serve.instance = serve.instance.take().or(before.instance);
+                &mut serve.database
+            }
+            Self::Chat(chat) => &mut chat.database,
+            Self::Migrate(database) => database,
+            _ => return self,
+        };
+        database.database_url = database.database_url.take().or(before.database.database_url);
+        self
+    }
+}
+
+/// Returns a flag of `serve` that was given before a command that does not take it.
+fn stray<'a>(matches: &ArgMatches, command: Option<&Command>) -> Option<&'a str> {
+    let foreign: &[&str] = match command? {
+        Command::Serve(_) => &[],
+        Command::Chat(_) | Command::Migrate(_) => &["bind", "instance"],
+        _ => &["bind", "instance", "database_url"],
+    };
+    foreign.iter().copied().find(|flag| matches.value_source(flag) == Some(ValueSource::CommandLine))
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
@@ -139,6 +171,15 @@ fn log_to_stderr(flags: &Flags, file: &File, serving: bool) -> Result<()> {
     Ok(())
 }
 
+/// Counts things: `no graphs`, `1 graph`, `2 graphs`.
+fn count(n: usize, one: &str) -> String {
+    match n {
+        0 => format!("no {one}s"),
+        1 => format!("1 {one}"),
+        _ => format!("{n} {one}s"),
+    }
+}
+
 /// Compiles the project folder; prints the findings and fails when there are errors.
 fn load(flags: &Flags, file: &File) -> Result<(Catalog, Providers)> {
     let folder = file.graphs(flags);
@@ -154,7 +195,8 @@ fn load(flags: &Flags, file: &File) -> Result<(Catalog, Providers)> {
         std::io::stderr().write_all(text.as_bytes())?;
     }
     match catalog {
-        Some(catalog) if !bag.has_errors() => Ok((catalog, providers)),
+        Some(catalog) if catalog.graphs.is_empty() => bail!("there is no graph in `{}`", folder.display()),
+        Some(catalog) => Ok((catalog, providers)),
         _ => bail!("the graphs in `{}` have errors", folder.display()),
     }
 }

@@ -11,7 +11,8 @@ use crate::engine::{Engine, Settings};
 
 pub(super) async fn serve(flags: &Flags, serve: &ServeFlags, file: &File) -> Result<ExitCode> {
     crate::server::install_metrics();
-    let settings = super::settings::server(serve, file)?;
+    // What the settings make impossible is said before the database is touched.
+    let server = crate::server::Server::bind(super::settings::server(serve, file)?).await?;
     let (catalog, providers) = super::load(flags, file)?;
     let graphs: Vec<String> = catalog.graphs.keys().cloned().collect();
     info!(graphs = graphs.len(), "Graphs compiled.");
@@ -20,6 +21,7 @@ pub(super) async fn serve(flags: &Flags, serve: &ServeFlags, file: &File) -> Res
     store.migrate().await.context("cannot migrate the database")?;
     let mut engine = Settings::new(file.instance(serve));
     engine.queue_limit = file.limits.thread_queue;
+    engine.runs = file.limits.runs;
     let engine = Engine::open(store, catalog, providers, engine).await.context("cannot start the engine")?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -29,9 +31,8 @@ pub(super) async fn serve(flags: &Flags, serve: &ServeFlags, file: &File) -> Res
             _ = interrupt.recv() => {}
         }
     };
-    let server = crate::server::Server::bind(settings, engine).await?;
     super::print(&welcome(&server.address().to_string(), &graphs))?;
-    server.run(stop).await;
+    server.run(engine, stop).await;
     Ok(ExitCode::SUCCESS)
 }
 

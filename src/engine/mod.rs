@@ -51,7 +51,9 @@ pub struct Settings {
     pub process: Process,
     /// The most runs that may wait on one thread.
     pub queue_limit: u32,
-    /// The most runs that this process takes from the queue at once.
+    /// The most runs that this process works on at once; over it, requests are refused and the queue is left to others.
+    pub runs: usize,
+    /// The most runs that this process takes from the queue at once; 0: it only works on what it accepts.
     pub claims: u32,
     /// How often the queue is looked at when nothing wakes the engine.
     pub poll: Duration,
@@ -65,6 +67,7 @@ impl Settings {
         Self {
             process: Process { instance, boot: uuid::Uuid::now_v7(), lease: Duration::from_secs(15) },
             queue_limit: 10,
+            runs: 2000,
             claims: 64,
             poll: Duration::from_secs(1),
             heads: NonZeroUsize::MIN.saturating_add(4095),
@@ -119,6 +122,9 @@ pub enum StartError {
     /// The idempotency key was used for another request.
     #[error("the idempotency key was used for another request")]
     KeyReused,
+    /// The process works on as many runs as it may.
+    #[error("the service works on as many runs as it may")]
+    Overloaded,
     /// The process goes away.
     #[error("the service is shutting down")]
     Draining,
@@ -352,6 +358,9 @@ impl Engine {
         let shared = &self.shared;
         if shared.draining.load(Ordering::Relaxed) {
             return Err(StartError::Draining);
+        }
+        if shared.lives().len() >= shared.settings.runs {
+            return Err(StartError::Overloaded);
         }
         let plan = self.graph(&start.graph).ok_or_else(|| StartError::UnknownGraph(start.graph.clone()))?;
         let input = Input { input: check_input(&plan, &start)?, message: start.message };

@@ -52,7 +52,11 @@ impl Work {
 
 async fn claim(shared: &Arc<Shared>) {
     loop {
-        match shared.store.claim(&shared.process, shared.settings.claims).await {
+        let room = shared.settings.runs.saturating_sub(shared.lives().len());
+        let limit = shared.settings.claims.min(u32::try_from(room).unwrap_or(u32::MAX));
+        let claims =
+            if limit == 0 { Ok(Vec::new()) } else { shared.store.claim(&shared.process, limit).await };
+        match claims {
             Ok(claims) => {
                 let again = !claims.is_empty();
                 for claim in claims {

@@ -139,21 +139,20 @@ enum Tag {
 
 /// A service that listens.
 pub struct Server {
-    app: Arc<App>,
+    settings: Settings,
     listener: TcpListener,
     address: SocketAddr,
 }
 
 impl Server {
     /// Checks the settings and takes the address; connections wait until [`Server::run`].
-    pub async fn bind(settings: Settings, engine: Engine) -> Result<Self, ServeError> {
+    pub async fn bind(settings: Settings) -> Result<Self, ServeError> {
         check(&settings)?;
         telemetry::install();
         let listen = |error| ServeError::Listen { address: settings.bind, error };
         let listener = TcpListener::bind(settings.bind).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
-        let app = Arc::new(App { engine, settings, documents: OnceLock::new() });
-        Ok(Self { app, listener, address })
+        Ok(Self { settings, listener, address })
     }
 
     /// Returns where the service listens.
@@ -163,9 +162,10 @@ impl Server {
 
     /// Answers until `shutdown` is ready, then takes no more, gives the runs back, breaks the streams so
     /// that clients come back, and returns within the grace.
-    pub async fn run(self, shutdown: impl Future<Output = ()> + Send) {
-        let Self { app, listener, address } = self;
-        let (engine, grace) = (app.engine.clone(), app.settings.grace);
+    pub async fn run(self, engine: Engine, shutdown: impl Future<Output = ()> + Send) {
+        let Self { settings, listener, address } = self;
+        let grace = settings.grace;
+        let app = Arc::new(App { engine: engine.clone(), settings, documents: OnceLock::new() });
         let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
         let mut serve = pin!(serve::serve(listener, address, endpoint(app), stop.clone(), cut.clone()));
         tokio::select! {

@@ -74,6 +74,7 @@ codes! {
     IdempotencyKeyReused = "idempotency_key_reused", 422, "The idempotency key was used for another request";
     ThreadQueueFull = "thread_queue_full", 429, "Too many runs wait on this thread";
     Internal = "internal", 500, "Something went wrong in the service";
+    Overloaded = "overloaded", 503, "The service works on as many runs as it may";
     Draining = "draining", 503, "The service is shutting down";
     DatabaseUnavailable = "database_unavailable", 503, "The database is not available";
 }
@@ -160,7 +161,7 @@ impl Problem {
     /// Seconds after which the same request may succeed.
     fn retry_after(&self) -> Option<u32> {
         match self.code {
-            Code::ThreadQueueFull | Code::Draining => Some(1),
+            Code::ThreadQueueFull | Code::Draining | Code::Overloaded => Some(1),
             Code::DatabaseUnavailable => Some(2),
             _ => None,
         }
@@ -278,6 +279,7 @@ impl From<StartError> for Problem {
             StartError::KeyReused => {
                 Self::new(Code::IdempotencyKeyReused, "send another key, or the same body as the first time")
             }
+            StartError::Overloaded => Self::new(Code::Overloaded, "try again soon, or ask another replica"),
             StartError::Draining => {
                 Self::new(Code::Draining, "another replica, or this one after its restart, will answer")
             }

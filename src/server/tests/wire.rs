@@ -4,18 +4,15 @@ use super::*;
 
 #[tokio::test]
 async fn settings_that_would_be_open_to_everybody_are_refused() {
-    let permits = Arc::new(Semaphore::new(0));
     let bind = |address: &str, auth| Settings::new(address.parse().unwrap(), auth);
-    let engine = open(&permits).await;
-    let error = Server::bind(bind("0.0.0.0:0", Auth::None), engine.clone()).await.err().unwrap();
+    let error = Server::bind(bind("0.0.0.0:0", Auth::None)).await.err().unwrap();
     assert!(matches!(error, ServeError::Exposed(_)), "{error}");
-    let error =
-        Server::bind(bind("127.0.0.1:0", Auth::Proxy(Vec::new())), engine.clone()).await.err().unwrap();
+    let error = Server::bind(bind("127.0.0.1:0", Auth::Proxy(Vec::new()))).await.err().unwrap();
     assert!(matches!(error, ServeError::NoPeers), "{error}");
     for origin in ["*", "app.example.org", "https://app.example.org/", "null"] {
         let mut settings = bind("127.0.0.1:0", Auth::None);
         settings.cors_origins = vec![origin.into()];
-        let error = Server::bind(settings, engine.clone()).await.err().unwrap();
+        let error = Server::bind(settings).await.err().unwrap();
         assert!(matches!(error, ServeError::Origin(_)), "{error}");
     }
 }
@@ -27,14 +24,14 @@ async fn serve<T>(
     client: impl AsyncFnOnce(SocketAddr, CancellationToken) -> T,
 ) -> T {
     let engine = open(&Arc::new(Semaphore::new(permits))).await;
-    let server = Server::bind(settings, engine).await.unwrap();
+    let server = Server::bind(settings).await.unwrap();
     let (address, stop) = (server.address(), CancellationToken::new());
     let client = async {
         let seen = client(address, stop.clone()).await;
         stop.cancel();
         seen
     };
-    tokio::join!(client, server.run(stop.clone().cancelled_owned())).0
+    tokio::join!(client, server.run(engine, stop.clone().cancelled_owned())).0
 }
 
 fn loopback(auth: Auth) -> Settings {

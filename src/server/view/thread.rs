@@ -19,6 +19,8 @@ pub(in crate::server) enum ThreadStatus {
     Busy,
     /// A run waits for a person.
     Interrupted,
+    /// Nothing, and its newest run failed; it takes the next turn at once.
+    Error,
 }
 
 /// A conversation.
@@ -27,7 +29,7 @@ pub(in crate::server) enum ThreadStatus {
 pub(in crate::server) struct ThreadOverview {
     /// Its id, chosen by the client.
     session_id: String,
-    /// The graph of its newest run.
+    /// The graph of its runs.
     graph: String,
     /// What it is doing.
     status: ThreadStatus,
@@ -55,6 +57,7 @@ impl From<Thread> for ThreadOverview {
         let status = match thread.last_run {
             Some((_, RunState::Queued | RunState::Running)) => ThreadStatus::Busy,
             Some((_, RunState::Interrupted)) => ThreadStatus::Interrupted,
+            Some((_, RunState::Failed | RunState::Dead)) => ThreadStatus::Error,
             _ => ThreadStatus::Idle,
         };
         Self {

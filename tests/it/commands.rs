@@ -1,0 +1,158 @@
+//! The commands, as a person or a script runs them.
+
+use std::io::Write as _;
+use std::process::{Command, Output, Stdio};
+
+use graphloom::store::Store;
+use graphloom::store::sql::SqlStore;
+use serde_json::Value as Json;
+
+use crate::support::process::{Folder, binary};
+use crate::support::{Fresh, new_run, session};
+
+const GRAPH: &str = "format: 1\nstate: {messages: messages}\ninput: {name: {type: string, default: you}}\nstart: hello\n\
+     nodes:\n  hello: {kind: say, text: \"Hello {{ input.name }}, you said {{ run.user_text }}.\", next: end}\n";
+
+fn project() -> Folder {
+    let folder = Folder::new();
+    folder.write("graphs/hello.yaml", GRAPH);
+    folder
+}
+
+/// Runs a command line, and returns its exit code with what it printed.
+fn run(command: &mut Command, input: &str) -> (i32, String, String) {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    // A command that reads nothing may have ended already.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (status.code().unwrap(), text(stdout), text(stderr))
+}
+
+fn graphloom(folder: &Folder, arguments: &[&str]) -> (i32, String, String) {
+    run(binary(folder).args(arguments), "")
+}
+
+#[test]
+fn check_prints_findings_to_standard_output_and_says_by_its_code_what_they_weigh() {
+    let folder = project();
+    assert_eq!(
+        graphloom(&folder, &["check"]),
+        (0, "1 graph: no errors, no warnings, no lints\n".into(), String::new())
+    );
+    folder.write(
+        "graphs/project.yaml",
+        "format: 1\nmodels:\n  m: {provider: openai, model: x, api_key: {secret: NO_SUCH}}\n",
+    );
+    let (code, out, _) = graphloom(&folder, &["check"]);
+    assert_eq!(code, 0, "a missing secret is a warning: {out}");
+    assert!(out.contains("warning[M503]"), "{out}");
+    assert_eq!(graphloom(&folder, &["check", "--deny-warnings"]).0, 1);
+    folder.write("graphs/hello.yaml", &GRAPH.replace("next: end", "next: ent"));
+    let (code, out, _) = graphloom(&folder, &["check"]);
+    assert_eq!(code, 1);
+    assert!(out.contains("hello.yaml:6:") && out.contains("did you mean `end`?"), "{out}");
+    let (code, out, _) = graphloom(&folder, &["check", "--format", "json"]);
+    let report: Json = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, report["findings"].as_array().map(Vec::is_empty)), (1, Some(false)), "{report}");
+}
+
+#[test]
+fn a_project_that_is_not_there_or_holds_no_graph_is_no_project() {
+    let folder = Folder::new();
+    let (code, out, error) = graphloom(&folder, &["check"]);
+    assert_eq!((code, out.as_str()), (2, ""));
+    assert!(error.contains("cannot read the project"), "{error}");
+    std::fs::create_dir(folder.path().join("graphs")).unwrap();
+    let (code, _, error) = graphloom(&folder, &["check"]);
+    assert!(code == 2 && error.contains("there is no graph in"), "{code} {error}");
+    let (code, _, error) = graphloom(&folder, &["--bind", "127.0.0.1:0"]);
+    assert!(code == 1 && error.contains("there is no graph in"), "{code} {error}");
+}
+
+#[test]
+fn render_prints_the_drawing_and_an_unknown_graph_names_those_there_are() {
+    let folder = project();
+    let (code, out, _) = graphloom(&folder, &["render", "hello"]);
+    assert!(code == 0 && out.starts_with("flowchart TD\n"), "{code} {out}");
+    let (code, out, _) = graphloom(&folder, &["render", "hello", "--format", "json"]);
+    assert_eq!(code, 0);
+    serde_json::from_str::<Json>(&out).unwrap();
+    let (code, _, error) = graphloom(&folder, &["render", "helo"]);
+    assert!(code != 0 && error.contains("hello"), "{code} {error}");
+}
+
+#[test]
+fn chat_answers_one_message_or_line_by_line_and_keeps_nothing_unless_told() {
+    let folder = project();
+    let (code, out, error) = graphloom(&folder, &["chat", "hello", "--message", "hi", "--input", "name=Ann"]);
+    assert_eq!((code, out.as_str()), (0, "Hello Ann, you said hi.\n"), "{error}");
+    let (code, out, _) = run(binary(&folder).args(["chat", "hello"]), "one\n\ntwo\n");
+    assert_eq!((code, out.as_str()), (0, "Hello you, you said one.\nHello you, you said two.\n"));
+    let (code, _, error) = graphloom(&folder, &["chat", "hello", "-m", "hi", "--input", "nme=Ann"]);
+    assert!(code == 1 && error.contains("/input/nme"), "{code} {error}");
+    let files = std::fs::read_dir(folder.path()).unwrap().count();
+    assert_eq!(files, 1, "only the project is there");
+}
+
+/// It used to take the database from its flag alone, and worked on whatever waited there.
+#[tokio::test]
+async fn chat_keeps_its_thread_where_the_settings_say_and_leaves_the_runs_of_others_alone() {
+    let folder = project();
+    let url = format!("sqlite://{}/kept.db?mode=rwc", folder.path().display());
+    let store = SqlStore::connect(&url).await.unwrap();
+    store.migrate().await.unwrap();
+    // Abandoned by a service on another machine: a claimer would take it.
+    let mut left = new_run(&session("s"));
+    left.process.lease = std::time::Duration::ZERO;
+    store.accept(left.clone()).await.unwrap();
+    drop(store);
+    folder.write("graphloom.toml", &format!("database_url = \"{url}\"\n"));
+    let turn = |text: &str| graphloom(&folder, &["chat", "hello", "-m", text, "--session", "kept"]);
+    assert_eq!((turn("one").0, turn("two").0), (0, 0));
+    let store = SqlStore::connect(&url).await.unwrap();
+    let owner = crate::support::owner("terminal", "terminal");
+    let threads = store.threads(&owner, None, 10).await.unwrap();
+    assert_eq!((threads.len(), threads[0].key.session.as_str()), (1, "kept"));
+    assert_eq!(store.run(&left.key.owner, left.run).await.unwrap().unwrap().fence, 1);
+}
+
+#[tokio::test]
+async fn migrate_makes_the_tables_and_can_be_repeated() {
+    let folder = Folder::new();
+    let fresh = Fresh::postgres().await;
+    for arguments in [["migrate", "--database-url", &fresh.url], ["--database-url", &fresh.url, "migrate"]] {
+        let (code, out, error) = graphloom(&folder, &arguments);
+        assert_eq!((code, out.as_str()), (0, "The database is at this version.\n"), "{error}");
+    }
+    let (code, _, error) = graphloom(&folder, &["migrate", "--database-url", "mysql://x"]);
+    assert!(code == 1 && error.contains("postgres://"), "{code} {error}");
+}
+
+#[test]
+fn openapi_prints_the_document_that_is_checked_in_and_with_graphs_their_schemas() {
+    let folder = project();
+    let (code, out, _) = graphloom(&folder, &["openapi"]);
+    assert!(code == 0 && out == std::fs::read_to_string("openapi.json").unwrap());
+    let (code, out, _) = graphloom(&folder, &["openapi", "--with-graphs"]);
+    let document: Json = serde_json::from_str(&out).unwrap();
+    assert!(code == 0 && document.to_string().contains("Graph_hello_Input"), "{code}");
+}
+
+#[test]
+fn flags_of_serve_stand_without_the_command_and_not_before_another_one() {
+    let folder = project();
+    let (code, out, _) = graphloom(&folder, &["--help"]);
+    for flag in ["--graphs <DIR>", "--bind <ADDR>", "--database-url <URL>", "GRAPHLOOM_BIND", "DATABASE_URL"]
+    {
+        assert!(code == 0 && out.contains(flag), "{flag}: {out}");
+    }
+    let (code, _, error) = graphloom(&folder, &["--bind", "127.0.0.1:1", "check"]);
+    assert!(code == 2 && error.contains("`--bind` is a flag of `serve`"), "{code} {error}");
+    // Refused before the database is touched.
+    let (code, _, error) =
+        graphloom(&folder, &["--bind", "0.0.0.0:0", "--database-url", "sqlite://x.db?mode=rwc"]);
+    assert!(code == 1 && error.contains("only loopback addresses"), "{code} {error}");
+    assert!(!folder.path().join("x.db").exists());
+}
