@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
-use crate::id::{RunId, Seq, TaskId};
+use crate::id::{CheckpointId, RunId, Seq, TaskId};
 
 /// Tokens used by model calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -174,23 +174,33 @@ pub enum Body {
         /// The reasoning.
         message_id: String,
     },
-    /// The public state before the first superstep.
+    /// The public state that the run starts from, before its input.
     #[serde(rename = "state.snapshot")]
     StateSnapshot {
+        /// The checkpoint that holds it; absent on a new thread.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(with = "Option<String>")]
+        checkpoint_id: Option<CheckpointId>,
         /// Channel by channel.
+        // Null until it is read from the checkpoint, for those who ask.
         state: Json,
     },
     /// What a barrier changed in the public state.
     #[serde(rename = "state.patch")]
     StatePatch {
+        /// The checkpoint of the barrier.
+        #[schemars(with = "String")]
+        checkpoint_id: CheckpointId,
         /// A JSON Patch (RFC 6902).
+        // Empty until it is read from the checkpoint, for those who ask.
         patch: Vec<PatchOp>,
     },
     /// A barrier is stored.
     #[serde(rename = "checkpoint.saved")]
     CheckpointSaved {
         /// The checkpoint.
-        checkpoint_id: String,
+        #[schemars(with = "String")]
+        checkpoint_id: CheckpointId,
         /// The superstep; 0 is the input.
         step: u64,
     },
@@ -375,6 +385,20 @@ enum Stored {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         t: Vec<i64>,
     },
+    /// `state.snapshot`, without the state.
+    Start {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<CheckpointId>,
+    },
+    /// `state.patch`, without the patch.
+    Patch {
+        id: CheckpointId,
+    },
+    /// The same, and right after it `checkpoint.saved` of the same checkpoint.
+    Barrier {
+        id: CheckpointId,
+        step: u64,
+    },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -405,8 +429,20 @@ pub fn encode(events: &[impl std::borrow::Borrow<Event>]) -> Vec<u8> {
             }
             let b = Stored::Deltas { id: message_id.clone(), d: vec![delta.clone()], t: Vec::new() };
             records.push(Record { n: event.seq.n, at: now, s: scope, b });
+        } else if let Body::CheckpointSaved { checkpoint_id, step } = &event.body
+            && let Some(last) = records.last_mut()
+            && last.n + 1 == event.seq.n
+            && last.at == now
+            && matches!(&last.b, Stored::Patch { id } if id == checkpoint_id)
+        {
+            last.b = Stored::Barrier { id: *checkpoint_id, step: *step };
         } else {
-            records.push(Record { n: event.seq.n, at: now, s: scope, b: Stored::Body(event.body.clone()) });
+            let b = match &event.body {
+                Body::StateSnapshot { checkpoint_id, .. } => Stored::Start { id: *checkpoint_id },
+                Body::StatePatch { checkpoint_id, .. } => Stored::Patch { id: *checkpoint_id },
+                body => Stored::Body(body.clone()),
+            };
+            records.push(Record { n: event.seq.n, at: now, s: scope, b });
         }
     }
     // Serialising these types into memory cannot fail: no map has a key that is not a text.
@@ -428,6 +464,16 @@ pub fn decode(fence: u64, data: &[u8]) -> Result<Vec<Event>, DecodeError> {
         };
         match record.b {
             Stored::Body(body) => push(record.n, record.at, body),
+            Stored::Start { id } => {
+                push(record.n, record.at, Body::StateSnapshot { checkpoint_id: id, state: Json::Null });
+            }
+            Stored::Patch { id } => {
+                push(record.n, record.at, Body::StatePatch { checkpoint_id: id, patch: Vec::new() });
+            }
+            Stored::Barrier { id, step } => {
+                push(record.n, record.at, Body::StatePatch { checkpoint_id: id, patch: Vec::new() });
+                push(record.n + 1, record.at, Body::CheckpointSaved { checkpoint_id: id, step });
+            }
             Stored::Deltas { id, d, t } => {
                 for (i, delta) in d.into_iter().enumerate() {
                     let at = record.at + t.get(i).copied().unwrap_or(0);
@@ -477,6 +523,23 @@ mod tests {
         let data = encode(&events);
         assert_eq!(decode(2, &data).unwrap(), events);
         assert_eq!(String::from_utf8(data).unwrap().matches("deltas").count(), 3);
+    }
+
+    #[test]
+    fn events_of_the_state_are_stored_by_their_checkpoint_alone() {
+        let id = CheckpointId::new();
+        let (state, patch) = (Json::Null, Vec::new());
+        let saved = |step| Body::CheckpointSaved { checkpoint_id: id, step };
+        let events = vec![
+            event(1, None, Body::StateSnapshot { checkpoint_id: None, state }),
+            event(2, None, Body::StatePatch { checkpoint_id: id, patch: patch.clone() }),
+            event(3, None, saved(0)),
+            event(4, None, Body::StatePatch { checkpoint_id: id, patch }),
+            event(6, None, saved(1)),
+        ];
+        let data = encode(&events);
+        assert_eq!(decode(2, &data).unwrap(), events);
+        assert_eq!(String::from_utf8(data).unwrap().matches(&id.to_string()).count(), 3);
     }
 
     #[test]

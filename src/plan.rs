@@ -150,6 +150,22 @@ pub struct Edge {
     pub fan_out: bool,
 }
 
+impl PlanNode {
+    /// Returns every edge that a run can take from the node.
+    pub fn edges(&self) -> Vec<Edge> {
+        // A failure ends the run: the edge that every node has is never taken.
+        if self.kind == "fail" {
+            return Vec::new();
+        }
+        let mut edges = self.next.edges();
+        edges.extend(self.max_visits.iter().map(|(most, to)| {
+            let visits = if *most == 1 { "visit" } else { "visits" };
+            Edge { to: to.clone(), condition: Some(format!("after {most} {visits}")), fan_out: false }
+        }));
+        edges
+    }
+}
+
 impl Next {
     /// Returns every edge, in the order written, each once.
     pub fn edges(&self) -> Vec<Edge> {

@@ -206,16 +206,7 @@ fn drawing(plan: &Plan) -> (Vec<Shape<'_>>, Vec<Line>) {
             description: node.description.as_deref(),
             join: plan.joins(name),
         });
-        // A failure ends the run: the edge that every node has is never taken.
-        if node.kind == "fail" {
-            continue;
-        }
-        connect(at + 1, node.next.edges());
-        if let Some((most, to)) = &node.max_visits {
-            let visits = if *most == 1 { "visit" } else { "visits" };
-            let condition = Some(format!("after {most} {visits}"));
-            connect(at + 1, vec![Edge { to: to.clone(), condition, fan_out: false }]);
-        }
+        connect(at + 1, node.edges());
     }
     shapes.push(Shape { name: END, kind: END, description: None, join: false });
     (shapes, lines)
@@ -238,8 +229,7 @@ fn breadth_first(plan: &Plan) -> Vec<&str> {
         }
         let Some(node) = order.get(at).and_then(|name| plan.nodes.get(*name)) else { break };
         at += 1;
-        targets = node.next.edges().into_iter().map(|e| e.to).collect();
-        targets.extend(node.max_visits.iter().map(|(_, to)| to.clone()));
+        targets = node.edges().into_iter().map(|e| e.to).collect();
     }
     order.extend(plan.nodes.keys().filter(|name| !seen.contains(name)).map(String::as_str));
     order

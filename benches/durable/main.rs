@@ -72,7 +72,7 @@ async fn main() -> anyhow::Result<()> {
             idempotency: None,
         };
         let started = engine.start(&owner, start).await?;
-        let mut follower = engine.follower(&owner, &started.run, Seq::default());
+        let mut follower = engine.follower(&owner, &started.run, Seq::default(), false);
         while let Some(frame) = follower.next().await {
             frame?;
         }

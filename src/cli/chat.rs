@@ -96,7 +96,7 @@ async fn turn(
         Err(error) => return Err(error.into()),
     };
     let mut exit = ExitCode::SUCCESS;
-    let mut follower = engine.follower(&owner, &started.run, Seq::default());
+    let mut follower = engine.follower(&owner, &started.run, Seq::default(), false);
     let mut out = std::io::stdout();
     while let Some(frame) = follower.next().await {
         let frame = frame?;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::journal::{Frame, JournalRead};
+use super::states::States;
 use super::{Engine, Live, is_over};
 use crate::event::{self, Body, Event, RunStatus, Usage};
 use crate::id::{Owner, RunId, Seq};
@@ -41,6 +42,8 @@ pub struct Follower {
     ahead: VecDeque<Arc<Frame>>,
     /// The owner in this process that it hears; kept to the end, so that the end need not be read from the store.
     heard: Option<Arc<Live>>,
+    /// Where the state can be read; absent when the reader does not want it.
+    states: Option<States>,
     /// The fence below which the store has nothing after the cursor.
     earlier_read: u64,
     done: bool,
@@ -55,15 +58,17 @@ enum Stands {
 }
 
 impl Engine {
-    /// Follows a run of this owner after a place; nothing when there is no such run.
+    /// Follows a run of this owner after a place; nothing when there is no such run. The state is told when
+    /// `state` says so.
     pub async fn follow(
         &self,
         owner: &Owner,
         run: RunId,
         after: Seq,
+        state: bool,
     ) -> Result<Option<Followed>, StoreError> {
         let Some(row) = self.shared.store.run(owner, run).await? else { return Ok(None) };
-        let mut follower = self.follower(owner, &row, after);
+        let mut follower = self.follower(owner, &row, after, state);
         if is_over(row.state) && after > Seq::default() {
             follower.fill().await?;
             if follower.ahead.is_empty() {
@@ -74,7 +79,7 @@ impl Engine {
     }
 
     /// Follows a run whose row is at hand.
-    pub fn follower(&self, owner: &Owner, row: &Run, after: Seq) -> Follower {
+    pub fn follower(&self, owner: &Owner, row: &Run, after: Seq, state: bool) -> Follower {
         let mut ahead = VecDeque::new();
         // `run.started` follows from the row, so that it is there as soon as the row is.
         let first = Seq { fence: 0, n: 1 };
@@ -94,6 +99,7 @@ impl Engine {
             cursor: after.max(first),
             ahead,
             heard: self.shared.live(row.run),
+            states: state.then(|| States::of(row)),
             // The first owner has fence 1, and all that is below it was told above.
             earlier_read: 1,
             done: false,
@@ -106,7 +112,17 @@ impl Follower {
     pub async fn next(&mut self) -> Option<Result<Arc<Frame>, Aborted>> {
         loop {
             if let Some(frame) = self.pop() {
-                return Some(Ok(frame));
+                if !frame.is_of_state() {
+                    return Some(Ok(frame));
+                }
+                match self.with_state(&frame).await {
+                    Ok(Some(frame)) => return Some(Ok(frame)),
+                    Ok(None) => continue,
+                    Err(aborted) => {
+                        self.done = true;
+                        return Some(Err(aborted));
+                    }
+                }
             }
             if self.done {
                 return None;
@@ -127,7 +143,8 @@ impl Follower {
         {
             self.ahead.extend(frames);
         }
-        self.pop()
+        // What has to be read first is left to `next`.
+        if self.ahead.front()?.is_of_state() { None } else { self.pop() }
     }
 
     fn pop(&mut self) -> Option<Arc<Frame>> {
@@ -213,6 +230,22 @@ impl Follower {
             self.ahead.extend(new.map(|event| Arc::new(Frame::new(self.run, event))));
         }
         Ok(stands)
+    }
+
+    /// Fills in the state that an event tells; nothing when the reader does not want it, or the thread is gone.
+    async fn with_state(&self, frame: &Frame) -> Result<Option<Arc<Frame>>, Aborted> {
+        let Some(states) = &self.states else { return Ok(None) };
+        for _ in 0..PATIENCE {
+            match states.tell(&self.engine.shared, &self.owner, &frame.event.body).await {
+                Ok(body) => {
+                    let event = |body| Event { body, ..frame.event.clone() };
+                    return Ok(body.map(|body| Arc::new(Frame::new(self.run, event(body)))));
+                }
+                Err(StoreError::Unavailable(_) | StoreError::Unknown(_)) => tokio::time::sleep(TAIL).await,
+                Err(_) => break,
+            }
+        }
+        Err(Aborted)
     }
 
     /// Ends the stream of a run whose thread was deleted.

@@ -43,6 +43,11 @@ impl Frame {
         matches!(self.event.body, Body::RunFinished { .. })
     }
 
+    /// Says whether it tells the state, which is read only for those who ask.
+    pub(super) fn is_of_state(&self) -> bool {
+        matches!(self.event.body, Body::StateSnapshot { .. } | Body::StatePatch { .. })
+    }
+
     /// Says whether it is a piece of something longer.
     pub fn is_piece(&self) -> bool {
         matches!(self.event.body, Body::MessageDelta { .. } | Body::ReasoningDelta { .. })

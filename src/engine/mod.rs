@@ -9,6 +9,7 @@ mod read;
 pub mod record;
 mod recover;
 mod run;
+mod states;
 pub mod step;
 
 use std::collections::{HashMap, HashSet};

@@ -126,6 +126,10 @@ impl<'a> Driver<'a> {
             edges: Vec::new(),
             number: claim.run.step,
         };
+        if claim.run.step == 0 {
+            let checkpoint_id = at.head.checkpoint;
+            self.journal.send(None, Body::StateSnapshot { checkpoint_id, state: Json::Null });
+        }
         if claim.run.step == 0
             && let Err(failure) = self.begin(&mut at, &input)
         {
@@ -410,7 +414,8 @@ impl<'a> Driver<'a> {
             events.push((None, Body::EdgeTaken { from: edge.from, to, condition: edge.condition }));
         }
         for row in &at.pending {
-            let checkpoint_id = row.checkpoint.to_string();
+            let checkpoint_id = row.checkpoint;
+            events.push((None, Body::StatePatch { checkpoint_id, patch: Vec::new() }));
             events.push((None, Body::CheckpointSaved { checkpoint_id, step: row.step }));
         }
         events

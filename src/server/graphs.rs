@@ -18,8 +18,9 @@ use super::turn::Turn;
 use super::view::{Answer, InvokeResult, run_urls};
 use super::{App, Tag};
 use crate::engine::{Followed, Follower, Start, Started};
+use crate::event::Group;
 use crate::id::{EventId, Owner, Seq};
-use crate::plan::{Next, Plan, START};
+use crate::plan::{Edge, Plan, START};
 use crate::render;
 use crate::store::{Idempotency, Run};
 
@@ -239,7 +240,7 @@ impl Graphs {
             return Ok(stream(&run, follower, false));
         }
         let Started { run, replayed } = self.start("chat", &caller.0, graph.0, key.0, turn).await?;
-        let follower = self.0.engine.follower(&caller.0, &run, Seq::default());
+        let follower = self.0.engine.follower(&caller.0, &run, Seq::default(), groups.has(Group::State));
         Ok(stream(&run, Some(follower), replayed))
     }
 
@@ -258,7 +259,7 @@ impl Graphs {
         turn: Turn,
     ) -> Result<InvokeReply, Problem> {
         let Started { run, replayed } = self.start("invoke", &caller.0, graph.0, key.0, turn).await?;
-        let mut follower = self.0.engine.follower(&caller.0, &run, Seq::default());
+        let mut follower = self.0.engine.follower(&caller.0, &run, Seq::default(), false);
         let result = drain(&run, &mut follower).await?;
         let (_, content_location) = run_urls(run.run);
         Ok(InvokeReply::Done(Answer(result), run.run.to_string(), content_location, replayed.then_some(true)))
@@ -308,7 +309,9 @@ impl Graphs {
             let detail = "`Last-Event-ID` is of a run of another thread or graph";
             return Err(Problem::new(Code::InvalidEventId, detail));
         }
-        match self.0.engine.follow(owner, last.run, last.seq).await?.ok_or_else(Problem::not_found)? {
+        let state = turn.groups.has(Group::State);
+        let found = self.0.engine.follow(owner, last.run, last.seq, state).await?;
+        match found.ok_or_else(Problem::not_found)? {
             Followed::Events(follower) => Ok((run, Some(follower))),
             Followed::Complete => Ok((run, None)),
         }
@@ -317,16 +320,16 @@ impl Graphs {
 
 fn view(plan: &Plan) -> GraphView {
     let mut edges = Vec::new();
-    let mut add = |from: &str, next: &Next| {
-        edges.extend(next.edges().into_iter().map(|edge| EdgeView {
+    let mut add = |from: &str, taken: Vec<Edge>| {
+        edges.extend(taken.into_iter().map(|edge| EdgeView {
             from: from.to_owned(),
             to: edge.to.name().to_owned(),
             condition: edge.condition,
         }));
     };
-    add(START, &plan.start);
+    add(START, plan.start.edges());
     for (name, node) in &plan.nodes {
-        add(name, &node.next);
+        add(name, node.edges());
     }
     let nodes = plan.nodes.iter().map(|(name, node)| NodeView {
         name: name.clone(),

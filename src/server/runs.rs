@@ -13,6 +13,7 @@ use super::sse::EventStream;
 use super::view::{Answer, RunView, run_urls};
 use super::{App, Tag};
 use crate::engine::Followed;
+use crate::event::Group;
 use crate::id::{RunId, Seq};
 
 /// The operations on runs.
@@ -83,10 +84,11 @@ impl Runs {
             return Err(Problem::new(Code::InvalidEventId, "the event id is of another run"));
         }
         let after = last.map_or(Seq::default(), |last| last.seq);
-        match self.0.engine.follow(&caller.0, run, after).await?.ok_or_else(Problem::not_found)? {
+        let groups = include.0.map(|include| include.0).unwrap_or_default();
+        let found = self.0.engine.follow(&caller.0, run, after, groups.has(Group::State)).await?;
+        match found.ok_or_else(Problem::not_found)? {
             Followed::Complete => Ok(FollowReply::Complete),
             Followed::Events(follower) => {
-                let groups = include.0.map(|include| include.0).unwrap_or_default();
                 let stream = EventStream::Events { run, follower: Box::new(follower), groups };
                 let (_, content_location) = run_urls(run);
                 Ok(FollowReply::Stream(stream, run.to_string(), content_location))
@@ -109,7 +111,7 @@ impl Runs {
         let (owner, run) = (caller.0, run.0);
         let mut row = self.0.engine.cancel(&owner, run).await?.ok_or_else(Problem::not_found)?;
         if wait.0.unwrap_or_default() {
-            let mut follower = self.0.engine.follower(&owner, &row, Seq::default());
+            let mut follower = self.0.engine.follower(&owner, &row, Seq::default(), false);
             let mut last = None;
             while let Some(told) = follower.next().await {
                 last = Some(told);

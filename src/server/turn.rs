@@ -79,7 +79,7 @@ enum EventGroup {
     State,
     /// Checkpoints.
     Checkpoints,
-    /// Logs.
+    /// Logs; this version sends none.
     Debug,
 }
 

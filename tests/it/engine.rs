@@ -129,7 +129,8 @@ fn say(text: &str) -> Start {
 
 /// Follows a run to its end: the place and the JSON of each event, and whether the stream was cut.
 async fn follow(engine: &Engine, run: RunId, after: Seq) -> (Vec<(Seq, Json)>, bool) {
-    let Some(Followed::Events(mut follower)) = engine.follow(&owner(), run, after).await.unwrap() else {
+    let Some(Followed::Events(mut follower)) = engine.follow(&owner(), run, after, false).await.unwrap()
+    else {
         return (Vec::new(), false);
     };
     let mut events = Vec::new();
@@ -174,7 +175,7 @@ async fn the_first_word_is_told_before_the_second_is_said() {
     let permits = node.permits.clone();
     let engine = engine(&Arc::default(), one(node)).await;
     let run = engine.start(&owner(), say("hi")).await.unwrap().run;
-    let mut follower = engine.follower(&owner(), &run, Seq::default());
+    let mut follower = engine.follower(&owner(), &run, Seq::default(), false);
     while follower.next().await.unwrap().unwrap().event.body.name() != "message.delta" {}
     permits.add_permits(1);
     assert_eq!(follower.next().await.unwrap().unwrap().event.body.name(), "message.delta");
@@ -193,7 +194,7 @@ async fn a_reader_that_comes_back_after_any_event_gets_exactly_the_rest() {
         assert_eq!(rest.iter().map(|(seq, _)| *seq).collect::<Vec<_>>(), expected);
     }
     let last = all.last().unwrap().0;
-    assert!(matches!(engine.follow(&owner(), run, last).await.unwrap(), Some(Followed::Complete)));
+    assert!(matches!(engine.follow(&owner(), run, last, false).await.unwrap(), Some(Followed::Complete)));
 }
 
 #[tokio::test]
@@ -276,7 +277,7 @@ async fn a_cancelled_run_stops_at_once_and_one_that_waits_never_begins() {
     let engine = engine(&Arc::default(), one(node)).await;
     let first = engine.start(&owner(), say("one")).await.unwrap().run;
     let second = engine.start(&owner(), say("two")).await.unwrap().run;
-    let mut follower = engine.follower(&owner(), &first, Seq::default());
+    let mut follower = engine.follower(&owner(), &first, Seq::default(), false);
     while follower.next().await.unwrap().unwrap().event.body.name() != "message.delta" {}
     assert_eq!(engine.cancel(&owner(), second.run).await.unwrap().unwrap().state, RunState::Cancelled);
     engine.cancel(&owner(), first.run).await.unwrap().unwrap();
@@ -307,7 +308,7 @@ async fn a_run_whose_process_dies_goes_on_from_its_last_barrier_in_the_next_one(
     };
     let dying = engine(&store, catalog(nodes(stuck), &Retry::default())).await;
     let run = dying.start(&owner(), say("hi")).await.unwrap().run;
-    let mut follower = dying.follower(&owner(), &run, Seq::default());
+    let mut follower = dying.follower(&owner(), &run, Seq::default(), false);
     let mut seen = Seq::default();
     let mut deltas = 0;
     while deltas < 2 {
@@ -339,7 +340,7 @@ async fn a_process_that_goes_away_gives_its_runs_back_and_cuts_its_streams() {
     let node = Speak { permits: Arc::new(Semaphore::new(1)), ..Speak::new(&["a", "b"]) };
     let leaving = engine(&store, one(node)).await;
     let run = leaving.start(&owner(), say("hi")).await.unwrap().run;
-    let mut follower = leaving.follower(&owner(), &run, Seq::default());
+    let mut follower = leaving.follower(&owner(), &run, Seq::default(), false);
     while follower.next().await.unwrap().unwrap().event.body.name() != "message.delta" {}
     leaving.close(Duration::from_secs(5)).await;
     assert!(follower.next().await.unwrap().is_err());
@@ -497,14 +498,14 @@ async fn deleting_a_thread_ends_every_stream_on_it_on_every_replica() {
     )
     .await
     .unwrap();
-    let mut near = here.follower(&owner(), &running, Seq::default());
-    let waiting = here.follower(&owner(), &queued, Seq::default());
-    let far = there.follower(&owner(), &running, Seq::default());
+    let mut near = here.follower(&owner(), &running, Seq::default(), false);
+    let waiting = here.follower(&owner(), &queued, Seq::default(), false);
+    let far = there.follower(&owner(), &running, Seq::default(), false);
     while near.next().await.unwrap().unwrap().event.body.name() != "message.delta" {}
     assert!(here.delete_thread(&running.key).await.unwrap());
     assert_eq!(told(near).await, ["thread.deleted", "message.finished", "node.finished", "run.finished"]);
     assert_eq!(told(waiting).await, ["run.started", "thread.deleted", "run.finished"]);
     assert!(told(far).await.ends_with(&["thread.deleted", "run.finished"]));
-    assert!(here.follow(&owner(), queued.run, Seq::default()).await.unwrap().is_none());
+    assert!(here.follow(&owner(), queued.run, Seq::default(), false).await.unwrap().is_none());
     here.start(&owner(), say("again")).await.unwrap();
 }

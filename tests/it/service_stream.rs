@@ -161,3 +161,52 @@ async fn two_chats_on_one_thread_take_turns_on_postgres() {
 async fn two_chats_on_one_thread_take_turns_on_sqlite() {
     takes_turns_in_order(Fresh::sqlite()).await;
 }
+
+/// `include: [state]` was taken and nothing came of it. The client below applies the patches as RFC 6902 says.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_of_the_state_can_follow_it_from_run_to_run_and_sees_nothing_private() {
+    let graph = "format: 1\n\
+         state:\n  messages: messages\n  count: {type: integer, default: 0}\n  \
+         seen: {type: [string], merge: append}\n  secret: {type: string, default: s, private: true}\n\
+         start: count\n\
+         nodes:\n  count:\n    kind: set\n    set:\n      count: state.count + 1\n      \
+         seen: \"[run.user_text]\"\n      secret: \"'hidden'\"\n    next: hello\n  \
+         hello: {kind: say, text: \"Hello {{ state.count }}\", next: end}\n";
+    let world = World::with_graph(Fresh::sqlite(), graph).await;
+    let body = |text: &str| json!({"session_id": "s", "message": text, "include": ["state", "checkpoints"]});
+    let mut state = json!({});
+    let mut told = Vec::new();
+    for (turn, text) in ["one", "two"].into_iter().enumerate() {
+        let request = world.request(Method::POST, "/v1/graphs/chat/chat").json(&body(text));
+        told = world.open(request).await.rest().await;
+        let start = told.iter().find(|event| event.kind() == "state.snapshot").unwrap();
+        assert_eq!(start.json["state"], state, "turn {turn} starts from what the last one left");
+        for event in told.iter().filter(|event| event.kind() == "state.patch") {
+            for op in event.json["patch"].as_array().unwrap() {
+                apply(&mut state, op);
+            }
+        }
+    }
+    let read = world.get("/v1/threads/s/state").await.json();
+    assert_eq!(state, read["state"]);
+    assert_eq!((&state["count"], &state["seen"]), (&json!(2), &json!(["one", "two"])));
+    assert!(state.get("secret").is_none());
+    let run = told[0].json["run_id"].as_str().unwrap();
+    let request = world.request(Method::GET, &format!("/v1/runs/{run}/events?include=state,checkpoints"));
+    assert_eq!(timeless(&world.open(request).await.rest().await), timeless(&told), "a replay tells the same");
+}
+
+/// Applies an operation of a JSON Patch.
+fn apply(state: &mut Json, op: &Json) {
+    let path = op["path"].as_str().unwrap();
+    let (parent, key) = path.rsplit_once('/').unwrap();
+    match (op["op"].as_str().unwrap(), state.pointer_mut(parent).unwrap()) {
+        ("add", Json::Object(object)) => drop(object.insert(key.into(), op["value"].clone())),
+        ("add", Json::Array(list)) => {
+            assert_eq!(key, "-");
+            list.push(op["value"].clone());
+        }
+        ("remove", Json::Object(object)) => drop(object.remove(key).expect("it was there")),
+        other => panic!("{other:?}"),
+    }
+}

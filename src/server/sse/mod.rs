@@ -87,7 +87,8 @@ impl Groups {
         format!("there is no group `{name}`; the groups are {}", Self::NAMES.join(", "))
     }
 
-    fn has(self, group: Group) -> bool {
+    /// Says whether events of the group are wanted.
+    pub(super) fn has(self, group: Group) -> bool {
         group == Group::Run || self.0 & bit(group) != 0
     }
 }

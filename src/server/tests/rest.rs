@@ -189,7 +189,11 @@ async fn graphs_show_their_shape_and_the_document_their_schemas() {
     assert_eq!(ids, ["hello", "strict-one"]);
     let (_, graph) = service.get("/v1/graphs/strict-one").await;
     assert_eq!(graph["nodes"], json!([{"name": "speak", "kind": "custom"}]));
-    let edges = json!([{"from": "start", "to": "speak"}, {"from": "speak", "to": "end"}]);
+    let edges = json!([
+        {"from": "start", "to": "speak"},
+        {"from": "speak", "to": "end"},
+        {"from": "speak", "to": "end", "condition": "after 3 visits"},
+    ]);
     assert_eq!(graph["edges"], edges);
     assert_eq!(graph["input"]["required"], json!(["count"]));
 

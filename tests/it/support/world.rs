@@ -60,16 +60,21 @@ impl Answer {
 impl World {
     /// Starts a service on one graph, `chat`, whose model is the mock.
     pub(crate) async fn start(fresh: Fresh) -> Self {
-        Self::with_model(fresh, "}").await
+        Self::with_model(fresh, GRAPH, "}").await
+    }
+
+    /// The same on another graph of the name `chat`.
+    pub(crate) async fn with_graph(fresh: Fresh, graph: &str) -> Self {
+        Self::with_model(fresh, graph, "}").await
     }
 
     /// The same with a retry policy.
     pub(crate) async fn with_retry(fresh: Fresh) -> Self {
         let policy = "twice: {attempts: 2, first: 10ms, for: [any]}";
-        Self::with_model(fresh, &format!(", retry: twice}}\nretries:\n  {policy}")).await
+        Self::with_model(fresh, GRAPH, &format!(", retry: twice}}\nretries:\n  {policy}")).await
     }
 
-    async fn with_model(fresh: Fresh, more: &str) -> Self {
+    async fn with_model(fresh: Fresh, graph: &str, more: &str) -> Self {
         graphloom::egress::install_crypto();
         let mock = Mock::start();
         let folder = Folder::new();
@@ -81,7 +86,7 @@ impl World {
                  mock: {{provider: openai, model: mock, base_url: \"{base}/v1\"{more}\n"
             ),
         );
-        folder.write("graphs/chat.yaml", GRAPH);
+        folder.write("graphs/chat.yaml", graph);
         folder.write("graphs/prompts/answer.md", PROMPT);
         let service = Service::start(&folder, &fresh.url, "one");
         let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_mins(2)).build().unwrap();
