@@ -41,7 +41,7 @@ pub(super) struct ChatRequest {
 enum Message {
     /// A text.
     Text(String),
-    /// Texts, images and files.
+    /// Texts, images and files, at least one.
     Parts(Vec<MessagePart>),
 }
 
@@ -203,17 +203,35 @@ fn check_message(message: &Json, wrong: &mut Wrong) {
             wrong.note(&at, expected("a part like `{\"type\": \"text\", \"text\": \"…\"}`", part));
             continue;
         };
-        match fields.get("type").and_then(Json::as_str) {
-            Some("text") => {
-                if !fields.get("text").is_some_and(Json::is_string) {
-                    wrong.note(&format!("{at}/text"), "a part of type `text` has a text here");
-                }
-            }
-            Some("image" | "file") => {}
-            _ => {
-                wrong.note(&format!("{at}/type"), "the type of a part is `text`, `image` or `file`");
-            }
+        check_part(fields, &at, wrong);
+    }
+}
+
+fn check_part(fields: &Map<String, Json>, at: &str, wrong: &mut Wrong) {
+    let image = ["https://", "http://", "data:image/"].as_slice();
+    let (kind, due, begins, known) = match fields.get("type").and_then(Json::as_str) {
+        Some("text") => ("text", "text", [""].as_slice(), ["type", "text"].as_slice()),
+        Some("image") => ("image", "url", image, ["type", "url"].as_slice()),
+        Some("file") => ("file", "url", ["data:"].as_slice(), ["type", "url", "name"].as_slice()),
+        _ => return wrong.note(&format!("{at}/type"), "the type of a part is `text`, `image` or `file`"),
+    };
+    match fields.get(due) {
+        Some(Json::String(text)) if begins.iter().any(|begin| text.starts_with(begin)) => {}
+        Some(Json::String(_)) => {
+            let begins = begins.join("`, `");
+            wrong.note(
+                &format!("{at}/{due}"),
+                format!("a part of type `{kind}` has an address here that begins with `{begins}`"),
+            );
         }
+        _ => wrong.note(&format!("{at}/{due}"), format!("a part of type `{kind}` has a text here")),
+    }
+    if fields.get("name").is_some_and(|name| !name.is_string()) {
+        wrong.note(&format!("{at}/name"), "the name of a file is a text");
+    }
+    for name in fields.keys().filter(|name| !known.contains(&name.as_str())) {
+        let detail = format!("a part of type `{kind}` has no such field; it has {}", known.join(", "));
+        wrong.note(&format!("{at}/{}", escape(name)), detail);
     }
 }
 
@@ -307,9 +325,14 @@ mod tests {
     fn a_message_is_a_text_or_parts() {
         let turn = |message: Json| Turn::parse(json!({"session_id": "s", "message": message}));
         assert!(turn(json!("hi")).is_ok());
-        let parts =
-            json!([{"type": "text", "text": "hi"}, {"type": "image", "url": "https://example.org/a.png"}]);
+        let parts = json!([{"type": "text", "text": "hi"}, {"type": "image", "url": "https://example.org/a.png"},
+                {"type": "file", "url": "data:application/pdf;base64,AA==", "name": "a.pdf"}]);
         assert_eq!(turn(parts.clone()).unwrap().message, Some(parts));
+        let problem = turn(json!([{"type": "image", "url": "file:///etc/passwd"}, {"type": "image"},
+            {"type": "file", "url": "data:,x", "nam": "x"}]))
+        .unwrap_err();
+        let places: Vec<&str> = problem.errors.iter().map(|at| at.pointer.as_str()).collect();
+        assert_eq!(places, ["/message/0/url", "/message/1/url", "/message/2/nam"]);
         let problem = turn(json!([{"type": "text"}, {"type": "x"}, 1])).unwrap_err();
         let places: Vec<&str> = problem.errors.iter().map(|at| at.pointer.as_str()).collect();
         assert_eq!(places, ["/message/0/text", "/message/1/type", "/message/2"]);

@@ -282,6 +282,25 @@ async fn the_request_carries_the_conversation_the_parameters_and_the_headers() {
     assert_eq!(plain, json!({"model": "m", "messages": [], "stream": true, "stream_options": options}));
 }
 
+/// They went out as they came in, and no server knows a part of the type `image`.
+#[test]
+fn images_and_files_are_named_as_the_protocol_names_them() {
+    let content = json!([
+        {"type": "text", "text": "look"},
+        {"type": "image", "url": "https://example.org/a.png"},
+        {"type": "file", "url": "data:application/pdf;base64,AA==", "name": "a.pdf"},
+    ]);
+    let turns = [Turn { role: Role::User, content }];
+    let body = Body { model: "m", turns: &turns, params: &Params::default() };
+    let body = serde_json::to_value(body).unwrap();
+    let expected = json!([
+        {"type": "text", "text": "look"},
+        {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}},
+        {"type": "file", "file": {"file_data": "data:application/pdf;base64,AA==", "filename": "a.pdf"}},
+    ]);
+    assert_eq!(body["messages"], json!([{"role": "user", "content": expected}]));
+}
+
 #[test]
 fn the_address_of_the_endpoint_keeps_the_base_and_its_query() {
     let client = egress::Client::new(egress::Settings::default()).unwrap();

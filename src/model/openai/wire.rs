@@ -7,10 +7,10 @@ use std::fmt;
 use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 use crate::event::Usage;
-use crate::model::{Params, Turn};
+use crate::model::{Params, Role, Turn};
 
 /// The body of a request.
 pub(super) struct Body<'a> {
@@ -24,7 +24,7 @@ impl Serialize for Body<'_> {
         let params = self.params;
         let mut fields = Fields { extra: &params.extra, map: serializer.serialize_map(None)? };
         fields.fixed("model", self.model)?;
-        fields.fixed("messages", self.turns)?;
+        fields.fixed("messages", &self.turns.iter().map(Message::from).collect::<Vec<_>>())?;
         fields.fixed("stream", &true)?;
         fields.default("stream_options", Some(&StreamOptions { include_usage: true }))?;
         fields.default("max_tokens", params.max_tokens.as_ref())?;
@@ -34,6 +34,45 @@ impl Serialize for Body<'_> {
         fields.default("stop", Some(&params.stop).filter(|stop| !stop.is_empty()))?;
         fields.default("reasoning_effort", params.reasoning_effort.as_ref())?;
         fields.finish()
+    }
+}
+
+/// A turn, with its parts as this protocol names them.
+#[derive(Serialize)]
+struct Message<'a> {
+    role: Role,
+    content: Content<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Content<'a> {
+    Plain(&'a Json),
+    Parts(Vec<Json>),
+}
+
+impl<'a> From<&'a Turn> for Message<'a> {
+    fn from(turn: &'a Turn) -> Self {
+        let content = match &turn.content {
+            Json::Array(parts) => Content::Parts(parts.iter().map(part).collect()),
+            content => Content::Plain(content),
+        };
+        Self { role: turn.role, content }
+    }
+}
+
+/// Returns a part of a message as Chat Completions has it.
+fn part(part: &Json) -> Json {
+    match part["type"].as_str() {
+        Some("image") => json!({"type": "image_url", "image_url": {"url": part["url"]}}),
+        Some("file") => {
+            let mut file = json!({"file_data": part["url"]});
+            if let Some(name) = part.get("name") {
+                file["filename"] = name.clone();
+            }
+            json!({"type": "file", "file": file})
+        }
+        _ => part.clone(),
     }
 }
 

@@ -136,21 +136,25 @@ fn walk(value: &mut Json, visit: &mut impl FnMut(&mut Map<String, Json>)) {
 
 /// The parts of a message, each told by its `type`, as `turn` checks them.
 fn parts(schemas: &mut Json) {
-    let part = |kind: &str, description: &str| {
+    let part = |kind: &str, description: &str, field: &str, what: &str| {
         json!({
             "description": description,
             "type": "object",
-            "required": ["type"],
-            "properties": {"type": {"type": "string", "enum": [kind]}},
-            "additionalProperties": true,
+            "required": ["type", field],
+            "properties": {
+                "type": {"type": "string", "enum": [kind]},
+                field: {"description": what, "type": "string"},
+            },
+            "additionalProperties": false,
         })
     };
-    let mut text = part("text", "A text.");
-    text["required"] = json!(["type", "text"]);
-    text["properties"]["text"] = json!({"description": "The text.", "type": "string"});
-    schemas["TextPart"] = text;
-    schemas["ImagePart"] = part("image", "An image. The fields beside `type` go to the model as they are.");
-    schemas["FilePart"] = part("file", "A file. The fields beside `type` go to the model as they are.");
+    schemas["TextPart"] = part("text", "A text.", "text", "The text.");
+    let place =
+        "Where the provider of the model finds it: `https://…`, `http://…`, or `data:image/…;base64,…`.";
+    schemas["ImagePart"] = part("image", "An image.", "url", place);
+    let mut file = part("file", "A file.", "url", "The file itself: `data:…;base64,…`.");
+    file["properties"]["name"] = json!({"description": "Its name.", "type": "string"});
+    schemas["FilePart"] = file;
     let reference = |name: &str| format!("#/components/schemas/{name}");
     let parts = ["TextPart", "ImagePart", "FilePart"].map(|name| json!({"$ref": reference(name)}));
     schemas["MessagePart"] = json!({
