@@ -207,6 +207,10 @@ pub enum Body {
     /// The thread was deleted with all that hung on it; `run.finished` with status `cancelled` follows.
     #[serde(rename = "thread.deleted")]
     ThreadDeleted {},
+    /// The place that the client named is not in the run: the database lost it, or it never was. Drop what you have of
+    /// the run; it is told from its start.
+    #[serde(rename = "stream.rewound")]
+    StreamRewound {},
     /// The run cannot go on.
     #[serde(rename = "error")]
     Error {
@@ -297,6 +301,7 @@ impl Body {
             Self::StatePatch { .. } => "state.patch",
             Self::CheckpointSaved { .. } => "checkpoint.saved",
             Self::ThreadDeleted {} => "thread.deleted",
+            Self::StreamRewound {} => "stream.rewound",
             Self::Error { .. } => "error",
             Self::RunFinished { .. } => "run.finished",
         }
@@ -310,6 +315,7 @@ impl Body {
             | Self::RunFinished { .. }
             | Self::Error { .. }
             | Self::ThreadDeleted {}
+            | Self::StreamRewound {}
             | Self::NodeReset { .. } => Group::Run,
             Self::NodeStarted { .. } | Self::NodeFinished { .. } | Self::NodeRetrying { .. } => Group::Nodes,
             Self::EdgeTaken { .. } => Group::Edges,

@@ -11,12 +11,14 @@ use super::states::States;
 use super::{Engine, Live, is_over};
 use crate::event::{self, Body, Event, RunStatus, Usage};
 use crate::id::{Owner, RunId, Seq};
-use crate::store::{Run, StoreError};
+use crate::store::{EventBatch, Run, StoreError};
 
 /// How often the table is read for a run that another replica owns.
 const TAIL: Duration = Duration::from_millis(250);
 /// How often a reader asks a database that is away before it gives up.
 const PATIENCE: u32 = 20;
+/// The place of `run.started`.
+const FIRST: Seq = Seq { fence: 0, n: 1 };
 /// How much of the table is read at once, in bytes.
 const PAGE: usize = 256 * 1024;
 
@@ -40,6 +42,8 @@ pub struct Follower {
     run: RunId,
     cursor: Seq,
     ahead: VecDeque<Arc<Frame>>,
+    /// `run.started`.
+    first: Arc<Frame>,
     /// The owner in this process that it hears; kept to the end, so that the end need not be read from the store.
     heard: Option<Arc<Live>>,
     /// Where the state can be read; absent when the reader does not want it.
@@ -69,10 +73,15 @@ impl Engine {
     ) -> Result<Option<Followed>, StoreError> {
         let Some(row) = self.shared.store.run(owner, run).await? else { return Ok(None) };
         let mut follower = self.follower(owner, &row, after, state);
-        if is_over(row.state) && after > Seq::default() {
+        if after.fence > row.fence {
+            follower.rewind();
+        } else if is_over(row.state) && after > Seq::default() {
             follower.fill().await?;
             if follower.ahead.is_empty() {
-                return Ok(Some(Followed::Complete));
+                if follower.knows(after).await? {
+                    return Ok(Some(Followed::Complete));
+                }
+                follower.rewind();
             }
         }
         Ok(Some(Followed::Events(follower)))
@@ -80,24 +89,21 @@ impl Engine {
 
     /// Follows a run whose row is at hand.
     pub fn follower(&self, owner: &Owner, row: &Run, after: Seq, state: bool) -> Follower {
-        let mut ahead = VecDeque::new();
-        // `run.started` follows from the row, so that it is there as soon as the row is.
-        let first = Seq { fence: 0, n: 1 };
-        if after < first {
-            let body = Body::RunStarted {
-                session_id: row.key.session.to_string(),
-                graph: row.graph.clone(),
-                graph_hash: row.hash.clone(),
-            };
-            let event = Event { seq: first, at: event::to_millis(row.created_at), scope: None, body };
-            ahead.push_back(Arc::new(Frame::new(row.run, event)));
-        }
+        // It follows from the row, so that it is there as soon as the row is.
+        let body = Body::RunStarted {
+            session_id: row.key.session.to_string(),
+            graph: row.graph.clone(),
+            graph_hash: row.hash.clone(),
+        };
+        let event = Event { seq: FIRST, at: event::to_millis(row.created_at), scope: None, body };
+        let first = Arc::new(Frame::new(row.run, event));
         Follower {
             engine: self.clone(),
             owner: owner.clone(),
             run: row.run,
-            cursor: after.max(first),
-            ahead,
+            cursor: after.max(FIRST),
+            ahead: if after < FIRST { VecDeque::from([first.clone()]) } else { VecDeque::new() },
+            first,
             heard: self.shared.live(row.run),
             states: state.then(|| States::of(row)),
             // The first owner has fence 1, and all that is below it was told above.
@@ -107,15 +113,21 @@ impl Engine {
     }
 }
 
+/// Reads a stored batch.
+pub(super) fn decode(batch: &EventBatch) -> Result<Vec<Event>, StoreError> {
+    event::decode(batch.fence, &batch.data)
+        .map_err(|e| StoreError::Corrupt { what: "event", why: e.to_string() })
+}
+
 impl Follower {
     /// Returns the next event; nothing after `run.finished`.
     pub async fn next(&mut self) -> Option<Result<Arc<Frame>, Aborted>> {
         loop {
-            if let Some(frame) = self.pop() {
-                if !frame.is_of_state() {
-                    return Some(Ok(frame));
-                }
-                match self.with_state(&frame).await {
+            if let Some(frame) = self.ahead.front().cloned() {
+                // Taken only when it is whole: a caller that stops waiting loses nothing.
+                let told = if frame.is_of_state() { self.with_state(&frame).await } else { Ok(Some(frame)) };
+                self.pop();
+                match told {
                     Ok(Some(frame)) => return Some(Ok(frame)),
                     Ok(None) => continue,
                     Err(aborted) => {
@@ -190,15 +202,39 @@ impl Follower {
             JournalRead::Frames(frames) => self.ahead.extend(frames),
             JournalRead::Wait(waiter) => waiter.wait().await,
             JournalRead::Aborted => return Err(Aborted),
+            JournalRead::Ahead => self.rewind(),
             JournalRead::Behind => {
                 let fence = live.journal.fence();
-                self.fill_patiently().await?;
-                if self.ahead.is_empty() {
+                let stands = self.fill_patiently().await?;
+                if !self.ahead.is_empty() {
+                } else if stands == Stands::Deleted {
+                    self.bury();
+                } else if self.cursor.fence == fence {
+                    // Its owner forgot what it believed to be stored, so somebody else has the run.
+                    return Err(Aborted);
+                } else {
                     self.earlier_read = fence;
                 }
             }
         }
         Ok(())
+    }
+
+    /// Tells the run from its start: the place that the client named is not in it.
+    fn rewind(&mut self) {
+        let seq = Seq { fence: 0, n: 0 };
+        let at = event::to_millis(chrono::Utc::now());
+        let event = Event { seq, at, scope: None, body: Body::StreamRewound {} };
+        self.ahead = VecDeque::from([Arc::new(Frame::new(self.run, event)), self.first.clone()]);
+        (self.cursor, self.earlier_read) = (FIRST, 1);
+    }
+
+    /// Says whether the run has an event at this place.
+    async fn knows(&self, place: Seq) -> Result<bool, StoreError> {
+        let before = Seq { n: place.n.saturating_sub(1), ..place };
+        let batches = self.engine.shared.store.events(&self.owner, self.run, before, 1).await?;
+        let Some(batch) = batches.first() else { return Ok(place <= FIRST) };
+        Ok(decode(batch)?.iter().any(|event| event.seq == place))
     }
 
     /// Reads the next page, also when the database is away for a moment: a reader need not come back for that.
@@ -223,8 +259,7 @@ impl Follower {
             Some(_) => Stands::Open,
         };
         for batch in store.events(&self.owner, self.run, self.cursor, PAGE).await? {
-            let events = event::decode(batch.fence, &batch.data)
-                .map_err(|e| StoreError::Corrupt { what: "event", why: e.to_string() })?;
+            let events = decode(&batch)?;
             let after = self.ahead.back().map_or(self.cursor, |frame| frame.seq());
             let new = events.into_iter().filter(|event| event.seq > after);
             self.ahead.extend(new.map(|event| Arc::new(Frame::new(self.run, event))));

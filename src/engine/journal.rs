@@ -275,6 +275,9 @@ impl Journal {
         if from < first && first > 1 {
             return JournalRead::Behind;
         }
+        if after.fence == self.fence && after.n > inner.told {
+            return JournalRead::Ahead;
+        }
         let skip = usize::try_from(from.saturating_sub(first)).unwrap_or(usize::MAX);
         let frames: Vec<Arc<Frame>> = inner.frames.iter().skip(skip).cloned().collect();
         drop(inner);
@@ -295,6 +298,8 @@ pub(super) enum JournalRead {
     Frames(Vec<Arc<Frame>>),
     /// The journal does not reach back so far: read the store.
     Behind,
+    /// The reader names a place that the owner has not come to.
+    Ahead,
     /// Nothing new yet.
     Wait(Waiter),
     /// The owner stopped without an end: the reader must come back.

@@ -3,16 +3,14 @@
 //! Invariant: the events of the stream only name checkpoints; a state is read for those who ask, and what is private
 //! in the graph that the run is pinned to is never told.
 
-use std::sync::Arc;
-
-use serde_json::{Value as Json, json};
+use serde_json::Value as Json;
 
 use super::record::decode_delta;
 use super::{Shared, heads};
 use crate::event::{Body, PatchOp};
-use crate::id::{CheckpointId, Owner, ThreadId};
+use crate::id::{Owner, ThreadId};
 use crate::plan::Plan;
-use crate::state::{Cell, Change, Delta, State};
+use crate::state::{Change, Delta, State};
 use crate::store::{Run, StoreError};
 
 /// Where the states of a run are.
@@ -38,14 +36,14 @@ impl States {
     ) -> Result<Option<Body>, StoreError> {
         // A version that cannot be used any more does not say what was private.
         let Ok(plan) = shared.plan(&self.graph, &self.hash).await? else { return Ok(None) };
-        let at = async |checkpoint: Option<CheckpointId>| -> Result<Option<State>, StoreError> {
-            let Some(checkpoint) = checkpoint else { return Ok(Some(State::default())) };
-            let loaded = heads::load(&*shared.store, owner, self.thread, checkpoint).await?;
-            Ok(loaded.map(|(head, _)| head.state))
-        };
         match body {
             Body::StateSnapshot { checkpoint_id, .. } => {
-                let state = at(*checkpoint_id).await?;
+                let state = match checkpoint_id {
+                    None => Some(State::default()),
+                    Some(id) => heads::load(&*shared.store, owner, self.thread, *id)
+                        .await?
+                        .map(|(head, _)| head.state),
+                };
                 Ok(state.map(|state| Body::StateSnapshot {
                     checkpoint_id: *checkpoint_id,
                     state: state.public(&plan.channels),
@@ -54,8 +52,7 @@ impl States {
             Body::StatePatch { checkpoint_id, .. } => {
                 let chain = shared.store.chain(owner, self.thread, *checkpoint_id).await?;
                 let Some(row) = chain.last() else { return Ok(None) };
-                let Some(before) = at(row.parent).await? else { return Ok(None) };
-                let patch = patch(&plan, &before, decode_delta(&row.delta)?);
+                let patch = patch(&plan, decode_delta(&row.delta)?);
                 let body = Body::StatePatch { checkpoint_id: *checkpoint_id, patch };
                 Ok(Some(body))
             }
@@ -64,8 +61,9 @@ impl States {
     }
 }
 
-/// Writes what a barrier did to the public channels as a JSON Patch (RFC 6902).
-fn patch(plan: &Arc<Plan>, before: &State, delta: Delta) -> Vec<PatchOp> {
+/// Writes what a barrier did to the public channels as a JSON Patch (RFC 6902). A channel that is extended holds a
+/// list since the run began, and one that is unset holds something.
+fn patch(plan: &Plan, delta: Delta) -> Vec<PatchOp> {
     let mut patch = Vec::new();
     let mut add = |path: String, value: Json| {
         patch.push(PatchOp { op: "add".into(), path, value: Some(value) });
@@ -75,17 +73,14 @@ fn patch(plan: &Arc<Plan>, before: &State, delta: Delta) -> Vec<PatchOp> {
         if plan.channels.get(&name).is_none_or(|channel| channel.private) {
             continue;
         }
-        let held = before.get(&name);
         match change {
             Change::Start(value) | Change::Set(value) => add(format!("/{name}"), value),
-            Change::Extend(items) if matches!(held, Some(Cell::List(_))) => {
+            Change::Extend(items) => {
                 for item in items {
                     add(format!("/{name}/-"), item);
                 }
             }
-            Change::Extend(items) => add(format!("/{name}"), json!(items)),
-            Change::Unset if held.is_some() => removed.push(format!("/{name}")),
-            Change::Unset => {}
+            Change::Unset => removed.push(format!("/{name}")),
         }
     }
     patch.extend(removed.into_iter().map(|path| PatchOp { op: "remove".into(), path, value: None }));

@@ -86,6 +86,7 @@ for await (const event of stream) {
     case 'state.patch':
     case 'checkpoint.saved':
     case 'thread.deleted':
+    case 'stream.rewound':
       break;
     default: {
       // Compiles only while every event of the document has its case. A newer service may send more, and a

@@ -509,3 +509,57 @@ async fn deleting_a_thread_ends_every_stream_on_it_on_every_replica() {
     assert!(here.follow(&owner(), queued.run, Seq::default(), false).await.unwrap().is_none());
     here.start(&owner(), say("again")).await.unwrap();
 }
+
+/// Such a place made a stream without an event and without an end.
+#[tokio::test]
+async fn a_place_that_the_run_does_not_have_rewinds_the_stream() {
+    let store: Arc<MemoryStore> = Arc::default();
+    let permits = Arc::new(Semaphore::new(1));
+    let engine = engine(&store, one(Speak { permits: permits.clone(), ..Speak::new(&["a", "b"]) })).await;
+    let run = engine.start(&owner(), say("hi")).await.unwrap().run;
+    let mut near = engine.follower(&owner(), &run, Seq::default(), false);
+    while near.next().await.unwrap().unwrap().event.body.name() != "message.delta" {}
+    let places = [Seq { fence: 1, n: 99_999 }, Seq { fence: 7, n: 1 }];
+    let mut live = Vec::new();
+    for after in places {
+        let Some(Followed::Events(mut follower)) =
+            engine.follow(&owner(), run.run, after, false).await.unwrap()
+        else {
+            panic!()
+        };
+        assert_eq!(follower.next().await.unwrap().unwrap().event.body.name(), "stream.rewound");
+        live.push(follower);
+    }
+    permits.add_permits(1);
+    for follower in live {
+        let told = told(follower).await;
+        assert_eq!((told[0], told[told.len() - 1]), ("run.started", "run.finished"));
+    }
+    for after in places {
+        let (events, cut) = follow(&engine, run.run, after).await;
+        assert!(!cut && names(&events).starts_with("stream.rewound run.started "), "{}", names(&events));
+        assert_eq!(events.last().unwrap().1["status"], "completed");
+    }
+}
+
+/// What the journal had dropped and the store had lost was looked for in both of them, for ever.
+#[tokio::test]
+async fn a_slow_reader_of_a_deleted_thread_comes_to_an_end() {
+    let word: &'static str = "x".repeat(400 * 1024).leak();
+    let engine = engine(&Arc::default(), one(Speak::new(&[word, word, word, word]))).await;
+    let run = engine.start(&owner(), say("hi")).await.unwrap().run;
+    let slow = engine.follower(&owner(), &run, Seq::default(), false);
+    let mut near = engine.follower(&owner(), &run, Seq::default(), false);
+    near.next().await.unwrap().unwrap();
+    let behind = {
+        let mut behind = engine.follower(&owner(), &run, Seq::default(), false);
+        behind.next().await.unwrap().unwrap();
+        behind
+    };
+    while near.next().await.is_some() {}
+    assert!(engine.delete_thread(&run.key).await.unwrap());
+    for follower in [slow, behind] {
+        let told = tokio::time::timeout(Duration::from_secs(10), told(follower)).await.expect("an end");
+        assert!(told.ends_with(&["thread.deleted", "run.finished"]), "{told:?}");
+    }
+}
