@@ -20,7 +20,7 @@ const PATIENCE: u32 = 20;
 /// The place of `run.started`.
 const FIRST: Seq = Seq { fence: 0, n: 1 };
 /// How much of the table is read at once, in bytes.
-const PAGE: usize = 256 * 1024;
+pub(super) const PAGE: usize = 256 * 1024;
 
 /// The owner of the run went away before its end: come back with the last id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

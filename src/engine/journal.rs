@@ -3,7 +3,7 @@
 //! Invariant: readers pull, so a slow one never slows the run; what the journal has dropped is in the
 //! store.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -11,12 +11,14 @@ use chrono::Utc;
 use tokio::sync::watch;
 
 use crate::event::{self, Body, Event, NodeStatus, RunStatus, Scope, Usage};
-use crate::id::{RunId, Seq};
+use crate::id::{RunId, Seq, TaskId};
 use crate::node::Sink;
 use crate::store::EventBatch;
 
 /// What a journal holds at most once it is stored, in bytes of JSON.
 const KEEP: usize = 1024 * 1024;
+/// Why an attempt of an earlier owner is void.
+pub(super) const GONE: &str = "the process that ran it went away";
 
 /// An event ready for the wire.
 #[derive(Debug, Clone)]
@@ -150,6 +152,22 @@ impl Journal {
     /// Returns the fence of the owner.
     pub(super) fn fence(&self) -> u64 {
         self.fence
+    }
+
+    /// Takes over what earlier owners began and did not end, from all that they stored. Their attempts are dead: the
+    /// readers are told so, and the tasks are returned.
+    pub(super) fn inherit(&self, stored: &[Event]) -> BTreeSet<TaskId> {
+        let mut open = {
+            let mut inner = self.lock();
+            stored.iter().for_each(|event| inner.note(event.scope.as_ref(), &event.body));
+            inner.open.iter().map(|(scope, _)| scope.clone()).collect::<Vec<_>>()
+        };
+        let mut tasks = BTreeSet::new();
+        open.retain(|scope| tasks.insert(scope.task_id.clone()));
+        for scope in open {
+            self.send(Some(&scope), Body::NodeReset { reason: GONE.into() });
+        }
+        tasks
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -2,6 +2,7 @@
 //!
 //! Invariant: nothing durable is sent before its commit, and after a lost fence nothing is sent at all.
 
+use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,13 +12,14 @@ use futures_util::{FutureExt, StreamExt, stream};
 use serde_json::{Value as Json, json};
 use tracing::{debug, error, info, warn};
 
+use super::follow::{PAGE, decode};
 use super::heads::{self, Head};
-use super::journal::{Held, Journal};
+use super::journal::{GONE, Held, Journal};
 use super::record::{self, Input, Outcome, RunError};
 use super::step::{self, Applied, Finished, Frontier, Step, Taken, Task};
 use super::{Live, Shared, Stop};
-use crate::event::{Body, NodeStatus, RunStatus, Scope, Usage};
-use crate::id::{CheckpointId, TaskId};
+use crate::event::{Body, Event, NodeStatus, RunStatus, Scope, Usage};
+use crate::id::{CheckpointId, Seq, TaskId};
 use crate::node::{Attempt, Done, Emitter, ErrorKind, Failure, RunFacts};
 use crate::plan::{Output, Plan, START, Target};
 use crate::state::{Channel, Delta, State, Write, fold};
@@ -41,7 +43,14 @@ enum Halt {
 /// Why a superstep has no barrier.
 enum Cut {
     /// A task failed and nothing handles it.
-    Failed(String, Failure),
+    Failed {
+        /// The node.
+        node: String,
+        /// Why.
+        failure: Failure,
+        /// Tokens that its siblings used.
+        usage: Usage,
+    },
     /// The run as a whole failed.
     Run(Failure),
     /// Somebody asked for the end.
@@ -104,19 +113,24 @@ impl<'a> Driver<'a> {
     }
 
     async fn run(&self, claim: &Claim) -> Result<(), Halt> {
+        let void = if claim.run.fence > 1 { self.inherit().await? } else { BTreeSet::new() };
+        let head = self.head(claim).await?;
+        // What the thread's last run used up is in the head until this one has its first barrier.
+        let usage = if claim.run.step == 0 { Usage::default() } else { head.frontier.usage };
         if claim.run.crashes >= MAX_CRASHES {
             let message = "the process died each time that it worked on this run";
             let failure = Failure { code: "gave_up".into(), ..Failure::new(ErrorKind::Failed, message) };
-            return self.end_at(claim.run.step, RunState::Dead, RunStatus::Dead, failure).await;
+            return self.end_at(claim.run.step, RunState::Dead, RunStatus::Dead, failure, usage).await;
         }
         let input: Input = record::decode("run", &claim.run.input).map_err(Halt::Broken)?;
         let plan = match self.patiently(|| self.shared.plan(&claim.run.graph, &claim.run.hash)).await? {
             Ok(plan) => plan,
             Err(failure) => {
-                return self.end_at(claim.run.step, RunState::Failed, RunStatus::Failed, failure).await;
+                return self
+                    .end_at(claim.run.step, RunState::Failed, RunStatus::Failed, failure, usage)
+                    .await;
             }
         };
-        let head = self.head(claim).await?;
         let mut at = Position {
             user_text: user_text(input.message.as_ref()).into(),
             input: Arc::new(input.input.clone()),
@@ -135,7 +149,7 @@ impl<'a> Driver<'a> {
         {
             return self.fail(at, None, failure).await;
         }
-        let mut taken_over = claim.crashed || claim.run.fence > 1;
+        let mut crashed = claim.crashed;
         loop {
             let step = match step::plan_step(&at.plan, claim.run.run, &at.head.frontier, at.number + 1) {
                 Ok(step) => step,
@@ -148,14 +162,16 @@ impl<'a> Driver<'a> {
             if let Some(failure) = self.over_limit(&at) {
                 return self.fail(at, None, failure).await;
             }
-            if taken_over {
-                taken_over = false;
-                self.reset(&step);
+            if std::mem::take(&mut crashed) {
+                self.reset(&step, &void);
             }
             let facts = self.facts(&at);
             let results = match self.superstep(&at, &step, &facts).await {
                 Ok(results) => results,
-                Err(Cut::Failed(node, failure)) => return self.fail(at, Some(node), failure).await,
+                Err(Cut::Failed { node, failure, usage }) => {
+                    at.head.frontier.usage += usage;
+                    return self.fail(at, Some(node), failure).await;
+                }
                 Err(Cut::Run(failure)) => return self.fail(at, None, failure).await,
                 Err(Cut::Cancelled) => return self.cancel(at).await,
                 Err(Cut::Gone) => return Err(self.leave().await),
@@ -271,12 +287,30 @@ impl<'a> Driver<'a> {
         Some(Failure::new(ErrorKind::Limit, what))
     }
 
-    /// Tells the readers that whatever the former owner sent of these tasks is void.
-    fn reset(&self, step: &Step) {
-        for task in &step.tasks {
+    /// Tells the readers that what earlier owners began and did not end is void; returns the tasks.
+    async fn inherit(&self) -> Result<BTreeSet<TaskId>, Halt> {
+        let run = &self.claim.run;
+        let mut events = Vec::new();
+        loop {
+            let after = events.last().map_or(Seq::default(), |event: &Event| event.seq);
+            let read = || self.shared.store.events(&run.key.owner, run.run, after, PAGE);
+            let batches = self.patiently(read).await?;
+            let before = events.len();
+            for batch in &batches {
+                let batch = decode(batch).map_err(Halt::Broken)?;
+                events.extend(batch.into_iter().filter(|event| event.seq > after));
+            }
+            if events.len() == before {
+                return Ok(self.journal.inherit(&events));
+            }
+        }
+    }
+
+    /// Does the same for tasks that a crashed owner may have begun without storing it.
+    fn reset(&self, step: &Step, told: &BTreeSet<TaskId>) {
+        for task in step.tasks.iter().filter(|task| !told.contains(&task.id)) {
             let scope = Scope { node: task.node.clone(), task_id: task.id.clone(), attempt: 1 };
-            self.journal
-                .send(Some(&scope), Body::NodeReset { reason: "the process that ran it went away".into() });
+            self.journal.send(Some(&scope), Body::NodeReset { reason: GONE.into() });
         }
     }
 
@@ -304,10 +338,17 @@ impl<'a> Driver<'a> {
         };
         results.sort_by_key(|(rank, _)| *rank);
         let mut done = Vec::with_capacity(results.len());
+        let mut failed = None;
         for (_, result) in results {
-            done.push(result.map_err(|(node, failure)| Cut::Failed(node, failure))?);
+            match result {
+                Ok(task) => done.push(task),
+                Err(first) => failed = failed.or(Some(first)),
+            }
         }
-        Ok(done)
+        let Some((node, failure)) = failed else { return Ok(done) };
+        let mut usage = Usage::default();
+        done.iter().for_each(|task: &TaskDone| usage += task.done.usage);
+        Err(Cut::Failed { node, failure, usage })
     }
 
     /// Makes attempts at a task until one succeeds or the policy says stop.
@@ -532,7 +573,7 @@ impl<'a> Driver<'a> {
         };
         let message = "the run could not go on because of a fault of the service";
         let failure = Failure { code: "internal".into(), ..Failure::new(ErrorKind::ServerError, message) };
-        self.end_at(row.step, RunState::Failed, RunStatus::Failed, failure).await
+        self.end_at(row.step, RunState::Failed, RunStatus::Failed, failure, Usage::default()).await
     }
 
     /// Ends a run without a barrier of its own.
@@ -542,6 +583,7 @@ impl<'a> Driver<'a> {
         state: RunState,
         status: RunStatus,
         failure: Failure,
+        usage: Usage,
     ) -> Result<(), Halt> {
         let error = RunError {
             code: failure.code.clone(),
@@ -549,13 +591,13 @@ impl<'a> Driver<'a> {
             node: None,
             retryable: false,
         };
-        let outcome = Outcome { status, output: None, usage: Usage::default(), error: Some(error) };
+        let outcome = Outcome { status, output: None, usage, error: Some(error) };
         let events = vec![
             (
                 None,
                 Body::Error { code: failure.code, message: failure.message, retryable: false, node: None },
             ),
-            (None, Body::RunFinished { status, output: None, usage: Usage::default() }),
+            (None, Body::RunFinished { status, output: None, usage }),
         ];
         let next = Some((state, Some(record::encode(&outcome))));
         self.write(step, Vec::new(), events, next).await.map(|_| ())
@@ -592,6 +634,7 @@ impl<'a> Driver<'a> {
             lease: self.shared.process.lease,
         };
         let begun = Instant::now();
+        let mut unsure = false;
         loop {
             match self.shared.store.commit(commit.clone()).await {
                 Ok(Committed::Done { cancel_requested }) => {
@@ -599,9 +642,12 @@ impl<'a> Driver<'a> {
                     self.journal.release(held);
                     return Ok(cancel_requested);
                 }
-                Ok(Committed::Lost) => return Err(Halt::Gone),
-                Err(StoreError::Unknown(why)) => {
-                    warn!(run = %claim.run, why, "Commit has no answer; reading the run.");
+                Ok(Committed::Lost) if !unsure => return Err(Halt::Gone),
+                // Lost, perhaps to an earlier try of its own that took longer than its answer.
+                outcome @ (Ok(Committed::Lost) | Err(StoreError::Unknown(_))) => {
+                    let lost = outcome.is_ok();
+                    unsure = true;
+                    warn!(run = %claim.run, "Commit has no answer; reading the run.");
                     let read = || self.shared.store.run(&claim.key.owner, claim.run);
                     let Some(row) = self.patiently(read).await? else { return Err(Halt::Gone) };
                     if row.fence != claim.fence {
@@ -610,6 +656,9 @@ impl<'a> Driver<'a> {
                     if row.step == step + 1 {
                         self.journal.release(held);
                         return Ok(row.cancel_requested);
+                    }
+                    if lost {
+                        return Err(Halt::Gone);
                     }
                 }
                 Err(StoreError::Unavailable(why)) => {
@@ -658,9 +707,18 @@ impl<'a> Driver<'a> {
     /// Gives the run back, so that another process goes on at once.
     async fn leave(&self) -> Halt {
         let run = &self.claim.run;
-        if self.live.stop() == Some(Stop::Leave)
-            && let Err(error) = self.shared.store.release(&run.key.owner, run.run, run.fence).await
-        {
+        if self.live.stop() != Some(Stop::Leave) {
+            return Halt::Gone;
+        }
+        // The next owner must know what was begun here; without it, only a lease that ran out makes it doubt all.
+        if let Some(batch) = self.journal.unstored() {
+            let batch = vec![(run.key.owner.clone(), run.run, batch)];
+            if let Err(error) = self.shared.store.append_events(batch).await {
+                warn!(run = %run.run, %error, "Run could not be given back; its lease will run out.");
+                return Halt::Gone;
+            }
+        }
+        if let Err(error) = self.shared.store.release(&run.key.owner, run.run, run.fence).await {
             warn!(run = %run.run, %error, "Run could not be given back; its lease will run out.");
         }
         Halt::Gone

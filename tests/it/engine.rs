@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use graphloom::compile::{Catalog, Compiled, Providers};
-use graphloom::engine::{Engine, Followed, Follower, Settings, Start, StartError};
-use graphloom::event::Body;
-use graphloom::id::{Owner, RunId, Seq};
+use graphloom::engine::{Engine, Followed, Follower, Settings, Start, StartError, record};
+use graphloom::event::{Body, Event, Scope};
+use graphloom::id::{Owner, RunId, Seq, TaskId};
 use graphloom::node::{Attempt, Done, ErrorKind, Failure, Node, Retry, assistant_turn};
 use graphloom::plan::{Limits, Next, Output, Plan, PlanNode, Target};
 use graphloom::state::{Channel, Field, Merge, Type, Write};
 use graphloom::store::memory::MemoryStore;
-use graphloom::store::{Accepted, Idempotency, NewRun, OnBusy, Process, RunState, Store};
+use graphloom::store::{Accepted, EventBatch, Idempotency, NewRun, OnBusy, Process, RunState, Store};
 use serde_json::{Value as Json, json};
 use tokio::sync::Semaphore;
 
@@ -349,6 +349,7 @@ async fn a_process_that_goes_away_gives_its_runs_back_and_cuts_its_streams() {
     let heir = engine(&store, one(Speak::new(&["a", "b"]))).await;
     let (events, cut) = follow(&heir, run.run, Seq::default()).await;
     assert!(!cut && events.last().unwrap().1["status"] == "completed");
+    assert_eq!(names(&events).matches("node.reset").count(), 1, "{}", names(&events));
     assert_eq!(store.run(&owner(), run.run).await.unwrap().unwrap().crashes, 0);
 }
 
@@ -508,6 +509,41 @@ async fn deleting_a_thread_ends_every_stream_on_it_on_every_replica() {
     assert!(told(far).await.ends_with(&["thread.deleted", "run.finished"]));
     assert!(here.follow(&owner(), queued.run, Seq::default(), false).await.unwrap().is_none());
     here.start(&owner(), say("again")).await.unwrap();
+}
+
+/// It left the half answer of its last owner open.
+#[tokio::test]
+async fn a_run_that_is_given_up_takes_back_what_its_owners_showed() {
+    let store: Arc<MemoryStore> = Arc::default();
+    let run = abandoned(&store, &record::encode(&record::Input { message: None, input: json!({}) })).await;
+    let scope = Scope { node: "speak".into(), task_id: TaskId("t".into()), attempt: 1 };
+    let bodies = [
+        Body::NodeStarted { step: 1, kind: "custom".into() },
+        Body::MessageStarted { message_id: "m".into(), role: "assistant".into() },
+        Body::MessageDelta { message_id: "m".into(), delta: "half".into() },
+    ];
+    let event = |(n, body)| Event {
+        seq: Seq { fence: 1, n },
+        at: chrono::Utc::now(),
+        scope: Some(scope.clone()),
+        body,
+    };
+    let events: Vec<Event> = (1..).zip(bodies).map(event).collect();
+    let batch = EventBatch { fence: 1, first: 1, last: 3, data: graphloom::event::encode(&events) };
+    store.append_events(vec![(owner(), run.run, batch)]).await.unwrap();
+    for _ in 0..2 {
+        let process = Process { instance: "dead".into(), boot: uuid::Uuid::now_v7(), lease: Duration::ZERO };
+        assert_eq!(store.claim(&process, 1).await.unwrap().len(), 1);
+    }
+    let engine = engine(&store, one(Speak::new(&["a"]))).await;
+    let (events, cut) = follow(&engine, run.run, Seq::default()).await;
+    assert!(!cut);
+    assert_eq!(
+        names(&events),
+        "run.started node.started message.started message.delta node.reset node.finished error run.finished"
+    );
+    let last = &events.last().unwrap().1;
+    assert_eq!((&last["status"], &events[6].1["code"]), (&json!("dead"), &json!("gave_up")));
 }
 
 /// Such a place made a stream without an event and without an end.
