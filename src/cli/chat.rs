@@ -38,23 +38,33 @@ pub(super) async fn chat(flags: &Flags, chat: &ChatFlags, file: &File) -> Result
         let known: Vec<&str> = catalog.graphs.keys().map(String::as_str).collect();
         bail!("there is no graph `{}`; there are: {}", chat.graph, known.join(", "));
     }
-    let store =
-        super::open_store(file.named_database(&chat.database).as_deref().unwrap_or("memory:")).await?;
+    let url = file.named_database(&chat.database).unwrap_or_else(|| "memory:".into());
+    let store = super::open_store(&url).await?;
     store.migrate().await.context("cannot migrate the database")?;
-    // It works on what is typed here, never on the runs of a service that shares the database.
-    let settings = Settings { claims: 0, ..Settings::new("terminal".into()) };
+    let mut settings = Settings::new("terminal".into());
+    // A service may share a Postgres, and its runs are not for a terminal to work on. What this process does not
+    // claim it must not wait for.
+    let shared = url.starts_with("postgres");
+    let on_busy = if shared { OnBusy::Reject } else { OnBusy::Enqueue };
+    if shared {
+        settings.claims = 0;
+    }
     let engine = Engine::open(store, catalog, providers, settings).await?;
     let input = inputs(&chat.input)?;
     let mut code = ExitCode::SUCCESS;
     if let Some(message) = &chat.message {
-        code = turn(&engine, chat, &input, message).await?;
+        code = turn(&engine, chat, on_busy, &input, message).await?;
     } else {
         let mut lines = BufReader::new(tokio::io::stdin()).lines();
         loop {
             write!(std::io::stderr(), "> ")?;
-            let Some(line) = lines.next_line().await? else { break };
+            let line = tokio::select! {
+                line = lines.next_line() => line?,
+                _ = tokio::signal::ctrl_c() => None,
+            };
+            let Some(line) = line else { break };
             if !line.trim().is_empty() {
-                code = turn(&engine, chat, &input, &line).await?;
+                code = turn(&engine, chat, on_busy, &input, &line).await?;
             }
         }
     }
@@ -75,6 +85,7 @@ fn inputs(pairs: &[String]) -> Result<serde_json::Map<String, Json>> {
 async fn turn(
     engine: &Engine,
     chat: &ChatFlags,
+    on_busy: OnBusy,
     input: &serde_json::Map<String, Json>,
     message: &str,
 ) -> Result<ExitCode> {
@@ -84,7 +95,7 @@ async fn turn(
         session: chat.session.clone(),
         message: Some(Json::String(message.to_owned())),
         input: input.clone(),
-        on_busy: OnBusy::Enqueue,
+        on_busy,
         idempotency: None,
     };
     let started = match engine.start(&owner, start).await {
@@ -93,12 +104,28 @@ async fn turn(
             let lines: Vec<String> = wrong.iter().map(|m| format!("{}: {}", m.pointer, m.why)).collect();
             bail!("the graph does not take this:\n  {}", lines.join("\n  "));
         }
+        Err(StartError::Busy(run)) => {
+            let session = &chat.session;
+            bail!(
+                "session `{session}` is busy with run {run}; wait for its end, or take another `--session`"
+            );
+        }
         Err(error) => return Err(error.into()),
     };
     let mut exit = ExitCode::SUCCESS;
     let mut follower = engine.follower(&owner, &started.run, Seq::default(), false);
     let mut out = std::io::stdout();
-    while let Some(frame) = follower.next().await {
+    loop {
+        let frame = tokio::select! {
+            frame = follower.next() => frame,
+            _ = tokio::signal::ctrl_c() => {
+                // The run ends here and now, and the conversation goes on from what was said before.
+                engine.cancel(&owner, started.run.run).await?;
+                exit = ExitCode::from(130);
+                continue;
+            }
+        };
+        let Some(frame) = frame else { break };
         let frame = frame?;
         match &frame.event.body {
             Body::MessageDelta { delta, .. } => {

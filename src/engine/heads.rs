@@ -3,7 +3,7 @@
 //! Invariant: an entry is used only under the checkpoint id that the store names as the head.
 
 use std::num::NonZeroUsize;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use lru::LruCache;
 
@@ -30,30 +30,68 @@ pub(super) struct Head {
     pub(super) deltas: usize,
 }
 
-/// The heads of the threads that were used last.
+impl Head {
+    /// About what the state takes in memory, in bytes.
+    pub(super) fn size(&self) -> usize {
+        self.snapshot_bytes + self.delta_bytes
+    }
+}
+
+/// The heads of the threads that were used last, up to a number of bytes.
 #[derive(Debug)]
-pub(super) struct Heads(Mutex<LruCache<ThreadId, Head>>);
+pub(super) struct Heads {
+    kept: Mutex<Kept>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Kept {
+    heads: LruCache<ThreadId, Head>,
+    bytes: usize,
+}
+
+impl Kept {
+    fn pop(&mut self, thread: ThreadId) -> Option<Head> {
+        let head = self.heads.pop(&thread)?;
+        self.bytes -= head.size();
+        Some(head)
+    }
+}
 
 impl Heads {
-    /// Makes room for so many threads.
-    pub(super) fn new(capacity: NonZeroUsize) -> Self {
-        Self(Mutex::new(LruCache::new(capacity)))
+    /// Makes room for so many threads, and for so many bytes.
+    pub(super) fn new(capacity: NonZeroUsize, bytes: usize) -> Self {
+        Self { kept: Mutex::new(Kept { heads: LruCache::new(capacity), bytes: 0 }), bytes }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a head out, so that its owner holds the only reference to it and appends in place.
     pub(super) fn take(&self, thread: ThreadId, checkpoint: CheckpointId) -> Option<Head> {
-        let head = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop(&thread)?;
+        let head = self.lock().pop(thread)?;
         (head.checkpoint == Some(checkpoint)).then_some(head)
     }
 
     /// Forgets the head of a deleted thread.
     pub(super) fn forget(&self, thread: ThreadId) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop(&thread);
+        self.lock().pop(thread);
     }
 
     /// Puts a head back.
     pub(super) fn put(&self, thread: ThreadId, head: Head) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).put(thread, head);
+        let mut kept = self.lock();
+        kept.pop(thread);
+        kept.bytes += head.size();
+        if let Some((_, oldest)) = kept.heads.push(thread, head) {
+            kept.bytes -= oldest.size();
+        }
+        while kept.bytes > self.bytes
+            && let Some((_, oldest)) = kept.heads.pop_lru()
+        {
+            kept.bytes -= oldest.size();
+        }
     }
 }
 

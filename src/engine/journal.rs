@@ -159,7 +159,9 @@ impl Journal {
     pub(super) fn inherit(&self, stored: &[Event]) -> BTreeSet<TaskId> {
         let mut open = {
             let mut inner = self.lock();
-            stored.iter().for_each(|event| inner.note(event.scope.as_ref(), &event.body));
+            for event in stored {
+                inner.note(event.scope.as_ref(), &event.body);
+            }
             inner.open.iter().map(|(scope, _)| scope.clone()).collect::<Vec<_>>()
         };
         let mut tasks = BTreeSet::new();

@@ -60,6 +60,10 @@ pub struct Settings {
     pub poll: Duration,
     /// How many threads' states are kept in memory.
     pub heads: NonZeroUsize,
+    /// How many bytes they may take in all.
+    pub head_bytes: usize,
+    /// The most bytes of a thread's state, as it is stored.
+    pub state_bytes: usize,
 }
 
 impl Settings {
@@ -72,6 +76,8 @@ impl Settings {
             claims: 64,
             poll: Duration::from_secs(1),
             heads: NonZeroUsize::MIN.saturating_add(4095),
+            head_bytes: 256 * 1024 * 1024,
+            state_bytes: 4 * 1024 * 1024,
         }
     }
 }
@@ -319,7 +325,7 @@ impl Engine {
         let shared = Arc::new(Shared {
             store,
             process: settings.process.clone(),
-            heads: Heads::new(settings.heads),
+            heads: Heads::new(settings.heads, settings.head_bytes),
             settings,
             catalog: ArcSwap::from_pointee(catalog),
             providers,

@@ -5,53 +5,34 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::{Shared, Stop};
 
 /// How often deltas are stored.
 const FLUSH: Duration = Duration::from_millis(100);
+/// The same while the database is away.
+const FLUSH_AWAY: Duration = Duration::from_secs(2);
 
-/// Starts the background work.
+/// Starts the background work. Each ends by itself when the engine is closed, and never in the middle of a round: a
+/// claim that nobody drives would look like a crash.
 pub(super) fn start(shared: &Arc<Shared>) {
-    for work in [Work::Claim, Work::Heartbeat, Work::Flush] {
-        let shared = shared.clone();
-        shared.tracker.clone().spawn(async move {
-            let mut closed = shared.closed.subscribe();
-            tokio::select! {
-                () = work.run(&shared) => {}
-                _ = closed.wait_for(|closed| *closed) => {}
-            }
-            if matches!(work, Work::Flush) {
-                // What was sent before the end is worth a last batch.
-                flush(&shared).await;
-            }
-        });
-    }
+    let tracker = &shared.tracker;
+    tracker.spawn(claim(shared.clone()));
+    tracker.spawn(heartbeat(shared.clone()));
+    tracker.spawn(store_deltas(shared.clone()));
 }
 
-#[derive(Debug, Clone, Copy)]
-enum Work {
-    Claim,
-    Heartbeat,
-    Flush,
+/// Waits between two rounds; false when the engine was closed.
+async fn rest(closed: &mut watch::Receiver<bool>, time: Duration) -> bool {
+    // The sender lives as long as what it closes.
+    tokio::time::timeout(time, closed.wait_for(|closed| *closed)).await.is_err()
 }
 
-impl Work {
-    async fn run(self, shared: &Arc<Shared>) {
-        match self {
-            Self::Claim => claim(shared).await,
-            Self::Heartbeat => heartbeat(shared).await,
-            Self::Flush => loop {
-                tokio::time::sleep(FLUSH).await;
-                flush(shared).await;
-            },
-        }
-    }
-}
-
-async fn claim(shared: &Arc<Shared>) {
-    loop {
+async fn claim(shared: Arc<Shared>) {
+    let mut closed = shared.closed.subscribe();
+    while !*closed.borrow() {
         let room = shared.settings.runs.saturating_sub(shared.lives().len());
         let limit = shared.settings.claims.min(u32::try_from(room).unwrap_or(u32::MAX));
         let claims =
@@ -76,16 +57,16 @@ async fn claim(shared: &Arc<Shared>) {
         let wait = shared.settings.poll.mul_f64(0.75 + fastrand::f64() / 2.0);
         tokio::select! {
             () = shared.queue.notified() => {}
-            () = tokio::time::sleep(wait) => {}
+            _ = rest(&mut closed, wait) => {}
         }
     }
 }
 
-async fn heartbeat(shared: &Arc<Shared>) {
+async fn heartbeat(shared: Arc<Shared>) {
     let lease = shared.process.lease;
+    let mut closed = shared.closed.subscribe();
     let mut good = Instant::now();
-    loop {
-        tokio::time::sleep(lease / 3).await;
+    while rest(&mut closed, lease / 3).await {
         let begun = Instant::now();
         let mut live: Vec<_> = shared.lives().keys().copied().collect();
         live.sort_unstable();
@@ -111,7 +92,19 @@ async fn heartbeat(shared: &Arc<Shared>) {
     }
 }
 
-async fn flush(shared: &Arc<Shared>) {
+async fn store_deltas(shared: Arc<Shared>) {
+    let mut closed = shared.closed.subscribe();
+    let mut wait = FLUSH;
+    while rest(&mut closed, wait).await {
+        // All that was sent meanwhile is encoded again each time: a database that is away is not asked so often.
+        wait = if flush(&shared).await { FLUSH } else { (wait * 2).min(FLUSH_AWAY) };
+    }
+    // What was sent before the end is worth a last batch.
+    flush(&shared).await;
+}
+
+/// Stores what was sent and is not stored; false when the database did not take it.
+async fn flush(shared: &Shared) -> bool {
     let mut lives: Vec<_> = shared.lives().values().cloned().collect();
     lives.sort_by_key(|live| live.run);
     let mut journals = Vec::new();
@@ -123,10 +116,14 @@ async fn flush(shared: &Arc<Shared>) {
         }
     }
     if batches.is_empty() {
-        return;
+        return true;
     }
     match shared.store.append_events(batches).await {
         Ok(()) => journals.iter().for_each(|(journal, last)| journal.stored(*last)),
-        Err(error) => warn!(%error, "Deltas could not be stored; the next batch has them."),
+        Err(error) => {
+            warn!(%error, "Deltas could not be stored; the next batch has them.");
+            return false;
+        }
     }
+    true
 }

@@ -105,6 +105,8 @@ struct Position {
     edges: Vec<Taken>,
     /// Supersteps done.
     number: u64,
+    /// The state went further than the checkpoint that it stands at.
+    torn: bool,
 }
 
 impl<'a> Driver<'a> {
@@ -139,6 +141,7 @@ impl<'a> Driver<'a> {
             pending: Vec::new(),
             edges: Vec::new(),
             number: claim.run.step,
+            torn: false,
         };
         if claim.run.step == 0 {
             let checkpoint_id = at.head.checkpoint;
@@ -184,7 +187,10 @@ impl<'a> Driver<'a> {
                 Err(failure) => return self.fail(at, None, failure).await,
             };
             at.number += 1;
-            self.advance(&mut at, applied);
+            if let Err(failure) = self.advance(&mut at, applied) {
+                at.number -= 1;
+                return self.fail(at, None, failure).await;
+            }
             metrics::counter!("graphloom_supersteps_total").increment(1);
             // The end of the run is part of its last barrier.
             if at.head.frontier.tokens.is_empty() {
@@ -258,7 +264,7 @@ impl<'a> Driver<'a> {
         };
         at.head.frontier = Frontier { plan: today.to_owned(), ..frontier };
         at.edges = edges;
-        self.checkpoint(at, &delta, "input");
+        self.checkpoint(at, &delta, "input")?;
         failed.map_or(Ok(()), Err)
     }
 
@@ -337,7 +343,7 @@ impl<'a> Driver<'a> {
             results = work => results,
         };
         results.sort_by_key(|(rank, _)| *rank);
-        let mut done = Vec::with_capacity(results.len());
+        let mut done: Vec<TaskDone> = Vec::with_capacity(results.len());
         let mut failed = None;
         for (_, result) in results {
             match result {
@@ -347,7 +353,9 @@ impl<'a> Driver<'a> {
         }
         let Some((node, failure)) = failed else { return Ok(done) };
         let mut usage = Usage::default();
-        done.iter().for_each(|task: &TaskDone| usage += task.done.usage);
+        for task in &done {
+            usage += task.done.usage;
+        }
         Err(Cut::Failed { node, failure, usage })
     }
 
@@ -413,22 +421,31 @@ impl<'a> Driver<'a> {
     }
 
     /// Takes the results of a superstep over into the position, as a checkpoint to store.
-    fn advance(&self, at: &mut Position, applied: Applied) {
+    fn advance(&self, at: &mut Position, applied: Applied) -> Result<(), Failure> {
         let Applied { state, delta, frontier, edges } = applied;
         at.head.state = state;
         at.head.frontier = frontier;
         at.edges.extend(edges);
-        self.checkpoint(at, &delta, "step");
+        self.checkpoint(at, &delta, "step")
     }
 
-    fn checkpoint(&self, at: &mut Position, delta: &Delta, source: &str) {
+    fn checkpoint(&self, at: &mut Position, delta: &Delta, source: &str) -> Result<(), Failure> {
         let delta = record::encode_delta(delta);
         at.head.delta_bytes += delta.len();
         at.head.deltas += 1;
         // A snapshot costs what the state weighs. Written only once the deltas outgrew the last one, it
         // never more than doubles what a conversation writes, however long that gets.
         let due = at.head.deltas >= SNAPSHOT_EVERY && at.head.delta_bytes > at.head.snapshot_bytes;
-        let snapshot = due.then(|| at.head.state.encode());
+        let most = self.shared.settings.state_bytes;
+        // Deltas add up to at least the state: only then is it worth a look.
+        let large = at.head.size() > most;
+        let snapshot = (due || large).then(|| at.head.state.encode());
+        if large && snapshot.as_ref().is_some_and(|snapshot| snapshot.len() > most) {
+            at.torn = true;
+            let message =
+                format!("the state of the thread is larger than {most} bytes; go on in another session");
+            return Err(Failure::new(ErrorKind::Limit, message));
+        }
         if let Some(snapshot) = &snapshot {
             (at.head.snapshot_bytes, at.head.delta_bytes, at.head.deltas) = (snapshot.len(), 0, 0);
         }
@@ -445,6 +462,7 @@ impl<'a> Driver<'a> {
             created_at: Utc::now(),
         });
         at.head.checkpoint = Some(checkpoint);
+        Ok(())
     }
 
     /// Returns the events of a barrier that do not belong to a node.
@@ -560,7 +578,9 @@ impl<'a> Driver<'a> {
         self.commit(&at, events, Some((state, Some(record::encode(outcome))))).await?;
         metrics::counter!("graphloom_runs_finished_total", "status" => status).increment(1);
         // The next run on this thread starts from here without a read.
-        self.shared.heads.put(self.claim.run.thread, at.head);
+        if !at.torn {
+            self.shared.heads.put(self.claim.run.thread, at.head);
+        }
         Ok(())
     }
 

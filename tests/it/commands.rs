@@ -1,10 +1,12 @@
 //! The commands, as a person or a script runs them.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::process::{Command, Output, Stdio};
 
 use graphloom::store::Store;
 use graphloom::store::sql::SqlStore;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value as Json;
 
 use crate::support::process::{Folder, binary};
@@ -96,26 +98,47 @@ fn chat_answers_one_message_or_line_by_line_and_keeps_nothing_unless_told() {
     assert_eq!(files, 1, "only the project is there");
 }
 
-/// It used to take the database from its flag alone, and worked on whatever waited there.
+/// It used to take the database from its flag alone.
 #[tokio::test]
-async fn chat_keeps_its_thread_where_the_settings_say_and_leaves_the_runs_of_others_alone() {
+async fn chat_keeps_its_thread_where_the_settings_say_and_leaves_the_runs_of_a_service_alone() {
     let folder = project();
-    let url = format!("sqlite://{}/kept.db?mode=rwc", folder.path().display());
-    let store = SqlStore::connect(&url).await.unwrap();
+    let fresh = Fresh::postgres().await;
+    let store = SqlStore::connect(&fresh.url).await.unwrap();
     store.migrate().await.unwrap();
-    // Abandoned by a service on another machine: a claimer would take it.
+    // Its lease is over: a claimer would take it.
     let mut left = new_run(&session("s"));
     left.process.lease = std::time::Duration::ZERO;
     store.accept(left.clone()).await.unwrap();
-    drop(store);
-    folder.write("graphloom.toml", &format!("database_url = \"{url}\"\n"));
+    folder.write("graphloom.toml", &format!("database_url = \"{}\"\n", fresh.url));
     let turn = |text: &str| graphloom(&folder, &["chat", "hello", "-m", text, "--session", "kept"]);
     assert_eq!((turn("one").0, turn("two").0), (0, 0));
-    let store = SqlStore::connect(&url).await.unwrap();
     let owner = crate::support::owner("terminal", "terminal");
     let threads = store.threads(&owner, None, 10).await.unwrap();
     assert_eq!((threads.len(), threads[0].key.session.as_str()), (1, "kept"));
     assert_eq!(store.run(&left.key.owner, left.run).await.unwrap().unwrap().fence, 1);
+}
+
+/// A turn that was interrupted held its session for ever: the next one waited behind it without a word.
+#[test]
+fn a_chat_that_is_interrupted_ends_its_turn_and_one_that_is_killed_is_gone_on_with() {
+    let folder = project();
+    folder.write("graphs/project.yaml", "format: 1\nmodels: {m: {provider: demo}}\ndefault_model: m\n");
+    let slow = "format: 1\nstate: {messages: messages}\nstart: a\nnodes:\n  \
+        a: {kind: llm, text: \"{{ run.user_text }}\", reply: true, next: end}\n";
+    folder.write("graphs/slow.yaml", slow);
+    let url = format!("sqlite://{}/kept.db?mode=rwc", folder.path().display());
+    let arguments = ["chat", "slow", "--database-url", &url, "--message"];
+    let long = "a long story ".repeat(40);
+    for signal in [Signal::SIGINT, Signal::SIGKILL] {
+        let mut child = binary(&folder).args(arguments).arg(&long).stdout(Stdio::piped()).spawn().unwrap();
+        let mut first = [0];
+        child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+        kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
+        let status = child.wait_with_output().unwrap().status;
+        assert_eq!(status.code(), (signal == Signal::SIGINT).then_some(130), "{status}");
+    }
+    let (code, out, error) = run(binary(&folder).args(arguments).arg("short"), "");
+    assert!(code == 0 && out.contains("short"), "{code} {error}");
 }
 
 #[tokio::test]

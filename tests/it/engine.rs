@@ -599,3 +599,23 @@ async fn a_slow_reader_of_a_deleted_thread_comes_to_an_end() {
         assert!(told.ends_with(&["thread.deleted", "run.finished"]), "{told:?}");
     }
 }
+
+#[tokio::test]
+async fn a_state_that_grows_too_large_ends_the_run_and_leaves_the_thread_as_it_was() {
+    let word: &'static str = "x".repeat(900).leak();
+    let settings = Settings { state_bytes: 2500, ..Settings::new("test".into()) };
+    let providers = Providers::without_secrets().unwrap();
+    let engine = Engine::open(Arc::<MemoryStore>::default(), one(Speak::new(&[word])), providers, settings)
+        .await
+        .unwrap();
+    for (turn, status) in ["completed", "completed", "failed", "failed"].into_iter().enumerate() {
+        let run = engine.start(&owner(), say("hi")).await.unwrap().run.run;
+        let (events, cut) = follow(&engine, run, Seq::default()).await;
+        assert!(!cut && events.last().unwrap().1["status"] == status, "turn {turn}: {}", names(&events));
+        if status == "failed" {
+            assert_eq!(events[events.len() - 2].1["code"], "limit");
+        }
+    }
+    // The user's turns fit; the answers to them do not.
+    assert_eq!(conversation(&engine).await, ["hi", word, "hi", word, "hi", "hi"]);
+}
