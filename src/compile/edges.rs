@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use indexmap::IndexMap;
 use serde_json::Value as Json;
 
 use super::names::Names;
@@ -13,13 +14,13 @@ use crate::state::Type;
 /// The nodes of a graph by name, with their places.
 #[derive(Debug)]
 pub(super) struct Edges<'a> {
-    nodes: Vec<&'a Spanned<String>>,
+    nodes: IndexMap<&'a str, &'a Spanned<String>>,
 }
 
 impl<'a> Edges<'a> {
     /// Takes the names of all nodes, also of those that are broken.
     pub(super) fn new(nodes: Vec<&'a Spanned<String>>) -> Self {
-        Self { nodes }
+        Self { nodes: nodes.into_iter().map(|node| (node.value.as_str(), node)).collect() }
     }
 
     /// Resolves a name.
@@ -27,7 +28,7 @@ impl<'a> Edges<'a> {
         if name.value == END {
             return Some(Target::End);
         }
-        if self.nodes.iter().any(|node| node.value == name.value) {
+        if self.nodes.contains_key(name.value.as_str()) {
             return Some(Target::Node(name.value.clone()));
         }
         let finding = Diagnostic::error(
@@ -36,9 +37,9 @@ impl<'a> Edges<'a> {
             name.span,
             "no node has this name",
         );
-        let names = self.nodes.iter().map(|node| node.value.as_str());
+        let names = self.nodes.keys().copied();
         let near = crate::diagnostic::suggest(&name.value, names.clone().chain([END]));
-        let finding = match near.and_then(|near| self.nodes.iter().find(|node| node.value == near)) {
+        let finding = match near.and_then(|near| self.nodes.get(near)) {
             Some(node) => finding.related(node.span, "a node with a similar name is defined here"),
             None => finding,
         };

@@ -50,18 +50,22 @@ fn check_reachable(graph: &Graph, plan: &Plan, at: &BTreeMap<&str, Span>, bag: &
 
 /// Reports nodes from which no way leads to an end; true when there are some.
 fn check_ends(graph: &Graph, plan: &Plan, at: &BTreeMap<&str, Span>, bag: &mut Bag) -> bool {
-    let mut ends: BTreeSet<&str> = BTreeSet::new();
-    loop {
-        let before = ends.len();
-        for (name, node) in &plan.nodes {
-            let leaves = node.kind == "fail"
-                || node.successors().iter().any(|t| *t == Target::End || ends.contains(t.name()));
-            if leaves {
-                ends.insert(name);
-            }
+    // Backwards from the nodes that end a run.
+    let mut sources: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    let mut todo: Vec<&str> = Vec::new();
+    for (name, node) in &plan.nodes {
+        let successors = node.successors();
+        if node.kind == "fail" || successors.contains(&Target::End) {
+            todo.push(name);
         }
-        if ends.len() == before {
-            break;
+        for next in nodes_of(successors) {
+            sources.entry(next).or_default().push(name);
+        }
+    }
+    let mut ends: BTreeSet<&str> = BTreeSet::new();
+    while let Some(name) = todo.pop() {
+        if ends.insert(name) {
+            todo.extend(sources.get(name).into_iter().flatten());
         }
     }
     let stuck = graph.nodes.iter().find(|(name, _)| !ends.contains(name.value.as_str()));
@@ -88,29 +92,62 @@ fn check_loops(graph: &Graph, plan: &Plan, at: &BTreeMap<&str, Span>, bag: &mut 
         Some(node) => node.next.targets(),
         None => BTreeSet::new(),
     };
-    for (name, _) in &graph.nodes {
+    let left = peeled(plan, edges);
+    let on_loop = |name: &str| {
         let mut seen = BTreeSet::new();
-        let mut todo: Vec<String> = nodes_of(edges(&name.value)).collect();
+        let mut todo: Vec<String> = nodes_of(edges(name)).collect();
         while let Some(next) = todo.pop() {
-            if next == name.value {
-                let cycle = cycle_from(&name.value, edges);
-                let span = at.get(name.value.as_str()).copied().unwrap_or(name.span);
-                bag.report(
-                    Diagnostic::error(
-                        "G205",
-                        "a loop without a bound",
-                        span,
-                        format!("nothing bounds {cycle}"),
-                    )
-                    .help("add  max_visits: 5  and  on_max: <node>  to a node of the loop"),
-                );
-                return;
+            if next == name {
+                return true;
             }
-            if seen.insert(next.clone()) {
+            if left.contains(&next) && seen.insert(next.clone()) {
                 todo.extend(nodes_of(edges(&next)));
             }
         }
+        false
+    };
+    let found = graph.nodes.iter().find(|(name, _)| left.contains(&name.value) && on_loop(&name.value));
+    let Some((name, _)) = found else { return };
+    let cycle = cycle_from(&name.value, edges);
+    let span = at.get(name.value.as_str()).copied().unwrap_or(name.span);
+    bag.report(
+        Diagnostic::error("G205", "a loop without a bound", span, format!("nothing bounds {cycle}"))
+            .help("add  max_visits: 5  and  on_max: <node>  to a node of the loop"),
+    );
+}
+
+/// Takes away, again and again, the nodes that lead to nothing, then those that nothing leads to. What is left are the
+/// loops and the ways from one loop to another.
+fn peeled(plan: &Plan, edges: impl Fn(&str) -> BTreeSet<Target>) -> BTreeSet<String> {
+    let mut left: BTreeSet<String> = plan.nodes.keys().cloned().collect();
+    let mut forth: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut back: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for name in plan.nodes.keys() {
+        for next in nodes_of(edges(name)) {
+            back.entry(next.clone()).or_default().push(name.clone());
+            forth.entry(name.clone()).or_default().push(next);
+        }
     }
+    for (ahead, behind) in [(&forth, &back), (&back, &forth)] {
+        let reach =
+            |name: &String| ahead.get(name).into_iter().flatten().filter(|next| left.contains(*next)).count();
+        let mut count: BTreeMap<String, usize> =
+            left.iter().map(|name| (name.clone(), reach(name))).collect();
+        let mut todo: Vec<String> =
+            left.iter().filter(|name| count.get(*name) == Some(&0)).cloned().collect();
+        while let Some(name) = todo.pop() {
+            left.remove(&name);
+            for before in behind.get(&name).into_iter().flatten().filter(|before| left.contains(*before)) {
+                if let Some(n) = count.get_mut(before) {
+                    *n -= 1;
+                    if *n == 0 {
+                        todo.push(before.clone());
+                    }
+                }
+            }
+        }
+    }
+    left
 }
 
 /// Spells the shortest loop through a node, or the way to one.
