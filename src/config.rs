@@ -28,6 +28,10 @@ pub struct Flags {
     #[arg(long, global = true, env = "GRAPHLOOM_GRAPHS", value_name = "DIR")]
     pub graphs: Option<PathBuf>,
 
+    /// A folder with one file a secret, by its name; what is not there is looked for among the variables
+    #[arg(long, global = true, env = "GRAPHLOOM_SECRETS_DIR", value_name = "DIR")]
+    pub secrets_dir: Option<PathBuf>,
+
     /// What is logged, for instance `info` or `graphloom=debug` [default: warn; serve: info]
     #[arg(long, global = true, env = "GRAPHLOOM_LOG", value_name = "FILTER")]
     pub log: Option<String>,
@@ -222,9 +226,8 @@ impl File {
     }
 
     /// Returns how secrets and settings of the environment are found.
-    pub fn environment(&self) -> Environment {
-        let dir = variable("GRAPHLOOM_SECRETS_DIR").map(PathBuf::from).or_else(|| self.secrets_dir.clone());
-        Environment { secrets_dir: dir }
+    pub fn environment(&self, flags: &Flags) -> Environment {
+        Environment { secrets_dir: flags.secrets_dir.clone().or_else(|| self.secrets_dir.clone()) }
     }
 }
 

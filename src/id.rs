@@ -218,7 +218,7 @@ pub fn hex(bytes: &[u8]) -> String {
     use fmt::Write as _;
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, b| {
         // Writing to a `String` cannot fail.
-        let _ = write!(out, "{b:02x}");
+        let _infallible = write!(out, "{b:02x}");
         out
     })
 }

@@ -68,8 +68,8 @@ impl Provider {
 impl Drop for Provider {
     fn drop(&mut self) {
         // It may have ended by itself.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        let _ignored = self.process.kill();
+        let _ignored = self.process.wait();
     }
 }
 

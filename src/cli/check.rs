@@ -38,7 +38,7 @@ pub(super) fn check(flags: &Flags, check: &CheckFlags, file: &File) -> Result<Ex
         writeln!(std::io::stderr(), "error: cannot read the project `{}`: {error}", folder.display())?;
         return Ok(ExitCode::from(2));
     }
-    let environment = file.environment();
+    let environment = file.environment(flags);
     let providers = Providers::lenient(Box::new(move |name| environment.secret(name)))?;
     let mut bag = Bag::default();
     let catalog =

@@ -159,7 +159,7 @@ fn print(text: &str) -> Result<ExitCode> {
 
 fn log_to_stderr(flags: &Flags, file: &File, serving: bool) -> Result<()> {
     use tracing_subscriber::{EnvFilter, fmt};
-    let default = if serving { "info" } else { "warn" };
+    let default = if serving { "info,sea_orm_migration=warn" } else { "warn" };
     let filter = flags.log.as_deref().or(file.log.as_deref()).unwrap_or(default);
     let filter = EnvFilter::try_new(filter).with_context(|| format!("`--log {filter}` is not a filter"))?;
     // A log collector that goes away must not take the service with it.
@@ -183,7 +183,7 @@ fn count(n: usize, one: &str) -> String {
 /// Compiles the project folder; prints the findings and fails when there are errors.
 fn load(flags: &Flags, file: &File) -> Result<(Catalog, Providers)> {
     let folder = file.graphs(flags);
-    let environment = file.environment();
+    let environment = file.environment(flags);
     let providers = Providers::new(Box::new(move |name| environment.secret(name)))?;
     let mut bag = Bag::default();
     let catalog =

@@ -219,11 +219,6 @@ impl Bag {
         self.findings.iter().any(|f| f.severity == Severity::Error)
     }
 
-    /// Says whether a source has an error.
-    pub fn has_errors_in(&self, file: FileId) -> bool {
-        self.findings.iter().any(|f| f.severity == Severity::Error && f.label.span.file == file)
-    }
-
     /// Counts errors, warnings and lints.
     pub fn counts(&self) -> (usize, usize, usize) {
         let count = |severity| self.findings.iter().filter(|f| f.severity == severity).count();

@@ -166,7 +166,7 @@ fn deepest(error: &(dyn StdError + 'static)) -> String {
 /// Makes ring the process's crypto provider; a second call changes nothing.
 pub fn install_crypto() {
     // The error says that a provider is installed already, which is what is wanted.
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    let _already_installed = rustls::crypto::ring::default_provider().install_default();
 }
 
 /// Parses a URL that the operator wrote, and refuses one that carries a password.

@@ -350,7 +350,7 @@ fn percent(text: &str) -> String {
             out.push(char::from(byte));
         } else {
             // Writing to a `String` cannot fail.
-            let _ = write!(out, "%{byte:02X}");
+            let _infallible = write!(out, "%{byte:02X}");
         }
         out
     })

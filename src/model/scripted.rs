@@ -209,12 +209,14 @@ impl Scripted {
     /// Waits until `n` calls have come.
     pub async fn wait_for_calls(&self, n: usize) {
         // The sender lives in `self`, so the wait cannot fail.
-        let _ = self.0.counts.subscribe().wait_for(|counts| counts.0 >= n).await;
+        let mut counts = self.0.counts.subscribe();
+        let _closed = counts.wait_for(|counts| counts.0 >= n).await;
     }
 
     /// Waits until `n` streams have been dropped before their end.
     pub async fn wait_for_cancelled(&self, n: usize) {
-        let _ = self.0.counts.subscribe().wait_for(|counts| counts.1 >= n).await;
+        let mut counts = self.0.counts.subscribe();
+        let _closed = counts.wait_for(|counts| counts.1 >= n).await;
     }
 
     fn calls(&self) -> MutexGuard<'_, Calls> {

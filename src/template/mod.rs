@@ -6,7 +6,7 @@ mod names;
 mod pieces;
 pub mod prompt;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::ops::Range;
@@ -161,54 +161,6 @@ impl Set {
         Ok(parsed)
     }
 
-    /// Returns what is wrong with the includes of all templates, each with the template's name: files that
-    /// are not there, and files that include themselves. To be asked when all are added.
-    pub fn include_errors(&self) -> Vec<(String, TemplateError)> {
-        let mut errors = Vec::new();
-        for (name, parsed) in &self.parsed {
-            for (file, range) in &parsed.includes {
-                let (message, label, help) = if !self.parsed.contains_key(file) {
-                    let near = crate::diagnostic::suggest(file, self.parsed.keys().map(String::as_str));
-                    let help = near.map(|near| format!("did you mean `{near}`?"));
-                    (format!("there is no `{file}` in `prompts/`"), "no such file", help)
-                } else if self.reaches(file, name) {
-                    (format!("`{name}` includes itself"), "leads back here", None)
-                } else {
-                    continue;
-                };
-                errors.push((
-                    name.clone(),
-                    TemplateError {
-                        code: "T305",
-                        message,
-                        label: label.to_owned(),
-                        help,
-                        range: range.clone(),
-                        related: None,
-                    },
-                ));
-            }
-        }
-        errors
-    }
-
-    /// Tells whether one template includes another, by any way.
-    fn reaches(&self, from: &str, to: &str) -> bool {
-        let mut seen = BTreeSet::new();
-        let mut next = vec![from];
-        while let Some(name) = next.pop() {
-            if name == to {
-                return true;
-            }
-            if seen.insert(name)
-                && let Some(parsed) = self.parsed.get(name)
-            {
-                next.extend(parsed.includes.iter().map(|(file, _)| file.as_str()));
-            }
-        }
-        false
-    }
-
     /// Closes the set.
     pub fn freeze(self) -> Templates {
         Templates(Arc::new(self))
@@ -233,38 +185,6 @@ impl Templates {
             range: None,
             kind: EvalErrorKind::Other,
         })
-    }
-
-    /// Returns what a template reads, together with everything that it includes: each read with the name
-    /// of the template that it stands in. Names that are bound where a template is included are left out.
-    pub fn transitive_reads(&self, name: &str) -> Vec<(&str, &Read)> {
-        let mut found = Vec::new();
-        self.collect(name, &BTreeSet::new(), &mut BTreeSet::new(), &mut found);
-        found
-    }
-
-    fn collect<'t>(
-        &'t self,
-        name: &str,
-        bound: &BTreeSet<&'t str>,
-        seen: &mut BTreeSet<(&'t str, BTreeSet<&'t str>)>,
-        found: &mut Vec<(&'t str, &'t Read)>,
-    ) {
-        let Some((name, parsed)) = self.0.parsed.get_key_value(name) else { return };
-        // An include cycle ends here, and so does a second visit under the same names.
-        if !seen.insert((name, bound.clone())) {
-            return;
-        }
-        for read in parsed.reads.iter().filter(|read| !bound.contains(read.root.as_str())) {
-            if !found.contains(&(name.as_str(), read)) {
-                found.push((name, read));
-            }
-        }
-        for ((file, _), around) in parsed.includes.iter().zip(&parsed.bound) {
-            let mut bound = bound.clone();
-            bound.extend(around.iter().map(String::as_str));
-            self.collect(file, &bound, seen, found);
-        }
     }
 
     /// Turns the engine's error into one without values: only the project's own text is quoted.

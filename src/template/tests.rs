@@ -213,59 +213,6 @@ fn reads_are_the_free_names() {
 }
 
 #[test]
-fn transitive_reads_follow_includes_and_know_what_is_bound_there() {
-    let mut set = Set::new();
-    set.add("_partials/quote.md", "{{ q.body }} {{ lang }} {% include '_partials/tone.md' %}").unwrap();
-    set.add("_partials/tone.md", "{{ tone }}").unwrap();
-    let parsed = set
-        .add("main", "{{ a }}{% for q in quotes %}{% include '_partials/quote.md' %}{% endfor %}")
-        .unwrap();
-    assert_eq!(
-        parsed.includes.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
-        ["_partials/quote.md"]
-    );
-    let templates = set.freeze();
-    let found: Vec<_> = templates
-        .transitive_reads("main")
-        .into_iter()
-        .map(|(file, read)| (file, read.root.as_str()))
-        .collect();
-    assert_eq!(
-        found,
-        [("main", "a"), ("main", "quotes"), ("_partials/quote.md", "lang"), ("_partials/tone.md", "tone")]
-    );
-    let alone: Vec<_> = templates
-        .transitive_reads("_partials/quote.md")
-        .into_iter()
-        .map(|(_, read)| read.root.as_str())
-        .collect();
-    assert_eq!(alone, ["q", "lang", "tone"]);
-    assert!(templates.transitive_reads("gone").is_empty());
-}
-
-#[test]
-fn includes_that_are_missing_or_lead_back_are_errors() {
-    let mut set = Set::new();
-    set.add("_partials/tone.md", "x").unwrap();
-    set.add("a", "{% include '_partials/ton.md' %}{% include '_partials/tone.md' %}").unwrap();
-    set.add("b", "{% include 'c' %}").unwrap();
-    set.add("c", "{% include 'b' %}").unwrap();
-    let found: Vec<_> = set
-        .include_errors()
-        .into_iter()
-        .map(|(name, e)| format!("{name}: {} {}", e.code, e.message))
-        .collect();
-    assert_eq!(
-        found,
-        [
-            "a: T305 there is no `_partials/ton.md` in `prompts/`",
-            "b: T305 `b` includes itself",
-            "c: T305 `c` includes itself"
-        ]
-    );
-}
-
-#[test]
 fn text_of_users_comes_back_verbatim_at_every_hop() {
     for text in [
         "{{ 7*7 }}",

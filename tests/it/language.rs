@@ -84,6 +84,17 @@ fn a_finding_has_a_code_that_is_registered() {
 }
 
 #[test]
+fn a_registered_code_has_a_fixture() {
+    // A missing secret needs an environment, and too many files a large folder: `commands` and the tests below.
+    let elsewhere = ["M503", "M516"];
+    let names: Vec<String> =
+        fixtures().iter().map(|folder| folder.file_name().unwrap().to_str().unwrap().to_owned()).collect();
+    let lacks = |code: &&str| !names.iter().any(|name| name.starts_with(code)) && !elsewhere.contains(code);
+    let lacking: Vec<&str> = CODES.iter().map(|info| info.code).filter(lacks).collect();
+    assert_eq!(lacking, Vec::<&str>::new());
+}
+
+#[test]
 fn what_the_language_allows_is_read_without_a_finding() {
     for folder in ["tests/fixtures/valid/language", "graphs"] {
         let mut bag = Bag::default();

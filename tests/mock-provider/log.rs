@@ -138,7 +138,7 @@ impl Live {
     pub(crate) fn hang_up(&self) {
         if self.call.finished.load(Relaxed) == 0 {
             // The first time that it was noticed counts.
-            let _ = self.call.disconnected.compare_exchange(0, now(), Relaxed, Relaxed);
+            let _ignored = self.call.disconnected.compare_exchange(0, now(), Relaxed, Relaxed);
         }
     }
 }

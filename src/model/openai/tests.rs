@@ -68,8 +68,8 @@ fn serve(answers: Vec<Vec<u8>>) -> (String, mpsc::Receiver<String>) {
         for answer in answers {
             let (mut socket, _) = listener.accept().unwrap();
             // The test may be over before it reads the requests.
-            let _ = send.send(read_request(&mut socket));
-            let _ = socket.write_all(&answer);
+            let _ignored = send.send(read_request(&mut socket));
+            let _ignored = socket.write_all(&answer);
         }
     });
     (address, requests)
@@ -330,7 +330,7 @@ fn until_closed(bytes: &'static str) -> (String, mpsc::Receiver<Instant>) {
         read_request(&mut socket);
         socket.write_all(bytes.as_bytes()).unwrap();
         // Blocks until the peer closes or resets.
-        let _ = socket.read(&mut [0; 16]);
+        let _ignored = socket.read(&mut [0; 16]);
         send.send(Instant::now()).unwrap();
     });
     (address, closed)
@@ -394,11 +394,11 @@ async fn a_connection_serves_the_next_call_after_a_whole_answer() {
         let answer = format!("{head}{:x}\r\n{RECORDED}\r\n0\r\n\r\n", RECORDED.len());
         for socket in listener.incoming() {
             let (mut socket, answer) = (socket.unwrap(), answer.clone());
-            let _ = send.send(());
+            let _ignored = send.send(());
             std::thread::spawn(move || {
                 while socket.peek(&mut [0]).is_ok_and(|n| n > 0) {
                     read_request(&mut socket);
-                    let _ = socket.write_all(answer.as_bytes());
+                    let _ignored = socket.write_all(answer.as_bytes());
                 }
             });
         }

@@ -184,7 +184,7 @@ impl Writer {
         out.extend_from_slice(self.prefix.as_bytes());
         // Writing into memory cannot fail. The id holds numbers, the name is ours, and compact JSON
         // has no line break: nobody can put a line of their own into the stream.
-        let _ = write!(out, "{}-{}\nevent: {name}\n", seq.fence, seq.n);
+        let _infallible = write!(out, "{}-{}\nevent: {name}\n", seq.fence, seq.n);
         if std::mem::take(&mut self.first) {
             out.extend_from_slice(b"retry: 1000\n");
         }

@@ -1,6 +1,6 @@
 //! Writes on Postgres: one statement each, so one round trip and nothing to cut in two.
 //!
-//! Invariant: every write for a run is fed by a CTE that found the run under its fence. The CTEs of a statement see
+//! Invariant: what the owner of a run writes is fed by a CTE that found the run under its fence. The CTEs of a statement see
 //! the tables as of its start; only rows that were locked are as new as their lock.
 
 mod accept;

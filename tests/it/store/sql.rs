@@ -350,8 +350,8 @@ async fn callers_that_go_away_leave_no_open_transaction() {
         for i in 0..60u64 {
             let key = session(&format!("s{}", i % 3));
             let cut = Duration::from_micros(i * 50);
-            let _ = tokio::time::timeout(cut, store.accept(new_run(&key))).await;
-            let _ = tokio::time::timeout(cut, store.delete_thread(&key)).await;
+            let _ignored = tokio::time::timeout(cut, store.accept(new_run(&key))).await;
+            let _ignored = tokio::time::timeout(cut, store.delete_thread(&key)).await;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
         let run = claimed(&*store, &session("after")).await;

@@ -71,7 +71,7 @@ impl Drop for Fresh {
     fn drop(&mut self) {
         match &self.cleanup {
             Cleanup::Directory(directory) => {
-                let _ = std::fs::remove_dir_all(directory);
+                let _ignored = std::fs::remove_dir_all(directory);
             }
             Cleanup::Database(name) => {
                 // A runtime of its own: the test's may be on its way out, and must not be blocked.
@@ -83,7 +83,7 @@ impl Drop for Fresh {
                         admin.execute_unprepared(&drop).await.unwrap();
                     });
                 });
-                let _ = work.join();
+                let _ignored = work.join();
             }
         }
     }
