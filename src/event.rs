@@ -2,6 +2,8 @@
 //!
 //! Invariant: an event is complete in itself and never changes; filtering never renumbers.
 
+mod stored;
+
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
 use schemars::JsonSchema;
@@ -9,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use crate::id::{CheckpointId, RunId, Seq, TaskId};
+
+pub use stored::{DecodeError, decode, encode};
 
 /// Tokens used by model calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -365,200 +369,5 @@ impl Event {
     }
 }
 
-/// A stored batch that this build cannot read.
-#[derive(Debug, thiserror::Error)]
-#[error("a stored batch of events cannot be read: {0}")]
-pub struct DecodeError(String);
-
-/// One stored record: one event, or a row of deltas of one message.
-#[derive(Serialize, Deserialize)]
-struct Record {
-    n: u64,
-    at: i64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    s: Option<(String, TaskId, u32)>,
-    b: Stored,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Stored {
-    Body(Body),
-    Deltas {
-        id: String,
-        d: Vec<String>,
-        /// Milliseconds after the first; empty when all came within the same one.
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        t: Vec<i64>,
-    },
-    /// `state.snapshot`, without the state.
-    Start {
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        id: Option<CheckpointId>,
-    },
-    /// `state.patch`, without the patch.
-    Patch {
-        id: CheckpointId,
-    },
-    /// The same, and right after it `checkpoint.saved` of the same checkpoint.
-    Barrier {
-        id: CheckpointId,
-        step: u64,
-    },
-}
-
-#[derive(Serialize, Deserialize)]
-struct Batch {
-    v: u8,
-    e: Vec<Record>,
-}
-
-/// Encodes events of one fence for the store. Deltas of one message that follow each other share a record.
-pub fn encode(events: &[impl std::borrow::Borrow<Event>]) -> Vec<u8> {
-    let mut records: Vec<Record> = Vec::new();
-    for event in events {
-        let event = event.borrow();
-        let now = event.at.timestamp_millis();
-        let scope = event.scope.as_ref().map(|s| (s.node.clone(), s.task_id.clone(), s.attempt));
-        if let Body::MessageDelta { message_id, delta } = &event.body {
-            if let Some(Record { n, at, s, b: Stored::Deltas { id, d, t } }) = records.last_mut()
-                && id == message_id
-                && *s == scope
-                && *n + d.len() as u64 == event.seq.n
-            {
-                if now != *at || !t.is_empty() {
-                    t.resize(d.len(), 0);
-                    t.push(now - *at);
-                }
-                d.push(delta.clone());
-                continue;
-            }
-            let b = Stored::Deltas { id: message_id.clone(), d: vec![delta.clone()], t: Vec::new() };
-            records.push(Record { n: event.seq.n, at: now, s: scope, b });
-        } else if let Body::CheckpointSaved { checkpoint_id, step } = &event.body
-            && let Some(last) = records.last_mut()
-            && last.n + 1 == event.seq.n
-            && last.at == now
-            && matches!(&last.b, Stored::Patch { id } if id == checkpoint_id)
-        {
-            last.b = Stored::Barrier { id: *checkpoint_id, step: *step };
-        } else {
-            let b = match &event.body {
-                Body::StateSnapshot { checkpoint_id, .. } => Stored::Start { id: *checkpoint_id },
-                Body::StatePatch { checkpoint_id, .. } => Stored::Patch { id: *checkpoint_id },
-                body => Stored::Body(body.clone()),
-            };
-            records.push(Record { n: event.seq.n, at: now, s: scope, b });
-        }
-    }
-    // Serialising these types into memory cannot fail: no map has a key that is not a text.
-    serde_json::to_vec(&Batch { v: 1, e: records }).unwrap_or_default()
-}
-
-/// Decodes what [`encode`] made, one event a delta again.
-pub fn decode(fence: u64, data: &[u8]) -> Result<Vec<Event>, DecodeError> {
-    let batch: Batch = serde_json::from_slice(data).map_err(|e| DecodeError(e.to_string()))?;
-    if batch.v != 1 {
-        return Err(DecodeError(format!("format {} is newer than this build", batch.v)));
-    }
-    let mut events = Vec::new();
-    for record in batch.e {
-        let scope = record.s.map(|(node, task_id, attempt)| Scope { node, task_id, attempt });
-        let mut push = |n, at, body| {
-            let at = DateTime::from_timestamp_millis(at).unwrap_or_default();
-            events.push(Event { seq: Seq { fence, n }, at, scope: scope.clone(), body });
-        };
-        match record.b {
-            Stored::Body(body) => push(record.n, record.at, body),
-            Stored::Start { id } => {
-                push(record.n, record.at, Body::StateSnapshot { checkpoint_id: id, state: Json::Null });
-            }
-            Stored::Patch { id } => {
-                push(record.n, record.at, Body::StatePatch { checkpoint_id: id, patch: Vec::new() });
-            }
-            Stored::Barrier { id, step } => {
-                push(record.n, record.at, Body::StatePatch { checkpoint_id: id, patch: Vec::new() });
-                push(record.n + 1, record.at, Body::CheckpointSaved { checkpoint_id: id, step });
-            }
-            Stored::Deltas { id, d, t } => {
-                for (i, delta) in d.into_iter().enumerate() {
-                    let at = record.at + t.get(i).copied().unwrap_or(0);
-                    push(record.n + i as u64, at, Body::MessageDelta { message_id: id.clone(), delta });
-                }
-            }
-        }
-    }
-    Ok(events)
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn event(n: u64, node: Option<&str>, body: Body) -> Event {
-        let scope = node.map(|node| Scope { node: node.into(), task_id: TaskId("t".into()), attempt: 1 });
-        Event {
-            seq: Seq { fence: 2, n },
-            at: DateTime::from_timestamp_millis(1_700_000_000_123).unwrap(),
-            scope,
-            body,
-        }
-    }
-
-    fn delta(n: u64, node: &str, id: &str, delta: &str) -> Event {
-        event(n, Some(node), Body::MessageDelta { message_id: id.into(), delta: delta.into() })
-    }
-
-    #[test]
-    fn a_batch_reads_back_event_by_event_and_interleaved_deltas_keep_their_place() {
-        let events = vec![
-            event(1, Some("a"), Body::NodeStarted { step: 1, kind: "llm".into() }),
-            delta(2, "a", "m1", "Hel"),
-            Event {
-                at: DateTime::from_timestamp_millis(1_700_000_000_150).unwrap(),
-                ..delta(3, "a", "m1", "lo")
-            },
-            delta(4, "b", "m2", "x"),
-            delta(5, "a", "m1", "!"),
-            event(
-                6,
-                None,
-                Body::RunFinished { status: RunStatus::Completed, output: None, usage: Usage::default() },
-            ),
-        ];
-        let data = encode(&events);
-        assert_eq!(decode(2, &data).unwrap(), events);
-        assert_eq!(String::from_utf8(data).unwrap().matches("deltas").count(), 3);
-    }
-
-    #[test]
-    fn events_of_the_state_are_stored_by_their_checkpoint_alone() {
-        let id = CheckpointId::new();
-        let (state, patch) = (Json::Null, Vec::new());
-        let saved = |step| Body::CheckpointSaved { checkpoint_id: id, step };
-        let events = vec![
-            event(1, None, Body::StateSnapshot { checkpoint_id: None, state }),
-            event(2, None, Body::StatePatch { checkpoint_id: id, patch: patch.clone() }),
-            event(3, None, saved(0)),
-            event(4, None, Body::StatePatch { checkpoint_id: id, patch }),
-            event(6, None, saved(1)),
-        ];
-        let data = encode(&events);
-        assert_eq!(decode(2, &data).unwrap(), events);
-        assert_eq!(String::from_utf8(data).unwrap().matches(&id.to_string()).count(), 3);
-    }
-
-    #[test]
-    fn the_wire_form_is_one_line_that_begins_with_the_type() {
-        let json = delta(17, "answer", "m1", "line\nline\r\u{2028}").to_json(RunId::default());
-        let text = std::str::from_utf8(&json).unwrap();
-        assert!(text.starts_with(r#"{"type":"message.delta","message_id":"m1","#), "{text}");
-        assert!(!text.contains('\n') && !text.contains('\r'), "{text}");
-        assert!(text.contains(r#""epoch":2,"seq":17,"ts":"2023-11-14T22:13:20.123Z""#), "{text}");
-    }
-
-    #[test]
-    fn a_batch_of_a_newer_format_is_refused() {
-        assert!(decode(1, br#"{"v":2,"e":[]}"#).unwrap_err().to_string().contains("newer"));
-    }
-}
+mod tests;

@@ -2,6 +2,7 @@
 //!
 //! Invariant: there is one execution path, the stream; an answer in one piece is the stream, drained.
 
+mod accept;
 mod follow;
 mod heads;
 mod journal;
@@ -31,8 +32,7 @@ use crate::node::{ErrorKind, Failure};
 use crate::plan::Plan;
 use crate::state::Mismatch;
 use crate::store::{
-    Accepted, Claim, EventBatch, GraphVersion, Idempotency, NewRun, OnBusy, Process, Run, RunState, Store,
-    StoreError,
+    Claim, EventBatch, GraphVersion, Idempotency, OnBusy, Process, Run, RunState, Store, StoreError,
 };
 
 pub use follow::{Aborted, Followed, Follower};
@@ -40,10 +40,7 @@ use heads::Heads;
 pub use journal::Frame;
 use journal::Journal;
 pub use read::{CheckpointView, ThreadView};
-use record::{Input, Outcome};
-
-/// How often a thread's version is looked at while others change it.
-const VERSION_TRIES: usize = 4;
+use record::Outcome;
 
 /// How an engine behaves.
 #[derive(Debug, Clone)]
@@ -360,83 +357,6 @@ impl Engine {
         Ok(self.shared.store.ping().await?)
     }
 
-    /// Accepts a run. When this returns, the run survives a crash of every process.
-    pub async fn start(&self, owner: &Owner, start: Start) -> Result<Started, StartError> {
-        let shared = &self.shared;
-        if shared.draining.load(Ordering::Relaxed) {
-            return Err(StartError::Draining);
-        }
-        if shared.lives().len() >= shared.settings.runs {
-            return Err(StartError::Overloaded);
-        }
-        let plan = self.graph(&start.graph).ok_or_else(|| StartError::UnknownGraph(start.graph.clone()))?;
-        let input = Input { input: check_input(&plan, &start)?, message: start.message };
-        let mut new = NewRun {
-            run: RunId::new(),
-            key: ThreadKey { owner: owner.clone(), session: start.session },
-            graph: plan.graph.clone(),
-            hash: plan.hash.clone(),
-            input: record::encode(&input),
-            on_busy: start.on_busy,
-            queue_limit: shared.settings.queue_limit,
-            process: shared.process.clone(),
-            idempotency: start.idempotency,
-            from: None,
-        };
-        for _ in 0..VERSION_TRIES {
-            let started = |run, replayed: bool| {
-                metrics::counter!("graphloom_runs_accepted_total").increment(u64::from(!replayed));
-                Ok(Started { run, replayed })
-            };
-            match self.accept(new.clone()).await? {
-                Accepted::Claimed { run, .. } | Accepted::Queued { run } => return started(run, false),
-                Accepted::Replayed { run } => return started(run, true),
-                Accepted::KeyReused => return Err(StartError::KeyReused),
-                Accepted::Busy { active } => return Err(StartError::Busy(active)),
-                Accepted::QueueFull => return Err(StartError::QueueFull),
-                Accepted::OtherVersion { graph, hash } => {
-                    new.from = Some(self.fits(&new, &plan, &graph, hash).await?);
-                }
-            }
-        }
-        Err(StoreError::Unavailable("replicas with different graphs take turns on the thread".into()).into())
-    }
-
-    /// Holds the thread's state against the graph before a run is accepted; returns the version that it fits.
-    async fn fits(&self, new: &NewRun, plan: &Plan, graph: &str, hash: String) -> Result<String, StartError> {
-        if graph != plan.graph {
-            let why =
-                format!("the thread belongs to the graph `{graph}`; take another session, or delete it");
-            return Err(StartError::Incompatible(why));
-        }
-        let store = &*self.shared.store;
-        let thread = store.thread(&new.key).await?;
-        if let Some((thread, head)) = thread.and_then(|thread| Some((thread.thread, thread.head?)))
-            && let Some((head, _)) = heads::load(store, &new.key.owner, thread, head).await?
-            && let Some(why) = run::incompatible(plan, &head.state)
-        {
-            return Err(StartError::Incompatible(why));
-        }
-        Ok(hash)
-    }
-
-    async fn accept(&self, new: NewRun) -> Result<Accepted, StoreError> {
-        // A run that was claimed must be driven even when the client has gone: no await between.
-        let accept = self.shared.clone();
-        let task = self.shared.tracker.spawn(async move {
-            let accepted = accept.store.accept(new).await?;
-            match &accepted {
-                Accepted::Claimed { run, head } => {
-                    accept.launch(Claim { run: run.clone(), head: *head, crashed: false }, false);
-                }
-                Accepted::Queued { run } => accept.enqueued(run.thread),
-                _ => {}
-            }
-            Ok::<_, StoreError>(accepted)
-        });
-        task.await.map_err(|e| StoreError::Unknown(e.to_string()))?
-    }
-
     /// Reads a run of this owner.
     pub async fn run(&self, owner: &Owner, run: RunId) -> Result<Option<Run>, StoreError> {
         self.shared.store.run(owner, run).await
@@ -472,39 +392,6 @@ impl Engine {
             warn!("Some runs could not be given back in time; their leases will run out.");
         }
     }
-}
-
-/// Checks the inputs against their declaration and fills in what was left out.
-fn check_input(plan: &Plan, start: &Start) -> Result<Json, StartError> {
-    let mismatch = |pointer, why: &str| Mismatch { pointer, why: why.into() };
-    let mut wrong = Vec::new();
-    if start.message.is_some() && plan.messages.is_none() {
-        wrong.push(mismatch("/message".into(), "this graph holds no conversation; leave it out"));
-    }
-    for name in start.input.keys().filter(|name| !plan.input.contains_key(*name)) {
-        let known: Vec<&str> = plan.input.keys().map(String::as_str).collect();
-        let why = format!("the graph declares no such input; it has: {}", known.join(", "));
-        wrong.push(mismatch(format!("/input/{name}"), &why));
-    }
-    let mut input = serde_json::Map::new();
-    for (name, field) in &plan.input {
-        let given = start.input.get(name).cloned().or_else(|| field.default.clone());
-        let null = matches!(field.ty, crate::state::Type::Nullable(_)).then_some(Json::Null);
-        match given.or(null) {
-            None => wrong.push(mismatch(format!("/input/{name}"), "this input is required")),
-            Some(mut value) => match field.ty.check(&value) {
-                Ok(()) => {
-                    field.ty.fill(&mut value);
-                    input.insert(name.clone(), value);
-                }
-                Err(at) => {
-                    let pointer = format!("/input/{name}{}", at.pointer);
-                    wrong.push(Mismatch { pointer, why: at.why });
-                }
-            },
-        }
-    }
-    if wrong.is_empty() { Ok(Json::Object(input)) } else { Err(StartError::Unprocessable(wrong)) }
 }
 
 /// Says whether a run in this state has its last event stored.

@@ -1,0 +1,129 @@
+//! Accepts runs.
+//!
+//! Invariant: a run that cannot be right is refused before anything of it is stored.
+
+use std::sync::atomic::Ordering;
+
+use serde_json::Value as Json;
+
+use super::record::{self, Input};
+use super::{Engine, Start, StartError, Started, heads, run};
+use crate::id::{Owner, RunId, ThreadKey};
+use crate::plan::Plan;
+use crate::state::Mismatch;
+use crate::store::{Accepted, Claim, NewRun, StoreError};
+
+/// How often a thread's version is looked at while others change it.
+const VERSION_TRIES: usize = 4;
+
+impl Engine {
+    /// Accepts a run. When this returns, the run survives a crash of every process.
+    pub async fn start(&self, owner: &Owner, start: Start) -> Result<Started, StartError> {
+        let shared = &self.shared;
+        if shared.draining.load(Ordering::Relaxed) {
+            return Err(StartError::Draining);
+        }
+        if shared.lives().len() >= shared.settings.runs {
+            return Err(StartError::Overloaded);
+        }
+        let plan = self.graph(&start.graph).ok_or_else(|| StartError::UnknownGraph(start.graph.clone()))?;
+        let input = Input { input: check_input(&plan, &start)?, message: start.message };
+        let mut new = NewRun {
+            run: RunId::new(),
+            key: ThreadKey { owner: owner.clone(), session: start.session },
+            graph: plan.graph.clone(),
+            hash: plan.hash.clone(),
+            input: record::encode(&input),
+            on_busy: start.on_busy,
+            queue_limit: shared.settings.queue_limit,
+            process: shared.process.clone(),
+            idempotency: start.idempotency,
+            from: None,
+        };
+        for _ in 0..VERSION_TRIES {
+            let started = |run, replayed: bool| {
+                metrics::counter!("graphloom_runs_accepted_total").increment(u64::from(!replayed));
+                Ok(Started { run, replayed })
+            };
+            match self.accept(new.clone()).await? {
+                Accepted::Claimed { run, .. } | Accepted::Queued { run } => return started(run, false),
+                Accepted::Replayed { run } => return started(run, true),
+                Accepted::KeyReused => return Err(StartError::KeyReused),
+                Accepted::Busy { active } => return Err(StartError::Busy(active)),
+                Accepted::QueueFull => return Err(StartError::QueueFull),
+                Accepted::OtherVersion { graph, hash } => {
+                    new.from = Some(self.fits(&new, &plan, &graph, hash).await?);
+                }
+            }
+        }
+        Err(StoreError::Unavailable("replicas with different graphs take turns on the thread".into()).into())
+    }
+
+    /// Holds the thread's state against the graph before a run is accepted; returns the version that it fits.
+    async fn fits(&self, new: &NewRun, plan: &Plan, graph: &str, hash: String) -> Result<String, StartError> {
+        if graph != plan.graph {
+            let why =
+                format!("the thread belongs to the graph `{graph}`; take another session, or delete it");
+            return Err(StartError::Incompatible(why));
+        }
+        let store = &*self.shared.store;
+        let thread = store.thread(&new.key).await?;
+        if let Some((thread, head)) = thread.and_then(|thread| Some((thread.thread, thread.head?)))
+            && let Some((head, _)) = heads::load(store, &new.key.owner, thread, head).await?
+            && let Some(why) = run::incompatible(plan, &head.state)
+        {
+            return Err(StartError::Incompatible(why));
+        }
+        Ok(hash)
+    }
+
+    async fn accept(&self, new: NewRun) -> Result<Accepted, StoreError> {
+        // A run that was claimed must be driven even when the client has gone: no await between.
+        let accept = self.shared.clone();
+        let task = self.shared.tracker.spawn(async move {
+            let accepted = accept.store.accept(new).await?;
+            match &accepted {
+                Accepted::Claimed { run, head } => {
+                    accept.launch(Claim { run: run.clone(), head: *head, crashed: false }, false);
+                }
+                Accepted::Queued { run } => accept.enqueued(run.thread),
+                _ => {}
+            }
+            Ok::<_, StoreError>(accepted)
+        });
+        task.await.map_err(|e| StoreError::Unknown(e.to_string()))?
+    }
+}
+
+/// Checks the inputs against their declaration and fills in what was left out.
+fn check_input(plan: &Plan, start: &Start) -> Result<Json, StartError> {
+    let mismatch = |pointer, why: &str| Mismatch { pointer, why: why.into() };
+    let mut wrong = Vec::new();
+    if start.message.is_some() && plan.messages.is_none() {
+        wrong.push(mismatch("/message".into(), "this graph holds no conversation; leave it out"));
+    }
+    for name in start.input.keys().filter(|name| !plan.input.contains_key(*name)) {
+        let known: Vec<&str> = plan.input.keys().map(String::as_str).collect();
+        let why = format!("the graph declares no such input; it has: {}", known.join(", "));
+        wrong.push(mismatch(format!("/input/{name}"), &why));
+    }
+    let mut input = serde_json::Map::new();
+    for (name, field) in &plan.input {
+        let given = start.input.get(name).cloned().or_else(|| field.default.clone());
+        let null = matches!(field.ty, crate::state::Type::Nullable(_)).then_some(Json::Null);
+        match given.or(null) {
+            None => wrong.push(mismatch(format!("/input/{name}"), "this input is required")),
+            Some(mut value) => match field.ty.check(&value) {
+                Ok(()) => {
+                    field.ty.fill(&mut value);
+                    input.insert(name.clone(), value);
+                }
+                Err(at) => {
+                    let pointer = format!("/input/{name}{}", at.pointer);
+                    wrong.push(Mismatch { pointer, why: at.why });
+                }
+            },
+        }
+    }
+    if wrong.is_empty() { Ok(Json::Object(input)) } else { Err(StartError::Unprocessable(wrong)) }
+}

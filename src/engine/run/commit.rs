@@ -1,0 +1,142 @@
+//! Writes barriers, for as long as it takes, and lets go of runs that are not this process's any more.
+//!
+//! Invariant: an outcome that is not known is settled by reading, never by guessing.
+
+use std::time::Instant;
+
+use tracing::{debug, warn};
+
+use super::{COMMIT_RETRY, Driver, Halt, Position};
+use crate::engine::Stop;
+use crate::engine::journal::Held;
+use crate::event::{Body, Scope};
+use crate::store::{Checkpoint, Commit, Committed, RunState, StoreError};
+
+impl Driver<'_> {
+    /// Returns the number of barriers that the store has: one for each superstep that is not pending.
+    pub(super) fn stored_step(at: &Position) -> u64 {
+        let pending_steps = at.pending.iter().filter(|row| row.source == "step").count() as u64;
+        at.number - pending_steps
+    }
+
+    pub(super) async fn commit(
+        &self,
+        at: &Position,
+        events: Vec<(Option<Scope>, Body)>,
+        next: Option<(RunState, Option<Vec<u8>>)>,
+    ) -> Result<bool, Halt> {
+        self.write(Self::stored_step(at), at.pending.clone(), events, next).await
+    }
+
+    /// Writes a barrier, for as long as it takes: the fence says when it is too late.
+    pub(super) async fn write(
+        &self,
+        step: u64,
+        checkpoints: Vec<Checkpoint>,
+        events: Vec<(Option<Scope>, Body)>,
+        next: Option<(RunState, Option<Vec<u8>>)>,
+    ) -> Result<bool, Halt> {
+        let claim = &self.claim.run;
+        let (held, batch): (Held, _) = self.journal.hold(events);
+        let commit = Commit {
+            owner: claim.key.owner.clone(),
+            thread: claim.thread,
+            run: claim.run,
+            fence: claim.fence,
+            step,
+            checkpoints,
+            events: batch,
+            next,
+            lease: self.shared.process.lease,
+        };
+        let begun = Instant::now();
+        let mut unsure = false;
+        loop {
+            match self.shared.store.commit(commit.clone()).await {
+                Ok(Committed::Done { cancel_requested }) => {
+                    metrics::histogram!("graphloom_commit_seconds").record(begun.elapsed().as_secs_f64());
+                    self.journal.release(held);
+                    return Ok(cancel_requested);
+                }
+                Ok(Committed::Lost) if !unsure => return Err(Halt::Gone),
+                // Lost, perhaps to an earlier try of its own that took longer than its answer.
+                outcome @ (Ok(Committed::Lost) | Err(StoreError::Unknown(_))) => {
+                    let lost = outcome.is_ok();
+                    unsure = true;
+                    warn!(run = %claim.run, "Commit has no answer; reading the run.");
+                    let read = || self.shared.store.run(&claim.key.owner, claim.run);
+                    let Some(row) = self.patiently(read).await? else { return Err(Halt::Gone) };
+                    if row.fence != claim.fence {
+                        return Err(Halt::Gone);
+                    }
+                    if row.step == step + 1 {
+                        self.journal.release(held);
+                        return Ok(row.cancel_requested);
+                    }
+                    if lost {
+                        return Err(Halt::Gone);
+                    }
+                }
+                Err(StoreError::Unavailable(why)) => {
+                    warn!(run = %claim.run, why, "Commit waits for the database.");
+                    self.pause().await?;
+                }
+                Err(error) => return Err(Halt::Broken(error)),
+            }
+        }
+    }
+
+    /// Repeats a read until the database answers.
+    pub(super) async fn patiently<T, F, R>(&self, read: F) -> Result<T, Halt>
+    where
+        F: Fn() -> R,
+        R: Future<Output = Result<T, StoreError>>,
+    {
+        loop {
+            match read().await {
+                Ok(value) => return Ok(value),
+                Err(StoreError::Unavailable(_) | StoreError::Unknown(_)) => self.pause().await?,
+                Err(error) => return Err(Halt::Broken(error)),
+            }
+        }
+    }
+
+    pub(super) async fn pause(&self) -> Result<(), Halt> {
+        if matches!(self.live.stop(), Some(Stop::Leave | Stop::Lost)) {
+            return Err(Halt::Gone);
+        }
+        tokio::time::sleep(COMMIT_RETRY).await;
+        Ok(())
+    }
+
+    /// Parts from a run that is not this process's any more: another has it, or its thread was deleted.
+    pub(super) async fn part(&self) {
+        let run = &self.claim.run;
+        if matches!(self.shared.store.run(&run.key.owner, run.run).await, Ok(None)) {
+            debug!(run = %run.run, "Run deleted with its thread.");
+            return self.journal.bury();
+        }
+        debug!(run = %run.run, "Run left to another owner.");
+        self.journal.abort();
+    }
+
+    /// Gives the run back, so that another process goes on at once.
+    pub(super) async fn leave(&self) -> Halt {
+        let run = &self.claim.run;
+        if self.live.stop() != Some(Stop::Leave) {
+            return Halt::Gone;
+        }
+        // The next owner must know what was begun here; without it, only a lease that ran out makes it doubt all.
+        if let Some(batch) = self.journal.unstored() {
+            let batch = vec![(run.key.owner.clone(), run.run, batch)];
+            if let Err(error) = self.shared.store.append_events(batch).await {
+                warn!(run = %run.run, %error, "Run could not be given back; its lease will run out.");
+                return Halt::Gone;
+            }
+        }
+        if let Err(error) = self.shared.store.release(&run.key.owner, run.run, run.fence).await {
+            warn!(run = %run.run, %error, "Run could not be given back; its lease will run out.");
+        }
+        Halt::Gone
+    }
+}

@@ -1,0 +1,187 @@
+//! The ways in which a run ends.
+//!
+//! Invariant: the end is part of the last barrier, and whatever was begun is ended before it.
+
+use serde_json::Value as Json;
+use tracing::{debug, info};
+
+use super::{Driver, Halt, Position};
+use crate::engine::record::{self, Outcome, RunError};
+use crate::event::{Body, RunStatus, Scope, Usage};
+use crate::node::{ErrorKind, Failure, RunFacts};
+use crate::plan::Output;
+use crate::state::Channel;
+use crate::store::RunState;
+
+impl Driver<'_> {
+    pub(super) async fn complete(
+        &self,
+        at: Position,
+        events: Vec<(Option<Scope>, Body)>,
+    ) -> Result<(), Halt> {
+        match output(&at, &self.facts(&at)) {
+            Ok(output) => {
+                let outcome = Outcome {
+                    status: RunStatus::Completed,
+                    output: Some(output),
+                    usage: at.head.frontier.usage,
+                    error: None,
+                };
+                self.finish(at, events, &outcome).await
+            }
+            Err(failure) => self.fail_with(at, events, None, failure).await,
+        }
+    }
+
+    pub(super) async fn fail(
+        &self,
+        at: Position,
+        node: Option<String>,
+        failure: Failure,
+    ) -> Result<(), Halt> {
+        self.fail_with(at, Vec::new(), node, failure).await
+    }
+
+    pub(super) async fn fail_with(
+        &self,
+        at: Position,
+        mut events: Vec<(Option<Scope>, Body)>,
+        node: Option<String>,
+        failure: Failure,
+    ) -> Result<(), Halt> {
+        // The message may hold words of the user: a `fail` node renders it.
+        info!(run = %self.claim.run.run, node, code = %failure.code, "Run failed.");
+        debug!(run = %self.claim.run.run, error = %failure, "Why the run failed.");
+        let error = RunError {
+            retryable: failure.kind.retryable(),
+            code: failure.code,
+            message: failure.message,
+            node,
+        };
+        events.push((
+            None,
+            Body::Error {
+                code: error.code.clone(),
+                message: error.message.clone(),
+                retryable: error.retryable,
+                node: error.node.clone(),
+            },
+        ));
+        let outcome = Outcome {
+            status: RunStatus::Failed,
+            output: None,
+            usage: at.head.frontier.usage,
+            error: Some(error),
+        };
+        self.finish(at, events, &outcome).await
+    }
+
+    pub(super) async fn cancel(&self, at: Position) -> Result<(), Halt> {
+        let outcome = Outcome {
+            status: RunStatus::Cancelled,
+            output: None,
+            usage: at.head.frontier.usage,
+            error: None,
+        };
+        self.finish(at, Vec::new(), &outcome).await
+    }
+
+    /// Commits the end of the run.
+    pub(super) async fn finish(
+        &self,
+        mut at: Position,
+        mut events: Vec<(Option<Scope>, Body)>,
+        outcome: &Outcome,
+    ) -> Result<(), Halt> {
+        let (state, status) = match outcome.status {
+            RunStatus::Completed => (RunState::Completed, "completed"),
+            RunStatus::Cancelled => (RunState::Cancelled, "cancelled"),
+            _ => (RunState::Failed, "failed"),
+        };
+        // `error` stands right before the end, after everything else that the barrier made visible.
+        let at_error =
+            events.iter().position(|(_, body)| matches!(body, Body::Error { .. })).unwrap_or(events.len());
+        let tail = events.split_off(at_error);
+        events.extend(Self::barrier_events(&mut at));
+        events.extend(tail);
+        events.push((
+            None,
+            Body::RunFinished {
+                status: outcome.status,
+                output: outcome.output.clone(),
+                usage: outcome.usage,
+            },
+        ));
+        self.commit(&at, events, Some((state, Some(record::encode(outcome))))).await?;
+        metrics::counter!("graphloom_runs_finished_total", "status" => status).increment(1);
+        // The next run on this thread starts from here without a read.
+        if !at.torn {
+            self.shared.heads.put(self.claim.run.thread, at.head);
+        }
+        Ok(())
+    }
+
+    /// Ends a run that went wrong outside of its nodes, from where the store has it.
+    pub(super) async fn end_broken(&self) -> Result<(), Halt> {
+        let run = &self.claim.run;
+        let row = self.patiently(|| self.shared.store.run(&run.key.owner, run.run)).await?;
+        let Some(row) = row.filter(|row| row.fence == run.fence && row.state == RunState::Running) else {
+            return Err(Halt::Gone);
+        };
+        let message = "the run could not go on because of a fault of the service";
+        let failure = Failure { code: "internal".into(), ..Failure::new(ErrorKind::ServerError, message) };
+        self.end_at(row.step, RunState::Failed, RunStatus::Failed, failure, Usage::default()).await
+    }
+
+    /// Ends a run without a barrier of its own.
+    pub(super) async fn end_at(
+        &self,
+        step: u64,
+        state: RunState,
+        status: RunStatus,
+        failure: Failure,
+        usage: Usage,
+    ) -> Result<(), Halt> {
+        let error = RunError {
+            code: failure.code.clone(),
+            message: failure.message.clone(),
+            node: None,
+            retryable: false,
+        };
+        let outcome = Outcome { status, output: None, usage, error: Some(error) };
+        let events = vec![
+            (
+                None,
+                Body::Error { code: failure.code, message: failure.message, retryable: false, node: None },
+            ),
+            (None, Body::RunFinished { status, output: None, usage }),
+        ];
+        let next = Some((state, Some(record::encode(&outcome))));
+        self.write(step, Vec::new(), events, next).await.map(|_| ())
+    }
+}
+
+fn output(at: &Position, facts: &RunFacts) -> Result<Json, Failure> {
+    match &at.plan.output {
+        Output::Public => {
+            // The conversation is told message by message; repeating it would make each turn cost more
+            // than the one before.
+            let shown = |(name, channel): &(&String, &Channel)| {
+                !channel.private && Some(*name) != at.plan.messages.as_ref()
+            };
+            let channels = at.plan.channels.iter().filter(shown);
+            let entry = |(name, _): (&String, &Channel)| Some((name.clone(), at.head.state.json(name)?));
+            Ok(Json::Object(channels.filter_map(entry).collect()))
+        }
+        Output::Channels(names) => {
+            let channel = |name: &String| Some((name.clone(), at.head.state.json(name)?));
+            Ok(Json::Object(names.iter().filter_map(channel).collect()))
+        }
+        Output::Map(map) => {
+            let scope = crate::node::scope(&at.head.state, &at.input, facts, 1);
+            let entry =
+                |(name, tree): (&String, &crate::expr::ExprTree)| Ok((name.clone(), tree.eval(&scope)?));
+            map.iter().map(entry).collect::<Result<_, Failure>>().map(Json::Object)
+        }
+    }
+}
