@@ -78,39 +78,39 @@ fn example() -> Plan {
 #[test]
 fn the_drawing_is_exact() {
     let expected = r#"flowchart TD
-n0(["start"])
-n1[["search<br/>tool, joins"]]
-n2[["news<br/>http"]]
-n3["draft<br/>llm, joins"]
-n4("publish<br/>say")
-n5>"give_up<br/>fail"]
-n6{"aside<br/>route"}
-n7(["end"])
-n0 ==> n1
-n0 ==> n2
-n1 --> n3
-n2 --> n3
-n3 -. "state.score #62; 3" .-> n4
-n3 -. "else" .-> n1
-n3 -. "after 3 visits" .-> n5
-n4 --> n7
-n6 --> n7
-classDef k_start stroke:#64748b,stroke-width:2px
-class n0 k_start
-classDef k_llm stroke:#2563eb,stroke-width:2px
-class n3 k_llm
-classDef k_tool stroke:#b45309,stroke-width:2px
-class n1 k_tool
-classDef k_http stroke:#0f766e,stroke-width:2px
-class n2 k_http
-classDef k_say stroke:#2563eb,stroke-width:1px
-class n4 k_say
-classDef k_route stroke:#64748b,stroke-width:1px
-class n6 k_route
-classDef k_fail stroke:#dc2626,stroke-width:2px
-class n5 k_fail
-classDef k_end stroke:#64748b,stroke-width:2px
-class n7 k_end
+    n0(["start"])
+    n1[["search<br/>tool, joins"]]
+    n2[["news<br/>http"]]
+    n3["draft<br/>llm, joins"]
+    n4("publish<br/>say")
+    n5>"give_up<br/>fail"]
+    n6{"aside<br/>route"}
+    n7(["end"])
+    n0 ==> n1
+    n0 ==> n2
+    n1 --> n3
+    n2 --> n3
+    n3 -. "state.score #62; 3" .-> n4
+    n3 -. "else" .-> n1
+    n3 -. "after 3 visits" .-> n5
+    n4 --> n7
+    n6 --> n7
+    classDef k_start stroke:#64748b,stroke-width:2px
+    class n0 k_start
+    classDef k_llm stroke:#2563eb,stroke-width:2px
+    class n3 k_llm
+    classDef k_tool stroke:#b45309,stroke-width:2px
+    class n1 k_tool
+    classDef k_http stroke:#0f766e,stroke-width:2px
+    class n2 k_http
+    classDef k_say stroke:#2563eb,stroke-width:1px
+    class n4 k_say
+    classDef k_route stroke:#64748b,stroke-width:1px
+    class n6 k_route
+    classDef k_fail stroke:#dc2626,stroke-width:2px
+    class n5 k_fail
+    classDef k_end stroke:#64748b,stroke-width:2px
+    class n7 k_end
 "#;
     assert_eq!(mermaid(&example()).unwrap(), expected);
 }
