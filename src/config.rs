@@ -154,11 +154,13 @@ pub struct LimitsFile {
     pub thread_queue: u32,
     /// The most runs that this process works on at once.
     pub runs: usize,
+    /// The most streams that are open at once.
+    pub streams: usize,
 }
 
 impl Default for LimitsFile {
     fn default() -> Self {
-        Self { body_bytes: 1024 * 1024, thread_queue: 10, runs: 2000 }
+        Self { body_bytes: 1024 * 1024, thread_queue: 10, runs: 2000, streams: 5000 }
     }
 }
 

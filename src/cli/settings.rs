@@ -25,6 +25,7 @@ pub(super) fn server(serve: &ServeFlags, file: &File) -> Result<Settings> {
     };
     let mut settings = Settings::new(file.bind(serve), auth);
     settings.body_limit = file.limits.body_bytes;
+    settings.streams = file.limits.streams;
     settings.cors_origins.clone_from(&file.cors_origins);
     settings.grace = GRACE;
     Ok(settings)

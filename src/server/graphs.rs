@@ -225,12 +225,14 @@ impl Graphs {
         turn: Turn,
     ) -> Result<ChatReply, Problem> {
         let groups = turn.groups;
+        let place = self.0.stream()?;
         let stream = |run: &Run, follower: Option<Follower>, replayed: bool| {
             let (location, content_location) = run_urls(run.run);
             let stream = follower.map_or(EventStream::Complete, |follower| EventStream::Events {
                 run: run.run,
                 follower: Box::new(follower),
                 groups,
+                place,
             });
             let replayed = replayed.then_some(true);
             ChatReply::Stream(stream, run.run.to_string(), location, content_location, replayed)

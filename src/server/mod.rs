@@ -35,6 +35,7 @@ use poem::http::{HeaderValue, Method, header};
 use poem::{Endpoint, EndpointExt, Request, Response, Route};
 use poem_openapi::{OpenApi, OperationId, Tags};
 use tokio::net::TcpListener;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -58,6 +59,8 @@ pub struct Settings {
     pub auth: Auth,
     /// The most bytes of a body.
     pub body_limit: usize,
+    /// The most streams that are open at once.
+    pub streams: usize,
     /// Pages of these origins may call the service from a browser, like `https://app.example.org`.
     pub cors_origins: Vec<String>,
     /// `/docs` is there, and the documents need no identity.
@@ -76,6 +79,7 @@ impl Settings {
             bind,
             auth,
             body_limit: 1024 * 1024,
+            streams: 5000,
             cors_origins: Vec::new(),
             docs: true,
             open_metrics,
@@ -112,11 +116,26 @@ pub enum ServeError {
 pub(crate) struct App {
     engine: Engine,
     settings: Settings,
+    /// The streams that may still be opened.
+    streams: Arc<Semaphore>,
     /// The documents, made when somebody asks for them.
     documents: OnceLock<(Bytes, Bytes)>,
 }
 
 impl App {
+    fn new(engine: Engine, settings: Settings) -> Self {
+        // More than this many the semaphore cannot count.
+        let streams = Arc::new(Semaphore::new(settings.streams.min(Semaphore::MAX_PERMITS)));
+        Self { engine, settings, streams, documents: OnceLock::new() }
+    }
+
+    /// Takes a place for a stream, which is given back when it is dropped.
+    fn stream(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        let taken = self.streams.clone().try_acquire_owned();
+        taken
+            .map_err(|_| Problem::new(Code::Overloaded, "as many streams are open as may be; try again soon"))
+    }
+
     /// Returns the document of OpenAPI 3.0, and that of 3.2.
     fn documents(&self) -> &(Bytes, Bytes) {
         self.documents.get_or_init(|| {
@@ -165,7 +184,7 @@ impl Server {
     pub async fn run(self, engine: Engine, shutdown: impl Future<Output = ()> + Send) {
         let Self { settings, listener, address } = self;
         let grace = settings.grace;
-        let app = Arc::new(App { engine: engine.clone(), settings, documents: OnceLock::new() });
+        let app = Arc::new(App::new(engine.clone(), settings));
         let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
         let mut serve = pin!(serve::serve(listener, address, endpoint(app), stop.clone(), cut.clone()));
         tokio::select! {

@@ -84,12 +84,13 @@ impl Runs {
             return Err(Problem::new(Code::InvalidEventId, "the event id is of another run"));
         }
         let after = last.map_or(Seq::default(), |last| last.seq);
+        let place = self.0.stream()?;
         let groups = include.0.map(|include| include.0).unwrap_or_default();
         let found = self.0.engine.follow(&caller.0, run, after, groups.has(Group::State)).await?;
         match found.ok_or_else(Problem::not_found)? {
             Followed::Complete => Ok(FollowReply::Complete),
             Followed::Events(follower) => {
-                let stream = EventStream::Events { run, follower: Box::new(follower), groups };
+                let stream = EventStream::Events { run, follower: Box::new(follower), groups, place };
                 let (_, content_location) = run_urls(run);
                 Ok(FollowReply::Stream(stream, run.to_string(), content_location))
             }

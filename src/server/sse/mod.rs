@@ -13,6 +13,7 @@ use poem::http::{HeaderName, header};
 use poem::{Body, IntoResponse, Response};
 use poem_openapi::payload::Payload;
 use poem_openapi::registry::{MetaSchema, MetaSchemaRef};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep};
 
 use crate::engine::{Follower, Frame};
@@ -103,6 +104,8 @@ pub(super) enum EventStream {
         follower: Box<Follower>,
         /// What the client wants of them.
         groups: Groups,
+        /// Its place among the open streams.
+        place: OwnedSemaphorePermit,
     },
     /// Only `[DONE]`: the client has everything.
     Complete,
@@ -120,8 +123,8 @@ impl IntoResponse for EventStream {
     fn into_response(self) -> Response {
         let body = match self {
             Self::Complete => Body::from(DONE),
-            Self::Events { run, follower, groups } => {
-                let stream = frames(Writer::new(run, groups), Source::Follower(follower));
+            Self::Events { run, follower, groups, place } => {
+                let stream = frames(Writer::new(run, groups), Source::Follower(follower), Some(place));
                 Body::from_bytes_stream(stream)
             }
         };
@@ -209,6 +212,7 @@ struct Open {
     written: Instant,
     done: bool,
     _count: Counted,
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 /// Counts an open stream for as long as it lives.
@@ -227,7 +231,11 @@ impl Drop for Counted {
     }
 }
 
-fn frames(writer: Writer, source: Source) -> impl Stream<Item = io::Result<Bytes>> + Send {
+fn frames(
+    writer: Writer,
+    source: Source,
+    place: Option<OwnedSemaphorePermit>,
+) -> impl Stream<Item = io::Result<Bytes>> + Send {
     let open = Open {
         writer,
         source,
@@ -236,6 +244,7 @@ fn frames(writer: Writer, source: Source) -> impl Stream<Item = io::Result<Bytes
         written: Instant::now(),
         done: false,
         _count: Counted::new(),
+        _place: place,
     };
     futures_util::stream::unfold(open, |mut open| async move {
         let bytes = open.next().await?;

@@ -63,7 +63,7 @@ fn open(
     groups: Groups,
 ) -> (mpsc::Sender<Result<Arc<Frame>, ()>>, impl Stream<Item = io::Result<Bytes>>) {
     let (send, receive) = mpsc::channel(64);
-    (send, Box::pin(frames(Writer::new(run, groups), Source::Channel(receive))))
+    (send, Box::pin(frames(Writer::new(run, groups), Source::Channel(receive), None)))
 }
 
 #[tokio::test]

@@ -163,3 +163,16 @@ async fn inputs_that_do_not_fit_the_graph_are_told_by_pointer() {
     let body = json!({"session_id": "s", "message": "hi", "input": {"count": 2}});
     assert_eq!(service.post("/v1/graphs/strict-one/invoke", body).await.0, StatusCode::OK);
 }
+
+#[tokio::test]
+async fn too_many_open_streams_are_refused_before_anything_is_stored() {
+    let service = Service::with(|settings| settings.streams = 1).await;
+    let first = service.ask(post("/v1/graphs/hello/chat", &turn("s"))).await;
+    let refused = service.ask(post("/v1/graphs/hello/chat", &turn("t"))).await;
+    assert_eq!(refused.headers()["retry-after"], "1");
+    let (status, problem) = read(refused).await;
+    assert_eq!((status.as_u16(), &problem["code"]), (503, &json!("overloaded")));
+    assert_eq!(service.get("/v1/threads/t").await.0, StatusCode::NOT_FOUND);
+    drop(first);
+    assert_eq!(service.ask(post("/v1/graphs/hello/chat", &turn("t"))).await.status(), StatusCode::OK);
+}

@@ -119,7 +119,7 @@ impl Service {
         let permits = Arc::new(Semaphore::new(0));
         let mut settings = Settings::new(SocketAddr::from(([127, 0, 0, 1], 0)), Auth::None);
         change(&mut settings);
-        let app = Arc::new(App { engine: open(&permits).await, settings, documents: OnceLock::new() });
+        let app = Arc::new(App::new(open(&permits).await, settings));
         let endpoint = Box::new(poem::endpoint::ToDynEndpoint(endpoint(app)));
         Self { endpoint, permits }
     }
