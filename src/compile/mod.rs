@@ -250,6 +250,7 @@ fn check_graph<'a>(
         return None;
     }
     let (channels, mut broken) = types.channels(&graph.state, bag);
+    broken.extend(graph.broken.iter().cloned());
     let mut input = IndexMap::new();
     for (name, spec) in &graph.input {
         match types.field(spec, bag) {

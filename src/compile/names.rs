@@ -81,6 +81,11 @@ impl Names {
     /// Parses a condition, which must not be of another type than boolean.
     pub(super) fn condition(&self, text: &Text, bag: &mut Bag) -> Option<Expr> {
         let expr = self.expression(text, bag)?;
+        if let Some(found) = expr.never_boolean() {
+            let label = format!("this is {found}");
+            bag.report(Diagnostic::error("E104", "the condition is not a boolean", text.span, label));
+            return None;
+        }
         match self.type_of(&expr) {
             Some(ty) if !matches!(ty, Type::Boolean | Type::Any) => {
                 let finding = Diagnostic::error(

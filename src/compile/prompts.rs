@@ -12,7 +12,7 @@ use crate::expr::Scope;
 use crate::model::Role;
 use crate::spec::{Folder, ParamsSpec, PromptFile, Text, Tree};
 use crate::state::{Field, Type};
-use crate::template::prompt::{Section, SectionRole, split};
+use crate::template::prompt::{Section, SectionRole, check_partial, split};
 use crate::template::{Parsed, Set, Templates};
 
 /// A part of a prompt file.
@@ -61,6 +61,7 @@ impl Prompts {
     pub(super) fn read(folder: &Folder, types: &Types, bag: &mut Bag) -> Self {
         let mut prompts = Self { broken: folder.broken_prompts.clone(), ..Self::default() };
         for (name, text) in &folder.partials {
+            report_template(check_partial(&text.value), text, 0, bag);
             match prompts.set.add(name, &text.value) {
                 Ok(parsed) => drop(prompts.partials.insert(name.clone(), parsed)),
                 Err(errors) => {
@@ -192,7 +193,7 @@ impl Prompts {
                     read.insert(input.clone());
                     let span = file.body.locate(range.clone());
                     match inputs.get(input).map(|field| field.ty.non_null()) {
-                        Some(Type::Messages | Type::Any | Type::List(_)) => {
+                        Some(ty) if holds_turns(ty) => {
                             pieces.push(Part::Messages(input.clone()));
                         }
                         Some(ty) => {
@@ -417,5 +418,14 @@ impl Prompts {
             }
         }
         templates
+    }
+}
+
+/// Says whether values of the type can be chat turns.
+fn holds_turns(ty: &Type) -> bool {
+    match ty {
+        Type::Messages | Type::Any => true,
+        Type::List(item) => matches!(item.non_null(), Type::Any | Type::Object | Type::Record(_)),
+        _ => false,
     }
 }

@@ -196,6 +196,13 @@ fn bounded(ty: Type, d: &Descriptor, bag: &mut Bag) -> Option<Type> {
         bag.report(Diagnostic::error("S408", message, span, "no such rule for this type"));
     };
     let number = |bound: &Option<Spanned<f64>>| bound.as_ref().map(|b| b.value);
+    if let Some(pattern) = &d.pattern
+        && let Err(why) = crate::state::check_pattern(&pattern.value)
+    {
+        let finding = Diagnostic::error("S408", "the pattern cannot be used", pattern.span, why);
+        bag.report(finding.help("write a regular expression without look-around and back-references"));
+        return None;
+    }
     let bounded = match ty {
         Type::Nullable(inner) => return bounded_inner(*inner, d, bag),
         Type::String { .. } => Type::String {

@@ -104,7 +104,10 @@ fn check_input(plan: &Plan, start: &Start) -> Result<Json, StartError> {
     }
     for name in start.input.keys().filter(|name| !plan.input.contains_key(*name)) {
         let known: Vec<&str> = plan.input.keys().map(String::as_str).collect();
-        let why = format!("the graph declares no such input; it has: {}", known.join(", "));
+        let why = match known.as_slice() {
+            [] => "the graph declares no inputs".to_owned(),
+            known => format!("the graph declares no such input; it has: {}", known.join(", ")),
+        };
         wrong.push(mismatch(format!("/input/{name}"), &why));
     }
     let mut input = serde_json::Map::new();

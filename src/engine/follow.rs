@@ -264,6 +264,13 @@ impl Follower {
             let new = events.into_iter().filter(|event| event.seq > after);
             self.ahead.extend(new.map(|event| Arc::new(Frame::new(self.run, event))));
         }
+        if stands == Stands::Over
+            && self.ahead.is_empty()
+            && store.run(&self.owner, self.run).await?.is_none()
+        {
+            // The thread was deleted between the two reads.
+            return Ok(Stands::Deleted);
+        }
         Ok(stands)
     }
 

@@ -133,6 +133,8 @@ enum News {
 #[derive(Debug)]
 pub(super) struct Held {
     frames: Vec<Arc<Frame>>,
+    /// What was open before.
+    open: Vec<(Scope, Open)>,
 }
 
 impl Journal {
@@ -207,6 +209,7 @@ impl Journal {
     pub(super) fn hold(&self, bodies: Vec<(Option<Scope>, Body)>) -> (Held, Option<EventBatch>) {
         let mut inner = self.lock();
         let mut frames = Vec::with_capacity(bodies.len());
+        let open = inner.open.clone();
         for (scope, body) in bodies {
             // Whatever is open is ended before the run is.
             if matches!(body, Body::Error { .. } | Body::RunFinished { .. }) {
@@ -217,7 +220,12 @@ impl Journal {
             frames.push(self.number(&mut inner, scope.as_ref(), body));
         }
         let batch = self.batch(inner.unstored.iter().chain(&frames));
-        (Held { frames }, batch)
+        (Held { frames, open }, batch)
+    }
+
+    /// Forgets what a commit did not store; its numbers are not used again.
+    pub(super) fn withdraw(&self, held: Held) {
+        self.lock().open = held.open;
     }
 
     /// Sends what a commit has stored.

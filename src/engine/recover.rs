@@ -71,11 +71,12 @@ async fn heartbeat(shared: Arc<Shared>) {
         let mut live: Vec<_> = shared.lives().keys().copied().collect();
         live.sort_unstable();
         match shared.store.heartbeat(&shared.process, &live).await {
-            Ok(cancelled) => {
+            Ok(beat) => {
                 good = begun;
-                for run in cancelled {
+                let asked = beat.cancelled.into_iter().map(|run| (run, Stop::Cancel));
+                for (run, why) in asked.chain(beat.lost.into_iter().map(|run| (run, Stop::Lost))) {
                     if let Some(live) = shared.live(run) {
-                        live.ask(Stop::Cancel);
+                        live.ask(why);
                     }
                 }
             }

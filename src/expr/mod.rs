@@ -91,6 +91,8 @@ struct Parsed {
     source: String,
     reads: Vec<Read>,
     node: node::Node,
+    /// What it gives when that can never be a boolean.
+    no_boolean: Option<&'static str>,
 }
 
 impl Expr {
@@ -111,7 +113,8 @@ impl Expr {
             return Err(walk.errors);
         }
         let node = node.map_err(|e| vec![e])?;
-        Ok(Self(Arc::new(Parsed { source: source.to_owned(), reads: walk.reads, node })))
+        let no_boolean = walk::no_boolean(&expr);
+        Ok(Self(Arc::new(Parsed { source: source.to_owned(), reads: walk.reads, node, no_boolean })))
     }
 
     /// Returns the text as it was written.
@@ -122,6 +125,11 @@ impl Expr {
     /// Returns every name that is read, in the order written.
     pub fn reads(&self) -> &[Read] {
         &self.0.reads
+    }
+
+    /// Says what the expression gives when that can never be a boolean.
+    pub fn never_boolean(&self) -> Option<&'static str> {
+        self.0.no_boolean
     }
 
     /// Evaluates the expression. An undefined result is an error.

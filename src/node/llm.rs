@@ -93,7 +93,11 @@ impl Llm {
                     let Json::Array(items) = tree.eval(scope)? else {
                         return Err(Failure::new(ErrorKind::Schema, "the conversation is not a list"));
                     };
-                    turns.extend(clip(items, self.clip).iter().filter_map(turn));
+                    for item in clip(items, self.clip) {
+                        let no_turn =
+                            || Failure::new(ErrorKind::Schema, "an item of the conversation is no chat turn");
+                        turns.push(turn(&item).ok_or_else(no_turn)?);
+                    }
                 }
                 Piece::Conversation(channel) => {
                     // Only what is sent is copied: a long conversation costs no more than its newest turns.

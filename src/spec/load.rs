@@ -264,6 +264,14 @@ fn decode(path: String, content: &[u8], bag: &mut Bag) -> Option<FileId> {
 fn read(folder: &mut Folder, claim: Claim, file: FileId, bag: &mut Bag) {
     let source = bag.source(file).1.to_owned();
     let base = if source.starts_with('\u{feff}') { 3 } else { 0 };
+    // YAML refuses it by itself.
+    if let Claim::Prompt(_) | Claim::Partial(_) = claim
+        && let Some(at) = source.find('\0')
+    {
+        let span = Span { file, start: at as u32, end: at as u32 + 1 };
+        let finding = Diagnostic::error("Y007", "the character U+0000", span, "no text holds it");
+        bag.report(finding.help("take it out"));
+    }
     match claim {
         Claim::Project => match parse(&source[base..], file, base, bag) {
             Some(tree) => folder.project = Reader { bag }.project(file, tree),
@@ -281,8 +289,16 @@ fn read(folder: &mut Folder, claim: Claim, file: FileId, bag: &mut Bag) {
             None => folder.broken_prompts.push(name),
         },
         Claim::Partial(name) => {
-            let span = Span { file, start: 0, end: source.len() as u32 };
-            folder.partials.insert(name, Text::verbatim(&source, span));
+            let span = Span { file, start: base as u32, end: source.len() as u32 };
+            let text = Text::verbatim(&source[base..], span);
+            if text.value.lines().next().is_some_and(|line| line.trim_end() == "---") {
+                let at = Span { file, start: base as u32, end: base as u32 + 3 };
+                let finding = Diagnostic::error("T306", "front-matter in a partial", at, "it begins here");
+                bag.report(
+                    finding.help("the file that includes it has the inputs: take the front-matter out"),
+                );
+            }
+            folder.partials.insert(name, text);
         }
         Claim::Other | Claim::Nothing(_) => {}
     }

@@ -101,7 +101,7 @@ impl Reader<'_> {
         let mut fields = self.fields(node, "a fan-out")?;
         let names = fields.take("all")?;
         let names: Vec<_> = self
-            .list(names, "names")
+            .filled(names, "names")
             .iter()
             .filter_map(|item| self.name(item, "the name of a node"))
             .collect();
@@ -113,7 +113,7 @@ impl Reader<'_> {
         let mut fields = self.fields(node, "a fan-out")?;
         let arms = fields.take("some")?;
         let arms: Vec<Option<(Text, Spanned<String>)>> = self
-            .list(arms, "conditions and names")
+            .filled(arms, "conditions and names")
             .iter()
             .map(|item| {
                 let mut arm = self.fields(item, "a branch")?;
@@ -126,6 +126,9 @@ impl Reader<'_> {
             .collect();
         let otherwise = fields.take("else").and_then(|node| self.next(node)).map(Box::new);
         fields.finish(self, &["some", "else"], |_| None);
+        if arms.is_empty() {
+            return None;
+        }
         Some(NextSpec::Some(arms.into_iter().collect::<Option<_>>()?, otherwise, node.span))
     }
 

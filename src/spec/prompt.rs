@@ -34,17 +34,22 @@ impl Reader<'_> {
     /// Reads a prompt file; without front-matter it has no inputs.
     pub(super) fn prompt(&mut self, file: FileId) -> Option<PromptFile> {
         let source = self.bag.source(file).1.to_owned();
+        // The mark is said by whoever read the file; it is no text.
+        let begin = if source.starts_with('\u{feff}') { 3 } else { 0 };
         let mut prompt = PromptFile {
             file,
             description: None,
             inputs: Vec::new(),
             sample: None,
             params: ParamsSpec::default(),
-            body: Text::verbatim(&source, Span { file, start: 0, end: source.len() as u32 }),
+            body: Text::verbatim(
+                &source[begin..],
+                Span { file, start: begin as u32, end: source.len() as u32 },
+            ),
             allow: Vec::new(),
             broken: Vec::new(),
         };
-        let first = source.lines().next().unwrap_or_default();
+        let first = source[begin..].lines().next().unwrap_or_default();
         if first.trim_end() != "---" {
             return Some(prompt);
         }
@@ -56,7 +61,7 @@ impl Reader<'_> {
             (line.trim_end() == "---").then_some((begin, at))
         });
         let Some((end, body)) = close else {
-            let span = Span { file, start: 0, end: 3 };
+            let span = Span { file, start: begin as u32, end: begin as u32 + 3 };
             let finding = Diagnostic::error("T306", "the front-matter has no end", span, "it begins here");
             self.bag.report(finding.help("write a line `---` after it"));
             return None;

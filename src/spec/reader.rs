@@ -168,6 +168,20 @@ impl Reader<'_> {
         }
     }
 
+    /// Reads a list that holds something.
+    pub(super) fn filled<'n>(&mut self, node: &'n Node, what: &str) -> &'n [Node] {
+        if matches!(&node.tree, Tree::Seq(items) if items.is_empty()) {
+            let finding = Diagnostic::error(
+                "G105",
+                format!("an empty list of {what}"),
+                node.span,
+                "at least one is due",
+            );
+            self.bag.report(finding);
+        }
+        self.list(node, what)
+    }
+
     /// Reads a text.
     pub(super) fn text(&mut self, node: &Node, expected: &str) -> Option<Text> {
         match &node.tree {

@@ -146,7 +146,7 @@ impl Reader<'_> {
         let base = if let Some(ty) = fields.take("type") {
             self.ty(ty, false).map(Base::Type)
         } else if let Some(values) = fields.take("enum") {
-            let items = self.list(values, "texts");
+            let items = self.filled(values, "texts");
             let values: Vec<_> = items
                 .iter()
                 .filter_map(|item| {

@@ -228,6 +228,15 @@ pub(super) fn shown(text: &str) -> String {
     text.chars().take(64).flat_map(char::escape_debug).collect()
 }
 
+/// Says in one line why a text is no pattern.
+pub fn check_pattern(pattern: &str) -> Result<(), String> {
+    Regex::new(pattern).map(|_| ()).map_err(|error| {
+        let text = error.to_string();
+        let last = text.lines().last().unwrap_or_default();
+        last.strip_prefix("error: ").unwrap_or(last).to_owned()
+    })
+}
+
 /// Compiles a pattern once per process: patterns come from graphs, so there are few.
 fn compiled(pattern: &str) -> Option<Arc<Regex>> {
     static PATTERNS: OnceLock<Mutex<BTreeMap<String, Option<Arc<Regex>>>>> = OnceLock::new();

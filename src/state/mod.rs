@@ -8,7 +8,7 @@ mod schema;
 mod types;
 mod value;
 
-pub use check::Mismatch;
+pub use check::{Mismatch, check_pattern};
 pub use fold::{Change, Delta, MergeError, Write, fold, overlay};
 pub use types::{Channel, Channels, Field, Merge, Type, UnknownMerge};
 pub use value::{Cell, DecodeError, State};

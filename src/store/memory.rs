@@ -11,7 +11,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{
-    Accepted, Checkpoint, Claim, Commit, Committed, EventBatch, GraphVersion, NewRun, OnBusy, Process,
+    Accepted, Beat, Checkpoint, Claim, Commit, Committed, EventBatch, GraphVersion, NewRun, OnBusy, Process,
     Result, Run, RunState, Store, Thread,
 };
 use crate::id::{CheckpointId, Owner, Part, RunId, Seq, ThreadId, ThreadKey};
@@ -319,20 +319,21 @@ impl Store for MemoryStore {
         Ok(claims)
     }
 
-    async fn heartbeat(&self, process: &Process, live: &[RunId]) -> Result<Vec<RunId>> {
+    async fn heartbeat(&self, process: &Process, live: &[RunId]) -> Result<Beat> {
         let mut tables = self.lock();
         let mine = |row: &&mut RunRow| {
             let owned = row.instance == process.instance && row.boot == process.boot;
             row.run.state == RunState::Running && owned && live.contains(&row.run.run)
         };
-        let mut cancelled = Vec::new();
+        let mut beat = Beat { lost: live.to_vec(), ..Beat::default() };
         for row in tables.runs.values_mut().filter(mine) {
             row.lease_until = lease(process.lease);
+            beat.lost.retain(|run| *run != row.run.run);
             if row.run.cancel_requested {
-                cancelled.push(row.run.run);
+                beat.cancelled.push(row.run.run);
             }
         }
-        Ok(cancelled)
+        Ok(beat)
     }
 
     async fn release(&self, owner: &Owner, run: RunId, fence: u64) -> Result<()> {

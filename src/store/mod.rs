@@ -252,6 +252,15 @@ pub enum Committed {
     Lost,
 }
 
+/// What a heartbeat learns about the runs that a process drives.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Beat {
+    /// Those whose end somebody asked for.
+    pub cancelled: Vec<RunId>,
+    /// Those that the process does not own any more: they are over, another has them, or they were deleted.
+    pub lost: Vec<RunId>,
+}
+
 /// A claimed run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Claim {
@@ -330,9 +339,9 @@ pub trait Store: Send + Sync + 'static {
     /// run that was taken while running.
     async fn claim(&self, process: &Process, limit: u32) -> Result<Vec<Claim>>;
 
-    /// Renews the leases of these runs, as far as the process owns them; returns those among them whose end somebody
-    /// asked for. A run that nobody drives is not among them, so that its lease runs out and it is claimed again.
-    async fn heartbeat(&self, process: &Process, live: &[RunId]) -> Result<Vec<RunId>>;
+    /// Renews the leases of these runs, as far as the process owns them. A run that nobody drives is not among them, so
+    /// that its lease runs out and it is claimed again.
+    async fn heartbeat(&self, process: &Process, live: &[RunId]) -> Result<Beat>;
 
     /// Gives a claimed run back to the queue without counting a crash.
     async fn release(&self, owner: &Owner, run: RunId, fence: u64) -> Result<()>;

@@ -13,6 +13,7 @@ mod read;
 mod row;
 mod sqlite;
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -30,8 +31,8 @@ use self::entity::graph_version;
 use self::error::{undone, unsure};
 use self::postgres::Lanes;
 use super::{
-    Accepted, Checkpoint, Claim, Commit, Committed, EventBatch, GraphVersion, NewRun, Process, Result, Run,
-    Store, StoreError, Thread,
+    Accepted, Beat, Checkpoint, Claim, Commit, Committed, EventBatch, GraphVersion, NewRun, Process, Result,
+    Run, Store, StoreError, Thread,
 };
 use crate::id::{CheckpointId, Owner, RunId, Seq, ThreadId, ThreadKey};
 
@@ -89,6 +90,13 @@ async fn detached<T: Send + 'static>(work: impl Future<Output = Result<T>> + Sen
         Ok(done) => done.unwrap_or_else(|e| Err(StoreError::Unknown(e.to_string()))),
         Err(_) => Err(StoreError::Unknown("the database does not answer".into())),
     }
+}
+
+/// Sorts what a process drives by what it still owns, each with the wish for its end.
+fn beat(live: &[RunId], owned: Vec<(RunId, bool)>) -> Beat {
+    let still: BTreeSet<RunId> = owned.iter().map(|(run, _)| *run).collect();
+    let lost = live.iter().filter(|run| !still.contains(run)).copied().collect();
+    Beat { cancelled: owned.into_iter().filter(|(_, cancel)| *cancel).map(|(run, _)| run).collect(), lost }
 }
 
 /// Begins a transaction that writes.
@@ -236,7 +244,7 @@ impl Store for SqlStore {
         .await
     }
 
-    async fn heartbeat(&self, process: &Process, live: &[RunId]) -> Result<Vec<RunId>> {
+    async fn heartbeat(&self, process: &Process, live: &[RunId]) -> Result<Beat> {
         let db = self.0.pools.beat.clone();
         if self.0.lanes.is_some() {
             return postgres::heartbeat(&db, process, live).await;
@@ -244,9 +252,9 @@ impl Store for SqlStore {
         let (process, live) = (process.clone(), live.to_vec());
         detached(async move {
             let tx = begin(&db).await?;
-            let cancelled = sqlite::heartbeat(&tx, &process, &live).await?;
+            let beat = sqlite::heartbeat(&tx, &process, &live).await?;
             end(tx).await?;
-            Ok(cancelled)
+            Ok(beat)
         })
         .await
     }

@@ -109,6 +109,19 @@ pub fn split(body: &str) -> Result<Vec<Section>, Vec<TemplateError>> {
     Err(errors)
 }
 
+/// Returns the markers of a file that must have none, because others include it.
+pub fn check_partial(body: &str) -> Vec<TemplateError> {
+    let (pieces, _) = pieces(body);
+    let marker = |marker: Marker<'_>| match section(body, &pieces, &marker) {
+        Ok(None) => None,
+        _ => Some(escaped(
+            error(marker.line, "a role marker in a partial", "the file that includes it sets the roles"),
+            marker.word,
+        )),
+    };
+    markers(body).filter_map(marker).collect()
+}
+
 /// Returns the lines that hold nothing but `@word`, or what looks like a marker written wrong.
 fn markers(body: &str) -> impl Iterator<Item = Marker<'_>> {
     let mut at = 0;

@@ -619,3 +619,39 @@ async fn a_state_that_grows_too_large_ends_the_run_and_leaves_the_thread_as_it_w
     // The user's turns fit; the answers to them do not.
     assert_eq!(conversation(&engine).await, ["hi", word, "hi", word, "hi", "hi"]);
 }
+
+/// The owner went on for as long as the model did, and ended the stream without closing what it had begun.
+#[tokio::test]
+async fn a_thread_that_is_deleted_elsewhere_stops_the_owner_at_its_next_heartbeat() {
+    let store: Arc<MemoryStore> = Arc::default();
+    let mut settings = Settings::new("test".into());
+    settings.process.lease = Duration::from_millis(300);
+    let node = Speak { permits: Arc::new(Semaphore::new(1)), ..Speak::new(&["a", "b"]) };
+    let engine = Engine::open(store.clone(), one(node), Providers::without_secrets().unwrap(), settings)
+        .await
+        .unwrap();
+    let run = engine.start(&owner(), say("hi")).await.unwrap().run;
+    let mut near = engine.follower(&owner(), &run, Seq::default(), false);
+    while near.next().await.unwrap().unwrap().event.body.name() != "message.delta" {}
+    assert!(store.delete_thread(&run.key).await.unwrap());
+    let told = tokio::time::timeout(Duration::from_secs(5), told(near)).await.expect("an end");
+    assert_eq!(told, ["thread.deleted", "message.finished", "node.finished", "run.finished"]);
+}
+
+/// A commit that found its run gone had closed the books before, and nothing was closed in the stream.
+#[tokio::test]
+async fn what_a_refused_commit_would_have_closed_is_closed_by_the_end() {
+    let store: Arc<MemoryStore> = Arc::default();
+    let permits = Arc::new(Semaphore::new(1));
+    let engine = engine(&store, one(Speak { permits: permits.clone(), ..Speak::new(&["a", "b"]) })).await;
+    let run = engine.start(&owner(), say("hi")).await.unwrap().run;
+    let mut near = engine.follower(&owner(), &run, Seq::default(), false);
+    while near.next().await.unwrap().unwrap().event.body.name() != "message.delta" {}
+    assert!(store.delete_thread(&run.key).await.unwrap());
+    permits.add_permits(1);
+    let told = told(near).await;
+    assert_eq!(
+        told,
+        ["message.delta", "thread.deleted", "message.finished", "node.finished", "run.finished"]
+    );
+}

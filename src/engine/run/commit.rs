@@ -49,13 +49,23 @@ impl Driver<'_> {
             next,
             lease: self.shared.process.lease,
         };
+        let settled = self.settle(&commit).await;
+        match &settled {
+            Ok(_) => self.journal.release(held),
+            Err(_) => self.journal.withdraw(held),
+        }
+        settled
+    }
+
+    /// Sends a commit until its outcome is known; says whether somebody asked for the end of the run.
+    async fn settle(&self, commit: &Commit) -> Result<bool, Halt> {
+        let claim = &self.claim.run;
         let begun = Instant::now();
         let mut unsure = false;
         loop {
             match self.shared.store.commit(commit.clone()).await {
                 Ok(Committed::Done { cancel_requested }) => {
                     metrics::histogram!("graphloom_commit_seconds").record(begun.elapsed().as_secs_f64());
-                    self.journal.release(held);
                     return Ok(cancel_requested);
                 }
                 Ok(Committed::Lost) if !unsure => return Err(Halt::Gone),
@@ -69,8 +79,7 @@ impl Driver<'_> {
                     if row.fence != claim.fence {
                         return Err(Halt::Gone);
                     }
-                    if row.step == step + 1 {
-                        self.journal.release(held);
+                    if row.step == commit.step + 1 {
                         return Ok(row.cancel_requested);
                     }
                     if lost {

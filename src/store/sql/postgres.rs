@@ -18,9 +18,9 @@ pub(super) use self::accept::accept;
 pub(super) use self::lane::Lanes;
 use super::error::{is_race, undone, unsure};
 use super::row::{RUN, Row, word};
-use super::{ENGINE, TRIES, answered, read, sql};
+use super::{ENGINE, TRIES, answered, beat, read, sql};
 use crate::id::{CheckpointId, Owner, RunId};
-use crate::store::{Claim, Commit, Committed, EventBatch, Process, Result, Run, RunState, StoreError};
+use crate::store::{Beat, Claim, Commit, Committed, EventBatch, Process, Result, Run, RunState, StoreError};
 
 /// Returns a lease as the statements take it.
 fn millis(lease: Duration) -> Value {
@@ -264,18 +264,18 @@ const BEAT: &str = "with mine as materialized ( \
      beat as ( \
        update run r set lease_until = now() + $3::bigint * interval '1 millisecond' \
        from mine m where r.tenant = m.tenant and r.run_id = m.run_id) \
-     select run_id from run where state = 'running' and owner = $1 and boot = $2 and run_id = any($4::uuid[]) \
-       and cancel_requested order by ord";
+     select run_id, cancel_requested from run where state = 'running' and owner = $1 and boot = $2 \
+       and run_id = any($4::uuid[]) order by ord";
 
-pub(super) async fn heartbeat(
-    db: &DatabaseConnection,
-    process: &Process,
-    live: &[RunId],
-) -> Result<Vec<RunId>> {
-    let live = Value::Array(ArrayType::Uuid, Some(Box::new(live.iter().map(|run| run.0.into()).collect())));
-    let values = vec![process.instance.as_str().into(), process.boot.into(), millis(process.lease), live];
+pub(super) async fn heartbeat(db: &DatabaseConnection, process: &Process, live: &[RunId]) -> Result<Beat> {
+    let ids = Value::Array(ArrayType::Uuid, Some(Box::new(live.iter().map(|run| run.0.into()).collect())));
+    let values = vec![process.instance.as_str().into(), process.boot.into(), millis(process.lease), ids];
     let rows = query(db, BEAT, values).await.map_err(|e| unsure(&e))?;
-    rows.iter().map(|row| row.try_get("", "run_id").map(RunId).map_err(|e| undone(&e))).collect()
+    let row =
+        |row: QueryResult| Ok((row.try_get("", "run_id").map(RunId)?, row.try_get("", "cancel_requested")?));
+    let owned =
+        rows.into_iter().map(row).collect::<std::result::Result<_, DbErr>>().map_err(|e| undone(&e))?;
+    Ok(beat(live, owned))
 }
 
 /// The end of a run that had an owner comes under a new fence, so that it sorts after all that the owner sent.

@@ -10,10 +10,10 @@ use uuid::Uuid;
 
 use super::error::undone;
 use super::row::{RUN, Row, moment, word};
-use super::{ENGINE, KEY_HOURS, read, sql};
+use super::{ENGINE, KEY_HOURS, beat, read, sql};
 use crate::id::{CheckpointId, Owner, RunId, ThreadId};
 use crate::store::{
-    Accepted, Claim, Commit, Committed, EventBatch, NewRun, OnBusy, Process, Result, Run, RunState,
+    Accepted, Beat, Claim, Commit, Committed, EventBatch, NewRun, OnBusy, Process, Result, Run, RunState,
     StoreError,
 };
 
@@ -279,19 +279,21 @@ async fn taken(tx: &Tx, process: &Process, row: &Row) -> Result<Claim> {
     Ok(Claim { run, head: row.get::<Option<Uuid>>("head")?.map(CheckpointId), crashed })
 }
 
-pub(super) async fn heartbeat(tx: &Tx, process: &Process, live: &[RunId]) -> Result<Vec<RunId>> {
+pub(super) async fn heartbeat(tx: &Tx, process: &Process, live: &[RunId]) -> Result<Beat> {
     let renew = "update run set lease_until = $3 where state = 'running' and owner = $1 and boot = $2 and run_id = $4";
     for run in live {
         let mine =
             vec![process.instance.as_str().into(), process.boot.into(), until(process.lease), run.0.into()];
         write(tx, renew, mine).await?;
     }
-    let text = "select run_id from run where state = 'running' and owner = $1 and boot = $2 and cancel_requested \
+    let text = "select run_id, cancel_requested from run where state = 'running' and owner = $1 and boot = $2 \
          order by ord";
     let mine = vec![process.instance.as_str().into(), process.boot.into()];
-    let cancelled = read::rows(tx, "run", text, mine).await?;
-    let cancelled = cancelled.iter().map(|row| row.get("run_id").map(RunId)).collect::<Result<Vec<_>>>()?;
-    Ok(cancelled.into_iter().filter(|run| live.contains(run)).collect())
+    let rows = read::rows(tx, "run", text, mine).await?;
+    let row = |row: &Row| Ok((row.get("run_id").map(RunId)?, row.get("cancel_requested")?));
+    let mut owned: Vec<(RunId, bool)> = rows.iter().map(row).collect::<Result<_>>()?;
+    owned.retain(|(run, _)| live.contains(run));
+    Ok(beat(live, owned))
 }
 
 pub(super) async fn request_cancel(

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use graphloom::id::{Seq, ThreadId};
-use graphloom::store::{Accepted, Commit, Committed, NewRun, Process, Run, RunState, Store};
+use graphloom::store::{Accepted, Beat, Commit, Committed, NewRun, Process, Run, RunState, Store};
 use uuid::Uuid;
 
 use super::on_every_store;
@@ -166,16 +166,21 @@ async fn a_heartbeat_keeps_runs_and_reports_the_cancelled(store: Arc<dyn Store>)
     }
     let lasting = Process { lease: Duration::from_mins(1), ..me.clone() };
     let live = [runs[0].run, runs[1].run];
-    assert_eq!(store.heartbeat(&lasting, &live).await.unwrap(), []);
+    assert_eq!(store.heartbeat(&lasting, &live).await.unwrap(), Beat::default());
     tokio::time::sleep(Duration::from_millis(310)).await;
     assert!(store.claim(&process("there"), 10).await.unwrap().is_empty());
     let end = batch(0, 1, 1, b"end");
     let asked = store.request_cancel(&runs[1].key.owner, runs[1].run, vec![], end).await.unwrap().unwrap();
     assert_eq!((asked.state, asked.cancel_requested), (RunState::Running, true));
-    assert_eq!(store.heartbeat(&lasting, &live).await.unwrap(), [runs[1].run]);
+    let asked = Beat { cancelled: vec![runs[1].run], lost: vec![] };
+    assert_eq!(store.heartbeat(&lasting, &live).await.unwrap(), asked);
     let other_boot = Process { boot: Uuid::now_v7(), ..me };
-    assert_eq!(store.heartbeat(&other_boot, &live).await.unwrap(), []);
+    let lost = Beat { cancelled: vec![], lost: live.to_vec() };
+    assert_eq!(store.heartbeat(&other_boot, &live).await.unwrap(), lost);
     assert_eq!(store.commit(barrier(&runs[1])).await.unwrap(), Committed::Done { cancel_requested: true });
+    store.commit(Commit { step: 1, ..last_barrier(&runs[1], RunState::Cancelled) }).await.unwrap();
+    assert!(store.delete_thread(&runs[0].key).await.unwrap());
+    assert_eq!(store.heartbeat(&lasting, &live).await.unwrap(), lost, "over, and deleted");
 }
 
 async fn a_run_that_its_process_does_not_drive_is_claimed_again(store: Arc<dyn Store>) {
@@ -184,7 +189,7 @@ async fn a_run_that_its_process_does_not_drive_is_claimed_again(store: Arc<dyn S
     let Accepted::Claimed { run, .. } = store.accept(new).await.unwrap() else { panic!() };
     // The answer of `accept` was lost: the process lives, and knows nothing of the run.
     let lasting = Process { lease: Duration::from_mins(1), ..me };
-    assert_eq!(store.heartbeat(&lasting, &[]).await.unwrap(), []);
+    assert_eq!(store.heartbeat(&lasting, &[]).await.unwrap(), Beat::default());
     tokio::time::sleep(Duration::from_millis(310)).await;
     let claims = store.claim(&lasting, 10).await.unwrap();
     assert_eq!(claims.iter().map(|claim| claim.run.run).collect::<Vec<_>>(), [run.run]);
