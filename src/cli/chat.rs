@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::Value as Json;
 use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::{DatabaseFlag, File, Flags};
 use crate::engine::{Engine, Settings, Start, StartError};
@@ -51,20 +52,22 @@ pub(super) async fn chat(flags: &Flags, chat: &ChatFlags, file: &File) -> Result
     }
     let engine = Engine::open(store, catalog, providers, settings).await?;
     let input = inputs(&chat.input)?;
+    // One listener from here on: what comes between two would be lost.
+    let mut interrupt = signal(SignalKind::interrupt())?;
     let mut code = ExitCode::SUCCESS;
     if let Some(message) = &chat.message {
-        code = turn(&engine, chat, on_busy, &input, message).await?;
+        code = turn(&engine, chat, on_busy, &input, message, &mut interrupt).await?;
     } else {
         let mut lines = BufReader::new(tokio::io::stdin()).lines();
         loop {
             write!(std::io::stderr(), "> ")?;
             let line = tokio::select! {
                 line = lines.next_line() => line?,
-                _ = tokio::signal::ctrl_c() => None,
+                _ = interrupt.recv() => None,
             };
             let Some(line) = line else { break };
             if !line.trim().is_empty() {
-                code = turn(&engine, chat, on_busy, &input, &line).await?;
+                code = turn(&engine, chat, on_busy, &input, &line, &mut interrupt).await?;
             }
         }
     }
@@ -88,6 +91,7 @@ async fn turn(
     on_busy: OnBusy,
     input: &serde_json::Map<String, Json>,
     message: &str,
+    interrupt: &mut Signal,
 ) -> Result<ExitCode> {
     let owner = Owner { tenant: "terminal".parse()?, user: "terminal".parse()? };
     let start = Start {
@@ -118,7 +122,7 @@ async fn turn(
     loop {
         let frame = tokio::select! {
             frame = follower.next() => frame,
-            _ = tokio::signal::ctrl_c() => {
+            _ = interrupt.recv() => {
                 // The run ends here and now, and the conversation goes on from what was said before.
                 engine.cancel(&owner, started.run.run).await?;
                 exit = ExitCode::from(130);
