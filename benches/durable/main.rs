@@ -1,5 +1,6 @@
-//! What a turn costs over a real database: time, CPU, stored bytes, transactions. One line of JSON for each
-//! stretch of turns on one thread, so that growth shows.
+//! What a turn costs over a real database: time, CPU, stored bytes, transactions, round trips. One line of JSON for each
+//! stretch of turns on one thread, so that growth shows. Round trips to PostgreSQL are counted at the wire: how often
+//! a connection speaks after the server did.
 //!
 //! ```text
 //! cargo run --release --example durable -- --database-url postgres://postgres@127.0.0.1/bench --turns 1000
@@ -10,6 +11,7 @@
 #![expect(clippy::print_stdout, reason = "what it measured is its output")]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -23,6 +25,9 @@ use graphloom::spec::{Files, load_files};
 use graphloom::store::sql::SqlStore;
 use graphloom::store::{OnBusy, Store};
 use sqlx::{AnyPool, Row};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
 
 #[derive(Debug, Parser)]
 struct Flags {
@@ -53,7 +58,8 @@ async fn main() -> anyhow::Result<()> {
     let mut bag = Bag::default();
     let folder = load_files("bench", files, &mut bag);
     let catalog = compile(&folder, &providers, &mut bag).context("the graph has errors")?;
-    let store = Arc::new(SqlStore::connect(&flags.database_url).await?);
+    let trips = Arc::new(AtomicU64::new(0));
+    let store = Arc::new(SqlStore::connect(&counted(&flags.database_url, &trips).await?).await?);
     store.migrate().await?;
     let settings = Settings { poll: Duration::from_hours(1), ..Settings::new("bench".into()) };
     let engine = Engine::open(store, catalog, providers, settings).await?;
@@ -62,6 +68,7 @@ async fn main() -> anyhow::Result<()> {
     let owner = Owner { tenant: "bench".parse()?, user: "bench".parse()? };
     let mut before = count(&probe, &flags.database_url).await?;
     let (mut begun, mut cpu, mut from) = (Instant::now(), cpu_seconds()?, 0);
+    let mut trips_before = trips.load(Ordering::Relaxed);
     for turn in 1..=flags.turns {
         let start = Start {
             graph: "chat".into(),
@@ -79,6 +86,7 @@ async fn main() -> anyhow::Result<()> {
         if [1, 10, 100, 200, 500, 1000].contains(&turn) || turn == flags.turns {
             let turns = f64::from(turn - from);
             let (took, used) = (begun.elapsed().as_secs_f64(), cpu_seconds()? - cpu);
+            let round_trips = (trips.load(Ordering::Relaxed) - trips_before) as f64;
             // Statistics arrive with a delay of up to a second.
             tokio::time::sleep(Duration::from_millis(1500)).await;
             let after = count(&probe, &flags.database_url).await?;
@@ -91,13 +99,55 @@ async fn main() -> anyhow::Result<()> {
                     "cpu_ms_per_turn": used / turns * 1000.0,
                     "row_bytes_per_turn": per_turn(before.0, after.0),
                     "transactions_per_turn": per_turn(before.1, after.1),
+                    "round_trips_per_turn": round_trips / turns,
                 })
             );
             before = count(&probe, &flags.database_url).await?;
             (begun, cpu, from) = (Instant::now(), cpu_seconds()?, turn);
+            trips_before = trips.load(Ordering::Relaxed);
         }
     }
     Ok(())
+}
+
+/// Puts a relay before a PostgreSQL server that counts round trips; returns the URL to it. SQLite has no wire.
+async fn counted(url: &str, trips: &Arc<AtomicU64>) -> anyhow::Result<String> {
+    let Some(server) = url.strip_prefix("postgres://").and_then(|rest| rest.split('@').next_back()) else {
+        return Ok(url.to_owned());
+    };
+    let server = server.split('/').next().unwrap_or_default().to_owned();
+    let address = if server.contains(':') { server.clone() } else { format!("{server}:5432") };
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let relay = url.replacen(&server, &listener.local_addr()?.to_string(), 1);
+    let trips = trips.clone();
+    spawn(async move {
+        while let Ok((near, _)) = listener.accept().await {
+            let Ok(far) = TcpStream::connect(&address).await else { continue };
+            let answered = Arc::new(AtomicBool::new(true));
+            let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
+            let (trips, asked) = (trips.clone(), answered.clone());
+            spawn(pass(near_in, far_out, move || {
+                trips.fetch_add(u64::from(asked.swap(false, Ordering::Relaxed)), Ordering::Relaxed);
+            }));
+            spawn(pass(far_in, near_out, move || answered.store(true, Ordering::Relaxed)));
+        }
+    });
+    Ok(relay)
+}
+
+#[expect(clippy::disallowed_methods, reason = "the relay ends with the program")]
+fn spawn(work: impl Future<Output = ()> + Send + 'static) {
+    tokio::spawn(work);
+}
+
+async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut note: impl FnMut()) {
+    let mut bytes = vec![0; 64 * 1024];
+    while let Ok(n @ 1..) = from.read(&mut bytes).await {
+        note();
+        if to.write_all(&bytes[..n]).await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Returns the bytes in all rows, and the transactions so far; SQLite does not count the latter.

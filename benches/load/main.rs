@@ -37,6 +37,9 @@ struct Flags {
     /// Turns on one thread instead of one turn on each
     #[arg(long)]
     one_thread: bool,
+    /// Asks an OpenAI-compatible server itself: what it takes alone, a run adds to
+    #[arg(long)]
+    model: bool,
     /// The process whose CPU time is read from /proc
     #[arg(long)]
     pid: Option<u32>,
@@ -119,10 +122,21 @@ async fn chat(
 ) -> anyhow::Result<()> {
     let session =
         if flags.one_thread { "load".to_owned() } else { format!("s{run}-{}", epoch.elapsed().as_nanos()) };
-    let body = serde_json::json!({"session_id": session, "message": flags.message}).to_string();
+    let (path, body) = if flags.model {
+        let messages = [serde_json::json!({"role": "user", "content": flags.message})];
+        let body = serde_json::json!({"model": "mock", "stream": true, "messages": messages});
+        ("/v1/chat/completions".to_owned(), body.to_string())
+    } else {
+        let body = serde_json::json!({"session_id": session, "message": flags.message});
+        (format!("/v1/graphs/{}/chat", flags.graph), body.to_string())
+    };
+    let (piece, end): (&[u8], &[u8]) = if flags.model {
+        (b"\"content\":\"", b"[DONE]")
+    } else {
+        (b"event: message.delta", b"\"status\":\"completed\"")
+    };
     let request = format!(
-        "POST /v1/graphs/{}/chat HTTP/1.1\r\nhost: {address}\r\nx-user-id: u{}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-        flags.graph,
+        "POST {path} HTTP/1.1\r\nhost: {address}\r\nx-user-id: u{}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
         if flags.one_thread { 0 } else { run % 1000 },
         body.len()
     );
@@ -142,14 +156,14 @@ async fn chat(
         let from = answer.len().saturating_sub(32);
         anyhow::ensure!(socket.read_buf(&mut answer).await? > 0, "the connection was cut");
         let now = Instant::now();
-        if contains(&answer[from..], b"event: message.delta") {
+        if contains(&answer[from..], piece) {
             first.get_or_insert(now);
             if let Some(last) = last.replace(now) {
                 seen.gaps.push(now - last);
             }
         }
     }
-    anyhow::ensure!(contains(&answer, b"\"status\":\"completed\""), "the run did not complete");
+    anyhow::ensure!(contains(&answer, end), "the run did not complete");
     if let Some(first) = first {
         seen.first.push(first - begun);
     }

@@ -42,6 +42,9 @@ use journal::Journal;
 pub use read::{CheckpointView, ThreadView};
 use record::Outcome;
 
+/// How long the database may take to say that it is there.
+const READY: Duration = Duration::from_secs(2);
+
 /// How an engine behaves.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -354,7 +357,9 @@ impl Engine {
         if self.shared.draining.load(Ordering::Relaxed) {
             return Err(StartError::Draining);
         }
-        Ok(self.shared.store.ping().await?)
+        let ping = tokio::time::timeout(READY, self.shared.store.ping());
+        ping.await.unwrap_or_else(|_| Err(StoreError::Unavailable("it does not answer".into())))?;
+        Ok(())
     }
 
     /// Reads a run of this owner.

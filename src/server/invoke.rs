@@ -46,7 +46,7 @@ pub(super) async fn drain(run: &Run, follower: &mut Follower) -> Result<InvokeRe
     // The run goes on, here after a restart or elsewhere; its id leads to its end.
     Err(Problem {
         run: Some(run.run),
-        ..Problem::new(Code::Draining, "the run goes on; read `GET /v1/runs/{run_id}`")
+        ..Problem::new(Code::RunMoved, "the run goes on; read `GET /v1/runs/{run_id}`")
     })
 }
 

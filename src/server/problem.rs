@@ -76,6 +76,7 @@ codes! {
     Internal = "internal", 500, "Something went wrong in the service";
     Overloaded = "overloaded", 503, "The service works on as many runs as it may";
     Draining = "draining", 503, "The service is shutting down";
+    RunMoved = "run_moved", 503, "The run goes on elsewhere";
     DatabaseUnavailable = "database_unavailable", 503, "The database is not available";
 }
 
@@ -161,7 +162,7 @@ impl Problem {
     /// Seconds after which the same request may succeed.
     fn retry_after(&self) -> Option<u32> {
         match self.code {
-            Code::ThreadQueueFull | Code::Draining | Code::Overloaded => Some(1),
+            Code::ThreadQueueFull | Code::Draining | Code::Overloaded | Code::RunMoved => Some(1),
             Code::DatabaseUnavailable => Some(2),
             _ => None,
         }

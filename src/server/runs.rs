@@ -120,7 +120,7 @@ impl Runs {
             if let Some(Err(_)) = last {
                 // Its owner went away first; the wish is stored, and whoever takes the run ends it.
                 let detail = "the run was asked to end, but its end was not seen; try again";
-                return Err(Problem { run: Some(run), ..Problem::new(Code::Draining, detail) });
+                return Err(Problem { run: Some(run), ..Problem::new(Code::RunMoved, detail) });
             }
             row = self.0.engine.run(&owner, run).await?.ok_or_else(Problem::not_found)?;
         }

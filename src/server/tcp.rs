@@ -14,7 +14,7 @@ use tokio::time::Sleep;
 /// How long the first request's head may take.
 const HEAD: Duration = Duration::from_secs(30);
 /// How long a peer may take nothing of what there is for it.
-const STALL: Duration = Duration::from_mins(1);
+const STALL: Duration = Duration::from_secs(30);
 
 /// A connection with two deadlines.
 pub(super) struct Connection<S> {

@@ -57,6 +57,13 @@ pub(super) async fn postgres(url: &str) -> Result<Pools> {
             "the database URL cannot be read; expected `postgres://user:password@host:port/database`".into(),
         ));
     }
+    // The pool would try for a while and then say only that it took too long.
+    let first = async { sqlx::PgConnection::connect(url).await?.close().await };
+    let why = |error: SqlxError| StoreError::Unavailable(format!("cannot connect to Postgres: {error}"));
+    tokio::time::timeout(ACQUIRE, first)
+        .await
+        .map_err(|_| StoreError::Unavailable("cannot connect to Postgres: it does not answer".into()))?
+        .map_err(why)?;
     let pool = async |connections| {
         let mut options = options(url, connections);
         options
