@@ -44,7 +44,8 @@ const ACCEPT: &str = "with old as materialized ( \
        insert into thread (tenant, user_id, session_id, thread_id, graph, hash, accepted) \
        select $1, $2, $3, $4, $5, $7, 1 from verdict where word in ('running', 'queued') \
        on conflict (tenant, user_id, session_id) do update \
-         set accepted = thread.accepted + 1, updated_at = now(), hash = excluded.hash \
+         set accepted = thread.accepted + 1, updated_at = now(), \
+           hash = case when thread.accepted + 1 = (select turn from verdict) then excluded.hash else thread.hash end \
        returning thread_id, head, accepted), \
      turn as materialized ( \
        select h.thread_id, h.head, v.word from held h join verdict v on v.turn = h.accepted), \
