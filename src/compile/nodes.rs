@@ -1,5 +1,7 @@
 //! Nodes as written become nodes that run.
 
+mod llm;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,17 +10,14 @@ use indexmap::IndexMap;
 
 use super::edges::Edges;
 use super::names::Names;
-use super::prompts::{Part, Prompts};
+use super::prompts::Prompts;
 use super::shape;
 use crate::diagnostic::{Bag, Diagnostic, Span, Spanned, did_you_mean};
-use crate::expr::{Expr, ExprTree};
-use crate::model::{ChatModel, Params, Role, Timeouts};
+use crate::expr::ExprTree;
+use crate::model::{ChatModel, Params, Timeouts};
 use crate::node::{Bind, Clip, Fail, Llm, Node, Piece, Retry, Say, Sent, Set};
 use crate::plan::{Next, PlanNode, Target};
-use crate::spec::{
-    DefaultsSpec, ExprSpec, Graph, HistorySpec, IntoSpec, KindSpec, LlmSpec, NodeSpec, ParamsSpec,
-    TimeoutSpec,
-};
+use crate::spec::{DefaultsSpec, ExprSpec, Graph, KindSpec, LlmSpec, NodeSpec, ParamsSpec, TimeoutSpec};
 use crate::state::{Channels, Field, Merge, Type};
 use crate::template::Templates;
 
@@ -286,238 +285,6 @@ impl Scene<'_> {
         bag.report(Diagnostic::error("S403", message, span, why));
         false
     }
-
-    fn llm(
-        &mut self,
-        name: &Spanned<String>,
-        llm: &LlmSpec,
-        spec: &NodeSpec,
-        prompts: &mut Prompts,
-        bag: &mut Bag,
-    ) -> Option<LlmDraft> {
-        let replies = llm.reply.as_ref().is_some_and(|reply| reply.value);
-        let reply = match &llm.reply {
-            Some(reply) if reply.value => Some(self.conversation("`reply`", reply.span, bag)),
-            _ => None,
-        };
-        if llm.into.is_none() && !replies {
-            let message = format!("nobody takes the answer of `{}`", name.value);
-            let finding = Diagnostic::error("G221", message, name.span, "neither `reply` nor `into`");
-            bag.report(finding.help("add  reply: true  to say it, or  into: <channel>  to keep it"));
-        }
-        let model = self.model(llm, name, bag);
-        let into = self.sent(llm, bag);
-        let mut params = ParamsSpec::default();
-        let prompted = if let Some(wanted) = &llm.prompt {
-            let prompt = prompts.find(&wanted.value, wanted.span, bag);
-            prompt.and_then(|prompt| {
-                self.used.insert(format!("{}.md", wanted.value));
-                self.used.extend(prompt.includes.iter().cloned());
-                let binds = self.binds(wanted, llm, &prompt.inputs, bag)?;
-                let pieces = prompt
-                    .parts
-                    .iter()
-                    .map(|part| self.piece(part, prompt.plain))
-                    .collect::<Option<Vec<_>>>()?;
-                Some((pieces, Some(binds)))
-            })
-        } else if let Some(text) = &llm.text {
-            for (with, _) in &llm.with {
-                let finding = Diagnostic::error(
-                    "T304",
-                    "`with` without a prompt file",
-                    with.span,
-                    "nothing takes this",
-                );
-                bag.report(finding.help("a `text` reads `state`, `input` and `run` itself"));
-            }
-            self.text(name, "text", text, prompts, bag).map(|template| {
-                let pieces = match self.messages {
-                    Some(channel) => {
-                        vec![Piece::Turn(Role::System, template), Piece::Conversation(channel.to_owned())]
-                    }
-                    None => vec![Piece::Turn(Role::User, template)],
-                };
-                (pieces, None)
-            })
-        } else {
-            None
-        };
-        if let Some(file) = llm.prompt.as_ref().and_then(|wanted| prompts.params(&wanted.value)) {
-            params = file.clone();
-        }
-        let model = model?;
-        let merged = merge_params([&llm.params, &params, &model.params]);
-        let (pieces, binds) = prompted?;
-        if llm.into.is_none() && !replies {
-            return None;
-        }
-        Some(LlmDraft {
-            model: model.chat.clone(),
-            pieces,
-            binds,
-            clip: match llm.history {
-                None => Clip::All,
-                Some(HistorySpec::Last(n)) => Clip::Last(n as usize),
-                Some(HistorySpec::Tokens(n)) => Clip::Tokens(n as usize),
-            },
-            params: merged,
-            timeouts: timeouts([spec.timeout, self.graph.defaults.timeout, model.timeout]),
-            reply: match reply {
-                Some(channel) => Some(channel?),
-                None => None,
-            },
-            stream: llm.stream.as_ref().is_none_or(|stream| stream.value == "tokens"),
-            into: into?,
-        })
-    }
-
-    fn piece(&self, part: &Part, plain: bool) -> Option<Piece> {
-        Some(match part {
-            // Without a conversation a prompt without roles is what the user would say.
-            Part::Turn(Role::System, template) if plain && self.messages.is_none() => {
-                Piece::Turn(Role::User, template.clone())
-            }
-            Part::Turn(role, template) => Piece::Turn(*role, template.clone()),
-            Part::Messages(input) => Piece::Messages(ExprTree::Expr(Expr::parse(input).ok()?)),
-            Part::Conversation => Piece::Conversation(self.messages.unwrap_or_default().to_owned()),
-        })
-    }
-
-    fn model(&self, llm: &LlmSpec, name: &Spanned<String>, bag: &mut Bag) -> Option<Model> {
-        let Some(wanted) = self.model_name(llm) else {
-            let message = format!("node `{}` has no model", name.value);
-            let finding = Diagnostic::error("G104", message, name.span, "`model` is missing");
-            bag.report(finding.help("write  model: <name>, or  default_model: <name>  in project.yaml"));
-            return None;
-        };
-        self.shared.used_models.borrow_mut().insert(wanted.value.clone());
-        if let Some(model) = self.shared.models.get(&wanted.value) {
-            return Some(model.clone());
-        }
-        // A wrong default is reported once, where it is written.
-        let is_default = self.shared.default_model.is_some_and(|default| default.span == wanted.span);
-        if !self.shared.broken_models.contains(&wanted.value) && !is_default {
-            let finding = Diagnostic::error(
-                "M501",
-                format!("unknown model `{}`", wanted.value),
-                wanted.span,
-                "project.yaml declares no such model",
-            );
-            bag.report(
-                finding
-                    .help_maybe(did_you_mean(&wanted.value, self.shared.models.keys().map(String::as_str))),
-            );
-        }
-        None
-    }
-
-    fn sent(&self, llm: &LlmSpec, bag: &mut Bag) -> Option<Sent> {
-        let text = Type::String { pattern: None, min: None, max: None };
-        match &llm.into {
-            None => Some(Sent::Nothing),
-            Some(IntoSpec::Channel(channel)) => {
-                if !self.channel(channel, bag) {
-                    return None;
-                }
-                let target = &self.channels[&channel.value];
-                if !takes(target.merge, &target.field.ty, &text) {
-                    let message = format!("`{}` holds {}", channel.value, target.field.ty);
-                    bag.report(Diagnostic::error(
-                        "S403",
-                        message,
-                        channel.span,
-                        "the answer of a model is a text",
-                    ));
-                    return None;
-                }
-                Some(Sent::Channel(channel.value.clone()))
-            }
-            Some(IntoSpec::Map(map)) => {
-                let names = self.names.clone().with("result", text);
-                let mut trees = IndexMap::new();
-                let mut fine = true;
-                for (channel, value) in map {
-                    let known = self.channel(channel, bag);
-                    match names.tree(value, bag) {
-                        Some(tree) if known => drop(trees.insert(channel.value.clone(), tree)),
-                        _ => fine = false,
-                    }
-                }
-                fine.then_some(Sent::Map(trees))
-            }
-        }
-    }
-
-    /// Finds a value for each input of a prompt: `with`, then a channel, then an input of the run, then its default.
-    fn binds(
-        &self,
-        prompt: &Spanned<String>,
-        llm: &LlmSpec,
-        inputs: &IndexMap<String, Field>,
-        bag: &mut Bag,
-    ) -> Option<Vec<Bind>> {
-        let mut fine = true;
-        for (with, _) in llm.with.iter().filter(|(with, _)| !inputs.contains_key(&with.value)) {
-            let message = format!("prompt `{}` has no input `{}`", prompt.value, with.value);
-            let finding = Diagnostic::error("T304", message, with.span, "nothing takes this");
-            bag.report(finding.help_maybe(did_you_mean(&with.value, inputs.keys().map(String::as_str))));
-            fine = false;
-        }
-        let mut binds = Vec::new();
-        for (name, field) in inputs {
-            let given = llm.with.iter().find(|(with, _)| with.value == *name);
-            let (value, ty, span) = if let Some((with, spec)) = given {
-                let Some(tree) = self.names.tree(spec, bag) else {
-                    fine = false;
-                    continue;
-                };
-                let ty = match &tree {
-                    ExprTree::Expr(expr) => self.names.type_of(expr),
-                    ExprTree::Const(value) => {
-                        if let Err(mismatch) = field.ty.check(value) {
-                            let message = format!("input `{name}` is {}", field.ty);
-                            bag.report(Diagnostic::error("S403", message, with.span, mismatch.why));
-                            fine = false;
-                        }
-                        None
-                    }
-                    _ => None,
-                };
-                (tree, ty, with.span)
-            } else if let Some(channel) = self.channels.get(name) {
-                (read("state", name)?, Some(channel.field.ty.clone()), prompt.span)
-            } else if let Some(input) = self.input.get(name) {
-                (read("input", name)?, Some(input.ty.clone()), prompt.span)
-            } else if field.may_be_left_out() {
-                (ExprTree::Const(field.default.clone().unwrap_or_default()), None, prompt.span)
-            } else {
-                if !self.broken_channels.contains(name) {
-                    let message = format!("input `{name}` of prompt `{}` has no value", prompt.value);
-                    let finding = Diagnostic::error(
-                        "T303",
-                        message,
-                        prompt.span,
-                        format!("no channel and no input is called `{name}`"),
-                    );
-                    bag.report(finding.help(format!("add  with: {{{name}: …}}")));
-                }
-                fine = false;
-                continue;
-            };
-            if let Some(ty) = ty.filter(|ty| !field.ty.accepts(ty)) {
-                let message = format!("input `{name}` of prompt `{}` is {}", prompt.value, field.ty);
-                bag.report(Diagnostic::error("S403", message, span, format!("this is {ty}")));
-                fine = false;
-            }
-            binds.push(Bind { name: name.clone(), value });
-        }
-        fine.then_some(binds)
-    }
-}
-
-fn read(root: &str, name: &str) -> Option<ExprTree> {
-    Expr::parse(&format!("{root}.{name}")).ok().map(ExprTree::Expr)
 }
 
 /// Says whether a write of this type can join a channel.
@@ -527,33 +294,6 @@ fn takes(merge: Merge, channel: &Type, written: &Type) -> bool {
         // The parts of a conversation are checked when they are written.
         (Merge::Messages, _) => true,
         _ => channel.accepts(written),
-    }
-}
-
-/// Merges parameters, the first that says something wins.
-fn merge_params(layers: [&ParamsSpec; 3]) -> Params {
-    let mut extra = serde_json::Map::new();
-    for layer in layers.iter().rev() {
-        extra.extend(layer.extra.clone());
-    }
-    Params {
-        temperature: layers.iter().find_map(|p| p.temperature.as_ref()).map(|t| t.value),
-        top_p: layers.iter().find_map(|p| p.top_p.as_ref()).map(|t| t.value),
-        max_tokens: layers.iter().find_map(|p| p.max_tokens),
-        seed: layers.iter().find_map(|p| p.seed),
-        stop: layers.iter().find(|p| !p.stop.is_empty()).map(|p| p.stop.clone()).unwrap_or_default(),
-        reasoning_effort: layers.iter().find_map(|p| p.reasoning_effort.clone()),
-        extra,
-    }
-}
-
-fn timeouts(layers: [TimeoutSpec; 3]) -> Timeouts {
-    let default = Timeouts::default();
-    let pick = |of: fn(&TimeoutSpec) -> Option<Duration>, or| layers.iter().find_map(of).unwrap_or(or);
-    Timeouts {
-        first: pick(|t| t.first, default.first),
-        idle: pick(|t| t.idle, default.idle),
-        total: pick(|t| t.total, default.total),
     }
 }
 

@@ -329,10 +329,10 @@ mod tests {
                 {"type": "file", "url": "data:application/pdf;base64,AA==", "name": "a.pdf"}]);
         assert_eq!(turn(parts.clone()).unwrap().message, Some(parts));
         let problem = turn(json!([{"type": "image", "url": "file:///etc/passwd"}, {"type": "image"},
-            {"type": "file", "url": "data:,x", "nam": "x"}]))
+            {"type": "file", "url": "data:,x", "title": "x"}]))
         .unwrap_err();
         let places: Vec<&str> = problem.errors.iter().map(|at| at.pointer.as_str()).collect();
-        assert_eq!(places, ["/message/0/url", "/message/1/url", "/message/2/nam"]);
+        assert_eq!(places, ["/message/0/url", "/message/1/url", "/message/2/title"]);
         let problem = turn(json!([{"type": "text"}, {"type": "x"}, 1])).unwrap_err();
         let places: Vec<&str> = problem.errors.iter().map(|at| at.pointer.as_str()).collect();
         assert_eq!(places, ["/message/0/text", "/message/1/type", "/message/2"]);

@@ -81,7 +81,7 @@ fn render_prints_the_drawing_and_an_unknown_graph_names_those_there_are() {
     let (code, out, _) = graphloom(&folder, &["render", "hello", "--format", "json"]);
     assert_eq!(code, 0);
     serde_json::from_str::<Json>(&out).unwrap();
-    let (code, _, error) = graphloom(&folder, &["render", "helo"]);
+    let (code, _, error) = graphloom(&folder, &["render", "hell"]);
     assert!(code != 0 && error.contains("hello"), "{code} {error}");
 }
 
