@@ -29,6 +29,10 @@ enum Format {
     Text,
     /// One JSON document.
     Json,
+    /// A SARIF 2.1.0 log, for code scanning.
+    Sarif,
+    /// Workflow commands, for the checks of GitHub Actions.
+    Github,
 }
 
 /// Exit codes: 0 no error, 1 errors (or warnings under `--deny-warnings`), 2 the project cannot be read.
@@ -60,6 +64,12 @@ pub(super) fn check(flags: &Flags, check: &CheckFlags, file: &File) -> Result<Ex
             }
             text += &format!("{}\n", found.join(", "));
             super::print(&text)?;
+        }
+        Format::Sarif => {
+            super::print(&(serde_json::to_string_pretty(&diagnostic::render_sarif(&bag))? + "\n"))?;
+        }
+        Format::Github => {
+            super::print(&diagnostic::render_github(&bag))?;
         }
         Format::Json => {
             super::print(&(serde_json::to_string_pretty(&diagnostic::render_json(&bag))? + "\n"))?;

@@ -4,6 +4,7 @@
 //! lines and columns once, at the end.
 
 mod codes;
+mod export;
 mod render;
 mod suggest;
 
@@ -12,6 +13,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 pub use codes::{CODES, CodeInfo, code_info};
+pub use export::{render_github, render_sarif};
 pub use render::{render_json, render_text};
 pub use suggest::{did_you_mean, look_alike, our_letters, suggest};
 

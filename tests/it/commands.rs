@@ -61,6 +61,17 @@ fn check_prints_findings_to_standard_output_and_says_by_its_code_what_they_weigh
 }
 
 #[test]
+fn check_speaks_to_code_scanning_and_to_workflows() {
+    let folder = project();
+    folder.write("graphs/hello.yaml", &GRAPH.replace("next: end", "next: ent"));
+    let (code, out, _) = graphloom(&folder, &["check", "--format", "github"]);
+    assert!(code == 1 && out.starts_with("::error file=") && out.contains(",title=G201::"), "{out}");
+    let (code, out, _) = graphloom(&folder, &["check", "--format", "sarif"]);
+    let log: Json = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &log["runs"][0]["results"][0]["ruleId"]), (1, &"G201".into()));
+}
+
+#[test]
 fn a_project_that_is_not_there_or_holds_no_graph_is_no_project() {
     let folder = Folder::new();
     let (code, out, error) = graphloom(&folder, &["check"]);

@@ -377,7 +377,7 @@ async fn a_database_that_hangs_is_told_from_a_busy_one_and_replaced_connections_
     // Every connection of the pools is open when the way falls silent.
     let reads = |n: usize| (0..n).map(|_| store.run(&run.key.owner, run.run));
     assert!(join_all(reads(32)).await.into_iter().all(|read| read.is_ok()));
-    proxy.hang();
+    proxy.hang().await;
     let (read, commit) = tokio::join!(join_all(reads(32)), store.commit(barrier(&run)));
     assert!(read.iter().all(|read| matches!(read, Err(StoreError::Unavailable(_)))), "{read:?}");
     assert!(matches!(commit, Err(StoreError::Unknown(_) | StoreError::Unavailable(_))), "{commit:?}");
