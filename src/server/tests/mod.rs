@@ -54,7 +54,7 @@ fn catalog(permits: &Arc<Semaphore>) -> Catalog {
     };
     let number = field(Type::Integer { min: Some(1), max: None });
     let optional = field(Type::Nullable(Box::new(Type::Boolean)));
-    let node = PlanNode {
+    let node = || PlanNode {
         kind: "custom",
         description: None,
         node: Arc::new(Speak(permits.clone())),
@@ -78,22 +78,10 @@ fn catalog(permits: &Arc<Semaphore>) -> Catalog {
         joining: BTreeSet::new(),
     };
     let mut hello = plan("hello", indexmap::IndexMap::new());
-    hello.nodes.insert("speak".into(), node);
+    hello.nodes.insert("speak".into(), node());
     let input = indexmap::IndexMap::from([("count".to_owned(), number), ("loud".to_owned(), optional)]);
     let mut strict = plan("strict-one", input);
-    std::mem::swap(&mut strict.nodes, &mut hello.nodes);
-    strict.nodes.values_mut().for_each(|node| node.max_visits = Some((3, Target::End)));
-    let node = PlanNode {
-        kind: "custom",
-        description: None,
-        node: Arc::new(Speak(permits.clone())),
-        next: Next::To(Target::End),
-        max_visits: None,
-        join_all: true,
-        retry: Retry::default(),
-        timeout: Duration::from_mins(1),
-    };
-    hello.nodes.insert("speak".into(), node);
+    strict.nodes.insert("speak".into(), PlanNode { max_visits: Some((3, Target::End)), ..node() });
     let compiled =
         |plan: Plan| (plan.graph.clone(), Compiled { plan: Arc::new(plan.seal()), body: Vec::new() });
     Catalog { graphs: BTreeMap::from([compiled(hello), compiled(strict)]), project: Vec::new() }
