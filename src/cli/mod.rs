@@ -4,6 +4,7 @@
 
 mod chat;
 mod check;
+mod explain;
 mod keys;
 mod render;
 mod serve;
@@ -45,6 +46,8 @@ enum Command {
     Serve(ServeFlags),
     /// Finds every mistake in the graphs without starting anything
     Check(check::CheckFlags),
+    /// Explains a code, with a wrong and a right example; or lists what expressions can use
+    Explain(explain::ExplainFlags),
     /// Prints the drawing of a graph
     Render(render::RenderFlags),
     /// Talks to a graph in the terminal, without a server
@@ -91,6 +94,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
     match command {
         Command::Serve(serve) => runtime()?.block_on(serve::serve(flags, &serve, &file)),
         Command::Check(check) => check::check(flags, &check, &file),
+        Command::Explain(topic) => explain::explain(&topic),
         Command::Render(render) => render::render(flags, &render, &file),
         Command::Chat(chat) => runtime()?.block_on(chat::chat(flags, &chat, &file)),
         Command::Openapi(openapi) => {

@@ -142,7 +142,13 @@ impl<'a> Edges<'a> {
             .map(|(value, next)| Some((value.value.clone(), self.next(next, value.span, names, bag)?)))
             .collect();
         let expr = expr?;
-        let ty = names.type_of(&expr);
+        let typed = names.type_of(&expr);
+        let ty = (typed.ty != Type::Any || typed.path.is_some()).then_some(typed.ty);
+        let declared = |value: Option<&str>| {
+            let path = typed.path.as_deref()?;
+            let value = value.and_then(|value| names.declared(&format!("{path}={value}")));
+            value.or_else(|| names.declared(path))
+        };
         let mut fine = true;
         let nullable = ty.as_ref().is_some_and(Type::is_nullable);
         let values: Option<Vec<Json>> = match ty.as_ref().map(Type::non_null) {
@@ -165,7 +171,11 @@ impl<'a> Edges<'a> {
                         case.span,
                         "never matches",
                     );
-                    bag.report(finding.help_maybe(did_you_mean(&shown, known.iter().map(String::as_str))));
+                    let finding = finding.help_maybe(did_you_mean(&shown, known.iter().map(String::as_str)));
+                    bag.report(match declared(None) {
+                        Some(at) => finding.related(at, "declared here"),
+                        None => finding,
+                    });
                     fine = false;
                 }
             }
@@ -185,6 +195,10 @@ impl<'a> Edges<'a> {
                     format!("values {list} have no case")
                 };
                 let finding = Diagnostic::error("G210", "routing is not exhaustive", span, label);
+                let finding = match declared(missing.first().map(String::as_str)) {
+                    Some(at) => finding.related(at, "declared here"),
+                    None => finding,
+                };
                 bag.report(
                     finding.help(format!("add  {}: <node>  or a last rule  - else: <node>", missing[0])),
                 );

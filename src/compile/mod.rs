@@ -2,7 +2,9 @@
 //!
 //! Invariant: a plan exists only when its whole project has no error.
 
+mod declared;
 mod edges;
+mod flow;
 mod names;
 mod nodes;
 mod prompts;
@@ -24,7 +26,9 @@ use crate::node::Retry;
 use crate::plan::{Limits, Output, Plan};
 use crate::spec::{Folder, Graph, ModelSpec, OutputSpec, RetrySpec};
 use crate::state::Type;
+use declared::Declared;
 use edges::Edges;
+use flow::Flow;
 use names::Names;
 use nodes::{Draft, Model, Scene, Shared};
 use prompts::Prompts;
@@ -84,6 +88,7 @@ pub fn compile(folder: &Folder, providers: &Providers, bag: &mut Bag) -> Option<
     let (models, broken_models) = models(folder, providers, &retries, bag);
     let mut prompts = Prompts::read(folder, &types, bag);
     let shared = Shared {
+        project: &folder.project,
         models: &models,
         broken_models: &broken_models,
         used_models: RefCell::default(),
@@ -259,7 +264,10 @@ fn check_graph<'a>(
         }
     }
     let messages = conversation(graph, &channels, bag);
-    let names = Names::of_graph(&channels, &input, broken.clone());
+    let mut declared = Declared::default();
+    declared.add(Some("state"), &graph.state, shared.project);
+    declared.add(Some("input"), &graph.input, shared.project);
+    let names = Names::of_graph(&channels, &input, broken.clone(), declared);
     let edges = Edges::new(graph.nodes.iter().map(|(name, _)| name).collect());
     nodes::use_defaults(&graph.defaults, shared);
     let start = graph.start.as_ref().and_then(|start| edges.next(start, start.span(), &names, bag));
@@ -297,9 +305,12 @@ fn check_graph<'a>(
         limits: limits(graph),
         joining: BTreeSet::new(),
     };
-    // The shape of a graph with a broken node is not judged.
+    // A graph with a broken node is not judged as a whole.
     if drafts.len() == graph.nodes.len() {
-        shape::check_shape(graph, &plan, bag);
+        let sound = shape::check_shape(graph, &plan, bag);
+        if sound && !bag.has_errors_in(graph.file) {
+            Flow::new(graph, names, &plan.channels, plan.messages.as_deref(), prompts).check(bag);
+        }
     }
     Some(Checked { graph, drafts, plan, used })
 }

@@ -1,11 +1,15 @@
-//! Which names an expression or a text may read, and of what type they are.
+//! Which names an expression or a text may read, of what type they are, and where they were declared.
 
-use std::collections::BTreeMap;
+use std::ops::Range;
+use std::rc::Rc;
 
 use indexmap::IndexMap;
 
+use super::declared::Declared;
 use crate::diagnostic::{Bag, Diagnostic, Span, did_you_mean, suggest};
-use crate::expr::{Expr, ExprError, ExprTree, Read};
+use crate::expr::{
+    Expr, ExprError, ExprTree, Facts, Fault, Read, Root, Roots, Slot, Typed, boolean_help, infer,
+};
 use crate::spec::{ExprSpec, Text};
 use crate::state::{Channels, Field, Type};
 use crate::template::TemplateError;
@@ -13,21 +17,18 @@ use crate::template::TemplateError;
 /// The fields of `run`.
 const RUN: [&str; 6] = ["id", "step", "attempt", "steps_left", "user_text", "now"];
 
+/// The codes that depend on the way that led to a node: see `flow`.
+pub(super) const BY_FLOW: [&str; 2] = ["S404", "S412"];
+
 /// The names that are visible somewhere.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Names {
     /// Root names with the fields below them, where these are known.
-    roots: BTreeMap<String, Root>,
+    pub(super) roots: Roots,
+    /// Where they were declared.
+    declared: Rc<Declared>,
     /// Channels and inputs that are there but cannot be typed.
     broken: Vec<String>,
-}
-
-#[derive(Debug, Clone)]
-enum Root {
-    /// Only these fields, with their types.
-    Fields(BTreeMap<String, Type>),
-    /// A value of this type.
-    Value(Type),
 }
 
 impl Names {
@@ -36,41 +37,62 @@ impl Names {
         channels: &Channels,
         input: &IndexMap<String, Field>,
         broken: Vec<String>,
+        declared: Declared,
     ) -> Self {
-        let state = channels.iter().map(|(name, channel)| (name.clone(), channel.field.ty.clone())).collect();
-        let input = input.iter().map(|(name, field)| (name.clone(), field.ty.clone())).collect();
-        let text = Type::String { pattern: None, min: None, max: None };
-        let count = Type::Integer { min: None, max: None };
+        let state = channels.iter().map(|(name, channel)| {
+            let ty = channel.field.ty.clone();
+            let untrusted = matches!(ty.non_null(), Type::Messages);
+            (name.clone(), Slot { ty, unset: channel.start().is_none(), untrusted })
+        });
+        let input = input.iter().map(|(name, field)| (name.clone(), Slot::of(field.ty.clone())));
         let run = RUN.iter().map(|name| {
-            let ty =
-                if matches!(*name, "step" | "attempt" | "steps_left") { count.clone() } else { text.clone() };
-            ((*name).to_owned(), ty)
+            let number = matches!(*name, "step" | "attempt" | "steps_left");
+            let ty = if number { Type::INTEGER } else { Type::STRING };
+            ((*name).to_owned(), Slot { ty, unset: false, untrusted: *name == "user_text" })
         });
         let roots = [
-            ("state".to_owned(), Root::Fields(state)),
-            ("input".to_owned(), Root::Fields(input)),
+            ("state".to_owned(), Root::Fields(state.collect())),
+            ("input".to_owned(), Root::Fields(input.collect())),
             ("run".to_owned(), Root::Fields(run.collect())),
         ];
-        Self { roots: roots.into(), broken }
+        Self { roots: roots.into(), declared: Rc::new(declared), broken }
     }
 
     /// Returns what a prompt file can read: its inputs.
-    pub(super) fn of_prompt(inputs: &IndexMap<String, Field>, broken: Vec<String>) -> Self {
-        let roots =
-            inputs.iter().map(|(name, field)| (name.clone(), Root::Value(field.ty.clone()))).collect();
-        Self { roots, broken }
+    pub(super) fn of_prompt(
+        inputs: &IndexMap<String, Field>,
+        broken: Vec<String>,
+        declared: Declared,
+    ) -> Self {
+        let roots = inputs
+            .iter()
+            .map(|(name, field)| (name.clone(), Root::Value(Slot::of(field.ty.clone()))))
+            .collect();
+        Self { roots, declared: Rc::new(declared), broken }
     }
 
     /// Adds a name.
     pub(super) fn with(mut self, name: &str, ty: Type) -> Self {
-        self.roots.insert(name.to_owned(), Root::Value(ty));
+        self.roots.insert(name.to_owned(), Root::Value(Slot::of(ty)));
         self
     }
 
-    /// Parses an expression and checks what it reads.
+    /// Returns where a path such as `state.triage.intent` was declared.
+    pub(super) fn declared(&self, path: &str) -> Option<Span> {
+        self.declared.get(path)
+    }
+
+    /// Parses an expression and checks what it reads and of what type that is.
     pub(super) fn expression(&self, text: &Text, bag: &mut Bag) -> Option<Expr> {
         match Expr::parse(&text.value) {
-            Ok(expr) => self.reads(expr.reads(), text, false, bag).then_some(expr),
+            Ok(expr) => {
+                if !self.reads(expr.reads(), text, false, bag) {
+                    return None;
+                }
+                let (_, faults) = infer(expr.source(), &self.roots, &Facts::default());
+                self.faults(faults, |code| !BY_FLOW.contains(&code), |range| text.locate(range), bag)
+                    .then_some(expr)
+            }
             Err(errors) => {
                 report_expr(errors, text, bag);
                 None
@@ -78,35 +100,51 @@ impl Names {
         }
     }
 
+    /// Reports what is wrong with types; false when something was reported.
+    pub(super) fn faults(
+        &self,
+        faults: Vec<Fault>,
+        wanted: impl Fn(&str) -> bool,
+        place: impl Fn(Range<usize>) -> Span,
+        bag: &mut Bag,
+    ) -> bool {
+        let mut fine = true;
+        for Fault { error, about } in faults.into_iter().filter(|fault| wanted(fault.error.code)) {
+            let span = place(error.range);
+            let mut finding = Diagnostic::error(error.code, error.message, span, error.label);
+            if let Some((path, declared)) = about.and_then(|path| Some((path.clone(), self.declared(&path)?)))
+                && declared != span
+            {
+                finding = finding.related(declared, format!("`{path}` is declared here"));
+            }
+            bag.report(finding.help_maybe(error.help));
+            fine = false;
+        }
+        fine
+    }
+
     /// Parses a condition, which must not be of another type than boolean.
     pub(super) fn condition(&self, text: &Text, bag: &mut Bag) -> Option<Expr> {
         let expr = self.expression(text, bag)?;
-        if let Some(found) = expr.never_boolean() {
-            let label = format!("this is {found}");
-            bag.report(Diagnostic::error("E104", "the condition is not a boolean", text.span, label));
-            return None;
+        let typed = self.type_of(&expr);
+        if matches!(typed.ty, Type::Boolean) || (typed.ty == Type::Any && !typed.null) {
+            return Some(expr);
         }
-        match self.type_of(&expr) {
-            Some(ty) if !matches!(ty, Type::Boolean | Type::Any) => {
-                let finding = Diagnostic::error(
-                    "E104",
-                    "the condition is not a boolean",
-                    text.span,
-                    format!("this is {ty}"),
-                );
-                let help = match ty {
-                    Type::Nullable(_) => format!("write  {} is not none", expr.source().trim()),
-                    Type::String { .. } | Type::Enum(_) => {
-                        format!("compare it, for instance  {} == 'yes'", expr.source().trim())
-                    }
-                    Type::List(_) | Type::Messages => format!("write  {} | length > 0", expr.source().trim()),
-                    _ => format!("compare it, for instance  {} > 0", expr.source().trim()),
-                };
-                bag.report(finding.help(help));
-                None
-            }
-            _ => Some(expr),
-        }
+        let finding = Diagnostic::error(
+            "E104",
+            "the condition is not a boolean",
+            text.span,
+            format!("this is {typed}"),
+        );
+        let help = boolean_help(expr.source().trim(), &typed.ty);
+        let declared = typed.path.as_deref().and_then(|path| self.declared(path));
+        let finding = match declared {
+            Some(at) => finding.related(at, "declared here"),
+            None => finding,
+        };
+        // A literal is not what was meant to be compared.
+        bag.report(if expr.reads().is_empty() { finding } else { finding.help(help) });
+        None
     }
 
     /// Parses a value whose leaves are expressions.
@@ -126,22 +164,33 @@ impl Names {
         }
     }
 
-    /// Returns the type of an expression that does nothing but read a name.
-    pub(super) fn type_of(&self, expr: &Expr) -> Option<Type> {
-        let [read] = expr.reads() else { return None };
-        let source = expr.source();
-        let whole = source.len() - source.trim_start().len()..source.trim_end().len();
-        if read.range != whole {
-            return None;
+    /// Returns the type of an expression where nothing is known of the way that led there.
+    pub(super) fn type_of(&self, expr: &Expr) -> Typed {
+        infer(expr.source(), &self.roots, &Facts::default()).0
+    }
+
+    /// Returns the type of a value whose leaves are expressions.
+    pub(super) fn type_of_tree(&self, tree: &ExprTree, facts: &Facts) -> Typed {
+        match tree {
+            ExprTree::Const(value) => Typed::of_json(value),
+            ExprTree::Expr(expr) => infer(expr.source(), &self.roots, facts).0,
+            ExprTree::List(items) => Typed::list(items.iter().map(|item| self.type_of_tree(item, facts))),
+            ExprTree::Map(fields) => Typed::record(
+                fields.iter().map(|(name, tree)| (name.clone(), self.type_of_tree(tree, facts))),
+            ),
         }
-        let (mut ty, rest) = match self.roots.get(&read.root)? {
-            Root::Value(ty) => (ty, &read.path[..]),
-            Root::Fields(fields) => (fields.get(read.path.first()?)?, &read.path[1..]),
-        };
-        for field in rest {
-            ty = ty.field(field)?;
+    }
+
+    /// The same for a value as written.
+    pub(super) fn type_of_spec(&self, spec: &ExprSpec, facts: &Facts) -> Typed {
+        match spec {
+            ExprSpec::Const(value, _) => Typed::of_json(value),
+            ExprSpec::Text(text) => infer(&text.value, &self.roots, facts).0,
+            ExprSpec::List(items) => Typed::list(items.iter().map(|item| self.type_of_spec(item, facts))),
+            ExprSpec::Map(fields) => Typed::record(
+                fields.iter().map(|(name, spec)| (name.clone(), self.type_of_spec(spec, facts))),
+            ),
         }
-        Some(ty.clone())
     }
 
     /// Checks what is read; false when something was reported.
@@ -151,79 +200,51 @@ impl Names {
             if let Some(finding) = self.read(read, text, prompt) {
                 bag.report(finding);
                 fine = false;
+            } else {
+                // What is broken elsewhere has no type here.
+                fine &= !self.is_broken(read);
             }
         }
         fine
     }
 
+    fn is_broken(&self, read: &Read) -> bool {
+        self.broken.contains(&read.root) || read.path.first().is_some_and(|name| self.broken.contains(name))
+    }
+
+    /// Checks the name that a read begins with; fields of values are a matter of types.
     fn read(&self, read: &Read, text: &Text, prompt: bool) -> Option<Diagnostic> {
-        let span = text.locate(read.range.clone());
-        if self.broken.contains(&read.root)
-            || read.path.first().is_some_and(|name| self.broken.contains(name))
-        {
+        if self.is_broken(read) {
             return None;
         }
+        let span = text.locate(read.range.clone());
         let Some(root) = self.roots.get(&read.root) else {
             return Some(if prompt { self.not_an_input(read, span) } else { self.unknown_root(read, span) });
         };
-        let (mut ty, rest) = match root {
-            Root::Value(ty) => (ty, &read.path[..]),
-            Root::Fields(fields) => {
-                // `state` as a whole is an object of all channels.
-                let name = read.path.first()?;
-                let Some(ty) = fields.get(name) else {
-                    let what = if read.root == "state" { "channel" } else { "field" };
-                    let what = if read.root == "input" { "input" } else { what };
-                    let finding = Diagnostic::error(
-                        "S401",
-                        format!("unknown {what} `{}.{name}`", read.root),
-                        span,
-                        format!("no {what} has this name"),
-                    );
-                    return Some(finding.help_maybe(did_you_mean(name, fields.keys().map(String::as_str))));
-                };
-                (ty, &read.path[1..])
-            }
-        };
-        for name in rest {
-            match ty.non_null() {
-                Type::Record(fields) => match fields.get(name) {
-                    Some(field) => ty = &field.ty,
-                    None => {
-                        let code = if prompt { "T302" } else { "S402" };
-                        let finding = Diagnostic::error(
-                            code,
-                            format!("unknown field `{name}`"),
-                            span,
-                            format!("this is {}", ty.non_null()),
-                        );
-                        return Some(
-                            finding.help_maybe(did_you_mean(name, fields.keys().map(String::as_str))),
-                        );
-                    }
-                },
-                Type::Object => {
-                    let finding = Diagnostic::error(
-                        "S402",
-                        format!("`object` has no field `{name}`"),
-                        span,
-                        "nothing is known of it",
-                    );
-                    return Some(finding.help("declare its fields, or use `any`"));
-                }
-                Type::Any | Type::List(_) | Type::Messages => return None,
-                other => {
-                    let code = if prompt { "T302" } else { "S402" };
-                    return Some(Diagnostic::error(
-                        code,
-                        format!("{other} has no field `{name}`"),
-                        span,
-                        "no fields here",
-                    ));
-                }
-            }
+        let Root::Fields(fields) = root else { return None };
+        // `state` as a whole is an object of all channels.
+        let name = read.path.first()?;
+        if fields.contains_key(name) {
+            return None;
         }
-        None
+        let what = match read.root.as_str() {
+            "state" => "channel",
+            "input" => "input",
+            _ => "field",
+        };
+        let finding = Diagnostic::error(
+            "S401",
+            format!("unknown {what} `{}.{name}`", read.root),
+            span,
+            format!("no {what} has this name"),
+        );
+        let near = did_you_mean(name, fields.keys().map(String::as_str));
+        // The same name may be there under the other root.
+        let elsewhere = self.roots.iter().find_map(|(root, fields)| match fields {
+            Root::Fields(fields) if fields.contains_key(name) => Some(format!("write `{root}.{name}`")),
+            _ => None,
+        });
+        Some(finding.help_maybe(elsewhere.or(near)))
     }
 
     fn unknown_root(&self, read: &Read, span: Span) -> Diagnostic {
@@ -286,7 +307,7 @@ fn report_expr(errors: Vec<ExprError>, text: &Text, bag: &mut Bag) {
 
 /// Reports what is wrong with a template; `from` is where it begins in the text.
 pub(super) fn report_template(errors: Vec<TemplateError>, text: &Text, from: usize, bag: &mut Bag) {
-    let place = |range: std::ops::Range<usize>| text.locate(range.start + from..range.end + from);
+    let place = |range: Range<usize>| text.locate(range.start + from..range.end + from);
     for error in errors {
         let mut finding = Diagnostic::error(error.code, error.message, place(error.range), error.label);
         if let Some(related) = error.related {

@@ -13,11 +13,13 @@ use super::names::Names;
 use super::prompts::Prompts;
 use super::shape;
 use crate::diagnostic::{Bag, Diagnostic, Span, Spanned, did_you_mean};
-use crate::expr::ExprTree;
+use crate::expr::{ExprTree, Facts, Typed};
 use crate::model::{ChatModel, Params, Timeouts};
 use crate::node::{Bind, Clip, Fail, Llm, Node, Piece, Retry, Say, Sent, Set};
 use crate::plan::{Next, PlanNode, Target};
-use crate::spec::{DefaultsSpec, ExprSpec, Graph, KindSpec, LlmSpec, NodeSpec, ParamsSpec, TimeoutSpec};
+use crate::spec::{
+    DefaultsSpec, ExprSpec, Graph, KindSpec, LlmSpec, NodeSpec, ParamsSpec, Project, TimeoutSpec,
+};
 use crate::state::{Channels, Field, Merge, Type};
 use crate::template::Templates;
 
@@ -35,6 +37,7 @@ pub(super) struct Model {
 
 /// What all graphs of a project share.
 pub(super) struct Shared<'a> {
+    pub(super) project: &'a Project,
     pub(super) models: &'a BTreeMap<String, Model>,
     pub(super) broken_models: &'a BTreeSet<String>,
     pub(super) used_models: std::cell::RefCell<BTreeSet<String>>,
@@ -198,7 +201,7 @@ impl Scene<'_> {
                     let tree = self.names.tree(value, bag);
                     match (known, tree) {
                         (true, Some(tree)) => {
-                            fine &= self.fits(channel, value, &tree, bag);
+                            fine &= self.fits(self.names, channel, value, &tree, bag);
                             values.insert(channel.value.clone(), tree);
                         }
                         _ => fine = false,
@@ -261,39 +264,62 @@ impl Scene<'_> {
         false
     }
 
-    /// Checks a written value against its channel, as far as its type is known.
-    fn fits(&self, channel: &Spanned<String>, spec: &ExprSpec, tree: &ExprTree, bag: &mut Bag) -> bool {
+    /// Checks a written value against its channel, as far as its type is known. Whether it may be null is a matter of
+    /// the way that leads here: see `flow`.
+    fn fits(
+        &self,
+        names: &Names,
+        channel: &Spanned<String>,
+        spec: &ExprSpec,
+        tree: &ExprTree,
+        bag: &mut Bag,
+    ) -> bool {
         let Some(target) = self.channels.get(&channel.value) else { return true };
+        let typed = names.type_of_tree(tree, &Facts::default());
         let why = match tree {
-            ExprTree::Const(value) if target.merge != Merge::Append && target.merge != Merge::Union => {
+            ExprTree::Const(value) if !joins_items(target.merge) => {
                 target.field.ty.check(value).err().map(|mismatch| mismatch.why)
             }
-            ExprTree::Expr(expr) => self
-                .names
-                .type_of(expr)
-                .filter(|ty| !takes(target.merge, &target.field.ty, ty))
-                .map(|ty| format!("this is {ty}")),
-            _ => None,
+            _ => (!takes(target.merge, &target.field.ty, &typed))
+                .then(|| target.field.ty.differs(&typed.ty).unwrap_or_else(|| format!("this is {typed}"))),
         };
         let Some(why) = why else { return true };
-        let span = match spec {
-            ExprSpec::Const(_, span) => *span,
-            ExprSpec::Text(text) => text.span,
-            _ => channel.span,
-        };
         let message = format!("`{}` holds {}", channel.value, target.field.ty);
-        bag.report(Diagnostic::error("S403", message, span, why));
+        let finding = Diagnostic::error("S403", message, spec.span().unwrap_or(channel.span), why);
+        let declared = names.declared(&format!("state.{}", channel.value));
+        bag.report(match declared {
+            Some(at) => finding.related(at, "declared here"),
+            None => finding,
+        });
         false
     }
 }
 
-/// Says whether a write of this type can join a channel.
-fn takes(merge: Merge, channel: &Type, written: &Type) -> bool {
+fn joins_items(merge: Merge) -> bool {
+    matches!(merge, Merge::Append | Merge::Union)
+}
+
+/// Says whether a write of this type can join a channel; null is looked at elsewhere.
+pub(super) fn takes(merge: Merge, channel: &Type, written: &Typed) -> bool {
+    if written.null {
+        return true;
+    }
+    let ty = written.ty.non_null();
     match (merge, channel.non_null()) {
-        (Merge::Append | Merge::Union, Type::List(item)) => channel.accepts(written) || item.accepts(written),
         // The parts of a conversation are checked when they are written.
         (Merge::Messages, _) => true,
-        _ => channel.accepts(written),
+        (Merge::Append | Merge::Union, Type::List(item)) => {
+            written.empty || channel.accepts(ty) || item.accepts(&written.ty)
+        }
+        // Fields that are not written stay.
+        (Merge::Merge, Type::Record(due)) => match ty {
+            Type::Record(given) => {
+                given.iter().all(|(name, field)| due.get(name).is_some_and(|due| due.ty.accepts(&field.ty)))
+            }
+            ty => channel.accepts(ty),
+        },
+        (_, Type::List(_)) if written.empty => true,
+        _ => channel.accepts(ty),
     }
 }
 

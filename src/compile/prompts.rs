@@ -1,19 +1,21 @@
 //! Prompt files and text keys become templates.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use indexmap::IndexMap;
 
-use super::names::{Names, report_template};
+use super::declared::Declared;
+use super::names::{BY_FLOW, Names, report_template};
 use super::types::Types;
 use crate::diagnostic::{Bag, Diagnostic, Span, did_you_mean};
-use crate::expr::Scope;
+use crate::expr::{Facts, Read, Roots, Scope};
 use crate::model::Role;
-use crate::spec::{Folder, ParamsSpec, PromptFile, Text, Tree};
+use crate::spec::{Folder, ParamsSpec, Project, PromptFile, Text, Tree};
 use crate::state::{Field, Type};
 use crate::template::prompt::{Section, SectionRole, check_partial, split};
-use crate::template::{Parsed, Set, Templates};
+use crate::template::{Found, Parsed, Set, Templates, check_types};
 
 /// A part of a prompt file.
 #[derive(Debug, Clone)]
@@ -37,6 +39,11 @@ pub(super) struct Prompt {
     pub(super) plain: bool,
     /// The partials that it includes, directly or through others.
     pub(super) includes: BTreeSet<String>,
+    /// Its text, and the parts of it that are system messages.
+    pub(super) body: Text,
+    pub(super) systems: Vec<Range<usize>>,
+    /// What its templates can read, and where that is declared.
+    pub(super) names: Names,
     /// Parameters of calls with it.
     params: ParamsSpec,
     /// Where its name is shown.
@@ -52,6 +59,7 @@ pub(super) struct Prompts {
     /// Prompts that are there but wrong.
     broken: Vec<String>,
     partials: BTreeMap<String, Parsed>,
+    partial_texts: BTreeMap<String, Text>,
     broken_partials: Vec<String>,
     included: BTreeSet<String>,
 }
@@ -59,7 +67,11 @@ pub(super) struct Prompts {
 impl Prompts {
     /// Reads all prompt files and partials of a project.
     pub(super) fn read(folder: &Folder, types: &Types, bag: &mut Bag) -> Self {
-        let mut prompts = Self { broken: folder.broken_prompts.clone(), ..Self::default() };
+        let mut prompts = Self {
+            broken: folder.broken_prompts.clone(),
+            partial_texts: folder.partials.clone(),
+            ..Self::default()
+        };
         for (name, text) in &folder.partials {
             report_template(check_partial(&text.value), text, 0, bag);
             match prompts.set.add(name, &text.value) {
@@ -72,7 +84,7 @@ impl Prompts {
         }
         prompts.check_partials(folder, bag);
         for (name, file) in &folder.prompts {
-            match prompts.prompt(name, file, types, bag) {
+            match prompts.prompt(name, file, types, &folder.project, bag) {
                 Some(prompt) => drop(prompts.known.insert(name.clone(), prompt)),
                 None => prompts.broken.push(name.clone()),
             }
@@ -133,7 +145,14 @@ impl Prompts {
         seen
     }
 
-    fn prompt(&mut self, name: &str, file: &PromptFile, types: &Types, bag: &mut Bag) -> Option<Prompt> {
+    fn prompt(
+        &mut self,
+        name: &str,
+        file: &PromptFile,
+        types: &Types,
+        project: &Project,
+        bag: &mut Bag,
+    ) -> Option<Prompt> {
         let mut inputs = IndexMap::new();
         let mut broken = Vec::new();
         for (input, spec) in &file.inputs {
@@ -150,11 +169,14 @@ impl Prompts {
             }
         };
         let mut sound = broken.is_empty();
-        let names = Names::of_prompt(&inputs, broken);
+        let mut declared = Declared::default();
+        declared.add(None, &file.inputs, project);
+        let names = Names::of_prompt(&inputs, broken, declared);
         let mut pieces = Vec::new();
         let mut read = BTreeSet::new();
         let mut includes = BTreeSet::new();
         let mut plain = false;
+        let mut systems = Vec::new();
         for (n, section) in sections.iter().enumerate() {
             match section {
                 Section::Text { role, range } => {
@@ -177,6 +199,9 @@ impl Prompts {
                             report_template(errors, &file.body, range.start, bag);
                             sound = false;
                         }
+                    }
+                    if *role == SectionRole::System {
+                        systems.push(range.clone());
                     }
                     let role = match role {
                         SectionRole::System => Role::System,
@@ -234,6 +259,9 @@ impl Prompts {
             parts: pieces,
             plain,
             includes,
+            body: file.body.clone(),
+            systems,
+            names,
             params: file.params.clone(),
             top,
             used: false.into(),
@@ -280,6 +308,64 @@ impl Prompts {
                 includes.insert(included);
             }
         }
+        fine && self.types(text, from..from + parsed.len, names, prompt, bag)
+    }
+
+    /// Checks the types of a part of a text. In a text of a graph, what depends on the way that leads there is left to
+    /// `flow`.
+    fn types(&self, text: &Text, part: Range<usize>, names: &Names, prompt: bool, bag: &mut Bag) -> bool {
+        let source = text.value.get(part.clone()).unwrap_or_default();
+        let no_field = if prompt { "T302" } else { "S402" };
+        let found = self.find_types(source, &names.roots, &Facts::default(), no_field);
+        let wanted = |code: &str| prompt || !BY_FLOW.contains(&code);
+        self.report_types(found, wanted, text, part.start, names, bag)
+    }
+
+    /// Returns what a text of a graph reads, itself and in what it includes.
+    pub(super) fn reads_of(&self, source: &str) -> Vec<Read> {
+        let Ok(parsed) = crate::template::reads(source) else { return Vec::new() };
+        let mut reads = parsed.reads;
+        for (name, _) in &parsed.includes {
+            for included in self.closure(name) {
+                reads.extend(
+                    self.partials.get(&included).into_iter().flat_map(|part| part.reads.iter().cloned()),
+                );
+            }
+        }
+        reads
+    }
+
+    /// Looks at the types of a template.
+    pub(super) fn find_types(
+        &self,
+        source: &str,
+        roots: &Roots,
+        facts: &Facts,
+        no_field: &'static str,
+    ) -> Found {
+        let part = |name: &str| self.partial_texts.get(name).map(|text| text.value.as_str());
+        check_types(source, roots, facts, no_field, &part)
+    }
+
+    /// Reports what is wrong with the types of a text, and of what it includes; false when something was reported.
+    pub(super) fn report_types(
+        &self,
+        found: Found,
+        wanted: impl Fn(&str) -> bool,
+        text: &Text,
+        from: usize,
+        names: &Names,
+        bag: &mut Bag,
+    ) -> bool {
+        let mut fine = true;
+        for (part, fault) in found.faults {
+            let place =
+                |range: Range<usize>| match part.as_ref().and_then(|name| self.partial_texts.get(name)) {
+                    Some(partial) => partial.locate(range),
+                    None => text.locate(range.start + from..range.end + from),
+                };
+            fine &= names.faults(vec![fault], &wanted, place, bag);
+        }
         fine
     }
 
@@ -304,6 +390,11 @@ impl Prompts {
                 None
             }
         }
+    }
+
+    /// Returns a prompt that is fine.
+    pub(super) fn known(&self, name: &str) -> Option<&Prompt> {
+        self.known.get(name)
     }
 
     /// Returns the parameters of a prompt's front-matter.

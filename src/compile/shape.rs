@@ -6,19 +6,18 @@ use crate::diagnostic::{Bag, Diagnostic, Span, Spanned};
 use crate::plan::{Next, Plan, PlanNode, START, Target};
 use crate::spec::{Graph, NodeSpec};
 
-/// Checks the shape of a graph whose edges are all known.
-pub(super) fn check_shape(graph: &Graph, plan: &Plan, bag: &mut Bag) {
+/// Checks the shape of a graph whose edges are all known; false when a run may never end.
+pub(super) fn check_shape(graph: &Graph, plan: &Plan, bag: &mut Bag) -> bool {
     let at: BTreeMap<&str, Span> =
         graph.nodes.iter().map(|(name, _)| (name.value.as_str(), name.span)).collect();
     let specs: BTreeMap<&str, &NodeSpec> =
         graph.nodes.iter().filter_map(|(name, spec)| Some((name.value.as_str(), spec.as_ref()?))).collect();
     check_reachable(graph, plan, &at, bag);
     let endless = check_ends(graph, plan, &at, bag);
-    if !endless {
-        check_loops(graph, plan, &at, bag);
-    }
+    let sound = !endless && !check_loops(graph, plan, &at, bag);
     check_half_used(graph, plan, &specs, bag);
     check_steps(graph, plan, bag);
+    sound
 }
 
 fn nodes_of(targets: BTreeSet<Target>) -> impl Iterator<Item = String> {
@@ -86,7 +85,7 @@ fn check_ends(graph: &Graph, plan: &Plan, at: &BTreeMap<&str, Span>, bag: &mut B
 
 /// Reports a loop that nothing bounds. Once its visits are used up, a bounded node leaves by `on_max` only:
 /// what still loops then loops for ever.
-fn check_loops(graph: &Graph, plan: &Plan, at: &BTreeMap<&str, Span>, bag: &mut Bag) {
+fn check_loops(graph: &Graph, plan: &Plan, at: &BTreeMap<&str, Span>, bag: &mut Bag) -> bool {
     let edges = |name: &str| match plan.nodes.get(name) {
         Some(PlanNode { max_visits: Some((_, to)), .. }) => BTreeSet::from([to.clone()]),
         Some(node) => node.next.targets(),
@@ -107,13 +106,14 @@ fn check_loops(graph: &Graph, plan: &Plan, at: &BTreeMap<&str, Span>, bag: &mut 
         false
     };
     let found = graph.nodes.iter().find(|(name, _)| left.contains(&name.value) && on_loop(&name.value));
-    let Some((name, _)) = found else { return };
+    let Some((name, _)) = found else { return false };
     let cycle = cycle_from(&name.value, edges);
     let span = at.get(name.value.as_str()).copied().unwrap_or(name.span);
     bag.report(
         Diagnostic::error("G205", "a loop without a bound", span, format!("nothing bounds {cycle}"))
             .help("add  max_visits: 5  and  on_max: <node>  to a node of the loop"),
     );
+    true
 }
 
 /// Takes away, again and again, the nodes that lead to nothing, then those that nothing leads to. What is left are the

@@ -221,6 +221,11 @@ impl Bag {
         self.findings.iter().any(|f| f.severity == Severity::Error)
     }
 
+    /// Says whether there is an error in a file.
+    pub fn has_errors_in(&self, file: FileId) -> bool {
+        self.seen.contains_key(&(file, Severity::Error))
+    }
+
     /// Counts errors, warnings and lints.
     pub fn counts(&self) -> (usize, usize, usize) {
         let count = |severity| self.findings.iter().filter(|f| f.severity == severity).count();

@@ -4,6 +4,7 @@
 
 mod builtins;
 mod eval;
+mod infer;
 mod node;
 mod scope;
 mod syntax;
@@ -21,6 +22,8 @@ use serde_json::Value as Json;
 pub(crate) use builtins::environment;
 pub use builtins::{Builtin, FILTERS, FUNCTIONS, Gives, TEMPLATE_FUNCTIONS, TESTS};
 pub(crate) use eval::explain;
+pub use infer::{Facts, Fault, Root, Roots, Slot, Typed, infer, narrow};
+pub(crate) use infer::{Infer, boolean_help, turn};
 pub use scope::Scope;
 pub(crate) use syntax::{foreign_word, within};
 pub use tree::ExprTree;

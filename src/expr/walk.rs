@@ -387,7 +387,7 @@ pub(super) fn no_boolean(expr: &ast::Expr<'_>) -> Option<&'static str> {
 }
 
 /// Returns the name that an expression starts from and the fields that follow, if all of them are fixed.
-fn chain<'e, 'a>(expr: &'e ast::Expr<'a>) -> Option<(&'a str, Vec<String>)> {
+pub(super) fn chain<'e, 'a>(expr: &'e ast::Expr<'a>) -> Option<(&'a str, Vec<String>)> {
     let mut path = Vec::new();
     let mut at: &'e ast::Expr<'a> = expr;
     loop {

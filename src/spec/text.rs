@@ -41,6 +41,11 @@ impl Text {
         Self { value: value.to_owned(), span, pieces: vec![(0, span.start as usize)] }
     }
 
+    /// Takes a text that does not stand in the file itself, but belongs to a place in it.
+    pub fn at(value: &str, span: Span) -> Self {
+        Self { value: value.to_owned(), span, pieces: vec![(0, UNKNOWN)] }
+    }
+
     /// Returns the place of a part of the value, or of the scalar when that is all that is known.
     pub fn locate(&self, range: Range<usize>) -> Span {
         let place = |offset: usize| {
@@ -137,6 +142,28 @@ pub enum ExprSpec {
     List(Vec<ExprSpec>),
     /// A map.
     Map(Vec<(String, ExprSpec)>),
+}
+
+impl ExprSpec {
+    /// Returns the place of the value, or of the first that it holds.
+    pub fn span(&self) -> Option<Span> {
+        match self {
+            Self::Const(_, span) => Some(*span),
+            Self::Text(text) => Some(text.span),
+            Self::List(items) => items.iter().find_map(Self::span),
+            Self::Map(fields) => fields.iter().find_map(|(_, value)| value.span()),
+        }
+    }
+
+    /// Calls `visit` with every expression, in the order written.
+    pub fn for_each_text<'a>(&'a self, visit: &mut dyn FnMut(&'a Text)) {
+        match self {
+            Self::Const(..) => {}
+            Self::Text(text) => visit(text),
+            Self::List(items) => items.iter().for_each(|item| item.for_each_text(visit)),
+            Self::Map(fields) => fields.iter().for_each(|(_, value)| value.for_each_text(visit)),
+        }
+    }
 }
 
 impl Reader<'_> {

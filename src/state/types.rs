@@ -173,6 +173,24 @@ impl Type {
         }
     }
 
+    /// Says where a value of `other` differs from what is due, when that is more than the type itself.
+    pub fn differs(&self, other: &Self) -> Option<String> {
+        let (Self::Record(due), Self::Record(given)) = (self.non_null(), other.non_null()) else {
+            return None;
+        };
+        let missing = due.iter().find(|(name, field)| !given.contains_key(*name) && !field.may_be_left_out());
+        if let Some((name, _)) = missing {
+            return Some(format!("the field `{name}` is missing"));
+        }
+        given.iter().find_map(|(name, found)| match due.get(name) {
+            None => Some(format!("the field `{name}` is not part of it")),
+            Some(field) if !field.ty.accepts(&found.ty) => {
+                Some(format!("the field `{name}` is {}, not {}", found.ty, field.ty))
+            }
+            Some(_) => None,
+        })
+    }
+
     /// Returns the type of a field of a record.
     pub fn field(&self, name: &str) -> Option<&Self> {
         match self {

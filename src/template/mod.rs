@@ -5,6 +5,7 @@
 mod names;
 mod pieces;
 pub mod prompt;
+mod typed;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,6 +16,8 @@ use std::sync::Arc;
 use minijinja::Environment;
 use minijinja::machinery::parse;
 use minijinja::syntax::SyntaxConfig;
+
+pub use typed::{Found, check_types};
 
 use crate::expr::{EvalError, EvalErrorKind, Read, Scope, environment, explain, foreign_word, within};
 
@@ -53,6 +56,8 @@ pub struct Parsed {
     pub includes: Vec<(String, Range<usize>)>,
     /// For each include the names that are bound around it.
     bound: Vec<Vec<String>>,
+    /// Its length in bytes.
+    pub len: usize,
 }
 
 /// What one rendering may cost: instructions, and the bytes that it handles.
@@ -68,6 +73,11 @@ pub const LONGEST: usize = 1024 * 1024;
 fn syntax() -> SyntaxConfig {
     let built = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
     built.expect("the delimiters are the usual ones")
+}
+
+/// Returns what a template reads and includes.
+pub fn reads(source: &str) -> Result<Parsed, Vec<TemplateError>> {
+    parsed("template", source)
 }
 
 /// Parses a template.

@@ -22,7 +22,7 @@ pub(super) fn names<'a>(source: &'a str, template: &Stmt<'a>) -> (Parsed, Vec<Te
     errors.sort_by_key(|error| (error.range.start, error.range.end));
     let mut reads = walk.reads;
     reads.sort_by_key(|read| (read.range.start, read.range.end));
-    (Parsed { reads, includes, bound }, errors)
+    (Parsed { reads, includes, bound, len: source.len() }, errors)
 }
 
 impl From<ExprError> for TemplateError {

@@ -83,6 +83,58 @@ fn a_finding_has_a_code_that_is_registered() {
     assert_eq!(unknown, Vec::<String>::new());
 }
 
+/// Takes the files of a section of a code's page: a path alone on a line, then a block.
+fn files_of(page: &str, section: &str) -> Files {
+    let text = page.split(&format!("\n## {section}\n")).nth(1).unwrap_or_default();
+    let text = text.split("\n## ").next().unwrap_or_default();
+    let (mut files, mut path, mut block) = (Files::new(), None, None::<String>);
+    for line in text.lines() {
+        match (&mut block, line) {
+            (Some(_), "```") => drop(files.insert(path.take().unwrap(), block.take().unwrap().into_bytes())),
+            (Some(block), line) => *block += &format!("{line}\n"),
+            (None, line) if line.starts_with("```") => block = Some(String::new()),
+            (None, line) => {
+                let name = line.strip_prefix('`').and_then(|line| line.strip_suffix('`'));
+                path = name.and_then(|name| name.strip_prefix("graphs/")).map(str::to_owned).or(path);
+            }
+        }
+    }
+    files
+}
+
+/// What `explain` prints is true: the wrong project gives the code and nothing else, the right one nothing.
+#[test]
+fn the_page_of_a_code_shows_it_and_how_it_is_mended() {
+    let providers = Providers::lenient(Box::new(|_| None)).unwrap();
+    let codes = |files: Files| {
+        let mut bag = Bag::default();
+        let folder = load_files("graphs", files, &mut bag);
+        compile(&folder, &providers, &mut bag);
+        bag.sort();
+        (bag.findings().iter().map(|finding| finding.code).collect::<Vec<_>>(), render_text(&bag, false))
+    };
+    // A missing secret needs an environment, and too many files a large folder.
+    let no_files = ["M503", "M516"];
+    let mut wrong = Vec::new();
+    for info in CODES {
+        let head = format!("# {}: {}\n", info.code, info.title);
+        if !info.page.starts_with(&head) {
+            wrong.push(format!("{}: the page does not begin with {head:?}", info.code));
+        }
+        if no_files.contains(&info.code) {
+            continue;
+        }
+        for (section, expected) in [("Wrong", vec![info.code]), ("Right", vec![])] {
+            let files = files_of(info.page, section);
+            let (found, printed) = codes(files.clone());
+            if files.is_empty() || found != expected {
+                wrong.push(format!("{} {section} gives {found:?}:\n{printed}", info.code));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 #[test]
 fn a_registered_code_has_a_fixture() {
     // A missing secret needs an environment, and too many files a large folder: `commands` and the tests below.

@@ -5,13 +5,13 @@ use std::time::Duration;
 use indexmap::IndexMap;
 
 use super::{LlmDraft, Model, Scene, takes};
-use crate::compile::prompts::{Part, Prompts};
+use crate::compile::prompts::{Part, Prompt, Prompts};
 use crate::diagnostic::{Bag, Diagnostic, Spanned, did_you_mean};
-use crate::expr::{Expr, ExprTree};
+use crate::expr::{Expr, ExprTree, Facts, Typed};
 use crate::model::{Params, Role, Timeouts};
 use crate::node::{Bind, Clip, Piece, Sent};
 use crate::spec::{HistorySpec, IntoSpec, LlmSpec, NodeSpec, ParamsSpec, TimeoutSpec};
-use crate::state::{Field, Type};
+use crate::state::Type;
 
 impl Scene<'_> {
     pub(super) fn llm(
@@ -40,7 +40,7 @@ impl Scene<'_> {
             prompt.and_then(|prompt| {
                 self.used.insert(format!("{}.md", wanted.value));
                 self.used.extend(prompt.includes.iter().cloned());
-                let binds = self.binds(wanted, llm, &prompt.inputs, bag)?;
+                let binds = self.binds(wanted, llm, prompt, bag)?;
                 let pieces = prompt
                     .parts
                     .iter()
@@ -140,7 +140,7 @@ impl Scene<'_> {
     }
 
     pub(super) fn sent(&self, llm: &LlmSpec, bag: &mut Bag) -> Option<Sent> {
-        let text = Type::String { pattern: None, min: None, max: None };
+        let text = Typed::of(Type::STRING);
         match &llm.into {
             None => Some(Sent::Nothing),
             Some(IntoSpec::Channel(channel)) => {
@@ -150,24 +150,27 @@ impl Scene<'_> {
                 let target = &self.channels[&channel.value];
                 if !takes(target.merge, &target.field.ty, &text) {
                     let message = format!("`{}` holds {}", channel.value, target.field.ty);
-                    bag.report(Diagnostic::error(
-                        "S403",
-                        message,
-                        channel.span,
-                        "the answer of a model is a text",
-                    ));
+                    let label = "the answer of a model is a text";
+                    let finding = Diagnostic::error("S403", message, channel.span, label);
+                    bag.report(match self.names.declared(&format!("state.{}", channel.value)) {
+                        Some(at) => finding.related(at, "declared here"),
+                        None => finding,
+                    });
                     return None;
                 }
                 Some(Sent::Channel(channel.value.clone()))
             }
             Some(IntoSpec::Map(map)) => {
-                let names = self.names.clone().with("result", text);
+                let names = self.names.clone().with("result", text.ty);
                 let mut trees = IndexMap::new();
                 let mut fine = true;
                 for (channel, value) in map {
                     let known = self.channel(channel, bag);
                     match names.tree(value, bag) {
-                        Some(tree) if known => drop(trees.insert(channel.value.clone(), tree)),
+                        Some(tree) if known => {
+                            fine &= self.fits(&names, channel, value, &tree, bag);
+                            trees.insert(channel.value.clone(), tree);
+                        }
                         _ => fine = false,
                     }
                 }
@@ -181,9 +184,11 @@ impl Scene<'_> {
         &self,
         prompt: &Spanned<String>,
         llm: &LlmSpec,
-        inputs: &IndexMap<String, Field>,
+        wanted: &Prompt,
         bag: &mut Bag,
     ) -> Option<Vec<Bind>> {
+        let inputs = &wanted.inputs;
+        let inputs_at = |name: &str| wanted.names.declared(name);
         let mut fine = true;
         for (with, _) in llm.with.iter().filter(|(with, _)| !inputs.contains_key(&with.value)) {
             let message = format!("prompt `{}` has no input `{}`", prompt.value, with.value);
@@ -200,7 +205,6 @@ impl Scene<'_> {
                     continue;
                 };
                 let ty = match &tree {
-                    ExprTree::Expr(expr) => self.names.type_of(expr),
                     ExprTree::Const(value) => {
                         if let Err(mismatch) = field.ty.check(value) {
                             let message = format!("input `{name}` is {}", field.ty);
@@ -209,9 +213,12 @@ impl Scene<'_> {
                         }
                         None
                     }
-                    _ => None,
+                    tree => {
+                        Some(self.names.type_of_tree(tree, &Facts::default())).filter(|typed| !typed.null)
+                    }
                 };
-                (tree, ty, with.span)
+                let span = spec.span().unwrap_or(with.span);
+                (tree, ty.map(|typed| typed.ty), span)
             } else if let Some(channel) = self.channels.get(name) {
                 (read("state", name)?, Some(channel.field.ty.clone()), prompt.span)
             } else if let Some(input) = self.input.get(name) {
@@ -232,9 +239,15 @@ impl Scene<'_> {
                 fine = false;
                 continue;
             };
-            if let Some(ty) = ty.filter(|ty| !field.ty.accepts(ty)) {
+            // Whether it may be null here is a matter of the way that leads here: see `flow`.
+            if let Some(ty) = ty.filter(|ty| !field.ty.non_null().accepts(ty.non_null())) {
                 let message = format!("input `{name}` of prompt `{}` is {}", prompt.value, field.ty);
-                bag.report(Diagnostic::error("S403", message, span, format!("this is {ty}")));
+                let label = field.ty.differs(&ty).unwrap_or_else(|| format!("this is {ty}"));
+                let finding = Diagnostic::error("S403", message, span, label);
+                bag.report(match inputs_at(name) {
+                    Some(at) => finding.related(at, "the prompt declares it here"),
+                    None => finding,
+                });
                 fine = false;
             }
             binds.push(Bind { name: name.clone(), value });

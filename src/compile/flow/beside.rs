@@ -1,0 +1,92 @@
+//! Which nodes can run in one superstep.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::cfg::{Cfg, reach};
+
+/// What can happen in one superstep.
+#[derive(Default)]
+pub(super) struct Beside {
+    /// Two nodes run, the smaller vertex first.
+    pub(super) pairs: BTreeSet<(usize, usize)>,
+    /// One node runs twice.
+    pub(super) twice: BTreeSet<usize>,
+    /// Two joins run because they wait only for one another.
+    pub(super) deadlocks: BTreeSet<(usize, usize)>,
+}
+
+/// The most states that are looked at. What lies beyond is found when it happens.
+const MOST: usize = 200_000;
+
+/// Walks two branches of each fan-out side by side, superstep by superstep.
+pub(super) fn beside(cfg: &Cfg<'_>) -> Beside {
+    let mut found = Beside::default();
+    let mut seen = BTreeSet::new();
+    let mut reaches: BTreeMap<(usize, usize), BTreeSet<usize>> = BTreeMap::new();
+    for (fan, targets) in cfg.fans.iter().enumerate() {
+        let mut todo = Vec::new();
+        for (n, &a) in targets.iter().enumerate() {
+            todo.extend(targets[n + 1..].iter().filter(|&&b| a != b).map(|&b| (a.min(b), a.max(b))));
+            if todo.len() > MOST {
+                break;
+            }
+        }
+        while let Some((a, b)) = todo.pop() {
+            if b == cfg.end || a == cfg.end || !seen.insert((fan, a, b)) {
+                continue;
+            }
+            if seen.len() > MOST {
+                return found;
+            }
+            for (node, other) in [(a, b), (b, a)] {
+                let diverted = cfg.out[node].iter().map(|&edge| &cfg.edges[edge]).filter(|edge| edge.on_max);
+                todo.extend(diverted.map(|edge| (edge.to.min(other), edge.to.max(other))));
+            }
+            if a == b {
+                if cfg.joins(a) {
+                    continue;
+                }
+                found.twice.insert(a);
+            }
+            let mut waits = |join: usize, other: usize| {
+                join != other
+                    && cfg.joins(join)
+                    && reaches
+                        .entry((fan, join))
+                        .or_insert_with(|| {
+                            let owner = cfg.owners[fan];
+                            reach(
+                                [join],
+                                |vertex| cfg.before(vertex),
+                                |vertex| vertex == owner && vertex != join,
+                            )
+                        })
+                        .contains(&other)
+            };
+            let (first, second) = (waits(a, b), waits(b, a));
+            let steps = |vertex: usize| {
+                let mut to = Vec::new();
+                for edge in cfg.out[vertex].iter().map(|&edge| &cfg.edges[edge]).filter(|edge| !edge.on_max) {
+                    if cfg.is_fan(edge.to) { to.extend(cfg.after(edge.to)) } else { to.push(edge.to) }
+                }
+                to
+            };
+            match (first, second) {
+                (true, false) => todo.extend(steps(b).into_iter().map(|b| (a.min(b), a.max(b)))),
+                (false, true) => todo.extend(steps(a).into_iter().map(|a| (a.min(b), a.max(b)))),
+                (both, _) => {
+                    if both {
+                        found.deadlocks.insert((a, b));
+                    }
+                    if a != b {
+                        found.pairs.insert((a, b));
+                    }
+                    for a in steps(a) {
+                        todo.extend(steps(b).into_iter().map(|b| (a.min(b), a.max(b))));
+                    }
+                }
+            }
+        }
+    }
+    found
+}

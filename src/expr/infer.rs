@@ -1,0 +1,418 @@
+//! The types of expressions, known before anything runs.
+//!
+//! Invariant: what is refused here would fail when it runs, or would always give the same answer. What cannot be
+//! known has the type `any` and is left to the run.
+
+mod facts;
+mod filters;
+mod operators;
+mod typed;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use minijinja::machinery::ast;
+use minijinja::value::ValueKind;
+
+pub use facts::Facts;
+pub(crate) use operators::boolean_help;
+pub use typed::Typed;
+
+use super::walk::range;
+use super::{ExprError, Place, syntax};
+use crate::diagnostic::did_you_mean;
+use crate::state::{Field, Type};
+
+/// What a name stands for.
+#[derive(Debug, Clone)]
+pub struct Slot {
+    /// Its type.
+    pub ty: Type,
+    /// It starts without a value: it has one only where the facts say so.
+    pub unset: bool,
+    /// Its texts come from outside: from people, from tools, or from a model that read such.
+    pub untrusted: bool,
+}
+
+/// A name at the root of an expression.
+#[derive(Debug, Clone)]
+pub enum Root {
+    /// Only its fields are values: `state`, `input`, `run`.
+    Fields(BTreeMap<String, Slot>),
+    /// A value.
+    Value(Slot),
+}
+
+/// The names that an expression can read.
+pub type Roots = BTreeMap<String, Root>;
+
+/// What is wrong with the types of an expression.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// What is wrong, and where.
+    pub error: ExprError,
+    /// The path whose declaration disagrees: `state.triage.intent`.
+    pub about: Option<String>,
+}
+
+impl Slot {
+    /// Makes a slot that always has a value, from the project itself.
+    pub fn of(ty: Type) -> Self {
+        Self { ty, unset: false, untrusted: false }
+    }
+}
+
+/// Goes through expressions and finds their types.
+pub(crate) struct Infer<'e> {
+    /// The text that the places are in.
+    pub(crate) source: &'e str,
+    /// Where the expressions stand.
+    pub(crate) place: Place,
+    /// The names of the surroundings.
+    pub(crate) roots: &'e Roots,
+    /// The names that the template itself binds, the innermost last.
+    pub(crate) locals: Vec<(String, Slot)>,
+    /// What is known here.
+    pub(crate) facts: Facts,
+    /// The code of a field that does not exist.
+    pub(crate) no_field: &'static str,
+    /// What is wrong.
+    pub(crate) faults: Vec<Fault>,
+    /// Within the operand of `is defined` and `default`, which take a name without a value.
+    lenient: bool,
+}
+
+/// Finds the type of an expression that has been parsed before.
+pub fn infer(source: &str, roots: &Roots, facts: &Facts) -> (Typed, Vec<Fault>) {
+    let mut infer = Infer::new(source, Place::Key, roots, facts.clone(), "S402");
+    let typed = match syntax::parse(source) {
+        Ok(expr) => infer.expr(&expr),
+        // Reported when it was parsed.
+        Err(_) => Typed::any(),
+    };
+    (typed, infer.faults)
+}
+
+/// Returns what is known where a condition that has been parsed before gave `truth`.
+pub fn narrow(source: &str, truth: bool) -> Facts {
+    syntax::parse(source).map(|expr| facts::narrow(&expr, truth, Place::Key)).unwrap_or_default()
+}
+
+impl<'e> Infer<'e> {
+    pub(crate) fn new(
+        source: &'e str,
+        place: Place,
+        roots: &'e Roots,
+        facts: Facts,
+        no_field: &'static str,
+    ) -> Self {
+        Self { source, place, roots, locals: Vec::new(), facts, no_field, faults: Vec::new(), lenient: false }
+    }
+
+    pub(crate) fn fault(
+        &mut self,
+        code: &'static str,
+        message: String,
+        range: Range<usize>,
+        label: impl Into<String>,
+        help: Option<String>,
+        about: Option<String>,
+    ) {
+        let error = ExprError { code, message, label: label.into(), help, range };
+        self.faults.push(Fault { error, about });
+    }
+
+    fn text(&self, expr: &ast::Expr<'_>) -> &'e str {
+        self.source.get(range(expr)).unwrap_or_default().trim()
+    }
+
+    /// Goes on with what a condition tells; returns what was known before.
+    pub(crate) fn assume(&mut self, condition: &ast::Expr<'_>, truth: bool) -> Facts {
+        let more = facts::narrow(condition, truth, self.place);
+        let before = self.facts.clone();
+        self.facts.extend(&more);
+        before
+    }
+
+    /// Finds the type of an expression.
+    pub(crate) fn expr(&mut self, expr: &ast::Expr<'_>) -> Typed {
+        match expr {
+            ast::Expr::Var(var) => self.name(var.id, range(expr)),
+            ast::Expr::Const(literal) => match literal.value.kind() {
+                ValueKind::None => Typed::null(),
+                ValueKind::Bool => Typed::of(Type::Boolean),
+                ValueKind::Number if literal.value.is_integer() => Typed::of(Type::INTEGER),
+                ValueKind::Number => Typed::of(Type::NUMBER),
+                _ => Typed::text(literal.value.as_str().unwrap_or_default()),
+            },
+            ast::Expr::GetAttr(attr) => {
+                if let ast::Expr::Var(root) = &attr.expr
+                    && let Some(found) = self.root_field(root.id, attr.name, range(expr))
+                {
+                    return found;
+                }
+                let object = self.expr(&attr.expr);
+                self.field(&attr.expr, object, attr.name, range(expr))
+            }
+            ast::Expr::GetItem(item) => self.item(item, range(expr)),
+            ast::Expr::Slice(slice) => {
+                let held = self.expr(&slice.expr);
+                for bound in [&slice.start, &slice.stop, &slice.step].into_iter().flatten() {
+                    self.expr(bound);
+                }
+                let held = self.some(&slice.expr, held, "a slice");
+                match held.ty {
+                    Type::List(_) | Type::Messages => Typed { path: None, ..held },
+                    Type::String { .. } | Type::Enum(_) => Typed { ty: Type::STRING, path: None, ..held },
+                    Type::Any => Typed::any().trust(&held),
+                    _ => {
+                        self.misfit(&slice.expr, &held, "a slice takes a list or a text");
+                        Typed::any()
+                    }
+                }
+            }
+            ast::Expr::UnaryOp(op) => self.unary(op),
+            ast::Expr::BinOp(op) => self.binary(op),
+            ast::Expr::Compare(compare) => {
+                let mut left = (&compare.expr, self.expr(&compare.expr));
+                for op in &compare.ops {
+                    let right = self.expr(&op.expr);
+                    self.compare(operators::comparison(op.op), (left.0, &left.1), (&op.expr, &right));
+                    left = (&op.expr, right);
+                }
+                Typed::of(Type::Boolean)
+            }
+            ast::Expr::IfExpr(cond) => {
+                self.condition(&cond.test_expr);
+                let before = self.assume(&cond.test_expr, true);
+                let then = self.expr(&cond.true_expr);
+                self.facts = before;
+                match &cond.false_expr {
+                    Some(other) => {
+                        let before = self.assume(&cond.test_expr, false);
+                        let other = self.expr(other);
+                        self.facts = before;
+                        then.union(other)
+                    }
+                    None => then,
+                }
+            }
+            ast::Expr::Filter(filter) => self.filter(filter, range(expr)),
+            ast::Expr::Test(test) => self.test(test),
+            ast::Expr::Call(call) => self.call(call),
+            ast::Expr::List(list) => self.list(&list.items),
+            ast::Expr::Tuple(tuple) => self.list(&tuple.items),
+            ast::Expr::Map(map) => self.map(map),
+        }
+    }
+
+    /// Finds the type of an operand that may have no value.
+    fn maybe(&mut self, expr: &ast::Expr<'_>) -> Typed {
+        let before = std::mem::replace(&mut self.lenient, true);
+        let typed = self.expr(expr);
+        self.lenient = before;
+        typed
+    }
+
+    fn name(&mut self, name: &str, range: Range<usize>) -> Typed {
+        if let Some((_, slot)) = self.locals.iter().rev().find(|(known, _)| known == name) {
+            let slot = slot.clone();
+            return self.slot(&slot, name.to_owned(), range);
+        }
+        match self.roots.get(name) {
+            Some(Root::Value(slot)) => self.slot(slot, name.to_owned(), range),
+            // `state` as a whole: an object of whatever is set.
+            Some(Root::Fields(fields)) => {
+                let untrusted = fields.values().any(|slot| slot.untrusted);
+                Typed { untrusted, ..Typed::of(Type::Object) }
+            }
+            None => Typed::any(),
+        }
+    }
+
+    /// Reads a field of `state`, `input` or `run`; nothing when the name is none of these.
+    fn root_field(&mut self, root: &str, name: &str, range: Range<usize>) -> Option<Typed> {
+        if self.locals.iter().any(|(known, _)| known == root) {
+            return None;
+        }
+        let Some(Root::Fields(fields)) = self.roots.get(root) else { return None };
+        // An unknown field was reported when the names were looked at.
+        let Some(slot) = fields.get(name) else { return Some(Typed::any()) };
+        Some(self.slot(slot, format!("{root}.{name}"), range))
+    }
+
+    fn slot(&mut self, slot: &Slot, path: String, range: Range<usize>) -> Typed {
+        if slot.unset && !self.lenient && !self.facts.is_defined(&path) {
+            let message = format!("`{path}` may be unset here");
+            let help = "write it first, give it a `default:`, or guard with `is defined`";
+            self.fault("S404", message, range, "read here", Some(help.to_owned()), Some(path.clone()));
+            // Once is enough within one expression.
+            self.facts.define(path.clone());
+        }
+        let some = self.facts.is_some(&path);
+        let ty = if some { slot.ty.non_null().clone() } else { slot.ty.clone() };
+        Typed { ty, path: Some(path), untrusted: slot.untrusted, ..Typed::any() }
+    }
+
+    /// Reads a field of a value.
+    fn field(&mut self, expr: &ast::Expr<'_>, object: Typed, name: &str, range: Range<usize>) -> Typed {
+        let object = self.some(expr, object, "a field");
+        let path = object.path.as_ref().map(|path| format!("{path}.{name}"));
+        let untrusted = object.untrusted;
+        let found = match &object.ty {
+            Type::Record(fields) => match fields.get(name) {
+                Some(field) => field.ty.clone(),
+                None => {
+                    let message = format!("{} has no field `{name}`", self.named(expr, &object));
+                    let at = self.last_part(expr, range);
+                    let help = did_you_mean(name, fields.keys().map(String::as_str));
+                    let label = format!("this is {}", object.ty);
+                    self.fault(self.no_field, message, at, label, help, object.path.clone());
+                    Type::Any
+                }
+            },
+            // What else a turn holds depends on who said it.
+            Type::Any | Type::Messages | Type::List(_) => Type::Any,
+            Type::Object => {
+                let message = format!("`object` has no field `{name}`");
+                let help = "declare its fields, or use `any`".to_owned();
+                let at = self.last_part(expr, range);
+                self.fault(self.no_field, message, at, "nothing is known of it", Some(help), object.path);
+                Type::Any
+            }
+            other => {
+                let message = format!("{other} has no field `{name}`");
+                let at = self.last_part(expr, range);
+                self.fault(self.no_field, message, at, "no fields here", None, object.path);
+                Type::Any
+            }
+        };
+        let some = path.as_ref().is_some_and(|path| self.facts.is_some(path));
+        let ty = if some { found.non_null().clone() } else { found };
+        Typed { ty, untrusted, path, ..Typed::any() }
+    }
+
+    /// Returns the place of what follows an expression: the field, without the dot.
+    fn last_part(&self, object: &ast::Expr<'_>, whole: Range<usize>) -> Range<usize> {
+        let from = range(object).end.min(whole.end);
+        let rest = self.source.get(from..whole.end).unwrap_or_default();
+        let gap = rest.len() - rest.trim_start_matches(['.', '[', ' ', '\'', '"']).len();
+        let tail = rest.trim_end_matches([']', ' ', '\'', '"']).len();
+        if gap < tail { from + gap..from + tail } else { whole }
+    }
+
+    fn item(&mut self, item: &ast::GetItem<'_>, whole: Range<usize>) -> Typed {
+        if let ast::Expr::Const(key) = &item.subscript_expr
+            && let Some(name) = key.value.as_str()
+        {
+            if let ast::Expr::Var(root) = &item.expr
+                && let Some(found) = self.root_field(root.id, name, whole.clone())
+            {
+                return found;
+            }
+            let object = self.expr(&item.expr);
+            return self.field(&item.expr, object, name, whole);
+        }
+        let object = self.expr(&item.expr);
+        self.expr(&item.subscript_expr);
+        let object = self.some(&item.expr, object, "an item");
+        let ty = match &object.ty {
+            Type::List(item) => (**item).clone(),
+            Type::Messages => turn(),
+            _ => Type::Any,
+        };
+        Typed::of(ty).trust(&object)
+    }
+
+    fn list(&mut self, items: &[ast::Expr<'_>]) -> Typed {
+        let items: Vec<Typed> = items.iter().map(|item| self.expr(item)).collect();
+        Typed::list(items.into_iter())
+    }
+
+    fn map(&mut self, map: &ast::Map<'_>) -> Typed {
+        let mut fields = Vec::new();
+        let mut known = true;
+        for (key, value) in map.keys.iter().zip(&map.values) {
+            let typed = self.expr(value);
+            let name = match key {
+                ast::Expr::Const(name) => name.value.as_str(),
+                other => {
+                    self.expr(other);
+                    None
+                }
+            };
+            known &= name.is_some();
+            fields.push((name.unwrap_or_default().to_owned(), typed));
+        }
+        let record = Typed::record(fields.into_iter());
+        // An object whose keys are computed has fields that are looked for when it runs.
+        if known { record } else { Typed { untrusted: record.untrusted, ..Typed::any() } }
+    }
+
+    fn call(&mut self, call: &ast::Call<'_>) -> Typed {
+        let mut untrusted = false;
+        for arg in &call.args {
+            let (ast::CallArg::Pos(value)
+            | ast::CallArg::Kwarg(_, value)
+            | ast::CallArg::PosSplat(value)
+            | ast::CallArg::KwargSplat(value)) = arg;
+            untrusted |= self.expr(value).untrusted;
+        }
+        match &call.expr {
+            ast::Expr::Var(var) if var.id == "range" => Typed::of(Type::List(Box::new(Type::INTEGER))),
+            _ => Typed { untrusted, ..Typed::any() },
+        }
+    }
+
+    /// Says what an expression is called in a message.
+    fn named(&self, expr: &ast::Expr<'_>, typed: &Typed) -> String {
+        match &typed.path {
+            Some(path) => format!("`{path}`"),
+            None => format!("`{}`", self.text(expr)),
+        }
+    }
+
+    /// Takes a value that must not be null.
+    pub(crate) fn some(&mut self, expr: &ast::Expr<'_>, typed: Typed, who: &str) -> Typed {
+        if !typed.null && !matches!(typed.ty, Type::Nullable(_)) {
+            return typed;
+        }
+        if !self.lenient {
+            let named = self.named(expr, &typed);
+            let (message, label) = if typed.null {
+                (format!("{who} of null"), "this is null".to_owned())
+            } else {
+                (format!("{named} may be null here"), format!("this is {}", typed.ty))
+            };
+            let guard = match self.place {
+                Place::Key => format!("guard it with  {} is not none", named.trim_matches('`')),
+                Place::Template => format!("guard it with  {{% if {} %}}", named.trim_matches('`')),
+            };
+            let help =
+                format!("give a value for null:  {} | default(…)  or {guard}", named.trim_matches('`'));
+            self.fault("S412", message, range(expr), label, Some(help), typed.path.clone());
+            if let Some(path) = &typed.path {
+                self.facts.fill(path.clone());
+            }
+        }
+        Typed { ty: typed.ty.non_null().clone(), null: false, ..typed }
+    }
+
+    /// Reports an operand of the wrong type.
+    fn misfit(&mut self, expr: &ast::Expr<'_>, typed: &Typed, message: &str) {
+        let label = format!("this is {typed}");
+        self.fault("S403", message.to_owned(), range(expr), label, None, typed.path.clone());
+    }
+}
+
+/// The type of a chat turn, as far as it is known.
+pub(crate) fn turn() -> Type {
+    let fields = [
+        ("id", Type::STRING),
+        ("role", Type::STRING),
+        ("content", Type::Any),
+        ("tool_calls", Type::Any),
+        ("tool_call_id", Type::Any),
+    ];
+    Type::Record(fields.into_iter().map(|(name, ty)| (name.to_owned(), Field::of(ty))).collect())
+}

@@ -1,0 +1,325 @@
+//! What filters take and give.
+
+use std::ops::Range;
+
+use minijinja::machinery::ast::{self, CallArg};
+
+use super::typed::{Family, Typed};
+use super::{Infer, range, turn};
+use crate::diagnostic::did_you_mean;
+use crate::expr::Place;
+use crate::expr::builtins::{FILTERS, Gives, find};
+use crate::state::{Field, Type};
+
+impl Infer<'_> {
+    pub(super) fn filter(&mut self, filter: &ast::Filter<'_>, whole: Range<usize>) -> Typed {
+        let Some(value) = &filter.expr else {
+            // The body of a `{% filter %}` block is a text.
+            self.args(&filter.args);
+            return Typed::of(Type::STRING);
+        };
+        if matches!(filter.name, "default" | "d") {
+            let given = self.maybe(value);
+            let other = self.args(&filter.args).into_iter().next();
+            let other = other.unwrap_or_else(|| Typed::of(Type::STRING));
+            if given.null {
+                return other;
+            }
+            let path = given.path.clone();
+            let some = Typed { ty: given.ty.non_null().clone(), path: None, ..given };
+            return Typed { path, ..some.union(other) };
+        }
+        let given = self.expr(value);
+        let args = self.args(&filter.args);
+        // These say something of null too.
+        if matches!(filter.name, "tojson" | "list" | "bool") && given.may_be_null() && filter.name == "tojson"
+        {
+            return Typed { untrusted: given.untrusted, ..Typed::of(Type::STRING) };
+        }
+        let given = self.some(value, given, "a filter");
+        let untrusted = given.untrusted || args.iter().any(|arg| arg.untrusted);
+        let typed = self.filtered(filter, value, &given, &args, whole);
+        match filter.name {
+            // Fenced text cannot pass for an instruction; numbers and booleans are no text.
+            "quoted" => Typed { untrusted: false, ..typed },
+            _ => Typed { untrusted, ..typed },
+        }
+    }
+
+    fn args(&mut self, args: &[CallArg<'_>]) -> Vec<Typed> {
+        let mut typed = Vec::new();
+        for arg in args {
+            match arg {
+                CallArg::Pos(value) => typed.push(self.expr(value)),
+                CallArg::Kwarg(_, value) | CallArg::PosSplat(value) | CallArg::KwargSplat(value) => {
+                    self.expr(value);
+                }
+            }
+        }
+        typed
+    }
+
+    fn filtered(
+        &mut self,
+        filter: &ast::Filter<'_>,
+        value: &ast::Expr<'_>,
+        given: &Typed,
+        args: &[Typed],
+        whole: Range<usize>,
+    ) -> Typed {
+        let name = filter.name;
+        let family = given.family();
+        let unknown = family == Family::Unknown;
+        let list = |ty: Type| Typed::of(Type::List(Box::new(ty)));
+        match name {
+            "length" | "count" => {
+                if matches!(family, Family::Number | Family::Boolean) {
+                    self.refuse(value, given, name, "a list, a text or an object");
+                }
+                Typed::of(Type::INTEGER)
+            }
+            "upper" | "lower" | "title" | "capitalize" | "trim" | "replace" | "indent" | "quoted"
+            | "string" | "format" => {
+                if matches!(family, Family::List | Family::Object) {
+                    self.raw(value, given);
+                }
+                Typed::of(Type::STRING)
+            }
+            "split" | "lines" => {
+                if !matches!(family, Family::Text | Family::Unknown) {
+                    self.refuse(value, given, name, "a text");
+                }
+                list(Type::STRING)
+            }
+            "urlencode" => {
+                if family == Family::List {
+                    self.raw(value, given);
+                }
+                Typed::of(Type::STRING)
+            }
+            "tojson" => Typed::of(Type::STRING),
+            "bool" => Typed::of(Type::Boolean),
+            "int" | "float" => {
+                if matches!(family, Family::List | Family::Object) {
+                    self.refuse(value, given, name, "a number or a text");
+                }
+                Typed::of(if name == "int" { Type::INTEGER } else { Type::NUMBER })
+            }
+            "abs" | "round" => {
+                if !matches!(family, Family::Number | Family::Unknown) {
+                    self.refuse(value, given, name, "a number");
+                }
+                match given.ty {
+                    Type::Integer { .. } => Typed::of(Type::INTEGER),
+                    Type::Any => Typed::any(),
+                    _ => Typed::of(Type::NUMBER),
+                }
+            }
+            "last_text" => {
+                if !matches!(family, Family::List | Family::Unknown) {
+                    self.refuse(value, given, name, "a conversation");
+                }
+                Typed::of(Type::STRING)
+            }
+            "items" | "dictsort" => {
+                if !matches!(family, Family::Object | Family::Unknown) {
+                    self.refuse(value, given, name, "an object");
+                }
+                list(Type::Any)
+            }
+            "first" | "last" | "min" | "max" if family == Family::Text => {
+                if matches!(name, "min" | "max") {
+                    self.refuse(value, given, name, "a list");
+                }
+                Typed::of(Type::STRING)
+            }
+            "reverse" if family == Family::Text => Typed::of(Type::STRING),
+            "list" if matches!(family, Family::Text | Family::Object) => {
+                list(if family == Family::Text { Type::STRING } else { Type::Any })
+            }
+            "attr" => match filter.args.first() {
+                Some(CallArg::Pos(ast::Expr::Const(key))) => match key.value.as_str() {
+                    Some(key) => self.field(value, Typed { path: None, ..given.clone() }, key, whole),
+                    None => Typed::any(),
+                },
+                _ => Typed::any(),
+            },
+            "first" | "last" | "min" | "max" | "sum" | "sort" | "unique" | "reverse" | "list" | "join"
+            | "map" | "select" | "reject" | "selectattr" | "rejectattr" | "batch" | "slice" | "groupby"
+            | "zip" | "chain" => {
+                let object = name == "chain" && family == Family::Object;
+                if !object && !matches!(family, Family::List | Family::Unknown) {
+                    self.refuse(value, given, name, "a list");
+                    return known(name);
+                }
+                if unknown {
+                    return known(name);
+                }
+                let item = match &given.ty {
+                    Type::List(item) => (**item).clone(),
+                    Type::Messages => turn(),
+                    _ => Type::Any,
+                };
+                self.of_list(filter, value, given, &item, args)
+            }
+            _ => known(name),
+        }
+    }
+
+    /// The filters of a list whose items have a known type.
+    fn of_list(
+        &mut self,
+        filter: &ast::Filter<'_>,
+        value: &ast::Expr<'_>,
+        given: &Typed,
+        item: &Type,
+        args: &[Typed],
+    ) -> Typed {
+        let list = |ty: Type| Typed::of(Type::List(Box::new(ty)));
+        match filter.name {
+            "first" | "last" => Typed::of(item.clone()),
+            "min" | "max" => {
+                let by = self.attribute(filter, item);
+                if by.is_none() && matches!(item, Type::Record(_) | Type::Object | Type::List(_)) {
+                    self.refuse(value, given, filter.name, "a list of numbers or texts");
+                }
+                Typed::of(item.clone())
+            }
+            "sum" => {
+                let of = self.attribute(filter, item).unwrap_or_else(|| item.clone());
+                match of.non_null() {
+                    Type::Integer { .. } => Typed::of(Type::INTEGER),
+                    Type::Number { .. } => Typed::of(Type::NUMBER),
+                    Type::Any => Typed::any(),
+                    _ => {
+                        self.refuse(value, given, "sum", "a list of numbers");
+                        Typed::of(Type::NUMBER)
+                    }
+                }
+            }
+            "sort" | "unique" => {
+                self.attribute(filter, item);
+                list(item.clone())
+            }
+            "reverse" | "list" | "select" | "reject" => list(item.clone()),
+            "selectattr" | "rejectattr" => {
+                if let Some((name, at)) = text_arg(filter, 0) {
+                    self.attribute_of(item, &name, at);
+                }
+                list(item.clone())
+            }
+            "join" => {
+                let by = match text_arg(filter, 1) {
+                    Some((name, at)) => Some(self.attribute_of(item, &name, at)),
+                    None => self.attribute(filter, item),
+                };
+                let of = by.unwrap_or_else(|| item.clone());
+                if matches!(of.non_null(), Type::Record(_) | Type::Object | Type::List(_) | Type::Messages) {
+                    let example = match item {
+                        Type::Record(fields) => fields.keys().next().map_or("name", String::as_str),
+                        _ => "name",
+                    };
+                    let code = if self.place == Place::Template { "T308" } else { "S403" };
+                    let help =
+                        format!("name a field:  {} | join(', ', attribute='{example}')", self.text(value));
+                    let message = "`join` prints each item as text".to_owned();
+                    self.fault(
+                        code,
+                        message,
+                        range(value),
+                        format!("this is {given}"),
+                        Some(help),
+                        given.path.clone(),
+                    );
+                }
+                Typed::of(Type::STRING)
+            }
+            "map" => match self.attribute(filter, item) {
+                Some(of) => list(of),
+                None => {
+                    let named = text_arg(filter, 0).and_then(|(name, _)| find(FILTERS, &name));
+                    match named.map(|known| known.gives) {
+                        Some(Gives::Text) => list(Type::STRING),
+                        Some(Gives::Boolean) => list(Type::Boolean),
+                        _ => list(Type::Any),
+                    }
+                }
+            },
+            "batch" | "slice" => list(Type::List(Box::new(item.clone()))),
+            "groupby" => {
+                if let Some((name, at)) = text_arg(filter, 0) {
+                    self.attribute_of(item, &name, at);
+                }
+                let fields = [("grouper", Type::Any), ("list", Type::List(Box::new(item.clone())))];
+                list(Type::Record(
+                    fields.into_iter().map(|(name, ty)| (name.to_owned(), Field::of(ty))).collect(),
+                ))
+            }
+            "chain" => {
+                let same = args.iter().all(|arg| arg.ty == given.ty);
+                if same { Typed::of(given.ty.clone()) } else { list(Type::Any) }
+            }
+            _ => list(Type::Any),
+        }
+    }
+
+    /// Returns the type of the field that `attribute=` names.
+    fn attribute(&mut self, filter: &ast::Filter<'_>, item: &Type) -> Option<Type> {
+        filter
+            .args
+            .iter()
+            .find_map(|arg| match arg {
+                CallArg::Kwarg("attribute", value @ ast::Expr::Const(name)) => {
+                    Some((name.value.as_str()?.to_owned(), range(value)))
+                }
+                _ => None,
+            })
+            .map(|(name, at)| self.attribute_of(item, &name, at))
+    }
+
+    /// Returns the type of a field of the items, which `a.b` reaches into.
+    fn attribute_of(&mut self, item: &Type, name: &str, at: Range<usize>) -> Type {
+        let mut ty = item.clone();
+        for part in name.split('.') {
+            ty = match ty.non_null() {
+                Type::Record(fields) => match fields.get(part) {
+                    Some(field) => field.ty.clone(),
+                    None => {
+                        let message = format!("the items have no field `{part}`");
+                        let help = did_you_mean(part, fields.keys().map(String::as_str));
+                        self.fault(self.no_field, message, at, format!("an item is {item}"), help, None);
+                        return Type::Any;
+                    }
+                },
+                _ => return Type::Any,
+            };
+        }
+        ty
+    }
+
+    fn refuse(&mut self, value: &ast::Expr<'_>, given: &Typed, filter: &str, takes: &str) {
+        self.misfit(value, given, &format!("the filter `{filter}` takes {takes}"));
+    }
+}
+
+/// The type that a filter's name tells.
+fn known(name: &str) -> Typed {
+    match find(FILTERS, name).map(|known| known.gives) {
+        Some(Gives::Boolean) => Typed::of(Type::Boolean),
+        Some(Gives::Number) if matches!(name, "length" | "count" | "int") => Typed::of(Type::INTEGER),
+        Some(Gives::Number) => Typed::of(Type::NUMBER),
+        Some(Gives::Text) => Typed::of(Type::STRING),
+        Some(Gives::List) => Typed::of(Type::List(Box::new(Type::Any))),
+        _ => Typed::any(),
+    }
+}
+
+/// Returns a text that is the nth argument, and its place.
+fn text_arg(filter: &ast::Filter<'_>, nth: usize) -> Option<(String, Range<usize>)> {
+    match filter.args.get(nth) {
+        Some(CallArg::Pos(value @ ast::Expr::Const(name))) => {
+            Some((name.value.as_str()?.to_owned(), range(value)))
+        }
+        _ => None,
+    }
+}

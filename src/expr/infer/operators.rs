@@ -1,0 +1,375 @@
+//! The types that operators and tests take.
+
+use minijinja::machinery::ast::{self, BinOpKind, CompareOpKind, UnaryOpKind};
+
+use super::typed::{Family, Typed, family};
+use super::{Infer, range};
+use crate::diagnostic::did_you_mean;
+use crate::expr::Place;
+use crate::state::Type;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Comparison {
+    Equal,
+    Order,
+    In,
+}
+
+pub(super) fn comparison(op: CompareOpKind) -> Comparison {
+    match op {
+        CompareOpKind::Eq | CompareOpKind::Ne => Comparison::Equal,
+        CompareOpKind::In | CompareOpKind::NotIn => Comparison::In,
+        _ => Comparison::Order,
+    }
+}
+
+/// An operand and what is known of it.
+type Operand<'o, 'a> = (&'o ast::Expr<'a>, &'o Typed);
+
+impl Infer<'_> {
+    pub(super) fn unary(&mut self, op: &ast::UnaryOp<'_>) -> Typed {
+        if matches!(op.op, UnaryOpKind::Not) {
+            self.condition(&op.expr);
+            return Typed::of(Type::Boolean);
+        }
+        let typed = self.expr(&op.expr);
+        self.number(&op.expr, typed)
+    }
+
+    pub(super) fn binary(&mut self, op: &ast::BinOp<'_>) -> Typed {
+        match op.op {
+            BinOpKind::ScAnd | BinOpKind::ScOr => {
+                let left = self.condition(&op.left);
+                let before = self.assume(&op.left, matches!(op.op, BinOpKind::ScAnd));
+                let right = self.condition(&op.right);
+                self.facts = before;
+                // A template gives one of the two.
+                if self.place == Place::Template { left.union(right) } else { Typed::of(Type::Boolean) }
+            }
+            BinOpKind::Eq | BinOpKind::Ne => self.compared(op, Comparison::Equal),
+            BinOpKind::In => self.compared(op, Comparison::In),
+            BinOpKind::Lt | BinOpKind::Lte | BinOpKind::Gt | BinOpKind::Gte => {
+                self.compared(op, Comparison::Order)
+            }
+            BinOpKind::Concat => {
+                let (left, right) = (self.expr(&op.left), self.expr(&op.right));
+                let untrusted = left.untrusted || right.untrusted;
+                self.printable(&op.left, left);
+                self.printable(&op.right, right);
+                Typed { untrusted, ..Typed::of(Type::STRING) }
+            }
+            BinOpKind::Add => self.sum(op),
+            _ => {
+                let (left, right) = (self.expr(&op.left), self.expr(&op.right));
+                let left = self.number(&op.left, left);
+                let right = self.number(&op.right, right);
+                let whole = !matches!(op.op, BinOpKind::Div | BinOpKind::Pow);
+                match (left.ty, right.ty) {
+                    (Type::Integer { .. }, Type::Integer { .. }) if whole => Typed::of(Type::INTEGER),
+                    _ => Typed::of(Type::NUMBER),
+                }
+            }
+        }
+    }
+
+    fn compared(&mut self, op: &ast::BinOp<'_>, how: Comparison) -> Typed {
+        let (left, right) = (self.expr(&op.left), self.expr(&op.right));
+        self.compare(how, (&op.left, &left), (&op.right, &right));
+        Typed::of(Type::Boolean)
+    }
+
+    /// Numbers add up, texts and lists are put together.
+    fn sum(&mut self, op: &ast::BinOp<'_>) -> Typed {
+        let (left, right) = (self.expr(&op.left), self.expr(&op.right));
+        let left = self.some(&op.left, left, "a sum");
+        let right = self.some(&op.right, right, "a sum");
+        let untrusted = left.untrusted || right.untrusted;
+        let fits = |family| matches!(family, Family::Number | Family::Text | Family::List | Family::Unknown);
+        for (expr, typed) in [(&op.left, &left), (&op.right, &right)] {
+            if !fits(typed.family()) {
+                self.misfit(expr, typed, "`+` takes numbers, texts or lists");
+                return Typed::any();
+            }
+        }
+        let ty = match (left.family(), right.family()) {
+            (Family::Unknown, _) | (_, Family::Unknown) => Type::Any,
+            (Family::Number, Family::Number) => match (&left.ty, &right.ty) {
+                (Type::Integer { .. }, Type::Integer { .. }) => Type::INTEGER,
+                _ => Type::NUMBER,
+            },
+            (Family::Text, Family::Text) => Type::STRING,
+            (Family::List, Family::List) => left.clone().union(right.clone()).ty,
+            _ => {
+                let message = format!("`+` of {left} and {right}");
+                let help = matches!(
+                    (left.family(), right.family()),
+                    (Family::Text, Family::Number) | (Family::Number, Family::Text)
+                )
+                .then(|| {
+                    format!("to make one text write  {} ~ {}", self.text(&op.left), self.text(&op.right))
+                });
+                self.fault("S403", message, range(&op.right), format!("this is {right}"), help, right.path);
+                Type::Any
+            }
+        };
+        Typed { untrusted, ..Typed::of(ty) }
+    }
+
+    /// Takes an operand that must be a number.
+    pub(super) fn number(&mut self, expr: &ast::Expr<'_>, typed: Typed) -> Typed {
+        let typed = self.some(expr, typed, "arithmetic");
+        match typed.ty {
+            Type::Integer { .. } => Typed::of(Type::INTEGER),
+            Type::Number { .. } => Typed::of(Type::NUMBER),
+            Type::Any => Typed::any(),
+            _ => {
+                self.misfit(expr, &typed, "arithmetic takes numbers");
+                Typed::any()
+            }
+        }
+    }
+
+    /// Takes an operand that becomes text.
+    pub(super) fn printable(&mut self, expr: &ast::Expr<'_>, typed: Typed) {
+        let typed = self.some(expr, typed, "a text");
+        if matches!(typed.family(), Family::List | Family::Object) {
+            self.raw(expr, &typed);
+        }
+    }
+
+    /// Reports a list or an object where a text is due.
+    pub(crate) fn raw(&mut self, expr: &ast::Expr<'_>, typed: &Typed) {
+        let what = if typed.family() == Family::List { "a list" } else { "an object" };
+        let field = match &typed.ty {
+            Type::Record(fields) => {
+                fields.keys().next().map(|field| format!(", or a field such as `{field}`"))
+            }
+            Type::Messages => Some(", or `| last_text`".to_owned()),
+            Type::List(_) => Some(", `| join(', ')`, or a loop".to_owned()),
+            _ => None,
+        };
+        let help = format!("write  {} | tojson{}", self.text(expr), field.unwrap_or_default());
+        let code = if self.place == Place::Template { "T308" } else { "S403" };
+        let message = format!("{what} is no text");
+        self.fault(code, message, range(expr), format!("this is {typed}"), Some(help), typed.path.clone());
+    }
+
+    /// Takes a condition, or an operand of `and`, `or` and `not`.
+    pub(crate) fn condition(&mut self, expr: &ast::Expr<'_>) -> Typed {
+        let typed = self.expr(expr);
+        if self.place == Place::Key && !matches!(typed.ty, Type::Boolean | Type::Any) {
+            let help = boolean_help(self.text(expr), &typed.ty);
+            let label = format!("this is {typed}");
+            let message = "a condition is `true` or `false`".to_owned();
+            self.fault("E104", message, range(expr), label, Some(help), typed.path.clone());
+        }
+        typed
+    }
+
+    pub(super) fn compare(&mut self, how: Comparison, left: Operand<'_, '_>, right: Operand<'_, '_>) {
+        match how {
+            Comparison::Equal => self.equal(left, right),
+            Comparison::Order => self.order(left, right),
+            Comparison::In => self.member(left, right),
+        }
+    }
+
+    fn equal(&mut self, left: Operand<'_, '_>, right: Operand<'_, '_>) {
+        if left.1.null || right.1.null {
+            return;
+        }
+        let (a, b) = (left.1.family(), right.1.family());
+        if a == Family::Unknown || b == Family::Unknown {
+            return;
+        }
+        if a != b {
+            // The literal is what most likely has to change.
+            let (odd, other) =
+                if is_literal(left.0) && !is_literal(right.0) { (left, right) } else { (right, left) };
+            self.different(odd, other);
+        } else if let (Type::Enum(a), Type::Enum(b)) = (left.1.ty.non_null(), right.1.ty.non_null())
+            && !a.iter().any(|value| b.contains(value))
+        {
+            self.no_value(left, right);
+        }
+    }
+
+    /// Reports a comparison of values that can never be equal.
+    fn different(&mut self, odd: Operand<'_, '_>, other: Operand<'_, '_>) {
+        let message = format!("{} is compared with {}", other.1, odd.1);
+        let text = self.text(odd.0);
+        let bare = text.trim_matches(['\'', '"']);
+        let help = match (odd.1.family(), other.1.family()) {
+            (Family::Text, Family::Number) if bare.parse::<f64>().is_ok() => {
+                Some(format!("write  {bare}  without quotes"))
+            }
+            (Family::Text, Family::Boolean)
+                if matches!(bare, "true" | "false" | "True" | "False" | "yes" | "no") =>
+            {
+                let word = if matches!(bare, "true" | "True" | "yes") { "true" } else { "false" };
+                Some(format!("write  {word}  without quotes"))
+            }
+            (Family::Number | Family::Boolean, Family::Text) => Some(format!("for a text write  '{text}'")),
+            (_, Family::List) => {
+                Some(format!("to look into the list write  {text} in {}", self.text(other.0)))
+            }
+            _ => None,
+        };
+        let label = format!("this is {}", odd.1);
+        self.fault("E106", message, range(odd.0), label, help, other.1.path.clone());
+    }
+
+    /// Reports a text that an enum does not have.
+    fn no_value(&mut self, left: Operand<'_, '_>, right: Operand<'_, '_>) {
+        let (odd, other) = if left.1.literal && !right.1.literal { (left, right) } else { (right, left) };
+        let (Type::Enum(found), Type::Enum(values)) = (odd.1.ty.non_null(), other.1.ty.non_null()) else {
+            return;
+        };
+        if odd.1.literal && other.1.literal {
+            return;
+        }
+        let (message, help) = match found.as_slice() {
+            [one] => (
+                format!("`{one}` is not a value of {}", self.named(other.0, other.1)),
+                did_you_mean(one, values.iter().map(String::as_str)),
+            ),
+            _ => (format!("{} and {} have no value in common", odd.1, other.1), None),
+        };
+        self.fault("E106", message, range(odd.0), "never equal", help, other.1.path.clone());
+    }
+
+    fn order(&mut self, left: Operand<'_, '_>, right: Operand<'_, '_>) {
+        let a = self.some(left.0, left.1.clone(), "an order");
+        let b = self.some(right.0, right.1.clone(), "an order");
+        for (expr, typed) in [(left.0, &a), (right.0, &b)] {
+            if matches!(typed.family(), Family::Boolean | Family::List | Family::Object) {
+                let help = (typed.family() == Family::List)
+                    .then(|| format!("for its length write  {} | length", self.text(expr)));
+                let message = "only numbers and texts have an order".to_owned();
+                self.fault(
+                    "E106",
+                    message,
+                    range(expr),
+                    format!("this is {typed}"),
+                    help,
+                    typed.path.clone(),
+                );
+                return;
+            }
+        }
+        if a.family() != b.family() && a.family() != Family::Unknown && b.family() != Family::Unknown {
+            let swap = is_literal(left.0) && !is_literal(right.0);
+            if swap {
+                self.different((left.0, &a), (right.0, &b));
+            } else {
+                self.different((right.0, &b), (left.0, &a));
+            }
+        }
+    }
+
+    fn member(&mut self, item: Operand<'_, '_>, holder: Operand<'_, '_>) {
+        let held = self.some(holder.0, holder.1.clone(), "`in`");
+        match &held.ty {
+            Type::Any | Type::Messages => {}
+            Type::List(of) => {
+                // Each text of a list that is written out is looked at on its own.
+                if let ast::Expr::List(list) = holder.0 {
+                    for other in &list.items {
+                        let typed = self.expr(other);
+                        self.equal(item, (other, &typed));
+                    }
+                    return;
+                }
+                let of = Typed::of((**of).clone());
+                let (a, b) = (item.1.family(), family(&of.ty));
+                if a != b && a != Family::Unknown && b != Family::Unknown && !item.1.null && !held.empty {
+                    let message = format!("{} is looked for in {held}", item.1);
+                    self.fault(
+                        "E106",
+                        message,
+                        range(item.0),
+                        format!("this is {}", item.1),
+                        None,
+                        held.path.clone(),
+                    );
+                } else if let (Type::Enum(a), Type::Enum(b)) = (item.1.ty.non_null(), of.ty.non_null())
+                    && !a.iter().any(|value| b.contains(value))
+                {
+                    let of = Typed { path: held.path.clone(), ..of };
+                    self.no_value(item, (holder.0, &of));
+                }
+            }
+            Type::String { .. } | Type::Enum(_) | Type::Object | Type::Record(_) => {
+                let item_typed = self.some(item.0, item.1.clone(), "`in`");
+                if !matches!(item_typed.family(), Family::Text | Family::Unknown) {
+                    let message = format!("{} is looked for in {held}", item.1);
+                    self.fault(
+                        "E106",
+                        message,
+                        range(item.0),
+                        format!("this is {}", item.1),
+                        None,
+                        item.1.path.clone(),
+                    );
+                }
+            }
+            _ => self.misfit(holder.0, &held, "`in` takes a list, a text or an object"),
+        }
+    }
+
+    pub(super) fn test(&mut self, test: &ast::Test<'_>) -> Typed {
+        let typed = match test.name {
+            "defined" | "undefined" => self.maybe(&test.expr),
+            _ => self.expr(&test.expr),
+        };
+        let mut args = Vec::new();
+        for arg in &test.args {
+            if let ast::CallArg::Pos(value) | ast::CallArg::Kwarg(_, value) = arg {
+                args.push((value, self.expr(value)));
+            }
+        }
+        match (test.name, args.first()) {
+            ("odd" | "even" | "divisibleby", _) => {
+                let typed = self.some(&test.expr, typed, "a test");
+                if !matches!(typed.family(), Family::Number | Family::Unknown) {
+                    self.misfit(&test.expr, &typed, &format!("`is {}` takes a number", test.name));
+                }
+            }
+            ("startingwith" | "endingwith" | "lower" | "upper", _) => {
+                let typed = self.some(&test.expr, typed, "a test");
+                if !matches!(typed.family(), Family::Text | Family::Unknown) {
+                    self.misfit(&test.expr, &typed, &format!("`is {}` takes a text", test.name));
+                }
+            }
+            ("eq" | "equalto" | "ne" | "sameas", Some((other, right))) => {
+                self.equal((&test.expr, &typed), (other, right));
+            }
+            ("lt" | "lessthan" | "le" | "gt" | "greaterthan" | "ge", Some((other, right))) => {
+                self.order((&test.expr, &typed), (other, right));
+            }
+            ("in", Some((other, right))) => self.member((&test.expr, &typed), (other, right)),
+            _ => {}
+        }
+        Typed::of(Type::Boolean)
+    }
+}
+
+/// Says how to make a condition of a value.
+pub(crate) fn boolean_help(text: &str, ty: &Type) -> String {
+    match ty {
+        Type::Nullable(inner) if matches!(**inner, Type::Boolean) => format!("write  {text} == true"),
+        Type::Nullable(_) => format!("write  {text} is not none"),
+        Type::String { .. } => format!("compare it, for instance  {text} == 'yes'"),
+        Type::Enum(values) => {
+            let value = values.first().map_or("yes", String::as_str);
+            format!("compare it, for instance  {text} == '{value}'")
+        }
+        Type::List(_) | Type::Messages => format!("write  {text} | length > 0"),
+        Type::Object | Type::Record(_) => format!("compare one of the fields of  {text}"),
+        _ => format!("compare it, for instance  {text} > 0"),
+    }
+}
+
+fn is_literal(expr: &ast::Expr<'_>) -> bool {
+    matches!(expr, ast::Expr::Const(_))
+}

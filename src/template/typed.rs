@@ -1,0 +1,247 @@
+//! The types of what a template prints, loops over and asks.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use minijinja::machinery::ast::{self, Stmt};
+use minijinja::machinery::parse;
+
+use super::syntax;
+use crate::expr::{Facts, Fault, Infer, Place, Roots, Slot, Typed, range, turn};
+use crate::state::Type;
+
+/// Finds the text of a partial by its name.
+type Parts<'p> = &'p dyn for<'n> Fn(&'n str) -> Option<&'p str>;
+
+/// What was found in a template and in the partials that it includes.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// What is wrong with its types, and in which partial.
+    pub faults: Vec<(Option<String>, Fault)>,
+    /// Where text from outside is printed as it is, and in which partial.
+    pub untrusted: Vec<(Option<String>, Range<usize>)>,
+}
+
+/// Looks at the types of a template that has been parsed before.
+pub fn check_types(
+    source: &str,
+    roots: &Roots,
+    facts: &Facts,
+    no_field: &'static str,
+    parts: Parts<'_>,
+) -> Found {
+    let infer = Infer::new(source, Place::Template, roots, facts.clone(), no_field);
+    let mut typer = Typer { infer, parts, part: None, seen: BTreeSet::new(), found: Found::default() };
+    typer.template(source);
+    typer.take_faults();
+    typer.found
+}
+
+struct Typer<'e, 'p> {
+    infer: Infer<'e>,
+    parts: Parts<'p>,
+    /// The partial that is looked at.
+    part: Option<String>,
+    /// The partials that were looked at: once is enough, and a cycle ends.
+    seen: BTreeSet<String>,
+    found: Found,
+}
+
+impl Typer<'_, '_> {
+    fn template(&mut self, source: &str) {
+        // What cannot be parsed was reported before.
+        if let Ok(template) = parse(source, "template", syntax()) {
+            self.stmt(&template);
+        }
+    }
+
+    fn take_faults(&mut self) {
+        let faults = std::mem::take(&mut self.infer.faults);
+        self.found.faults.extend(faults.into_iter().map(|fault| (self.part.clone(), fault)));
+    }
+
+    fn stmts(&mut self, stmts: &[Stmt<'_>]) {
+        for stmt in stmts {
+            self.stmt(stmt);
+        }
+    }
+
+    fn bind(&mut self, name: &str, slot: Slot) {
+        self.infer.facts.unset(name);
+        self.infer.locals.push((name.to_owned(), slot));
+    }
+
+    fn bind_target(&mut self, target: &ast::Expr<'_>, typed: &Typed) {
+        let part = Slot { untrusted: typed.untrusted, ..Slot::of(Type::Any) };
+        match target {
+            ast::Expr::Var(var) => {
+                self.bind(var.id, Slot { untrusted: typed.untrusted, ..Slot::of(typed.whole()) });
+            }
+            ast::Expr::List(list) => list.items.iter().for_each(|item| self.bind_part(item, &part)),
+            ast::Expr::Tuple(tuple) => tuple.items.iter().for_each(|item| self.bind_part(item, &part)),
+            _ => {}
+        }
+    }
+
+    fn bind_part(&mut self, target: &ast::Expr<'_>, slot: &Slot) {
+        if let ast::Expr::Var(var) = target {
+            self.bind(var.id, slot.clone());
+        }
+    }
+
+    /// Goes through a body of which the names and what is known are gone after it. Returns what it set.
+    fn scoped(&mut self, body: &[Stmt<'_>]) -> Vec<(String, Slot)> {
+        let (names, facts) = (self.infer.locals.len(), self.infer.facts.clone());
+        self.stmts(body);
+        self.infer.facts = facts;
+        self.infer.locals.split_off(names)
+    }
+
+    fn print(&mut self, expr: &ast::Expr<'_>) {
+        let typed = self.infer.expr(expr);
+        let untrusted = typed.untrusted;
+        let typed = self.infer.some(expr, typed, "a text");
+        match typed.ty {
+            Type::List(_) | Type::Messages | Type::Record(_) | Type::Object => self.infer.raw(expr, &typed),
+            Type::String { .. } | Type::Any if untrusted => {
+                self.found.untrusted.push((self.part.clone(), range(expr)));
+            }
+            _ => {}
+        }
+    }
+
+    fn each(&mut self, each: &ast::ForLoop<'_>) {
+        let iter = self.infer.expr(&each.iter);
+        let item = match iter.ty.non_null() {
+            Type::List(item) => Typed::of((**item).clone()),
+            Type::Messages => Typed::of(turn()),
+            Type::Object | Type::Record(_) | Type::String { .. } | Type::Enum(_) => Typed::of(Type::STRING),
+            Type::Any | Type::Nullable(_) => Typed::any(),
+            Type::Integer { .. } | Type::Number { .. } | Type::Boolean => {
+                let label = format!("this is {iter}");
+                let message = "a loop takes a list".to_owned();
+                self.infer.fault("S403", message, range(&each.iter), label, None, iter.path.clone());
+                Typed::any()
+            }
+        };
+        let (names, facts) = (self.infer.locals.len(), self.infer.facts.clone());
+        self.bind("loop", Slot::of(Type::Any));
+        self.bind_target(&each.target, &Typed { untrusted: iter.untrusted, ..item });
+        if let Some(filter) = &each.filter_expr {
+            self.infer.condition(filter);
+            self.infer.assume(filter, true);
+        }
+        self.stmts(&each.body);
+        self.infer.locals.truncate(names);
+        self.infer.facts = facts;
+        self.scoped(&each.else_body);
+    }
+
+    fn choice(&mut self, cond: &ast::IfCond<'_>) {
+        self.infer.condition(&cond.expr);
+        let before = self.infer.assume(&cond.expr, true);
+        let then = self.scoped(&cond.true_body);
+        self.infer.facts = before;
+        let before = self.infer.assume(&cond.expr, false);
+        let other = self.scoped(&cond.false_body);
+        self.infer.facts = before;
+        // What a branch set is not known to be of one type after it.
+        for (name, slot) in then.into_iter().chain(other) {
+            self.bind(&name, Slot { untrusted: slot.untrusted, ..Slot::of(Type::Any) });
+        }
+    }
+
+    fn stmt(&mut self, stmt: &Stmt<'_>) {
+        match stmt {
+            Stmt::Template(template) => self.stmts(&template.children),
+            Stmt::EmitExpr(emit) => self.print(&emit.expr),
+            Stmt::EmitRaw(_) | Stmt::Do(_) => {}
+            Stmt::ForLoop(each) => self.each(each),
+            Stmt::IfCond(cond) => self.choice(cond),
+            Stmt::WithBlock(with) => {
+                let (names, facts) = (self.infer.locals.len(), self.infer.facts.clone());
+                for (target, value) in &with.assignments {
+                    let typed = self.infer.expr(value);
+                    self.bind_target(target, &typed);
+                }
+                self.stmts(&with.body);
+                self.infer.locals.truncate(names);
+                self.infer.facts = facts;
+            }
+            Stmt::Set(set) => {
+                let typed = self.infer.expr(&set.expr);
+                self.bind_target(&set.target, &typed);
+            }
+            Stmt::SetBlock(set) => {
+                // What is captured is printed where the name is.
+                let before = self.found.untrusted.len();
+                self.scoped(&set.body);
+                let untrusted = self.found.untrusted.len() > before;
+                self.found.untrusted.truncate(before);
+                self.bind_target(&set.target, &Typed { untrusted, ..Typed::of(Type::STRING) });
+            }
+            Stmt::AutoEscape(escape) => self.stmts(&escape.body),
+            Stmt::FilterBlock(filter) => {
+                let before = self.found.untrusted.len();
+                self.scoped(&filter.body);
+                if matches!(&filter.filter, ast::Expr::Filter(filter) if filter.name == "quoted") {
+                    self.found.untrusted.truncate(before);
+                }
+            }
+            Stmt::Block(block) => drop(self.scoped(&block.body)),
+            Stmt::Import(import) => {
+                self.part(&import.expr);
+                self.bind_target(&import.name, &Typed::any());
+            }
+            Stmt::FromImport(import) => {
+                self.part(&import.expr);
+                for (name, alias) in &import.names {
+                    self.bind_target(alias.as_ref().unwrap_or(name), &Typed::any());
+                }
+            }
+            Stmt::Extends(extends) => self.part(&extends.name),
+            Stmt::Include(include) => self.part(&include.name),
+            Stmt::Macro(decl) => {
+                self.bind(decl.name, Slot::of(Type::Any));
+                self.declared(decl);
+            }
+            Stmt::CallBlock(block) => self.declared(&block.macro_decl),
+        }
+    }
+
+    fn declared(&mut self, decl: &ast::Macro<'_>) {
+        let (names, facts) = (self.infer.locals.len(), self.infer.facts.clone());
+        self.bind("caller", Slot::of(Type::Any));
+        for arg in &decl.args {
+            self.bind_target(arg, &Typed::any());
+        }
+        self.stmts(&decl.body);
+        self.infer.locals.truncate(names);
+        self.infer.facts = facts;
+    }
+
+    /// Looks into a partial with the names that it sees here.
+    fn part(&mut self, name: &ast::Expr<'_>) {
+        let ast::Expr::Const(literal) = name else { return };
+        let Some(name) = literal.value.as_str() else { return };
+        let Some(source) = (self.parts)(name) else { return };
+        if !self.seen.insert(name.to_owned()) {
+            return;
+        }
+        let around = &self.infer;
+        let mut infer =
+            Infer::new(source, Place::Template, around.roots, around.facts.clone(), around.no_field);
+        infer.locals.clone_from(&around.locals);
+        let mut within = Typer {
+            infer,
+            parts: self.parts,
+            part: Some(name.to_owned()),
+            seen: std::mem::take(&mut self.seen),
+            found: std::mem::take(&mut self.found),
+        };
+        within.template(source);
+        within.take_faults();
+        self.seen = within.seen;
+        self.found = within.found;
+    }
+}
