@@ -116,6 +116,10 @@ impl Reader<'_> {
 
     /// Reads the fields of a record; one bad field leaves out only itself.
     pub(super) fn record(&mut self, node: &Node) -> Option<Vec<(Spanned<String>, TypeSpec)>> {
+        if matches!(&node.tree, Tree::Map(entries) if entries.is_empty()) {
+            let finding = Diagnostic::error("G105", "a record without fields", node.span, "holds nothing");
+            self.bag.report(finding.help("write its fields  {name: string}, or use `object`"));
+        }
         let entries = self.names(node, "fields and types");
         let mut fields = Vec::new();
         for (name, value) in entries {
