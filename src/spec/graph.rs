@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use super::fields::Fields;
+use super::grammar;
 use super::keys::later;
 use super::next::NextSpec;
 use super::node::NodeSpec;
-use super::reader::{Fields, Reader};
+use super::reader::Reader;
 use super::text::ExprSpec;
 use super::tree::{Node, Tree};
 use super::types::TypeSpec;
@@ -88,20 +90,6 @@ pub struct TimeoutSpec {
     pub total: Option<Duration>,
 }
 
-const TOP: [&str; 12] = [
-    "format",
-    "description",
-    "input",
-    "output",
-    "state",
-    "start",
-    "nodes",
-    "on_error",
-    "on_limit",
-    "limits",
-    "defaults",
-    "allow",
-];
 impl Reader<'_> {
     /// Reads the number of the language's format.
     pub(super) fn format(&mut self, fields: &mut Fields<'_>, top: Span) {
@@ -120,7 +108,7 @@ impl Reader<'_> {
     /// Reads a graph file.
     pub(super) fn graph(&mut self, id: &str, file: FileId, tree: &Node) -> Option<Graph> {
         let top = Span { file, start: 0, end: 0 };
-        let mut fields = self.fields(tree, "a graph")?;
+        let mut fields = self.fields(tree, &grammar::GRAPH, "a graph")?;
         self.format(&mut fields, top);
         let description = fields.take("description").and_then(|node| self.text(node, "a text"));
         let mut broken = Vec::new();
@@ -134,7 +122,7 @@ impl Reader<'_> {
         let limits = fields.take("limits").map(|node| self.limits(node)).unwrap_or_default();
         let defaults = fields.take("defaults").map(|node| self.defaults(node)).unwrap_or_default();
         let allow = self.allow(fields.take("allow"));
-        fields.finish(self, &TOP, later);
+        fields.finish(self, later);
         let description = description.map(|text| text.value);
         Some(Graph {
             id: id.to_owned(),
@@ -197,25 +185,29 @@ impl Reader<'_> {
     }
 
     fn limits(&mut self, node: &Node) -> LimitsSpec {
-        let Some(mut fields) = self.fields(node, "the limits") else { return LimitsSpec::default() };
+        let Some(mut fields) = self.fields(node, &grammar::LIMITS, "the limits") else {
+            return LimitsSpec::default();
+        };
         let limits = LimitsSpec {
             steps: fields.take("steps").and_then(|node| self.count(node, 1)),
             time: fields.take("time").and_then(|node| self.duration(node)),
             tokens: fields.take("tokens").and_then(|node| self.count(node, 1)).map(|n| n.value),
             parallel: fields.take("parallel").and_then(|node| self.count(node, 1)).map(|n| n.value),
         };
-        fields.finish(self, &["steps", "time", "tokens", "parallel"], later);
+        fields.finish(self, later);
         limits
     }
 
     fn defaults(&mut self, node: &Node) -> DefaultsSpec {
-        let Some(mut fields) = self.fields(node, "the defaults") else { return DefaultsSpec::default() };
+        let Some(mut fields) = self.fields(node, &grammar::DEFAULTS, "the defaults") else {
+            return DefaultsSpec::default();
+        };
         let defaults = DefaultsSpec {
             model: fields.take("model").and_then(|node| self.name(node, "the name of a model")),
             retry: fields.take("retry").and_then(|node| self.name(node, "the name of a retry policy")),
             timeout: fields.take("timeout").map(|node| self.timeout(node)).unwrap_or_default(),
         };
-        fields.finish(self, &["model", "retry", "timeout"], later);
+        fields.finish(self, later);
         defaults
     }
 
@@ -224,13 +216,15 @@ impl Reader<'_> {
         if !matches!(node.tree, Tree::Map(_)) {
             return TimeoutSpec { total: self.duration(node), ..TimeoutSpec::default() };
         }
-        let Some(mut fields) = self.fields(node, "a timeout") else { return TimeoutSpec::default() };
+        let Some(mut fields) = self.fields(node, &grammar::TIMEOUT, "a timeout") else {
+            return TimeoutSpec::default();
+        };
         let timeout = TimeoutSpec {
             first: fields.take("first").and_then(|node| self.duration(node)),
             idle: fields.take("idle").and_then(|node| self.duration(node)),
             total: fields.take("total").and_then(|node| self.duration(node)),
         };
-        fields.finish(self, &["first", "idle", "total"], |_| None);
+        fields.finish(self, |_| None);
         timeout
     }
 }

@@ -2,7 +2,9 @@
 
 use serde_json::{Map, Value as Json};
 
-use super::reader::{Fields, Reader};
+use super::fields::Fields;
+use super::grammar;
+use super::reader::Reader;
 use super::text::{ExprSpec, Text};
 use super::tree::{Node, Tree};
 use crate::diagnostic::{Diagnostic, Span, Spanned};
@@ -67,10 +69,6 @@ pub struct ParamsSpec {
     pub extra: Map<String, Json>,
 }
 
-pub(super) const PARAMS: [&str; 7] =
-    ["temperature", "top_p", "max_tokens", "seed", "stop", "reasoning_effort", "extra"];
-pub(super) const LLM: [&str; 8] = ["prompt", "text", "with", "model", "history", "into", "reply", "stream"];
-
 impl Reader<'_> {
     /// Reads the keys of an `llm` node.
     pub(super) fn llm(&mut self, fields: &mut Fields<'_>, at: Span) -> LlmSpec {
@@ -113,12 +111,12 @@ impl Reader<'_> {
     }
 
     fn history(&mut self, node: &Node) -> Option<HistorySpec> {
-        let mut fields = self.fields(node, "`history`")?;
+        let mut fields = self.fields(node, &grammar::HISTORY, "`history`")?;
         let (last, tokens) = (fields.take("last"), fields.take("tokens"));
         let given = usize::from(last.is_some()) + usize::from(tokens.is_some());
         let last = last.and_then(|node| self.count(node, 1));
         let tokens = tokens.and_then(|node| self.count(node, 1));
-        fields.finish(self, &["last", "tokens"], |_| None);
+        fields.finish(self, |_| None);
         match (last, tokens) {
             (Some(last), None) => Some(HistorySpec::Last(last.value)),
             (None, Some(tokens)) => Some(HistorySpec::Tokens(tokens.value)),

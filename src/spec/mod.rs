@@ -2,6 +2,8 @@
 //!
 //! Invariant: decides nothing. Names are not resolved, expressions are not parsed, defaults are not filled in.
 
+mod fields;
+pub mod grammar;
 mod graph;
 mod keys;
 mod llm;

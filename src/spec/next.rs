@@ -2,6 +2,7 @@
 
 use serde_json::Value as Json;
 
+use super::grammar::{ALL, BRANCH, ELSE, MATCH, RULE, SOME, WHEN};
 use super::reader::Reader;
 use super::text::Text;
 use super::tree::{Node, Tree};
@@ -98,34 +99,34 @@ impl Reader<'_> {
     }
 
     fn all(&mut self, node: &Node) -> Option<NextSpec> {
-        let mut fields = self.fields(node, "a fan-out")?;
+        let mut fields = self.fields(node, &ALL, "a fan-out")?;
         let names = fields.take("all")?;
         let names: Vec<_> = self
             .filled(names, "names")
             .iter()
             .filter_map(|item| self.name(item, "the name of a node"))
             .collect();
-        fields.finish(self, &["all"], |_| None);
+        fields.finish(self, |_| None);
         (!names.is_empty()).then_some(NextSpec::All(names, node.span))
     }
 
     fn some(&mut self, node: &Node) -> Option<NextSpec> {
-        let mut fields = self.fields(node, "a fan-out")?;
+        let mut fields = self.fields(node, &SOME, "a fan-out")?;
         let arms = fields.take("some")?;
         let arms: Vec<Option<(Text, Spanned<String>)>> = self
             .filled(arms, "conditions and names")
             .iter()
             .map(|item| {
-                let mut arm = self.fields(item, "a branch")?;
+                let mut arm = self.fields(item, &BRANCH, "a branch")?;
                 let when = arm.require(self, "when", "{when: input.docs, to: search_docs}", item.span)?;
                 let to = arm.require(self, "to", "{when: input.docs, to: search_docs}", item.span)?;
                 let arm_parts = (self.expression(when), self.name(to, "the name of a node"));
-                arm.finish(self, &["when", "to"], |_| None);
+                arm.finish(self, |_| None);
                 Some((arm_parts.0?, arm_parts.1?))
             })
             .collect();
         let otherwise = fields.take("else").and_then(|node| self.next(node)).map(Box::new);
-        fields.finish(self, &["some", "else"], |_| None);
+        fields.finish(self, |_| None);
         if arms.is_empty() {
             return None;
         }
@@ -133,18 +134,21 @@ impl Reader<'_> {
     }
 
     fn rule(&mut self, node: &Node) -> Option<RuleSpec> {
-        let mut fields = self.fields(node, "a rule")?;
+        let mut fields = self.fields(node, &RULE, "a rule")?;
         let rule = if let Some(when) = fields.take("when") {
+            fields.becomes(&WHEN);
             let to = fields.require(self, "to", "to: answer", node.span);
             let when = self.expression(when);
             let to = to.and_then(|to| self.next(to));
             when.zip(to).map(|(when, to)| RuleSpec::When(when, to))
         } else if let Some((span, on)) = fields.take_entry("match") {
+            fields.becomes(&MATCH);
             let cases = fields.require(self, "cases", "cases: {billing: answer_billing}", node.span);
             let on = self.expression(on);
             let cases = cases.and_then(|cases| self.cases(cases));
             on.zip(cases).map(|(on, cases)| RuleSpec::Match(on, span, cases))
         } else if let Some((span, to)) = fields.take_entry("else") {
+            fields.becomes(&ELSE);
             self.next(to).map(|to| RuleSpec::Else(to, span))
         } else {
             let finding = Diagnostic::error(
@@ -154,9 +158,16 @@ impl Reader<'_> {
                 "no condition",
             );
             self.bag.report(finding.help("write  - when: state.done  and below  to: answer"));
+            for part in ["to", "cases"] {
+                fields.take(part);
+            }
             None
         };
-        fields.finish(self, &["when", "to", "match", "cases", "else"], |_| None);
+        fields.finish(self, |key| {
+            RULE.key(key)
+                .is_some()
+                .then(|| format!("a rule has one condition: write `{key}` into one of its own"))
+        });
         rule
     }
 

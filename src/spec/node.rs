@@ -1,10 +1,12 @@
 //! Nodes as written.
 
+use super::fields::Fields;
+use super::grammar::{KINDS, Map, NODE};
 use super::graph::TimeoutSpec;
 use super::keys::elsewhere;
-use super::llm::{LLM, LlmSpec, PARAMS};
+use super::llm::LlmSpec;
 use super::next::NextSpec;
-use super::reader::{Fields, Reader};
+use super::reader::Reader;
 use super::text::{ExprSpec, Text};
 use super::tree::{Node, Tree};
 use crate::diagnostic::{Diagnostic, Span, Spanned, did_you_mean};
@@ -66,10 +68,7 @@ pub enum KindSpec {
     },
 }
 
-const KINDS: [&str; 5] = ["llm", "say", "set", "route", "fail"];
 const LATER_KINDS: [&str; 6] = ["tool", "http", "ask", "map", "graph", "custom"];
-const COMMON: [&str; 9] =
-    ["kind", "next", "retry", "timeout", "max_visits", "on_max", "join", "description", "allow"];
 
 impl Reader<'_> {
     /// Reads `nodes`; the name of a node is kept also when its body cannot be read.
@@ -88,27 +87,26 @@ impl Reader<'_> {
     }
 
     fn node(&mut self, name: &Spanned<String>, node: &Node) -> Option<NodeSpec> {
-        let mut fields = self.fields(node, format!("node `{}`", name.value))?;
-        let example = format!("kind: llm    (kinds: {})", KINDS.join(", "));
+        let mut fields = self.fields(node, &NODE, format!("node `{}`", name.value))?;
+        let kinds = KINDS.iter().map(|kind| kind.name);
+        let example = format!("kind: llm    (kinds: {})", kinds.collect::<Vec<_>>().join(", "));
         let kind = fields.require(self, "kind", &example, name.span)?;
-        let kind = self.kind(kind)?;
-        let (body, own): (KindSpec, Vec<&str>) = match kind.value {
-            "llm" => (
-                KindSpec::Llm(Box::new(self.llm(&mut fields, name.span))),
-                LLM.iter().chain(&PARAMS).copied().collect(),
-            ),
+        let (kind, map) = self.kind(kind)?;
+        fields.becomes(map);
+        let body = match kind.value {
+            "llm" => KindSpec::Llm(Box::new(self.llm(&mut fields, name.span))),
             "say" => {
                 let text = fields.require(self, "text", "text: \"Hello\"", name.span);
-                (KindSpec::Say { text: text.and_then(|node| self.text(node, "a text")) }, vec!["text"])
+                KindSpec::Say { text: text.and_then(|node| self.text(node, "a text")) }
             }
-            "set" => (self.set(&mut fields, name.span), vec!["set", "clear"]),
+            "set" => self.set(&mut fields, name.span),
             "fail" => {
                 let error = fields.require(self, "error", "error: \"Nobody can answer this\"", name.span);
                 let error = error.and_then(|node| self.text(node, "a text"));
                 let code = fields.take("code").and_then(|node| self.name(node, "a code"));
-                (KindSpec::Fail { error, code: code.map(|code| code.value) }, vec!["error", "code"])
+                KindSpec::Fail { error, code: code.map(|code| code.value) }
             }
-            _ => (KindSpec::Route, vec![]),
+            _ => KindSpec::Route,
         };
         let (next_key, next) = match fields.take_entry("next") {
             Some((span, node)) => (Some(span), self.next(node)),
@@ -140,16 +138,17 @@ impl Reader<'_> {
             extent: Span { start: name.span.start, ..node.extent() },
             kind: kind.clone(),
         };
-        let known: Vec<&str> = own.into_iter().chain(COMMON).collect();
-        fields.finish(self, &known, elsewhere);
+        fields.finish(self, elsewhere);
         Some(spec)
     }
 
-    fn kind(&mut self, node: &Node) -> Option<Spanned<&'static str>> {
+    /// Reads the kind; with it come the keys of the node.
+    fn kind(&mut self, node: &Node) -> Option<(Spanned<&'static str>, &'static Map)> {
         let name = self.name(node, "a kind")?;
-        if let Some(kind) = KINDS.iter().find(|kind| **kind == name.value) {
-            return Some(Spanned { value: kind, span: name.span });
+        if let Some(kind) = KINDS.iter().find(|kind| kind.name == name.value) {
+            return Some((Spanned { value: kind.name, span: name.span }, kind.map));
         }
+        let kinds = || KINDS.iter().map(|kind| kind.name);
         let finding = if LATER_KINDS.contains(&name.value.as_str()) {
             Diagnostic::error(
                 "G103",
@@ -157,7 +156,7 @@ impl Reader<'_> {
                 name.span,
                 "cannot run",
             )
-            .help(format!("kinds of this build: {}", KINDS.join(", ")))
+            .help(format!("kinds of this build: {}", kinds().collect::<Vec<_>>().join(", ")))
         } else {
             Diagnostic::error(
                 "G103",
@@ -165,7 +164,7 @@ impl Reader<'_> {
                 name.span,
                 "there is no such kind",
             )
-            .help_maybe(did_you_mean(&name.value, KINDS))
+            .help_maybe(did_you_mean(&name.value, kinds()))
         };
         self.bag.report(finding);
         None

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use super::grammar;
 use super::graph::TimeoutSpec;
 use super::keys::later;
-use super::llm::{PARAMS, ParamsSpec};
+use super::llm::ParamsSpec;
 use super::reader::Reader;
 use super::tree::Node;
 use super::types::TypeSpec;
@@ -67,15 +68,12 @@ pub struct RetrySpec {
     pub kinds: Vec<Spanned<String>>,
 }
 
-const TOP: [&str; 6] = ["format", "models", "default_model", "retries", "types", "allow"];
-const MODEL: [&str; 6] = ["provider", "model", "base_url", "api_key", "timeout", "retry"];
-
 impl Reader<'_> {
     /// Reads project.yaml.
     pub(super) fn project(&mut self, file: FileId, tree: Node) -> Project {
         let top = Span { file, start: 0, end: 0 };
         let mut project = Project { file: Some(file), ..Project::default() };
-        if let Some(mut fields) = self.fields(&tree, "the project") {
+        if let Some(mut fields) = self.fields(&tree, &grammar::PROJECT, "the project") {
             self.format(&mut fields, top);
             for (name, node) in fields.take("models").map(|n| self.names(n, "models")).unwrap_or_default() {
                 let fits = self.identifier(&name, "a model");
@@ -99,7 +97,7 @@ impl Reader<'_> {
                 project.types = self.typed(types, "a type", false, &mut project.broken);
             }
             project.allow = self.allow(fields.take("allow"));
-            fields.finish(self, &TOP, later);
+            fields.finish(self, later);
         }
         project.tree = Some(tree);
         project
@@ -123,7 +121,7 @@ impl Reader<'_> {
     }
 
     fn model(&mut self, name: &Spanned<String>, node: &Node) -> Option<ModelSpec> {
-        let mut fields = self.fields(node, format!("model `{}`", name.value))?;
+        let mut fields = self.fields(node, &grammar::MODEL, format!("model `{}`", name.value))?;
         let provider = fields.require(self, "provider", "provider: openai", name.span);
         let provider = provider.and_then(|node| self.word(node, &["openai", "demo"]));
         let model = fields.take("model").and_then(|node| self.text(node, "the provider's name of a model"));
@@ -132,8 +130,7 @@ impl Reader<'_> {
         let params = self.params(&mut fields);
         let timeout = fields.take("timeout").map(|node| self.timeout(node)).unwrap_or_default();
         let retry = fields.take("retry").and_then(|node| self.name(node, "the name of a retry policy"));
-        let known: Vec<&str> = MODEL.iter().chain(&PARAMS).copied().collect();
-        fields.finish(self, &known, later);
+        fields.finish(self, later);
         let provider = provider?;
         if provider.value == "openai" && model.is_none() {
             let finding =
@@ -146,7 +143,7 @@ impl Reader<'_> {
     }
 
     fn retry(&mut self, name: &Spanned<String>, node: &Node) -> Option<RetrySpec> {
-        let mut fields = self.fields(node, format!("retry policy `{}`", name.value))?;
+        let mut fields = self.fields(node, &grammar::RETRY, format!("retry policy `{}`", name.value))?;
         let attempts = fields.require(self, "attempts", "attempts: 3", name.span);
         let attempts = attempts.and_then(|node| self.count(node, 1));
         let spec = (
@@ -160,7 +157,7 @@ impl Reader<'_> {
             let items = self.list(node, "error kinds");
             items.iter().filter_map(|item| self.name(item, "an error kind")).collect()
         });
-        fields.finish(self, &["attempts", "first", "factor", "max", "for"], |_| None);
+        fields.finish(self, |_| None);
         let (first, factor, max) = spec;
         Some(RetrySpec { attempts: attempts?.value, first, factor, max, kinds: kinds? })
     }

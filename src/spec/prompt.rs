@@ -1,7 +1,8 @@
 //! Prompt files as written: front-matter and body.
 
+use super::grammar;
 use super::keys::later;
-use super::llm::{PARAMS, ParamsSpec};
+use super::llm::ParamsSpec;
 use super::parse::parse;
 use super::reader::Reader;
 use super::text::Text;
@@ -72,20 +73,20 @@ impl Reader<'_> {
             return Some(prompt);
         }
         let node = parse(&source[start..end], file, start, self.bag)?;
-        let mut fields = self.fields(&node, "the front-matter")?;
+        let mut fields = self.fields(&node, &grammar::FRONT_MATTER, "the front-matter")?;
         prompt.description = fields.take("description").and_then(|n| self.text(n, "a text")).map(|t| t.value);
         if let Some(inputs) = fields.take("inputs") {
             prompt.inputs = self.typed(inputs, "an input", false, &mut prompt.broken);
         }
         prompt.sample = fields.take("sample").cloned();
         if let Some(model) = fields.take("model")
-            && let Some(mut params) = self.fields(model, "the model's parameters")
+            && let Some(mut params) = self.fields(model, &grammar::MODEL_PARAMS, "the model's parameters")
         {
             prompt.params = self.params(&mut params);
-            params.finish(self, &PARAMS, later);
+            params.finish(self, later);
         }
         prompt.allow = self.allow(fields.take("allow"));
-        fields.finish(self, &["description", "inputs", "sample", "model", "allow"], later);
+        fields.finish(self, later);
         Some(prompt)
     }
 }

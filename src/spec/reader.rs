@@ -2,6 +2,7 @@
 //!
 //! Invariant: a part that cannot be read is reported once and left out; what depends on it is not reported.
 
+use super::grammar::{self, RESERVED};
 use super::surface;
 use super::text::Text;
 use super::tree::{Node, Style, Tree};
@@ -14,20 +15,6 @@ pub(super) struct Reader<'a> {
     pub(super) bag: &'a mut Bag,
 }
 
-/// The entries of a map with fixed keys.
-pub(super) struct Fields<'n> {
-    /// The first token of the map.
-    pub(super) span: Span,
-    /// What the map is, for messages: `a node of kind `llm``.
-    what: String,
-    entries: Vec<(&'n Node, &'n Node, bool)>,
-}
-
-/// The most unknown keys of one map that are looked at: looking for what was meant takes time.
-const MAX_UNKNOWN: usize = 50;
-/// Names that are something else everywhere.
-const RESERVED: [&str; 6] = ["end", "start", "error", "item", "index", "result"];
-
 impl Node {
     /// Returns the bytes from the first to the last that belong to the value.
     pub fn extent(&self) -> Span {
@@ -37,79 +24,6 @@ impl Node {
             _ => None,
         };
         Span { end: self.span.end.max(end.unwrap_or(0)), ..self.span }
-    }
-}
-
-impl<'n> Fields<'n> {
-    /// Takes the value of a key. A key without a value counts as written.
-    pub(super) fn take(&mut self, key: &str) -> Option<&'n Node> {
-        self.take_entry(key).map(|(_, value)| value)
-    }
-
-    /// Takes a key's place and its value.
-    pub(super) fn take_entry(&mut self, key: &str) -> Option<(Span, &'n Node)> {
-        let entry = self.entries.iter_mut().find(|(name, ..)| name.as_str() == Some(key))?;
-        entry.2 = true;
-        Some((entry.0.span, entry.1))
-    }
-
-    /// Returns where a key stands, without taking it.
-    pub(super) fn place(&self, key: &str) -> Option<Span> {
-        self.entries.iter().find(|(name, ..)| name.as_str() == Some(key)).map(|(name, ..)| name.span)
-    }
-
-    /// Takes the value of a key that has to be there.
-    pub(super) fn require(
-        &mut self,
-        reader: &mut Reader<'_>,
-        key: &str,
-        example: &str,
-        at: Span,
-    ) -> Option<&'n Node> {
-        let found = self.take(key);
-        if found.is_none() {
-            let message = format!("{} needs `{key}`", self.what);
-            reader.bag.report(
-                Diagnostic::error("G104", message, at, format!("`{key}` is missing"))
-                    .help(format!("write  {example}")),
-            );
-        }
-        found
-    }
-
-    /// Reports the keys that nobody took. `elsewhere` says where a key does belong.
-    pub(super) fn finish(
-        self,
-        reader: &mut Reader<'_>,
-        known: &[&str],
-        elsewhere: impl Fn(&str) -> Option<String>,
-    ) {
-        let mut left = MAX_UNKNOWN;
-        for (key, _, taken) in self.entries {
-            if left == 0 {
-                return;
-            }
-            let Some(name) = key.as_str() else {
-                let message = format!("{} has a key that is {}", self.what, key.sort());
-                reader.bag.report(Diagnostic::error("G102", message, key.span, "keys are names here"));
-                continue;
-            };
-            if taken || name.starts_with("x-") {
-                continue;
-            }
-            left -= 1;
-            let finding = Diagnostic::error(
-                "G102",
-                format!("unknown key `{name}`"),
-                key.span,
-                format!("not a key of {}", self.what),
-            );
-            reader.bag.report(match (suggest(name, known.iter().copied()), elsewhere(name)) {
-                (_, Some(why)) => finding.help(why),
-                (Some(near), None) => finding.help(format!("did you mean `{near}`?")),
-                (None, None) => finding.help(format!("its keys are: {}", known.join(", "))),
-            });
-        }
     }
 }
 
@@ -129,17 +43,6 @@ impl Reader<'_> {
             Diagnostic::error("G105", format!("expected {expected}, found {}", node.sort()), node.span, label)
         };
         self.bag.report(finding);
-    }
-
-    /// Opens a map with fixed keys.
-    pub(super) fn fields<'n>(&mut self, node: &'n Node, what: impl Into<String>) -> Option<Fields<'n>> {
-        let what = what.into();
-        let Tree::Map(entries) = &node.tree else {
-            self.wrong(node, "a map");
-            return None;
-        };
-        let entries = entries.iter().map(|(key, value)| (key, value, false)).collect();
-        Some(Fields { span: node.span, what, entries })
     }
 
     /// Opens a map whose keys are names of the author's choice.
@@ -317,10 +220,10 @@ impl Reader<'_> {
             self.bag.report(finding.help("write  {secret: NAME}  and set the variable NAME"));
             return None;
         }
-        let mut fields = self.fields(node, "a secret")?;
+        let mut fields = self.fields(node, &grammar::SECRET, "a secret")?;
         let name = fields.require(self, "secret", "{secret: OPENAI_API_KEY}", node.span)?;
         let name = self.name(name, "the name of a secret");
-        fields.finish(self, &["secret"], |_| None);
+        fields.finish(self, |_| None);
         name
     }
 

@@ -2,7 +2,10 @@
 
 use serde_json::Value as Json;
 
-use super::reader::{Fields, Reader};
+use super::fields::Fields;
+use super::grammar::types::{BASES, CHANNEL_ONLY};
+use super::grammar::{CHANNEL_RULES, TYPE_RULES};
+use super::reader::Reader;
 use super::tree::{Node, Tree};
 use crate::diagnostic::{Diagnostic, Span, Spanned, suggest};
 
@@ -73,14 +76,6 @@ impl TypeSpec {
     }
 }
 
-/// The keys that make a map a descriptor.
-const BASES: [&str; 4] = ["type", "enum", "fields", "schema"];
-/// The keys of a descriptor everywhere.
-const RULES: [&str; 10] =
-    ["type", "enum", "fields", "schema", "default", "min", "max", "pattern", "description", "optional"];
-/// The keys that only a channel has.
-const CHANNEL: [&str; 3] = ["merge", "private", "keep"];
-
 impl Reader<'_> {
     /// Reads a type.
     pub(super) fn ty(&mut self, node: &Node, channel: bool) -> Option<TypeSpec> {
@@ -102,7 +97,7 @@ impl Reader<'_> {
             }
             Tree::Map(entries) => {
                 let is = |key: &str| entries.iter().any(|(name, _)| name.as_str() == Some(key));
-                if BASES.into_iter().any(is) {
+                if is("schema") || BASES.iter().any(|key| is(key.name)) {
                     return self.descriptor(node, channel).map(|d| TypeSpec::Descriptor(Box::new(d)));
                 }
                 Some(TypeSpec::Record(self.record(node)?, node.span))
@@ -135,7 +130,7 @@ impl Reader<'_> {
     /// Reports a descriptor that says twice what it describes.
     fn one_base(&mut self, fields: &Fields<'_>) {
         let given: Vec<(&str, Span)> =
-            BASES.iter().filter_map(|key| Some((*key, fields.place(key)?))).collect();
+            BASES.iter().filter_map(|key| Some((key.name, fields.place(key.name)?))).collect();
         if let [(first, at), (second, again), ..] = given.as_slice() {
             let message = format!("`{first}` and `{second}` exclude each other");
             let finding = Diagnostic::error("G105", message, *again, "a second description")
@@ -145,7 +140,8 @@ impl Reader<'_> {
     }
 
     fn descriptor(&mut self, node: &Node, channel: bool) -> Option<Descriptor> {
-        let mut fields = self.fields(node, if channel { "a channel" } else { "a type" })?;
+        let (map, what) = if channel { (&CHANNEL_RULES, "a channel") } else { (&TYPE_RULES, "a type") };
+        let mut fields = self.fields(node, map, what)?;
         self.one_base(&fields);
         let base = if let Some(ty) = fields.take("type") {
             self.ty(ty, false).map(Base::Type)
@@ -162,15 +158,10 @@ impl Reader<'_> {
         } else if let Some(record) = fields.take("fields") {
             self.record(record).map(Base::Fields)
         } else {
-            if let Some((at, _)) = fields.take_entry("schema") {
-                let finding =
-                    Diagnostic::error("G102", "`schema` is not in this build yet", at, "not understood");
-                self.bag.report(finding.help("write the type out, or use `object`"));
-            }
             None
         };
-        for key in BASES {
-            fields.take(key);
+        for key in &BASES {
+            fields.take(key.name);
         }
         let default = fields.take("default").map(|node| Spanned { value: node.to_json(), span: node.span });
         let min = fields.take("min").and_then(|node| self.number(node));
@@ -186,12 +177,15 @@ impl Reader<'_> {
             per_run = keep.is_some_and(|keep| keep.value == "run");
         }
         let span = fields.span;
-        let known: Vec<&str> =
-            if channel { RULES.iter().chain(&CHANNEL).copied().collect() } else { RULES.to_vec() };
-        fields.finish(self, &known, |key| {
+        fields.finish(self, |key| {
             let record = "for a record with a field of that name write  {fields: {…}}";
-            match suggest(key, RULES) {
-                _ if CHANNEL.contains(&key) => Some(format!("`{key}` belongs to a channel under `state`")),
+            match suggest(key, TYPE_RULES.names()) {
+                _ if key == "schema" => {
+                    Some("`schema` is not in this build yet: write the type out, or use `object`".to_owned())
+                }
+                _ if CHANNEL_ONLY.iter().any(|own| own.name == key) => {
+                    Some(format!("`{key}` belongs to a channel under `state`"))
+                }
                 None => Some(record.to_owned()),
                 Some(_) => None,
             }

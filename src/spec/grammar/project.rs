@@ -1,0 +1,144 @@
+//! project.yaml, and the front-matter of prompt files.
+
+use super::graph::{ALLOW, FORMAT, INPUTS, TIMEOUTS};
+use super::node::PARAM_KEYS;
+use super::types::TYPE;
+use super::{Key, Map, Named, Rule, Shape, Word, due, key, word};
+
+/// project.yaml.
+pub static PROJECT: Map = Map {
+    name: "project",
+    doc: "What all graphs of the folder share: models, retry policies and types.",
+    groups: &[&TOP],
+    rules: &[],
+};
+
+static TOP: [Key; 6] = [
+    FORMAT,
+    key("models", Shape::Names(Named::Model, &Shape::Map(&MODEL)), "The chat models, by name."),
+    key("default_model", Shape::Name(Named::Model), "The model of `llm` nodes that name none."),
+    key(
+        "retries",
+        Shape::Names(Named::Retry, &Shape::Map(&RETRY)),
+        "The retry policies, by name. Without one an attempt that fails is not repeated.",
+    ),
+    key(
+        "types",
+        Shape::Names(Named::Type, &Shape::Shared(&TYPE)),
+        "Types with names such as `Triage`, for channels, inputs and prompts of all graphs.",
+    ),
+    key(
+        "allow",
+        ALLOW,
+        "Warnings and lints that are silent in this file, each with a reason: `{M517: why}`.",
+    ),
+];
+
+/// A chat model.
+pub static MODEL: Map = Map {
+    name: "model",
+    doc: "A chat model: who provides it, and how it is called.",
+    groups: &[&MODEL_KEYS, &PARAM_KEYS],
+    rules: &[Rule::If { key: "provider", is: "openai", due: "model" }],
+};
+
+static MODEL_KEYS: [Key; 6] = [
+    due("provider", Shape::Word(&PROVIDERS), "Who provides the model."),
+    key("model", Shape::Text, "The provider's name of the model, such as `gpt-5`. Due with `openai`."),
+    key(
+        "base_url",
+        Shape::Name(Named::Url),
+        "Where the provider listens. Default of `openai`: `https://api.openai.com/v1`.",
+    ),
+    key("api_key", Shape::Map(&SECRET), "The key that is sent to the provider: `{secret: OPENAI_API_KEY}`."),
+    key("timeout", TIMEOUTS, "How long a call may take. Default: `{first: 30s, idle: 1m, total: 2m}`."),
+    key("retry", Shape::Name(Named::Retry), "The retry policy of nodes that call it. Default: one attempt."),
+];
+
+static PROVIDERS: [Word; 2] = [
+    word("openai", "OpenAI, or any server that speaks its protocol by `base_url`."),
+    word("demo", "Answers offline, by echo: for trying things out."),
+];
+
+/// A secret.
+pub static SECRET: Map = Map {
+    name: "secret",
+    doc: "A secret by its name; its value never stands in a file.",
+    groups: &[&SECRET_KEYS],
+    rules: &[],
+};
+
+static SECRET_KEYS: [Key; 1] = [due(
+    "secret",
+    Shape::Name(Named::Secret),
+    "The name of an environment variable, or of a file in the secrets folder.",
+)];
+
+/// A retry policy.
+pub static RETRY: Map = Map {
+    name: "retry",
+    doc: "How often a failed attempt is repeated, after which errors, and with which waits.",
+    groups: &[&RETRY_KEYS],
+    rules: &[],
+};
+
+static RETRY_KEYS: [Key; 5] = [
+    due("attempts", Shape::Count, "The most attempts, the first one included: `3`."),
+    key("first", Shape::Duration, "The longest wait before the second attempt. Default: `500ms`."),
+    key("factor", Shape::Number, "By what the longest wait grows with each attempt. Default: 2."),
+    key("max", Shape::Duration, "The longest wait before any attempt. Default: `10s`."),
+    due(
+        "for",
+        Shape::List(&Shape::Name(Named::ErrorKind)),
+        "The kinds of errors after which it is tried again: `[timeout, rate_limit, server_error, connection]`.",
+    ),
+];
+
+/// The kinds of errors; `http_NNN` with three digits is one, too.
+pub(super) static ERROR_KINDS: [Word; 12] = [
+    word("timeout", "Nothing came in time."),
+    word("connection", "The other side could not be reached, or the connection was cut."),
+    word("rate_limit", "The provider asks to wait."),
+    word("server_error", "The provider failed."),
+    word("http_4xx", "A status from 400 to 499."),
+    word("http_5xx", "A status from 500 to 599."),
+    word("schema", "A value that does not fit its type."),
+    word("tool", "A tool that failed."),
+    word("merge", "A write that does not join its channel."),
+    word("template", "A text that could not be rendered."),
+    word("failed", "A node of the kind `fail`."),
+    word("any", "Every error."),
+];
+
+/// The front-matter of a prompt file.
+pub static FRONT_MATTER: Map = Map {
+    name: "prompt",
+    doc: "What stands above a prompt: its inputs, and how it is called.",
+    groups: &[&PROMPT_KEYS],
+    rules: &[],
+};
+
+static PROMPT_KEYS: [Key; 5] = [
+    key("description", Shape::Text, "What the prompt is for, for people."),
+    key(
+        "inputs",
+        INPUTS,
+        "The inputs, by name: the only names that the prompt sees. They come from `with` of the node, else from the \
+         channel or the input of the same name.",
+    ),
+    key("sample", Shape::Any, "Values of the inputs for a first rendering at start-up: `{topic: billing}`."),
+    key(
+        "model",
+        Shape::Map(&MODEL_PARAMS),
+        "Parameters of calls with this prompt, such as `{max_tokens: 400}`.",
+    ),
+    key("allow", ALLOW, "Warnings and lints that are silent in this file, each with a reason."),
+];
+
+/// The parameters of calls with a prompt.
+pub static MODEL_PARAMS: Map = Map {
+    name: "params",
+    doc: "Parameters of a model call. They go before those of the model, and after those of the node.",
+    groups: &[&PARAM_KEYS],
+    rules: &[],
+};
