@@ -7,6 +7,7 @@ mod check;
 mod explain;
 mod keys;
 mod render;
+mod schema;
 mod serve;
 mod settings;
 
@@ -54,6 +55,8 @@ enum Command {
     Chat(chat::ChatFlags),
     /// Prints the OpenAPI document
     Openapi(OpenapiFlags),
+    /// Prints the JSON Schemas of graphs and projects, for editors
+    Schema(schema::SchemaFlags),
     /// Brings the database to this version
     Migrate(DatabaseFlag),
     /// Makes an API key and the lines for graphloom.toml
@@ -106,6 +109,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
             };
             print(&text)
         }
+        Command::Schema(schema) => schema::schema(&schema),
         Command::Migrate(database) => runtime()?.block_on(async {
             let url = file.database_url(&database);
             open_store(&url).await?.migrate().await.context("cannot migrate the database")?;

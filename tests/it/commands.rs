@@ -175,6 +175,20 @@ fn openapi_prints_the_document_that_is_checked_in_and_with_graphs_their_schemas(
 }
 
 #[test]
+fn schema_prints_one_of_the_schemas_that_are_checked_in_or_writes_them_all() {
+    let folder = Folder::new();
+    let (code, out, _) = graphloom(&folder, &["schema", "graph"]);
+    assert!(code == 0 && out == std::fs::read_to_string("schema/graph.json").unwrap());
+    assert_eq!(graphloom(&folder, &["schema", "--write", "for/editors"]), (0, String::new(), String::new()));
+    for name in ["graph.json", "project.json", "prompt.json"] {
+        let written = std::fs::read_to_string(folder.path().join("for/editors").join(name)).unwrap();
+        assert!(written == std::fs::read_to_string(format!("schema/{name}")).unwrap(), "{name}");
+    }
+    let (code, _, error) = graphloom(&folder, &["schema"]);
+    assert!(code == 2 && error.contains("graphloom schema <FILE>"), "{code} {error}");
+}
+
+#[test]
 fn flags_of_serve_stand_without_the_command_and_not_before_another_one() {
     let folder = project();
     let (code, out, _) = graphloom(&folder, &["--help"]);

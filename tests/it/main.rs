@@ -8,6 +8,7 @@ mod drawing;
 mod engine;
 mod language;
 mod openapi;
+mod schemas;
 mod service;
 mod service_clients;
 mod service_faults;

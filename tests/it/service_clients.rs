@@ -13,7 +13,7 @@ use crate::support::world::World;
 const CLIENTS: &str = "tests/clients";
 
 /// Runs a script of `package.json` with this on its standard input, and returns the JSON line that it prints last.
-fn npm(script: &str, input: &str, environment: &[(&str, &str)]) -> Json {
+pub(crate) fn npm(script: &str, input: &str, environment: &[(&str, &str)]) -> Json {
     let mut child = Command::new("npm")
         .args(["run", "--silent", script])
         .current_dir(CLIENTS)
@@ -30,7 +30,7 @@ fn npm(script: &str, input: &str, environment: &[(&str, &str)]) -> Json {
     out.lines().last().and_then(|line| serde_json::from_str(line).ok()).unwrap_or_default()
 }
 
-fn check_installed() {
+pub(crate) fn check_installed() {
     let installed = Path::new(CLIENTS).join("node_modules").is_dir();
     assert!(installed, "the npm packages are not installed: run `scripts/test`, or `npm ci` in {CLIENTS}");
 }
