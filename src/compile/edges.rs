@@ -7,20 +7,23 @@ use serde_json::Value as Json;
 
 use super::names::Names;
 use crate::diagnostic::{Bag, Diagnostic, Span, Spanned, did_you_mean};
+use crate::expr::{Expr, Scope};
 use crate::plan::{END, Next, Rule, Target};
-use crate::spec::{NextSpec, RuleSpec};
+use crate::spec::{NextSpec, RuleSpec, Text};
 use crate::state::Type;
 
 /// The nodes of a graph by name, with their places.
 #[derive(Debug)]
 pub(super) struct Edges<'a> {
     nodes: IndexMap<&'a str, &'a Spanned<String>>,
+    /// There are nodes that cannot be read: an unknown name may be one of them.
+    broken: bool,
 }
 
 impl<'a> Edges<'a> {
     /// Takes the names of all nodes, also of those that are broken.
-    pub(super) fn new(nodes: Vec<&'a Spanned<String>>) -> Self {
-        Self { nodes: nodes.into_iter().map(|node| (node.value.as_str(), node)).collect() }
+    pub(super) fn new(nodes: Vec<&'a Spanned<String>>, broken: bool) -> Self {
+        Self { nodes: nodes.into_iter().map(|node| (node.value.as_str(), node)).collect(), broken }
     }
 
     /// Resolves a name.
@@ -30,6 +33,9 @@ impl<'a> Edges<'a> {
         }
         if self.nodes.contains_key(name.value.as_str()) {
             return Some(Target::Node(name.value.clone()));
+        }
+        if self.broken {
+            return None;
         }
         let finding = Diagnostic::error(
             "G201",
@@ -60,11 +66,15 @@ impl<'a> Edges<'a> {
                     .iter()
                     .map(|(when, to)| {
                         let parts = (names.condition(when, bag), self.target(to, bag));
+                        if let Some(expr) = &parts.0 {
+                            check_constant(expr, when, bag);
+                        }
                         parts.0.zip(parts.1)
                     })
                     .collect();
                 let Some(otherwise) = otherwise else {
-                    let finding = Diagnostic::error("G207", "`some` without `else`", *span, "none may match");
+                    let finding = Diagnostic::error("G207", "`some` without `else`", key, "none may match")
+                        .related(*span, "what comes next when none does?");
                     bag.report(finding.help("add  else: <node>"));
                     return None;
                 };
@@ -101,6 +111,9 @@ impl<'a> Edges<'a> {
                     }
                     conditions.push((when.value.trim(), when.span));
                     let parts = (names.condition(when, bag), self.next(next, key, names, bag));
+                    if let Some(expr) = &parts.0 {
+                        check_constant(expr, when, bag);
+                    }
                     parts.0.zip(parts.1).map(|(when, next)| Rule::When(when, next))
                 }
                 RuleSpec::Match(on, span, cases) => {
@@ -129,7 +142,7 @@ impl<'a> Edges<'a> {
 
     fn cases(
         &self,
-        on: &crate::spec::Text,
+        on: &Text,
         span: Span,
         cases: &[(Spanned<Json>, NextSpec)],
         followed: bool,
@@ -159,7 +172,21 @@ impl<'a> Edges<'a> {
         if let Some(values) = &values {
             for (case, _) in cases {
                 let fits = values.contains(&case.value) || (nullable && case.value.is_null());
-                if !fits {
+                if !fits && values.iter().any(|value| text_of(value) == text_of(&case.value)) {
+                    let raw = text_of(&case.value);
+                    let (label, help) = if case.value.is_string() {
+                        (
+                            format!("a text, not {}", ty.as_ref().map_or(String::new(), ToString::to_string)),
+                            format!("write  {raw}  without quotes"),
+                        )
+                    } else {
+                        ("YAML reads no text here".to_owned(), format!("quote it: \"{raw}\""))
+                    };
+                    let code = if case.value.is_string() { "G209" } else { "Y008" };
+                    let message = format!("`{raw}` is not a value of this type");
+                    bag.report(Diagnostic::error(code, message, case.span, label).help(help));
+                    fine = false;
+                } else if !fits {
                     let shown = text_of(&case.value);
                     let known: Vec<String> = values.iter().map(text_of).collect();
                     let finding = Diagnostic::error(
@@ -217,6 +244,22 @@ impl<'a> Edges<'a> {
         }
         let nexts = nexts.into_iter().collect::<Option<Vec<_>>>()?;
         fine.then_some(Rule::Match(expr, nexts))
+    }
+}
+
+/// Warns of a condition that asks nothing.
+fn check_constant(expr: &Expr, text: &Text, bag: &mut Bag) {
+    if !expr.reads().is_empty() {
+        return;
+    }
+    if let Ok(truth) = expr.eval_bool(&Scope::new()) {
+        let (label, help) = if truth {
+            ("always true: what follows is never reached", "write  else:  for what happens in any case")
+        } else {
+            ("always false: never taken", "remove the rule")
+        };
+        let message = "a condition that asks nothing";
+        bag.report(Diagnostic::warning("G208", message, text.span, label).help(help));
     }
 }
 

@@ -24,7 +24,7 @@ use crate::diagnostic::{Bag, Diagnostic, Severity, Span, did_you_mean};
 use crate::expr::ExprTree;
 use crate::node::Retry;
 use crate::plan::{Limits, Output, Plan};
-use crate::spec::{Folder, Graph, ModelSpec, OutputSpec, RetrySpec};
+use crate::spec::{ANY, Folder, Graph, ModelSpec, OutputSpec, RetrySpec};
 use crate::state::Type;
 use declared::Declared;
 use edges::Edges;
@@ -83,7 +83,7 @@ struct Checked<'a> {
 
 /// Compiles a project. Nothing: the bag holds an error.
 pub fn compile(folder: &Folder, providers: &Providers, bag: &mut Bag) -> Option<Catalog> {
-    let types = Types::resolve(&folder.project.types, bag);
+    let types = Types::resolve(&folder.project, bag);
     let retries = retries(folder, bag);
     let (models, broken_models) = models(folder, providers, &retries, bag);
     let mut prompts = Prompts::read(folder, &types, bag);
@@ -170,6 +170,10 @@ fn models(
     let mut broken: BTreeSet<String> = folder.project.broken_models.iter().cloned().collect();
     for (name, spec) in &folder.project.models {
         if let Some(retry) = spec.retry.as_ref().filter(|retry| !retries.contains_key(&retry.value)) {
+            if folder.project.unsure || folder.project.broken.contains(&retry.value) {
+                broken.insert(name.value.clone());
+                continue;
+            }
             let finding = Diagnostic::error(
                 "M501",
                 format!("unknown retry policy `{}`", retry.value),
@@ -229,7 +233,8 @@ fn model(spec: &ModelSpec, at: Span, providers: &Providers, bag: &mut Bag) -> Op
 fn check_default_model(folder: &Folder, shared: &Shared<'_>, bag: &mut Bag) {
     let Some(name) = &folder.project.default_model else { return };
     shared.used_models.borrow_mut().insert(name.value.clone());
-    if !shared.models.contains_key(&name.value) && !shared.broken_models.contains(&name.value) {
+    let broken = shared.project.unsure || shared.broken_models.contains(&name.value);
+    if !shared.models.contains_key(&name.value) && !broken {
         let finding = Diagnostic::error(
             "M501",
             format!("unknown model `{}`", name.value),
@@ -268,7 +273,7 @@ fn check_graph<'a>(
     declared.add(Some("state"), &graph.state, shared.project);
     declared.add(Some("input"), &graph.input, shared.project);
     let names = Names::of_graph(&channels, &input, broken.clone(), declared);
-    let edges = Edges::new(graph.nodes.iter().map(|(name, _)| name).collect());
+    let edges = Edges::new(graph.nodes.iter().map(|(name, _)| name).collect(), graph.broken_nodes);
     nodes::use_defaults(&graph.defaults, shared);
     let start = graph.start.as_ref().and_then(|start| edges.next(start, start.span(), &names, bag));
     let output = output(graph, &names, &channels, &broken, bag);
@@ -281,6 +286,7 @@ fn check_graph<'a>(
         broken_channels: &broken,
         input: &input,
         messages: messages.as_deref(),
+        silent: std::cell::Cell::default(),
         used: BTreeSet::new(),
     };
     let mut drafts = Vec::new();
@@ -306,9 +312,9 @@ fn check_graph<'a>(
         joining: BTreeSet::new(),
     };
     // A graph with a broken node is not judged as a whole.
-    if drafts.len() == graph.nodes.len() {
+    if drafts.len() == graph.nodes.len() && !graph.broken_nodes {
         let sound = shape::check_shape(graph, &plan, bag);
-        if sound && !bag.has_errors_in(graph.file) {
+        if sound && bag.errors_in(graph.file) == 0 {
             Flow::new(graph, names, &plan.channels, plan.messages.as_deref(), prompts).check(bag);
         }
     }
@@ -339,7 +345,10 @@ fn output(
         None => Some(Output::Public),
         Some(OutputSpec::Channels(list)) => {
             let mut fine = true;
-            for name in list.iter().filter(|name| !broken.contains(&name.value)) {
+            let is_broken = |name: &str| broken.iter().any(|broken| broken == name || broken == ANY);
+            for name in
+                list.iter().filter(|name| channels.contains_key(&name.value) || !is_broken(&name.value))
+            {
                 let wrong = match channels.get(&name.value) {
                     None => {
                         let finding = Diagnostic::error(
@@ -386,7 +395,8 @@ fn limits(graph: &Graph) -> Limits {
 /// Warns of a conversation in which nobody ever replies.
 fn silent(checked: &Checked<'_>) -> Option<Diagnostic> {
     let messages = checked.plan.messages.as_ref()?;
-    if checked.drafts.iter().any(Draft::replies) {
+    // A node that is missing here may be the one that replies.
+    if checked.drafts.len() < checked.graph.nodes.len() || checked.drafts.iter().any(Draft::replies) {
         return None;
     }
     let (name, _) = checked.graph.state.iter().find(|(name, _)| name.value == *messages)?;

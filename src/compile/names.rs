@@ -10,7 +10,7 @@ use crate::diagnostic::{Bag, Diagnostic, Span, did_you_mean, suggest};
 use crate::expr::{
     Expr, ExprError, ExprTree, Facts, Fault, Read, Root, Roots, Slot, Typed, boolean_help, infer,
 };
-use crate::spec::{ExprSpec, Text};
+use crate::spec::{ANY, ExprSpec, Text};
 use crate::state::{Channels, Field, Type};
 use crate::template::TemplateError;
 
@@ -152,13 +152,15 @@ impl Names {
         match spec {
             ExprSpec::Const(value, _) => Some(ExprTree::Const(value.clone())),
             ExprSpec::Text(text) => self.expression(text, bag).map(ExprTree::Expr),
-            ExprSpec::List(items) => {
+            ExprSpec::List(items, _) => {
                 let items: Vec<_> = items.iter().map(|item| self.tree(item, bag)).collect();
                 items.into_iter().collect::<Option<_>>().map(ExprTree::List)
             }
-            ExprSpec::Map(fields) => {
-                let fields: Vec<_> =
-                    fields.iter().map(|(name, spec)| Some((name.clone(), self.tree(spec, bag)?))).collect();
+            ExprSpec::Map(fields, _) => {
+                let fields: Vec<_> = fields
+                    .iter()
+                    .map(|(name, spec)| Some((name.value.clone(), self.tree(spec, bag)?)))
+                    .collect();
                 fields.into_iter().collect::<Option<_>>().map(ExprTree::Map)
             }
         }
@@ -186,9 +188,9 @@ impl Names {
         match spec {
             ExprSpec::Const(value, _) => Typed::of_json(value),
             ExprSpec::Text(text) => infer(&text.value, &self.roots, facts).0,
-            ExprSpec::List(items) => Typed::list(items.iter().map(|item| self.type_of_spec(item, facts))),
-            ExprSpec::Map(fields) => Typed::record(
-                fields.iter().map(|(name, spec)| (name.clone(), self.type_of_spec(spec, facts))),
+            ExprSpec::List(items, _) => Typed::list(items.iter().map(|item| self.type_of_spec(item, facts))),
+            ExprSpec::Map(fields, _) => Typed::record(
+                fields.iter().map(|(name, spec)| (name.value.clone(), self.type_of_spec(spec, facts))),
             ),
         }
     }
@@ -208,8 +210,19 @@ impl Names {
         fine
     }
 
+    /// Says whether a name is there but cannot be read, or may be.
+    pub(super) fn may_be(&self, name: &str) -> bool {
+        self.broken.iter().any(|broken| broken == name || broken == ANY)
+    }
+
     fn is_broken(&self, read: &Read) -> bool {
-        self.broken.contains(&read.root) || read.path.first().is_some_and(|name| self.broken.contains(name))
+        let declared = match (self.roots.get(&read.root), read.path.first()) {
+            (Some(Root::Fields(fields)), Some(name)) => fields.contains_key(name),
+            (root, _) => root.is_some(),
+        };
+        self.broken.iter().any(|broken| {
+            *broken == read.root || Some(broken) == read.path.first() || (broken == ANY && !declared)
+        })
     }
 
     /// Checks the name that a read begins with; fields of values are a matter of types.

@@ -18,9 +18,9 @@ use crate::model::{ChatModel, Params, Timeouts};
 use crate::node::{Bind, Clip, Fail, Llm, Node, Piece, Retry, Say, Sent, Set};
 use crate::plan::{Next, PlanNode, Target};
 use crate::spec::{
-    DefaultsSpec, ExprSpec, Graph, KindSpec, LlmSpec, NodeSpec, ParamsSpec, Project, TimeoutSpec,
+    ANY, DefaultsSpec, ExprSpec, Graph, KindSpec, LlmSpec, NodeSpec, ParamsSpec, Project, TimeoutSpec,
 };
-use crate::state::{Channels, Field, Merge, Type};
+use crate::state::{Channels, Field, Merge, ROLES, Type};
 use crate::template::Templates;
 
 /// How long one attempt of a node may take unless something else is said.
@@ -88,6 +88,8 @@ pub(super) struct Scene<'a> {
     pub(super) broken_channels: &'a [String],
     pub(super) input: &'a IndexMap<String, Field>,
     pub(super) messages: Option<&'a str>,
+    /// Somebody wants a conversation, and there is none.
+    pub(super) silent: std::cell::Cell<bool>,
     /// Prompts and partials that the graph uses, for its stored version.
     pub(super) used: BTreeSet<String>,
 }
@@ -120,7 +122,7 @@ impl Scene<'_> {
             _ => None,
         };
         let (retry, timeout) = settings?;
-        if !bounded {
+        if !bounded || spec.partial {
             return None;
         }
         Some(Draft {
@@ -148,6 +150,21 @@ impl Scene<'_> {
         };
         let timeouts = [spec.timeout, defaults.timeout, model.map(|m| m.timeout).unwrap_or_default()];
         let timeout = timeouts.iter().find_map(|t| t.total).unwrap_or(NODE_TIMEOUT);
+        if let (Some(own), Some(span), Some(limit)) =
+            (spec.timeout.total, spec.timeout.span, self.graph.limits.time)
+        {
+            let all = own.saturating_mul(retry.attempts);
+            if all > limit {
+                let label = match retry.attempts {
+                    1 => format!("{own:?} of a run that may take {limit:?}"),
+                    n => format!("{n} attempts of {own:?} take {all:?}, the run may take {limit:?}"),
+                };
+                let message = "a node may take longer than its run";
+                let finding = Diagnostic::error("G218", message, span, label);
+                bag.report(finding.help("shorten the timeout, or raise `limits: {time: …}`"));
+                return None;
+            }
+        }
         Some((retry, timeout))
     }
 
@@ -155,6 +172,10 @@ impl Scene<'_> {
         if let Some(retry) = self.shared.retries.get(&name.value) {
             self.shared.used_retries.borrow_mut().insert(name.value.clone());
             return Some(retry.clone());
+        }
+        let project = self.shared.project;
+        if project.unsure || project.broken.contains(&name.value) {
+            return None;
         }
         let finding = Diagnostic::error(
             "M501",
@@ -223,7 +244,8 @@ impl Scene<'_> {
 
     /// Returns the channel of the conversation, which whoever replies needs.
     fn conversation(&self, what: &str, span: Span, bag: &mut Bag) -> Option<String> {
-        if self.messages.is_none() && self.broken_channels.is_empty() {
+        let told = self.silent.replace(self.messages.is_none());
+        if self.messages.is_none() && self.broken_channels.is_empty() && !told {
             let message = format!("{what} in a graph without a conversation");
             let finding = Diagnostic::error("G223", message, span, "no channel has the type `messages`");
             bag.report(finding.help("add  messages: messages  under `state`"));
@@ -245,12 +267,17 @@ impl Scene<'_> {
         Some(template)
     }
 
+    /// Says whether a name is there but cannot be read, or may be.
+    fn is_broken(&self, name: &str) -> bool {
+        self.broken_channels.iter().any(|broken| broken == name || broken == ANY)
+    }
+
     /// Checks that a channel exists.
     fn channel(&self, name: &Spanned<String>, bag: &mut Bag) -> bool {
         if self.channels.contains_key(&name.value) {
             return true;
         }
-        if !self.broken_channels.contains(&name.value) {
+        if !self.is_broken(&name.value) {
             let finding = Diagnostic::error(
                 "S401",
                 format!("unknown channel `{}`", name.value),
@@ -276,16 +303,26 @@ impl Scene<'_> {
     ) -> bool {
         let Some(target) = self.channels.get(&channel.value) else { return true };
         let typed = names.type_of_tree(tree, &Facts::default());
+        let mut span = spec.span();
         let why = match tree {
             ExprTree::Const(value) if !joins_items(target.merge) => {
                 target.field.ty.check(value).err().map(|mismatch| mismatch.why)
             }
-            _ => (!takes(target.merge, &target.field.ty, &typed))
-                .then(|| target.field.ty.differs(&typed.ty).unwrap_or_else(|| format!("this is {typed}"))),
+            _ if takes(target.merge, &target.field.ty, &typed) => None,
+            _ if target.merge == Merge::Messages => {
+                Some("a turn is {role: …, content: …}, with a role that there is".to_owned())
+            }
+            _ => Some(match target.field.ty.differs(&typed.ty) {
+                Some((field, how)) => {
+                    span = spec.key(&field).unwrap_or(span);
+                    how
+                }
+                None => format!("this is {typed}"),
+            }),
         };
         let Some(why) = why else { return true };
         let message = format!("`{}` holds {}", channel.value, target.field.ty);
-        let finding = Diagnostic::error("S403", message, spec.span().unwrap_or(channel.span), why);
+        let finding = Diagnostic::error("S403", message, span, why);
         let declared = names.declared(&format!("state.{}", channel.value));
         bag.report(match declared {
             Some(at) => finding.related(at, "declared here"),
@@ -299,6 +336,25 @@ fn joins_items(merge: Merge) -> bool {
     matches!(merge, Merge::Append | Merge::Union)
 }
 
+/// Says whether a value of this type can join a conversation: a turn, a list of such, or what removes one. Content is
+/// checked when it is written.
+fn joins_conversation(ty: &Type) -> bool {
+    match ty {
+        Type::Any | Type::Messages | Type::Object => true,
+        Type::List(item) => joins_conversation(item.non_null()),
+        Type::Record(fields) if fields.contains_key("remove") => true,
+        Type::Record(fields) => {
+            let role = fields.get("role").is_some_and(|role| match role.ty.non_null() {
+                Type::Enum(values) => values.iter().all(|value| ROLES.contains(&value.as_str())),
+                Type::String { .. } | Type::Any => true,
+                _ => false,
+            });
+            role && fields.contains_key("content")
+        }
+        _ => false,
+    }
+}
+
 /// Says whether a write of this type can join a channel; null is looked at elsewhere.
 pub(super) fn takes(merge: Merge, channel: &Type, written: &Typed) -> bool {
     if written.null {
@@ -306,8 +362,7 @@ pub(super) fn takes(merge: Merge, channel: &Type, written: &Typed) -> bool {
     }
     let ty = written.ty.non_null();
     match (merge, channel.non_null()) {
-        // The parts of a conversation are checked when they are written.
-        (Merge::Messages, _) => true,
+        (Merge::Messages, _) => joins_conversation(ty),
         (Merge::Append | Merge::Union, Type::List(item)) => {
             written.empty || channel.accepts(ty) || item.accepts(&written.ty)
         }

@@ -15,7 +15,7 @@ use crate::model::Role;
 use crate::spec::{Folder, ParamsSpec, Project, PromptFile, Text, Tree};
 use crate::state::{Field, Type};
 use crate::template::prompt::{Section, SectionRole, check_partial, split};
-use crate::template::{Found, Parsed, Set, Templates, check_types};
+use crate::template::{Found, Parsed, Set, Templates, check_types, unbraced};
 
 /// A part of a prompt file.
 #[derive(Debug, Clone)]
@@ -56,6 +56,8 @@ pub(super) struct Prompt {
 pub(super) struct Prompts {
     set: Set,
     known: BTreeMap<String, Prompt>,
+    /// Files that no rule claims.
+    unread: Vec<String>,
     /// Prompts that are there but wrong.
     broken: Vec<String>,
     partials: BTreeMap<String, Parsed>,
@@ -70,10 +72,15 @@ impl Prompts {
         let mut prompts = Self {
             broken: folder.broken_prompts.clone(),
             partial_texts: folder.partials.clone(),
+            unread: folder.unread.clone(),
             ..Self::default()
         };
         for (name, text) in &folder.partials {
-            report_template(check_partial(&text.value), text, 0, bag);
+            let wrong = check_partial(&text.value);
+            if !wrong.is_empty() {
+                prompts.broken_partials.push(name.clone());
+            }
+            report_template(wrong, text, 0, bag);
             match prompts.set.add(name, &text.value) {
                 Ok(parsed) => drop(prompts.partials.insert(name.clone(), parsed)),
                 Err(errors) => {
@@ -154,7 +161,7 @@ impl Prompts {
         bag: &mut Bag,
     ) -> Option<Prompt> {
         let mut inputs = IndexMap::new();
-        let mut broken = Vec::new();
+        let mut broken = file.broken.clone();
         for (input, spec) in &file.inputs {
             match types.field(spec, bag) {
                 Some(field) => drop(inputs.insert(input.value.clone(), field)),
@@ -226,6 +233,7 @@ impl Prompts {
                             bag.report(Diagnostic::error("T302", message, span, format!("this is {ty}")));
                             sound = false;
                         }
+                        None if names.may_be(input) => sound = false,
                         None => {
                             let message = format!("`{input}` is not an input of this prompt");
                             let finding =
@@ -294,7 +302,7 @@ impl Prompts {
         read.extend(shifted.into_iter().map(|read| read.root));
         for (name, range) in &parsed.includes {
             let span = text.locate(range.start + from..range.end + from);
-            if !self.include_exists(name, span, bag) {
+            if !self.include_exists(name, span, bag) || self.broken_partials.contains(name) {
                 fine = false;
                 continue;
             }
@@ -383,6 +391,11 @@ impl Prompts {
                 let fine =
                     self.check(&parsed, text, 0, names, false, &mut BTreeSet::new(), &mut includes, bag);
                 self.included.extend(includes.iter().cloned());
+                if let Some((range, fixed)) = unbraced(&text.value) {
+                    let message = "an expression without double braces";
+                    let finding = Diagnostic::lint("E105", message, text.locate(range), "printed as it is");
+                    bag.report(finding.help(format!("to fill it in write  {fixed}")));
+                }
                 fine.then(|| (name.to_owned(), includes))
             }
             Err(errors) => {
@@ -416,6 +429,13 @@ impl Prompts {
                 format!("looked for prompts/{name}.md"),
             );
             let bare = name.trim_start_matches("prompts/").trim_end_matches(".md");
+            // The file may be there under another ending.
+            let stem = format!("prompts/{name}.");
+            if let Some(sibling) = self.unread.iter().find(|path| path.starts_with(&stem)) {
+                bag.retract("G108", sibling);
+                bag.report(finding.help(format!("`{sibling}` is there: rename it to `{name}.md`")));
+                return None;
+            }
             let help = if self.known.contains_key(bare) {
                 Some(format!("write `{bare}`: without the folder and the ending"))
             } else {
@@ -491,7 +511,7 @@ impl Prompts {
                 }
                 if field.may_be_left_out() {
                     scope = scope.json(input, Arc::new(field.default.clone().unwrap_or_default()));
-                } else {
+                } else if fine {
                     let message = format!("the sample lacks `{input}`");
                     let finding =
                         Diagnostic::error("T306", message, sample.span, "this input has no default");

@@ -37,13 +37,31 @@ fn check_reachable(graph: &Graph, plan: &Plan, at: &BTreeMap<&str, Span>, bag: &
             todo.extend(nodes_of(node.successors()));
         }
     }
-    for (name, _) in graph.nodes.iter().filter(|(name, _)| !seen.contains(&name.value)) {
-        let span = at.get(name.value.as_str()).copied().unwrap_or(name.span);
-        let message = format!("node `{}` is never reached", name.value);
-        bag.report(
-            Diagnostic::warning("G203", message, span, format!("no path from `{START}` leads here"))
-                .help("name it in a `next`, or remove it"),
-        );
+    // What only an unreached node leads to is not told again: first those that nothing leads to, then whole circles.
+    let lost = || graph.nodes.iter().map(|(name, _)| name).filter(|name| !seen.contains(&name.value));
+    let after = |name: &str| plan.nodes.get(name).map(PlanNode::successors).unwrap_or_default();
+    let led_to: BTreeSet<String> = lost()
+        .flat_map(|name| nodes_of(after(&name.value)).filter(|next| *next != name.value).collect::<Vec<_>>())
+        .collect();
+    let mut told: BTreeSet<String> = BTreeSet::new();
+    for first in [true, false] {
+        for name in lost().filter(|name| !first || !led_to.contains(&name.value)) {
+            if told.contains(&name.value) {
+                continue;
+            }
+            let mut todo = vec![name.value.clone()];
+            while let Some(next) = todo.pop() {
+                if told.insert(next.clone()) {
+                    todo.extend(nodes_of(after(&next)).filter(|next| !seen.contains(next)));
+                }
+            }
+            let span = at.get(name.value.as_str()).copied().unwrap_or(name.span);
+            let message = format!("node `{}` is never reached", name.value);
+            bag.report(
+                Diagnostic::warning("G203", message, span, format!("no path from `{START}` leads here"))
+                    .help("name it in a `next`, or remove it"),
+            );
+        }
     }
 }
 
@@ -175,7 +193,56 @@ fn cycle_from(start: &str, edges: impl Fn(&str) -> BTreeSet<Target>) -> String {
     format!("{start} -> …")
 }
 
+/// Returns the nodes that a way leads back to: those of strongly connected parts, by Kosaraju's algorithm.
+fn on_loops(plan: &Plan) -> BTreeSet<String> {
+    let forth: BTreeMap<&str, Vec<String>> = plan
+        .nodes
+        .iter()
+        .map(|(name, node)| (name.as_str(), nodes_of(node.successors()).collect()))
+        .collect();
+    let mut back: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (name, next) in &forth {
+        for next in next {
+            back.entry(next).or_default().push(name);
+        }
+    }
+    let (mut order, mut seen) = (Vec::new(), BTreeSet::new());
+    for &root in forth.keys() {
+        let mut stack = vec![(root, 0)];
+        if !seen.insert(root) {
+            continue;
+        }
+        while let Some((name, next)) = stack.pop() {
+            match forth.get(name).and_then(|all| all.get(next)) {
+                Some(to) => {
+                    stack.push((name, next + 1));
+                    if seen.insert(to) {
+                        stack.push((to, 0));
+                    }
+                }
+                None => order.push(name),
+            }
+        }
+    }
+    let (mut loops, mut done) = (BTreeSet::new(), BTreeSet::new());
+    for &root in order.iter().rev() {
+        let (mut part, mut todo) = (Vec::new(), vec![root]);
+        while let Some(name) = todo.pop() {
+            if done.insert(name) {
+                part.push(name);
+                todo.extend(back.get(name).into_iter().flatten());
+            }
+        }
+        let itself = |name: &&str| forth.get(*name).is_some_and(|next| next.iter().any(|next| next == name));
+        if part.len() > 1 || part.iter().any(itself) {
+            loops.extend(part.into_iter().map(str::to_owned));
+        }
+    }
+    loops
+}
+
 fn check_half_used(graph: &Graph, plan: &Plan, specs: &BTreeMap<&str, &NodeSpec>, bag: &mut Bag) {
+    let on_loop = on_loops(plan);
     for (name, _) in &graph.nodes {
         let Some(spec) = specs.get(name.value.as_str()) else { continue };
         if let Some(join) = &spec.join
@@ -183,6 +250,10 @@ fn check_half_used(graph: &Graph, plan: &Plan, specs: &BTreeMap<&str, &NodeSpec>
         {
             let message = "`join` on a node with one incoming edge";
             bag.report(Diagnostic::lint("G224", message, join.span, "there is nothing to wait for"));
+        }
+        if let Some(visits) = spec.max_visits.as_ref().filter(|_| !on_loop.contains(&name.value)) {
+            let message = "`max_visits` on a node that no loop leads back to";
+            bag.report(Diagnostic::lint("G224", message, visits.span, "it runs once"));
         }
         if spec.kind.value == "route"
             && spec.next.is_some()
@@ -231,6 +302,9 @@ pub(super) fn check_bound(name: &Spanned<String>, spec: &NodeSpec, bag: &mut Bag
         (None, Some(on_max)) => (on_max.span, "on_max", "max_visits"),
         _ => return true,
     };
+    if spec.partial {
+        return false;
+    }
     let message = format!("node `{}` has `{has}` but no `{lacks}`", name.value);
     let finding = Diagnostic::error("G206", message, span, format!("`{lacks}` is missing"));
     bag.report(finding.help(if lacks == "on_max" { "add  on_max: <node>" } else { "add  max_visits: 5" }));

@@ -4,7 +4,7 @@ use indexmap::IndexMap;
 use serde_json::Value as Json;
 
 use crate::diagnostic::{Bag, Diagnostic, Span, Spanned, did_you_mean};
-use crate::spec::{Base, Descriptor, TypeSpec};
+use crate::spec::{Base, Descriptor, Project, TypeSpec};
 use crate::state::{Channel, Channels, Field, Merge, Type};
 
 const BUILT_IN: [&str; 7] = ["string", "integer", "number", "boolean", "object", "any", "messages"];
@@ -14,12 +14,17 @@ const BUILT_IN: [&str; 7] = ["string", "integer", "number", "boolean", "object",
 pub(super) struct Types {
     known: IndexMap<String, Type>,
     used: std::cell::RefCell<std::collections::BTreeSet<String>>,
+    /// Types that are there but cannot be read.
+    broken: Vec<String>,
+    /// A type that is not known may be there.
+    unsure: bool,
 }
 
 impl Types {
     /// Resolves the types of a project, one after another as they need each other.
-    pub(super) fn resolve(specs: &[(Spanned<String>, TypeSpec)], bag: &mut Bag) -> Self {
-        let mut types = Self::default();
+    pub(super) fn resolve(project: &Project, bag: &mut Bag) -> Self {
+        let specs = &project.types;
+        let mut types = Self { broken: project.broken.clone(), unsure: project.unsure, ..Self::default() };
         let names: Vec<&str> = specs.iter().map(|(name, _)| name.value.as_str()).collect();
         let mut open: Vec<&(Spanned<String>, TypeSpec)> = specs.iter().collect();
         while !open.is_empty() {
@@ -89,6 +94,9 @@ impl Types {
                     self.used.borrow_mut().insert(other.to_owned());
                     return Some(ty.clone());
                 }
+                if self.unsure || self.broken.iter().any(|broken| broken == other) {
+                    return Some(Type::Any);
+                }
                 let known = BUILT_IN.into_iter().chain(self.known.keys().map(String::as_str));
                 let finding = Diagnostic::error(
                     "S409",
@@ -96,7 +104,7 @@ impl Types {
                     name.span,
                     "no type has this name",
                 );
-                bag.report(finding.help_maybe(did_you_mean(other, known)));
+                bag.report(finding.help_maybe(elsewhere(other).or_else(|| did_you_mean(other, known))));
                 return None;
             }
         })
@@ -186,6 +194,40 @@ fn merge_of(channel: &Spanned<String>, merge: &Spanned<String>, ty: &Type, bag: 
         return None;
     }
     Some(found)
+}
+
+/// Says how a type of other languages is written here.
+fn elsewhere(name: &str) -> Option<String> {
+    let simple = |name: &str| {
+        Some(match name.to_lowercase().as_str() {
+            "str" | "text" | "varchar" | "char" => "string",
+            "int" | "int32" | "int64" | "long" => "integer",
+            "float" | "double" | "decimal" | "real" => "number",
+            "bool" => "boolean",
+            "dict" | "map" | "json" | "struct" => "object",
+            _ => return None,
+        })
+    };
+    let item = |inner: &str| simple(inner).map_or_else(|| inner.to_owned(), str::to_owned);
+    let between = |open: char, close: char, names: &[&str]| {
+        let (outer, rest) = name.split_once(open)?;
+        let inner = rest.strip_suffix(close)?;
+        names.contains(&outer.to_lowercase().as_str()).then(|| item(inner))
+    };
+    let lists = ["list", "array", "sequence", "vec"];
+    if let Some(simple) = simple(name) {
+        return Some(format!("write `{simple}`"));
+    }
+    if matches!(name.to_lowercase().as_str(), "list" | "array") {
+        return Some("write the type of the items in brackets:  [string]".to_owned());
+    }
+    if let Some(inner) = between('[', ']', &lists).or_else(|| between('<', '>', &lists)) {
+        return Some(format!("write  [{inner}]"));
+    }
+    if let Some(inner) = name.strip_suffix("[]") {
+        return Some(format!("write  [{}]", item(inner)));
+    }
+    between('[', ']', &["optional"]).map(|inner| format!("write  {inner}?"))
 }
 
 /// Puts the bounds of a descriptor into its type.

@@ -8,7 +8,7 @@ mod export;
 mod render;
 mod suggest;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -98,9 +98,39 @@ pub struct Place {
 pub struct Bag {
     sources: Vec<(String, Arc<str>)>,
     findings: Vec<Diagnostic>,
+    /// Where secrets are.
+    masked: Vec<Span>,
     /// How many findings of each weight there were in each file.
     seen: BTreeMap<(FileId, Severity), usize>,
 }
+
+/// A name that is unknown in several places of a file is one mistake: the first finding shows the others.
+fn fold_unknown(findings: &mut Vec<Diagnostic>) {
+    const NAMES: [&str; 5] = ["G201", "M501", "S401", "S409", "T305"];
+    let mut first: BTreeMap<(FileId, &str, String), usize> = BTreeMap::new();
+    let mut kept: Vec<Diagnostic> = Vec::with_capacity(findings.len());
+    for finding in std::mem::take(findings) {
+        if !NAMES.contains(&finding.code) {
+            kept.push(finding);
+            continue;
+        }
+        let key = (finding.label.span.file, finding.code, finding.message.replace("`state.", "`"));
+        match first.get(&key).and_then(|&at| kept.get_mut(at)) {
+            Some(told) if told.related.len() < SHOWN => {
+                told.related.push(Label { span: finding.label.span, text: "and here".to_owned() });
+            }
+            Some(_) => {}
+            None => {
+                first.insert(key, kept.len());
+                kept.push(finding);
+            }
+        }
+    }
+    *findings = kept;
+}
+
+/// The most other places that a finding shows.
+const SHOWN: usize = 5;
 
 /// The most findings of one weight in one file that are kept: nobody reads more, and a hostile file must not
 /// fill the memory.
@@ -194,6 +224,11 @@ impl Bag {
 
     /// Adds a finding, up to a limit for its file and weight.
     pub fn report(&mut self, finding: Diagnostic) {
+        let at = finding.label.span;
+        let hidden = |span: &Span| span.file == at.file && span.start < at.end && at.start < span.end;
+        if finding.code != "M504" && self.masked.iter().any(hidden) {
+            return;
+        }
         let seen = self.seen.entry((finding.label.span.file, finding.severity)).or_default();
         *seen += 1;
         if *seen <= MAX_FINDINGS {
@@ -221,9 +256,29 @@ impl Bag {
         self.findings.iter().any(|f| f.severity == Severity::Error)
     }
 
-    /// Says whether there is an error in a file.
-    pub fn has_errors_in(&self, file: FileId) -> bool {
-        self.seen.contains_key(&(file, Severity::Error))
+    /// Counts the errors of a file.
+    pub fn errors_in(&self, file: FileId) -> usize {
+        self.seen.get(&(file, Severity::Error)).copied().unwrap_or(0)
+    }
+
+    /// Hides a secret: no output shows it, and what else is wrong with it is not told.
+    pub fn mask(&mut self, span: Span) {
+        self.masked.push(span);
+        let Some((_, text)) = self.sources.get_mut(span.file.0 as usize) else { return };
+        let (start, end) = (span.start as usize, (span.end as usize).min(text.len()));
+        if let (Some(before), Some(hidden), Some(after)) =
+            (text.get(..start), text.get(start..end), text.get(end..))
+        {
+            // Byte for byte, so that places stay true.
+            *text = format!("{before}{}{after}", "*".repeat(hidden.len())).into();
+        }
+    }
+
+    /// Takes back the findings of a code in a file that another finding tells better; `path` is the end of its path.
+    pub fn retract(&mut self, code: &str, path: &str) {
+        let mut findings = std::mem::take(&mut self.findings);
+        findings.retain(|f| f.code != code || !self.source(f.label.span.file).0.ends_with(path));
+        self.findings = findings;
     }
 
     /// Counts errors, warnings and lints.
@@ -241,6 +296,16 @@ impl Bag {
             a_file.cmp(b_file).then_with(|| key(a).cmp(&key(b)))
         });
         findings.dedup();
+        fold_unknown(&mut findings);
+        // What is an error needs no hint as well.
+        let errors: BTreeSet<(FileId, u32)> = findings
+            .iter()
+            .filter(|f| f.severity == Severity::Error)
+            .map(|f| (f.label.span.file, f.label.span.start))
+            .collect();
+        findings.retain(|f| {
+            f.severity == Severity::Error || !errors.contains(&(f.label.span.file, f.label.span.start))
+        });
         self.findings = findings;
     }
 

@@ -271,8 +271,21 @@ impl<'e> Infer<'e> {
                     Type::Any
                 }
             },
-            // What else a turn holds depends on who said it.
-            Type::Any | Type::Messages | Type::List(_) => Type::Any,
+            Type::Any => Type::Any,
+            Type::List(_) | Type::Messages => {
+                let message = format!("a list has no field `{name}`");
+                let at = self.last_part(expr, range);
+                let text = self.text(expr);
+                let help = match name {
+                    "length" | "len" | "size" | "count" => format!("write  {text} | length"),
+                    _ => format!(
+                        "a field belongs to an item:  ({text} | last).{name}  or  {text} | map(attribute='{name}')"
+                    ),
+                };
+                let label = format!("this is {}", object.ty);
+                self.fault(self.no_field, message, at, label, Some(help), object.path);
+                Type::Any
+            }
             Type::Object => {
                 let message = format!("`object` has no field `{name}`");
                 let help = "declare its fields, or use `any`".to_owned();
@@ -296,7 +309,7 @@ impl<'e> Infer<'e> {
     fn last_part(&self, object: &ast::Expr<'_>, whole: Range<usize>) -> Range<usize> {
         let from = range(object).end.min(whole.end);
         let rest = self.source.get(from..whole.end).unwrap_or_default();
-        let gap = rest.len() - rest.trim_start_matches(['.', '[', ' ', '\'', '"']).len();
+        let gap = rest.len() - rest.trim_start_matches([')', '.', '[', ' ', '\'', '"']).len();
         let tail = rest.trim_end_matches([']', ' ', '\'', '"']).len();
         if gap < tail { from + gap..from + tail } else { whole }
     }

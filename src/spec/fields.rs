@@ -4,8 +4,9 @@
 //! leaves one out.
 
 use super::grammar::Map;
+use super::keys::{PROVIDERS, meant};
 use super::reader::Reader;
-use super::tree::{Node, Tree};
+use super::tree::{Node, Style, Tree};
 use crate::diagnostic::{Diagnostic, Span, suggest};
 
 /// The entries of a map with fixed keys.
@@ -47,9 +48,33 @@ impl<'n> Fields<'n> {
         self.map = map;
     }
 
+    /// Counts the keys.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Returns the value of a key, without taking it.
+    pub(super) fn look(&self, key: &str) -> Option<&'n Node> {
+        self.entries.iter().find(|(name, ..)| name.as_str() == Some(key)).map(|(_, value, _)| *value)
+    }
+
     /// Returns where a key stands, without taking it.
     pub(super) fn place(&self, key: &str) -> Option<Span> {
         self.entries.iter().find(|(name, ..)| name.as_str() == Some(key)).map(|(name, ..)| name.span)
+    }
+
+    /// Finds a key that the map does not know.
+    pub(super) fn other(&self, is: impl Fn(&str) -> bool) -> Option<(&'n str, Span)> {
+        self.entries.iter().find_map(|(key, ..)| {
+            let name = key.as_str()?;
+            (self.map.key(name).is_none() && is(name)).then_some((name, key.span))
+        })
+    }
+
+    /// Says whether there is a key that the map does not know: what is missing may be what it was meant to be.
+    pub(super) fn is_odd(&self) -> bool {
+        let odd = |key: &str| !key.starts_with("x-") && self.map.key(key).is_none();
+        self.entries.iter().any(|(key, ..)| key.as_str().is_none_or(odd))
     }
 
     /// Takes the value of a key that has to be there.
@@ -61,7 +86,7 @@ impl<'n> Fields<'n> {
         at: Span,
     ) -> Option<&'n Node> {
         let found = self.take(key);
-        if found.is_none() {
+        if found.is_none() && !self.is_odd() {
             let message = format!("{} needs `{key}`", self.what);
             reader.bag.report(
                 Diagnostic::error("G104", message, at, format!("`{key}` is missing"))
@@ -78,7 +103,8 @@ impl<'n> Fields<'n> {
             assert!(self.asked.contains(&name), "nobody reads `{name}` of `{}`", self.map.name);
         }
         let mut left = MAX_UNKNOWN;
-        for (key, _, taken) in self.entries {
+        let before = std::iter::once(None).chain(self.entries.iter().map(|(_, value, _)| Some(*value)));
+        for ((key, value, taken), before) in self.entries.iter().zip(before) {
             if left == 0 {
                 return;
             }
@@ -87,16 +113,47 @@ impl<'n> Fields<'n> {
                 reader.bag.report(Diagnostic::error("G102", message, key.span, "keys are names here"));
                 continue;
             };
-            if taken || name.starts_with("x-") {
+            if *taken || name.starts_with("x-") {
                 continue;
             }
             left -= 1;
+            let known = name.split_once(' ').filter(|(word, _)| self.map.key(word).is_some());
+            if let Some((word, rest)) = known.filter(|_| value.style == Style::Absent) {
+                let finding =
+                    Diagnostic::error("Y001", "no colon after the key", key.span, "YAML reads one key");
+                reader.bag.report(finding.help(format!("write  {word}: {rest}")));
+                continue;
+            }
+            if let Some(cut) = before.filter(|cut| cut.style == Style::Plain && value.style == Style::Absent)
+                && cut.as_str().is_some()
+            {
+                let span = Span { end: key.span.end, ..cut.span };
+                let message = "a comma cuts the value";
+                let finding = Diagnostic::error("Y006", message, span, "YAML ends the value at the comma");
+                reader.bag.report(
+                    finding.help("put the whole value into double quotes; several nodes are  {all: [a, b]}"),
+                );
+                continue;
+            }
             let finding = Diagnostic::error(
                 "G102",
                 format!("unknown key `{name}`"),
                 key.span,
                 format!("not a key of {}", self.what),
             );
+            let meant = meant(name).filter(|meant| self.map.key(meant).is_some());
+            if let Some(meant) = meant {
+                reader.bag.report(finding.help(format!("did you mean `{meant}`?")));
+                continue;
+            }
+            if self.map.key("extra").is_some() && PROVIDERS.contains(&name) {
+                let finding =
+                    Diagnostic { code: "M502", message: format!("unknown parameter `{name}`"), ..finding };
+                reader.bag.report(
+                    finding.help(format!("what only a provider knows goes as  extra: {{{name}: …}}")),
+                );
+                continue;
+            }
             reader.bag.report(match (suggest(name, self.map.names()), elsewhere(name)) {
                 (_, Some(why)) => finding.help(why),
                 (Some(near), None) => finding.help(format!("did you mean `{near}`?")),

@@ -9,7 +9,7 @@ use super::next::NextSpec;
 use super::node::NodeSpec;
 use super::reader::Reader;
 use super::text::ExprSpec;
-use super::tree::{Node, Tree};
+use super::tree::{Node, Style, Tree};
 use super::types::TypeSpec;
 use crate::diagnostic::{Diagnostic, FileId, Span, Spanned};
 
@@ -42,8 +42,10 @@ pub struct Graph {
     pub defaults: DefaultsSpec,
     /// Codes that are silenced in this file.
     pub allow: Vec<String>,
-    /// Names of inputs and channels that are there but cannot be read.
+    /// Names of inputs and channels that are there but cannot be read; [`ANY`] for all that is not declared.
     pub broken: Vec<String>,
+    /// There are nodes that cannot be read.
+    pub broken_nodes: bool,
 }
 
 /// `output:` as written.
@@ -82,6 +84,8 @@ pub struct DefaultsSpec {
 /// `timeout:` as written; a plain duration is the total.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct TimeoutSpec {
+    /// Where the time in all is written.
+    pub span: Option<Span>,
     /// Until the first event of an answer.
     pub first: Option<Duration>,
     /// Between two events.
@@ -90,10 +94,29 @@ pub struct TimeoutSpec {
     pub total: Option<Duration>,
 }
 
+/// Stands among broken names for all names that are not declared.
+pub const ANY: &str = "*";
+
+/// Says whether a map holds names, and nothing else.
+fn has_names(node: &Node) -> bool {
+    match &node.tree {
+        Tree::Map(entries) => {
+            let nameless =
+                |(key, value): &(Node, Node)| key.as_str() == Some("kind") && value.as_str().is_some();
+            let name = |key: &Node| key.as_str().is_some_and(|name| !name.contains(' '));
+            !entries.is_empty() && entries.iter().all(|(key, _)| name(key)) && !entries.iter().any(nameless)
+        }
+        _ => false,
+    }
+}
+
 impl Reader<'_> {
     /// Reads the number of the language's format.
     pub(super) fn format(&mut self, fields: &mut Fields<'_>, top: Span) {
         let Some(node) = fields.take("format") else {
+            if fields.is_odd() {
+                return;
+            }
             let finding = Diagnostic::error("G101", "`format` is missing", top, "this build understands 1");
             self.bag.report(finding.help("write  format: 1  as the first line"));
             return;
@@ -112,12 +135,22 @@ impl Reader<'_> {
         self.format(&mut fields, top);
         let description = fields.take("description").and_then(|node| self.text(node, "a text"));
         let mut broken = Vec::new();
+        let mut broken_nodes = false;
+        if fields.is_odd() {
+            // What nobody declares may stand under the odd key.
+            let lacks = |part: &str| fields.place(part).is_none();
+            if lacks("state") || lacks("input") {
+                broken.push(ANY.to_owned());
+            }
+            broken_nodes = lacks("nodes");
+        }
         let input = fields.take("input").map(|node| self.typed(node, "an input", false, &mut broken));
         let state = fields.take("state").map(|node| self.typed(node, "a channel", true, &mut broken));
         let output = fields.take("output").and_then(|node| self.output(node));
         let start = fields.require(self, "start", "start: answer", top).and_then(|node| self.next(node));
         let nodes =
             fields.require(self, "nodes", "nodes: {answer: {kind: say, text: Hello, next: end}}", top);
+        broken_nodes |= nodes.is_none_or(|node| !has_names(node));
         let nodes = nodes.map(|node| self.nodes(node)).unwrap_or_default();
         let limits = fields.take("limits").map(|node| self.limits(node)).unwrap_or_default();
         let defaults = fields.take("defaults").map(|node| self.defaults(node)).unwrap_or_default();
@@ -138,6 +171,7 @@ impl Reader<'_> {
             defaults,
             allow,
             broken,
+            broken_nodes,
             tree: tree.clone(),
         })
     }
@@ -151,6 +185,9 @@ impl Reader<'_> {
         broken: &mut Vec<String>,
     ) -> Vec<(Spanned<String>, TypeSpec)> {
         let mut typed = Vec::new();
+        if !has_names(node) && node.style != Style::Absent {
+            broken.push(ANY.to_owned());
+        }
         for (name, value) in self.names(node, "names and types") {
             let fits = if what == "a type" { self.type_name(&name) } else { self.identifier(&name, what) };
             match self.ty(value, channel) {
@@ -190,7 +227,7 @@ impl Reader<'_> {
         };
         let limits = LimitsSpec {
             steps: fields.take("steps").and_then(|node| self.count(node, 1)),
-            time: fields.take("time").and_then(|node| self.duration(node)),
+            time: fields.take("time").and_then(|node| self.time(node)),
             tokens: fields.take("tokens").and_then(|node| self.count(node, 1)).map(|n| n.value),
             parallel: fields.take("parallel").and_then(|node| self.count(node, 1)).map(|n| n.value),
         };
@@ -214,15 +251,16 @@ impl Reader<'_> {
     /// Reads `timeout`.
     pub(super) fn timeout(&mut self, node: &Node) -> TimeoutSpec {
         if !matches!(node.tree, Tree::Map(_)) {
-            return TimeoutSpec { total: self.duration(node), ..TimeoutSpec::default() };
+            return TimeoutSpec { total: self.time(node), span: Some(node.span), ..TimeoutSpec::default() };
         }
         let Some(mut fields) = self.fields(node, &grammar::TIMEOUT, "a timeout") else {
             return TimeoutSpec::default();
         };
         let timeout = TimeoutSpec {
-            first: fields.take("first").and_then(|node| self.duration(node)),
-            idle: fields.take("idle").and_then(|node| self.duration(node)),
-            total: fields.take("total").and_then(|node| self.duration(node)),
+            span: fields.place("total"),
+            first: fields.take("first").and_then(|node| self.time(node)),
+            idle: fields.take("idle").and_then(|node| self.time(node)),
+            total: fields.take("total").and_then(|node| self.time(node)),
         };
         fields.finish(self, |_| None);
         timeout

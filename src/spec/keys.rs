@@ -52,3 +52,50 @@ fn kind_to_come(key: &str) -> Option<String> {
 pub(super) fn later(key: &str) -> Option<String> {
     LATER_KEYS.contains(&key).then(|| format!("`{key}` is not in this build yet"))
 }
+
+/// Parameters of providers that the language leaves to `extra`.
+pub(super) const PROVIDERS: [&str; 18] = [
+    "frequency_penalty",
+    "presence_penalty",
+    "repetition_penalty",
+    "top_k",
+    "min_p",
+    "logit_bias",
+    "logprobs",
+    "top_logprobs",
+    "n",
+    "user",
+    "response_format",
+    "service_tier",
+    "parallel_tool_calls",
+    "max_completion_tokens",
+    "num_ctx",
+    "keep_alive",
+    "verbosity",
+    "thinking",
+];
+
+/// Returns the key that a word of other tools stands for.
+pub(super) fn meant(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "version" | "apiVersion" | "schema_version" => "format",
+        "entry_point" | "entrypoint" | "entry" | "begin" | "initial" => "start",
+        "steps" | "actions" | "states" | "agents" => "nodes",
+        "channels" | "variables" | "vars" => "state",
+        "inputs" => "input",
+        "outputs" => "output",
+        "type" => "kind",
+        "if" | "condition" => "when",
+        "switch" => "match",
+        "goto" | "target" | "then" => "to",
+        "default" | "otherwise" => "else",
+        "transitions" | "then_go" => "next",
+        "reducer" | "strategy" => "merge",
+        "max_iterations" | "max_loops" => "max_visits",
+        "url" | "endpoint" | "api_base" => "base_url",
+        "backoff" => "first",
+        "max_attempts" | "retries" => "attempts",
+        "desc" | "title" => "description",
+        _ => return None,
+    })
+}

@@ -72,8 +72,9 @@ pub struct ParamsSpec {
 impl Reader<'_> {
     /// Reads the keys of an `llm` node.
     pub(super) fn llm(&mut self, fields: &mut Fields<'_>, at: Span) -> LlmSpec {
-        let prompt = fields.take("prompt").and_then(|node| self.name(node, "the name of a prompt file"));
+        let prompt = fields.take("prompt");
         let prompt_given = prompt.is_some();
+        let prompt = prompt.and_then(|node| self.name(node, "the name of a prompt file"));
         let text = fields.take_entry("text");
         match (prompt_given, &text) {
             (true, Some((span, _))) => {
@@ -81,7 +82,7 @@ impl Reader<'_> {
                     Diagnostic::error("G102", "`prompt` and `text` exclude each other", *span, "two prompts");
                 self.bag.report(finding.help("keep one of them"));
             }
-            (false, None) => {
+            (false, None) if !fields.is_odd() => {
                 let finding = Diagnostic::error(
                     "G104",
                     "an `llm` node needs `prompt` or `text`",

@@ -34,12 +34,12 @@ pub struct Folder {
     pub prompts: BTreeMap<String, PromptFile>,
     /// Templates for including only, by path below prompts/.
     pub partials: BTreeMap<String, Text>,
+    /// Files that no rule claims, by path.
+    pub unread: Vec<String>,
     /// Graphs that are there but cannot be read.
     pub broken_graphs: Vec<String>,
     /// Prompts that are there but cannot be read.
     pub broken_prompts: Vec<String>,
-    /// project.yaml is there but cannot be read.
-    pub broken_project: bool,
     /// The files as they are, for storing a version.
     pub files: Files,
 }
@@ -161,6 +161,9 @@ fn claim(path: &str) -> Claim {
     let parts: Vec<&str> = path.split('/').collect();
     match parts.as_slice() {
         ["project.yaml"] => Claim::Project,
+        [name] if name.ends_with(".test.yaml") || name.ends_with(".tests.yaml") => {
+            Claim::Nothing(Some(format!("tests/{}", name.replace(".tests.yaml", ".test.yaml"))))
+        }
         [name] => match (name.strip_suffix(".yaml"), name.strip_suffix(".yml")) {
             (Some(id), _) => graph(id),
             (None, Some(stem)) => Claim::Nothing(Some(format!("{stem}.yaml"))),
@@ -211,6 +214,8 @@ pub fn load_files(shown: &str, files: Files, bag: &mut Bag) -> Folder {
                     span,
                     "no rule claims this file",
                 );
+                folder.project.unsure |= meant.as_deref() == Some("project.yaml");
+                folder.unread.push(path.clone());
                 bag.report(finding.help_maybe(meant.map(|meant| format!("rename it to `{meant}`"))));
             }
             claim => {
@@ -231,7 +236,7 @@ impl Folder {
         match claim {
             Claim::Graph(id) => self.broken_graphs.push(id),
             Claim::Prompt(name) => self.broken_prompts.push(name),
-            Claim::Project => self.broken_project = true,
+            Claim::Project => self.project.unsure = true,
             _ => {}
         }
     }
@@ -262,6 +267,7 @@ fn decode(path: String, content: &[u8], bag: &mut Bag) -> Option<FileId> {
 }
 
 fn read(folder: &mut Folder, claim: Claim, file: FileId, bag: &mut Bag) {
+    super::secrets::mask(file, bag);
     let source = bag.source(file).1.to_owned();
     let base = if source.starts_with('\u{feff}') { 3 } else { 0 };
     // YAML refuses it by itself.
@@ -275,7 +281,7 @@ fn read(folder: &mut Folder, claim: Claim, file: FileId, bag: &mut Bag) {
     match claim {
         Claim::Project => match parse(&source[base..], file, base, bag) {
             Some(tree) => folder.project = Reader { bag }.project(file, tree),
-            None => folder.broken_project = true,
+            None => folder.project.unsure = true,
         },
         Claim::Graph(id) => {
             let tree = parse(&source[base..], file, base, bag);

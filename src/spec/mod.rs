@@ -17,12 +17,14 @@ mod prompt;
 mod reader;
 mod scalar;
 mod schema;
+mod secrets;
+mod slips;
 mod surface;
 mod text;
 mod tree;
 mod types;
 
-pub use graph::{DefaultsSpec, Graph, LimitsSpec, OutputSpec, TimeoutSpec};
+pub use graph::{ANY, DefaultsSpec, Graph, LimitsSpec, OutputSpec, TimeoutSpec};
 pub use llm::{HistorySpec, IntoSpec, LlmSpec, ParamsSpec};
 pub use load::{Files, Folder, load, load_files};
 pub use next::{NextSpec, RuleSpec};

@@ -147,28 +147,36 @@ impl Reader<'_> {
             let on = self.expression(on);
             let cases = cases.and_then(|cases| self.cases(cases));
             on.zip(cases).map(|(on, cases)| RuleSpec::Match(on, span, cases))
+        } else if let (Some(to), 1) = (fields.look("to").and_then(Node::as_str), fields.len()) {
+            let message = "a target without a condition";
+            let finding = Diagnostic::error("G105", message, node.span, "a map for a name");
+            self.bag.report(finding.help(format!("write  {to}  alone")));
+            return None;
         } else if let Some((span, to)) = fields.take_entry("else") {
             fields.becomes(&ELSE);
             self.next(to).map(|to| RuleSpec::Else(to, span))
         } else {
-            let finding = Diagnostic::error(
-                "G104",
-                "a rule needs `when`, `match` or `else`",
-                node.span,
-                "no condition",
-            );
-            self.bag.report(finding.help("write  - when: state.done  and below  to: answer"));
+            if !fields.is_odd() {
+                let finding = Diagnostic::error(
+                    "G104",
+                    "a rule needs `when`, `match` or `else`",
+                    node.span,
+                    "no condition",
+                );
+                self.bag.report(finding.help("write  - when: state.done  and below  to: answer"));
+            }
             for part in ["to", "cases"] {
                 fields.take(part);
             }
             None
         };
+        let odd = fields.is_odd();
         fields.finish(self, |key| {
             RULE.key(key)
                 .is_some()
                 .then(|| format!("a rule has one condition: write `{key}` into one of its own"))
         });
-        rule
+        rule.filter(|_| !odd)
     }
 
     fn cases(&mut self, node: &Node) -> Option<Vec<(Spanned<Json>, NextSpec)>> {

@@ -3,13 +3,13 @@
 use super::fields::Fields;
 use super::grammar::{KINDS, Map, NODE};
 use super::graph::TimeoutSpec;
-use super::keys::elsewhere;
+use super::keys::{elsewhere, meant};
 use super::llm::LlmSpec;
 use super::next::NextSpec;
 use super::reader::Reader;
 use super::text::{ExprSpec, Text};
 use super::tree::{Node, Tree};
-use crate::diagnostic::{Diagnostic, Span, Spanned, did_you_mean};
+use crate::diagnostic::{Diagnostic, Span, Spanned, did_you_mean, suggest};
 
 /// A node.
 #[derive(Debug, Clone)]
@@ -38,6 +38,8 @@ pub struct NodeSpec {
     pub allow: Vec<String>,
     /// The whole node.
     pub extent: Span,
+    /// A part of it cannot be read: what is missing may be what is wrong.
+    pub partial: bool,
 }
 
 /// What only one kind has.
@@ -73,24 +75,53 @@ const LATER_KINDS: [&str; 6] = ["tool", "http", "ask", "map", "graph", "custom"]
 impl Reader<'_> {
     /// Reads `nodes`; the name of a node is kept also when its body cannot be read.
     pub(super) fn nodes(&mut self, node: &Node) -> Vec<(Spanned<String>, Option<NodeSpec>)> {
+        if let Tree::Map(entries) = &node.tree
+            && let Some((kind, _)) = entries
+                .iter()
+                .find(|(key, value)| key.as_str() == Some("kind") && !matches!(value.tree, Tree::Map(_)))
+        {
+            let finding = Diagnostic::error("G105", "a node without a name", kind.span, "belongs to a node");
+            self.bag
+                .report(finding.help("write the name of the node above it, and indent what belongs to it"));
+            return Vec::new();
+        }
         let entries = self.names(node, "nodes");
-        if entries.is_empty() && matches!(node.tree, Tree::Map(_)) {
+        if matches!(&node.tree, Tree::Map(entries) if entries.is_empty()) {
             self.wrong(node, "at least one node");
         }
         let mut nodes = Vec::new();
         for (name, body) in entries {
-            self.identifier(&name, "a node");
-            let spec = self.node(&name, body);
+            let fits = self.identifier(&name, "a node");
+            let mut spec = self.node(&name, body);
+            if let Some(spec) = &mut spec {
+                spec.partial |= !fits;
+            }
             nodes.push((name, spec));
         }
         nodes
     }
 
     fn node(&mut self, name: &Spanned<String>, node: &Node) -> Option<NodeSpec> {
+        let errors = self.bag.errors_in(name.span.file);
         let mut fields = self.fields(node, &NODE, format!("node `{}`", name.value))?;
         let kinds = KINDS.iter().map(|kind| kind.name);
         let example = format!("kind: llm    (kinds: {})", kinds.collect::<Vec<_>>().join(", "));
-        let kind = fields.require(self, "kind", &example, name.span)?;
+        let Some(kind) = fields.take("kind") else {
+            let meant = |key: &str| meant(key) == Some("kind") || suggest(key, ["kind"]).is_some();
+            match fields.other(meant) {
+                Some((key, span)) => {
+                    let what = format!("not a key of node `{}`", name.value);
+                    let finding = Diagnostic::error("G102", format!("unknown key `{key}`"), span, what);
+                    self.bag.report(finding.help("did you mean `kind`?"));
+                }
+                None => {
+                    let message = format!("node `{}` needs `kind`", name.value);
+                    let finding = Diagnostic::error("G104", message, name.span, "`kind` is missing");
+                    self.bag.report(finding.help(format!("write  {example}")));
+                }
+            }
+            return None;
+        };
         let (kind, map) = self.kind(kind)?;
         fields.becomes(map);
         let body = match kind.value {
@@ -112,7 +143,7 @@ impl Reader<'_> {
             Some((span, node)) => (Some(span), self.next(node)),
             None => (None, None),
         };
-        if next_key.is_none() && kind.value != "fail" {
+        if next_key.is_none() && kind.value != "fail" && !fields.is_odd() {
             let finding = Diagnostic::error(
                 "G202",
                 format!("node `{}` has no `next`", name.value),
@@ -121,7 +152,8 @@ impl Reader<'_> {
             );
             self.bag.report(finding.help("write  next: end  or the node that comes next"));
         }
-        let spec = NodeSpec {
+        let mut spec = NodeSpec {
+            partial: false,
             body,
             next,
             next_key,
@@ -139,6 +171,7 @@ impl Reader<'_> {
             kind: kind.clone(),
         };
         fields.finish(self, elsewhere);
+        spec.partial = self.bag.errors_in(name.span.file) > errors;
         Some(spec)
     }
 
@@ -176,7 +209,7 @@ impl Reader<'_> {
             let items = self.list(node, "channels");
             items.iter().filter_map(|item| self.name(item, "the name of a channel")).collect::<Vec<_>>()
         });
-        if set.is_none() && clear.is_none() {
+        if set.is_none() && clear.is_none() && !fields.is_odd() {
             let finding =
                 Diagnostic::error("G104", "a `set` node needs `set` or `clear`", at, "it sets nothing");
             self.bag.report(finding.help("write  set: {done: true}"));

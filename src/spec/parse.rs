@@ -43,7 +43,8 @@ pub(super) fn parse(text: &str, file: FileId, base: usize, bag: &mut Bag) -> Opt
         block_nesting_limit: MAX_DEPTH + 1,
     };
     let parser = Parser::new_from_str_with_options(text, options);
-    let mut build = Build { source, parser, bag, last: 0, count: 0, spoilt: 0 };
+    let mut build =
+        Build { source, parser, bag, last: 0, count: 0, spoilt: 0, anchored: false, undashed: false };
     match build.document() {
         Ok(node) if build.spoilt == 0 => Some(node),
         Ok(_) | Err(Stop::Reported) => None,
@@ -95,6 +96,10 @@ struct Build<'t, 'b> {
     count: usize,
     /// How much was found that changes what the file means.
     spoilt: usize,
+    /// An anchor was found.
+    anchored: bool,
+    /// A dash without a space was found.
+    undashed: bool,
 }
 
 /// After so much the rest of a file is not looked at.
@@ -206,6 +211,11 @@ impl<'t> Build<'t, '_> {
     }
 
     fn anchor(&mut self, at: &At) {
+        // An anchor and its aliases are one idea.
+        if std::mem::replace(&mut self.anchored, true) {
+            self.spoilt += 1;
+            return;
+        }
         let (start, end) = Self::bytes(at);
         let span = self.source.span(start, end);
         let label = "anchors are not supported";
@@ -316,6 +326,13 @@ impl<'t> Build<'t, '_> {
             let value = self.node(event, &here, shown, depth + 1)?;
             if self.key(&key, style, at.0, &mut names) {
                 entries.push((key, value));
+            } else if let Tree::Map(more) = value.tree
+                && let Some((_, Node { tree: Tree::Map(first), .. })) =
+                    entries.iter_mut().find(|(known, _)| known.key_text() == key.key_text())
+            {
+                // What a second block of one name declares is known to its users.
+                let known: Vec<String> = first.iter().map(|(key, _)| key.key_text()).collect();
+                first.extend(more.into_iter().filter(|(key, _)| !known.contains(&key.key_text())));
             }
         }
     }
@@ -335,6 +352,7 @@ impl<'t> Build<'t, '_> {
                 let finding = Diagnostic::error("Y001", message, key.span, "not a name");
                 self.spoil(finding.help("put it into quotes when it is a text"));
             }
+            Tree::Str(text) if text == "<<" && key.style == Style::Plain && self.anchored => self.spoilt += 1,
             Tree::Str(text) if text == "<<" && key.style == Style::Plain => {
                 let label = "merge keys are not supported";
                 let finding = Diagnostic::error(
@@ -344,6 +362,20 @@ impl<'t> Build<'t, '_> {
                     label,
                 );
                 self.spoil(finding.help("write the keys out, or name a type or a retry policy"));
+            }
+            Tree::Str(text)
+                if key.style == Style::Plain
+                    && text
+                        .strip_prefix('-')
+                        .is_some_and(|rest| rest.starts_with(|c: char| c.is_alphabetic())) =>
+            {
+                let first = !std::mem::replace(&mut self.undashed, true);
+                let finding =
+                    Diagnostic::error("Y001", "no space after the dash", key.span, "YAML reads one word");
+                if !first {
+                    return true;
+                }
+                self.spoil(finding.help(format!("write  - {}", &text[1..])));
             }
             Tree::Str(text) if key.style == Style::Plain => {
                 if let Some((offset, c, meant)) = surface::typography(text) {

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use super::fields::Fields;
 use super::grammar;
 use super::graph::TimeoutSpec;
 use super::keys::later;
 use super::llm::ParamsSpec;
 use super::reader::Reader;
-use super::tree::Node;
+use super::tree::{Node, Tree};
 use super::types::TypeSpec;
 use crate::diagnostic::{Diagnostic, FileId, Span, Spanned};
 
@@ -32,6 +33,8 @@ pub struct Project {
     pub allow: Vec<String>,
     /// Names of types and retry policies that are there but cannot be read.
     pub broken: Vec<String>,
+    /// A part of the file cannot be read: an unknown name may be declared there.
+    pub unsure: bool,
 }
 
 /// A chat model.
@@ -75,6 +78,13 @@ impl Reader<'_> {
         let mut project = Project { file: Some(file), ..Project::default() };
         if let Some(mut fields) = self.fields(&tree, &grammar::PROJECT, "the project") {
             self.format(&mut fields, top);
+            let sections = ["models", "default_model", "retries", "types"];
+            let broken = |fields: &Fields<'_>, key: &str| match (key, fields.look(key)) {
+                (_, None) => false,
+                ("default_model", Some(node)) => node.as_str().is_none(),
+                (_, Some(node)) => !matches!(node.tree, Tree::Map(_)),
+            };
+            project.unsure = fields.is_odd() || sections.iter().any(|key| broken(&fields, key));
             for (name, node) in fields.take("models").map(|n| self.names(n, "models")).unwrap_or_default() {
                 let fits = self.identifier(&name, "a model");
                 match self.model(&name, node) {
@@ -125,7 +135,7 @@ impl Reader<'_> {
         let provider = fields.require(self, "provider", "provider: openai", name.span);
         let provider = provider.and_then(|node| self.word(node, &["openai", "demo"]));
         let model = fields.take("model").and_then(|node| self.text(node, "the provider's name of a model"));
-        let base_url = fields.take("base_url").and_then(|node| self.name(node, "a URL"));
+        let base_url = fields.take("base_url").and_then(|node| self.url(node));
         let api_key = fields.take("api_key").and_then(|node| self.secret(node));
         let params = self.params(&mut fields);
         let timeout = fields.take("timeout").map(|node| self.timeout(node)).unwrap_or_default();
@@ -142,20 +152,54 @@ impl Reader<'_> {
         Some(ModelSpec { provider, model, base_url, api_key, params, timeout, retry })
     }
 
+    /// Reads the address of a model, which is fixed.
+    fn url(&mut self, node: &Node) -> Option<Spanned<String>> {
+        let text = self.text(node, "a URL")?;
+        if text.value.contains("{{") || text.value.contains("${") {
+            let message = "the address of a model is fixed";
+            let finding = Diagnostic::error("M510", message, text.span, "nothing is filled in here");
+            self.bag.report(finding.help("write the whole URL, like  https://api.openai.com/v1"));
+            return None;
+        }
+        Some(Spanned { value: text.value, span: text.span })
+    }
+
+    /// Reads an error kind; a status alone is one of them.
+    fn error_kind(&mut self, node: &Node) -> Option<Spanned<String>> {
+        if let Tree::Int(status) = node.tree {
+            let message = format!("unknown error kind `{status}`");
+            let finding = Diagnostic::error("M513", message, node.span, "no error has this kind");
+            self.bag.report(finding.help(format!("write `http_{status}`")));
+            return None;
+        }
+        self.name(node, "an error kind")
+    }
+
+    /// Reads by what the wait grows.
+    fn factor(&mut self, node: &Node) -> Option<f64> {
+        let factor = self.number(node)?;
+        if factor.value >= 1.0 {
+            return Some(factor.value);
+        }
+        let finding = Diagnostic::error("G105", "a factor below 1", factor.span, "the wait would shrink");
+        self.bag.report(finding.help("write 1 for waits of one length, 2 to double them"));
+        None
+    }
+
     fn retry(&mut self, name: &Spanned<String>, node: &Node) -> Option<RetrySpec> {
         let mut fields = self.fields(node, &grammar::RETRY, format!("retry policy `{}`", name.value))?;
         let attempts = fields.require(self, "attempts", "attempts: 3", name.span);
         let attempts = attempts.and_then(|node| self.count(node, 1));
         let spec = (
             fields.take("first").and_then(|node| self.duration(node)),
-            fields.take("factor").and_then(|node| self.number(node)).map(|n| n.value),
+            fields.take("factor").and_then(|node| self.factor(node)),
             fields.take("max").and_then(|node| self.duration(node)),
         );
         let kinds =
             fields.require(self, "for", "for: [timeout, rate_limit, server_error, connection]", name.span);
         let kinds = kinds.map(|node| {
             let items = self.list(node, "error kinds");
-            items.iter().filter_map(|item| self.name(item, "an error kind")).collect()
+            items.iter().filter_map(|item| self.error_kind(item)).collect()
         });
         fields.finish(self, |_| None);
         let (first, factor, max) = spec;

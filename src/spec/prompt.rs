@@ -1,6 +1,7 @@
 //! Prompt files as written: front-matter and body.
 
 use super::grammar;
+use super::graph::ANY;
 use super::keys::later;
 use super::llm::ParamsSpec;
 use super::parse::parse;
@@ -52,6 +53,14 @@ impl Reader<'_> {
         };
         let first = source[begin..].lines().next().unwrap_or_default();
         if first.trim_end() != "---" {
+            let keys = grammar::FRONT_MATTER.names().any(|key| first.starts_with(&format!("{key}:")));
+            if keys && source.lines().any(|line| line.trim_end() == "---") {
+                let span = Span { file, start: begin as u32, end: (begin + first.len()) as u32 };
+                let message = "the front-matter has no beginning";
+                let finding = Diagnostic::error("T306", message, span, "a key of the front-matter");
+                self.bag.report(finding.help("write a line `---` above it"));
+                return None;
+            }
             return Some(prompt);
         }
         let start = source.find('\n').map_or(source.len(), |at| at + 1);
@@ -75,6 +84,9 @@ impl Reader<'_> {
         let node = parse(&source[start..end], file, start, self.bag)?;
         let mut fields = self.fields(&node, &grammar::FRONT_MATTER, "the front-matter")?;
         prompt.description = fields.take("description").and_then(|n| self.text(n, "a text")).map(|t| t.value);
+        if fields.is_odd() && fields.place("inputs").is_none() {
+            prompt.broken.push(ANY.to_owned());
+        }
         if let Some(inputs) = fields.take("inputs") {
             prompt.inputs = self.typed(inputs, "an input", false, &mut prompt.broken);
         }

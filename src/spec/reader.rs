@@ -30,7 +30,7 @@ impl Node {
 impl Reader<'_> {
     /// Reports a value of the wrong sort.
     pub(super) fn wrong(&mut self, node: &Node, expected: &str) {
-        let finding = if node.tree == Tree::Null {
+        let finding = if node.style == Style::Absent {
             Diagnostic::error(
                 "Y006",
                 format!("expected {expected}, found nothing"),
@@ -54,6 +54,12 @@ impl Reader<'_> {
         let mut names = Vec::new();
         for (key, value) in entries {
             match key.as_str() {
+                Some(name) if name.contains(' ') && value.style == Style::Absent => {
+                    let (word, rest) = name.split_once(' ').unwrap_or((name, ""));
+                    let finding =
+                        Diagnostic::error("Y001", "no colon after the key", key.span, "YAML reads one key");
+                    self.bag.report(finding.help(format!("write  {word}: {rest}")));
+                }
                 Some(name) => names.push((Spanned { value: name.to_owned(), span: key.span }, value)),
                 None => self.wrong(key, "a name"),
             }
@@ -115,6 +121,20 @@ impl Reader<'_> {
                 None
             }
         }
+    }
+
+    /// Reads a value that stands for itself.
+    pub(super) fn literal(&mut self, node: &Node) -> Option<Spanned<serde_json::Value>> {
+        let padded = node.style == Style::Plain && node.as_str().is_some_and(zero_padded);
+        if padded {
+            self.text(node, "a value");
+            return None;
+        }
+        if node.style == Style::Absent {
+            self.wrong(node, "a value");
+            return None;
+        }
+        Some(Spanned { value: node.to_json(), span: node.span })
     }
 
     /// Returns a scalar as written.
@@ -210,26 +230,64 @@ impl Reader<'_> {
 
     /// Reads `{secret: NAME}`.
     pub(super) fn secret(&mut self, node: &Node) -> Option<Spanned<String>> {
-        if node.as_str().is_some() {
-            let finding = Diagnostic::error(
-                "M504",
-                "a key in the file",
-                node.span,
-                "everybody who reads the file has it",
-            );
-            self.bag.report(finding.help("write  {secret: NAME}  and set the variable NAME"));
+        if let Some(text) = node.as_str() {
+            let variable = |text: &str| {
+                let inner = text.trim_start_matches(['$', '{', ' ']).trim_end_matches(['}', ' ']);
+                let name = inner.rsplit('.').next().unwrap_or_default();
+                let upper = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_';
+                (!name.is_empty() && name.bytes().all(upper)).then(|| name.to_owned())
+            };
+            let meant = variable(text).unwrap_or_else(|| "NAME".to_owned());
+            if text.starts_with("${") || text.contains("{{") {
+                let finding = Diagnostic::error(
+                    "E105",
+                    "braces where a secret is due",
+                    node.span,
+                    "nothing is filled in here",
+                );
+                self.bag.report(finding.help(format!("write  {{secret: {meant}}}")));
+            } else if meant == text {
+                let message = "the name of a secret stands in a map of its own";
+                let finding = Diagnostic::error("M504", message, node.span, "taken for the key itself");
+                self.bag.report(finding.help(format!("write  {{secret: {meant}}}")));
+            } else {
+                let label = "everybody who reads the file has it";
+                let finding = Diagnostic::error("M504", "a key in the file", node.span, label);
+                self.bag.report(finding.help("write  {secret: NAME}  and set the variable NAME"));
+                self.bag.mask(node.span);
+            }
             return None;
         }
         let mut fields = self.fields(node, &grammar::SECRET, "a secret")?;
-        let name = fields.require(self, "secret", "{secret: OPENAI_API_KEY}", node.span)?;
-        let name = self.name(name, "the name of a secret");
+        let name = fields.require(self, "secret", "{secret: OPENAI_API_KEY}", node.span);
+        let name = name.and_then(|name| self.name(name, "the name of a secret"));
         fields.finish(self, |_| None);
-        name
+        let name = name?;
+        let first = name.value.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+        if first && name.value.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+            return Some(name);
+        }
+        let message = "this is no name of a secret";
+        let finding = Diagnostic::error("M504", message, name.span, "a name is letters, digits and _");
+        self.bag.report(finding.help("write the name of a variable, not the key itself:  {secret: NAME}"));
+        self.bag.mask(name.span);
+        None
     }
 
     /// Reads `allow: {CODE: "reason"}`.
     pub(super) fn allow(&mut self, node: Option<&Node>) -> Vec<String> {
         let Some(node) = node else { return Vec::new() };
+        // What was meant to be silent is silent, also where the reasons are missing.
+        if let Tree::Seq(items) = &node.tree {
+            let finding = Diagnostic::error(
+                "G105",
+                "expected codes with reasons, found a list",
+                node.span,
+                "no reasons",
+            );
+            self.bag.report(finding.help("write  allow: {G203: \"why it is fine\"}"));
+            return items.iter().filter_map(|item| item.as_str().map(str::to_owned)).collect();
+        }
         let mut codes = Vec::new();
         for (code, reason) in self.names(node, "codes and reasons") {
             let reason = self.text(reason, "a reason").is_some();

@@ -12,7 +12,20 @@ impl Reader<'_> {
         if let Tree::Bool(value) = node.tree {
             return Some(value);
         }
-        self.wrong(node, "`true` or `false`");
+        let meant = node.as_str().and_then(|word| match word.to_lowercase().as_str() {
+            "true" | "yes" | "on" | "y" => Some("true"),
+            "false" | "no" | "off" | "n" => Some("false"),
+            _ => None,
+        });
+        match meant {
+            Some(meant) => {
+                let label = "found a text";
+                let finding =
+                    Diagnostic::error("G105", "expected `true` or `false`, found a text", node.span, label);
+                self.bag.report(finding.help(format!("write  {meant}  without quotes")));
+            }
+            None => self.wrong(node, "`true` or `false`"),
+        }
         None
     }
 
@@ -21,6 +34,24 @@ impl Reader<'_> {
         match node.tree {
             Tree::Int(n) if u64::try_from(n).is_ok_and(|n| n >= least) => {
                 Some(Spanned { value: n.unsigned_abs(), span: node.span })
+            }
+            Tree::Str(ref text) => {
+                let due = format!("a whole number of {least} or more");
+                let finding = match thousands(text) {
+                    Some(number) => {
+                        let message = format!("`{text}` is not a number");
+                        Diagnostic::error("M511", message, node.span, format!("{due} is due"))
+                            .help(format!("write  {number}"))
+                    }
+                    None => {
+                        let message = format!("expected {due}, found a text");
+                        let finding = Diagnostic::error("G105", message, node.span, "found a text");
+                        let number = text.parse::<u64>().ok().map(|n| format!("write  {n}  without quotes"));
+                        finding.help_maybe(number)
+                    }
+                };
+                self.bag.report(finding);
+                None
             }
             _ => {
                 self.wrong(node, &format!("a whole number of {least} or more"));
@@ -62,9 +93,24 @@ impl Reader<'_> {
         None
     }
 
+    /// Reads a duration that is longer than nothing.
+    pub(super) fn time(&mut self, node: &Node) -> Option<Duration> {
+        let duration = self.duration(node)?;
+        if duration.is_zero() {
+            let finding = Diagnostic::error("M511", "no time at all", node.span, "nothing can be done in it");
+            self.bag.report(finding.help("write a longer time, or remove the key"));
+            return None;
+        }
+        Some(duration)
+    }
+
     /// Reads one of a closed list of words.
     pub(super) fn word(&mut self, node: &Node, words: &[&'static str]) -> Option<Spanned<&'static str>> {
         let list = words.iter().map(|w| format!("`{w}`")).collect::<Vec<_>>().join(", ");
+        if node.as_str().is_none() {
+            self.wrong(node, &format!("one of {list}"));
+            return None;
+        }
         let text = self.text(node, &format!("one of {list}"))?;
         if let Some(word) = words.iter().find(|w| **w == text.value) {
             return Some(Spanned { value: word, span: text.span });
@@ -75,6 +121,15 @@ impl Reader<'_> {
         self.bag.report(finding.help_maybe(near));
         None
     }
+}
+
+/// Reads a number with a letter for thousands, as other tools take it.
+fn thousands(text: &str) -> Option<u64> {
+    let (digits, factor) = match text.strip_suffix(['k', 'K']) {
+        Some(digits) => (digits, 1000),
+        None => (text.strip_suffix(['m', 'M'])?, 1_000_000),
+    };
+    digits.parse::<u64>().ok()?.checked_mul(factor)
 }
 
 fn parse_duration(text: &str) -> Option<Duration> {

@@ -126,6 +126,9 @@ pub(super) fn explain(source: &Source<'_>, error: &ScanError, last: usize) -> Di
     if let Some((offset, c, meant)) = typography(block) {
         return pasted(source.span(near + offset, near + offset + c.len_utf8()), c, meant);
     }
+    if let Some(finding) = super::slips::slip(source, error.kind(), at) {
+        return finding;
+    }
     let whole = "put the whole value into double quotes, and a text in it into single ones";
     match error.kind() {
         ErrorKind::InvalidTrailingDoubleQuotedScalar | ErrorKind::InvalidTrailingSingleQuotedScalar => {

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::reader::Reader;
 use super::tree::{Node, Style, Tree};
-use crate::diagnostic::{Bag, Span};
+use crate::diagnostic::{Bag, Span, Spanned};
 
 /// A text or an expression with its place.
 #[derive(Debug, Clone, PartialEq)]
@@ -139,19 +139,25 @@ pub enum ExprSpec {
     /// An expression.
     Text(Text),
     /// A list.
-    List(Vec<ExprSpec>),
+    List(Vec<ExprSpec>, Span),
     /// A map.
-    Map(Vec<(String, ExprSpec)>),
+    Map(Vec<(Spanned<String>, ExprSpec)>, Span),
 }
 
 impl ExprSpec {
-    /// Returns the place of the value, or of the first that it holds.
-    pub fn span(&self) -> Option<Span> {
+    /// Returns the place of the value.
+    pub fn span(&self) -> Span {
         match self {
-            Self::Const(_, span) => Some(*span),
-            Self::Text(text) => Some(text.span),
-            Self::List(items) => items.iter().find_map(Self::span),
-            Self::Map(fields) => fields.iter().find_map(|(_, value)| value.span()),
+            Self::Const(_, span) | Self::List(_, span) | Self::Map(_, span) => *span,
+            Self::Text(text) => text.span,
+        }
+    }
+
+    /// Returns the place of a field of a map that is written out.
+    pub fn key(&self, name: &str) -> Option<Span> {
+        match self {
+            Self::Map(fields, _) => fields.iter().find(|(key, _)| key.value == name).map(|(key, _)| key.span),
+            _ => None,
         }
     }
 
@@ -160,8 +166,8 @@ impl ExprSpec {
         match self {
             Self::Const(..) => {}
             Self::Text(text) => visit(text),
-            Self::List(items) => items.iter().for_each(|item| item.for_each_text(visit)),
-            Self::Map(fields) => fields.iter().for_each(|(_, value)| value.for_each_text(visit)),
+            Self::List(items, _) => items.iter().for_each(|item| item.for_each_text(visit)),
+            Self::Map(fields, _) => fields.iter().for_each(|(_, value)| value.for_each_text(visit)),
         }
     }
 }
@@ -173,12 +179,16 @@ impl Reader<'_> {
             Tree::Str(_) => self.expression(node).map(ExprSpec::Text),
             Tree::Seq(items) => {
                 let items: Vec<_> = items.iter().map(|item| self.expr(item)).collect();
-                items.into_iter().collect::<Option<_>>().map(ExprSpec::List)
+                items.into_iter().collect::<Option<_>>().map(|items| ExprSpec::List(items, node.span))
             }
             Tree::Map(entries) => {
-                let fields: Vec<_> =
-                    entries.iter().map(|(key, value)| Some((key.key_text(), self.expr(value)?))).collect();
-                fields.into_iter().collect::<Option<_>>().map(ExprSpec::Map)
+                let fields: Vec<_> = entries
+                    .iter()
+                    .map(|(key, value)| {
+                        Some((Spanned { value: key.key_text(), span: key.span }, self.expr(value)?))
+                    })
+                    .collect();
+                fields.into_iter().collect::<Option<_>>().map(|fields| ExprSpec::Map(fields, node.span))
             }
             Tree::Null if node.style == Style::Absent => {
                 self.wrong(node, "an expression");

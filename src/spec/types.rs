@@ -118,11 +118,14 @@ impl Reader<'_> {
         let entries = self.names(node, "fields and types");
         let mut fields = Vec::new();
         for (name, value) in entries {
-            if self.identifier(&name, "a field")
-                && let Some(ty) = self.ty(value, false)
-            {
-                fields.push((name, ty));
-            }
+            self.identifier(&name, "a field");
+            // What reads a broken field is not blamed.
+            let any = TypeSpec::Name {
+                name: Spanned { value: "any".to_owned(), span: value.span },
+                nullable: false,
+            };
+            let ty = self.ty(value, false).unwrap_or(any);
+            fields.push((name, ty));
         }
         (!fields.is_empty()).then_some(fields)
     }
@@ -141,6 +144,7 @@ impl Reader<'_> {
 
     fn descriptor(&mut self, node: &Node, channel: bool) -> Option<Descriptor> {
         let (map, what) = if channel { (&CHANNEL_RULES, "a channel") } else { (&TYPE_RULES, "a type") };
+        let errors = self.bag.errors_in(node.span.file);
         let mut fields = self.fields(node, map, what)?;
         self.one_base(&fields);
         let base = if let Some(ty) = fields.take("type") {
@@ -163,7 +167,7 @@ impl Reader<'_> {
         for key in &BASES {
             fields.take(key.name);
         }
-        let default = fields.take("default").map(|node| Spanned { value: node.to_json(), span: node.span });
+        let default = fields.take("default").and_then(|node| self.literal(node));
         let min = fields.take("min").and_then(|node| self.number(node));
         let max = fields.take("max").and_then(|node| self.number(node));
         let pattern = fields.take("pattern").and_then(|node| self.name(node, "a regular expression"));
@@ -180,6 +184,9 @@ impl Reader<'_> {
         fields.finish(self, |key| {
             let record = "for a record with a field of that name write  {fields: {…}}";
             match suggest(key, TYPE_RULES.names()) {
+                _ if key == "required" => {
+                    Some("everything is required; `string?`, or `optional: true`, may be left out".to_owned())
+                }
                 _ if key == "schema" => {
                     Some("`schema` is not in this build yet: write the type out, or use `object`".to_owned())
                 }
@@ -190,6 +197,10 @@ impl Reader<'_> {
                 Some(_) => None,
             }
         });
+        // What a wrong part was meant to say, nobody knows.
+        if self.bag.errors_in(node.span.file) > errors {
+            return None;
+        }
         Some(Descriptor {
             span,
             base: base?,

@@ -108,7 +108,7 @@ pub type Channels = BTreeMap<String, Channel>;
 pub struct UnknownMerge(pub String);
 
 /// The roles of a chat turn.
-pub(super) const ROLES: [&str; 4] = ["system", "user", "assistant", "tool"];
+pub(crate) const ROLES: [&str; 4] = ["system", "user", "assistant", "tool"];
 
 impl Type {
     /// A text without rules.
@@ -173,21 +173,24 @@ impl Type {
         }
     }
 
-    /// Says where a value of `other` differs from what is due, when that is more than the type itself.
-    pub fn differs(&self, other: &Self) -> Option<String> {
+    /// Says which field of a value of `other` differs from what is due, and how; nothing when it is more than a field.
+    pub fn differs(&self, other: &Self) -> Option<(String, String)> {
         let (Self::Record(due), Self::Record(given)) = (self.non_null(), other.non_null()) else {
             return None;
         };
         let missing = due.iter().find(|(name, field)| !given.contains_key(*name) && !field.may_be_left_out());
         if let Some((name, _)) = missing {
-            return Some(format!("the field `{name}` is missing"));
+            return Some((name.clone(), format!("the field `{name}` is missing")));
         }
-        given.iter().find_map(|(name, found)| match due.get(name) {
-            None => Some(format!("the field `{name}` is not part of it")),
-            Some(field) if !field.ty.accepts(&found.ty) => {
-                Some(format!("the field `{name}` is {}, not {}", found.ty, field.ty))
-            }
-            Some(_) => None,
+        given.iter().find_map(|(name, found)| {
+            let how = match due.get(name) {
+                None => format!("the field `{name}` is not part of it"),
+                Some(field) if !field.ty.accepts(&found.ty) => {
+                    format!("the field `{name}` is {}, not {}", found.ty, field.ty)
+                }
+                Some(_) => return None,
+            };
+            Some((name.clone(), how))
         })
     }
 

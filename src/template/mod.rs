@@ -80,6 +80,37 @@ pub fn reads(source: &str) -> Result<Parsed, Vec<TemplateError>> {
     parsed("template", source)
 }
 
+/// Finds what looks like something to fill in but stands without double braces, and how it is written right.
+pub fn unbraced(source: &str) -> Option<(Range<usize>, String)> {
+    let path = |text: &str| {
+        let mut parts = text.split('.');
+        matches!(parts.next(), Some("state" | "input" | "run"))
+            && text.contains('.')
+            && parts
+                .all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'))
+    };
+    let bare = source.trim();
+    if path(bare) {
+        let start = source.len() - source.trim_start().len();
+        return Some((start..start + bare.len(), format!("{{{{ {bare} }}}}")));
+    }
+    let (pieces, _) = pieces::pieces(source);
+    pieces.iter().filter(|piece| piece.kind == pieces::Kind::Text).find_map(|piece| {
+        let text = &source[piece.range.clone()];
+        text.match_indices('{').find_map(|(at, _)| {
+            let end = at + text[at..].find('}')?;
+            let inner = text[at + 1..end].trim();
+            let dollar = text[..at].ends_with('$');
+            let name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.';
+            let variable = dollar && !inner.is_empty() && inner.chars().all(name);
+            let from = piece.range.start + at - usize::from(dollar);
+            let fixed =
+                if path(inner) { format!("{{{{ {inner} }}}}") } else { "{{ input.NAME }}".to_owned() };
+            (variable || path(inner)).then(|| (from..piece.range.start + end + 1, fixed))
+        })
+    })
+}
+
 /// Parses a template.
 fn parsed(name: &str, source: &str) -> Result<Parsed, Vec<TemplateError>> {
     let (pieces, mut errors) = pieces::pieces(source);

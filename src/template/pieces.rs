@@ -98,13 +98,36 @@ impl Scan<'_> {
             let Some(end) = end else {
                 let sign = &self.source[start..start + 2];
                 self.errors.push(error(start..start + 2, format!("unclosed `{sign}`"), "opened here"));
+                // Nothing can be said of blocks after it.
+                self.open.clear();
                 return;
             };
+            if kind == Kind::Print {
+                self.foreign(start..end);
+            }
             at = if kind == Kind::Tag { self.tag(start..end) } else { end };
             if kind != Kind::Tag {
                 self.push(kind, start..end);
             }
         }
+    }
+
+    /// Reports blocks as other template languages write them: `{{#if x}}`.
+    fn foreign(&mut self, range: Range<usize>) {
+        let inner = self.source[range.start + 2..range.end - 2].trim();
+        let Some(block) = inner.strip_prefix('#').or_else(|| inner.strip_prefix('/')) else { return };
+        let word: String = block.trim_start().chars().take_while(|c| c.is_alphanumeric()).collect();
+        let rest = block.trim_start()[word.len()..].trim();
+        let (message, tag) = match (inner.starts_with('#'), word.as_str()) {
+            (true, "each") => ("a block of another template language", format!("{{% for x in {rest} %}}")),
+            (true, "unless") => ("a block of another template language", format!("{{% if not {rest} %}}")),
+            (true, _) => ("a block of another template language", format!("{{% if {rest} %}}")),
+            // The opening one is told.
+            (false, _) => return,
+        };
+        let mut found = error(range, message, "not a name");
+        found.help = Some(format!("write  {tag}"));
+        self.errors.push(found);
     }
 
     fn push(&mut self, kind: Kind, range: Range<usize>) {
@@ -186,7 +209,17 @@ impl Scan<'_> {
             "set" if has_assignment(inner) => {}
             _ if BLOCKS.contains(&name) => self.open.push((name, range.clone())),
             _ if TAGS.contains(&name) => {}
-            _ => self.errors.push(unknown_tag(name, at)),
+            _ => {
+                let mut found = unknown_tag(name, at);
+                // A misspelt end closes what is open.
+                let ends = found.help.as_ref().is_some_and(|help| help.contains("`end"));
+                if (ends || name.starts_with("end"))
+                    && let Some((open, _)) = self.open.pop()
+                {
+                    found.help = Some(format!("did you mean `end{open}`?"));
+                }
+                self.errors.push(found);
+            }
         }
         range.end
     }

@@ -64,7 +64,12 @@ pub fn split(body: &str) -> Result<Vec<Section>, Vec<TemplateError>> {
             Err(error) => errors.push(*error),
         }
     }
-    if found.is_empty() && errors.is_empty() {
+    // What stands around a wrong marker may belong to it.
+    if !errors.is_empty() {
+        errors.sort_by_key(|error| (error.range.start, error.range.end));
+        return Err(errors);
+    }
+    if found.is_empty() {
         let range = trimmed(body, 0..body.len());
         if is_empty(body, &pieces, &range) {
             return Err(vec![error(0..body.len(), "the prompt is empty", "nothing here")]);
@@ -139,7 +144,11 @@ fn markers(body: &str) -> impl Iterator<Item = Marker<'_>> {
         // `@user said` is text; `@system:` and `@messages history` are not.
         let marker = match rest.trim() {
             ":" => known,
-            name => alone || (word == "messages" && rest.starts_with([' ', '\t']) && !name.contains(' ')),
+            name => {
+                let meant = word == "messages"
+                    || (!name.contains(' ') && crate::diagnostic::suggest(word, ["messages"]).is_some());
+                alone || (meant && rest.starts_with([' ', '\t']))
+            }
         };
         // Indented text may well begin with `@`, unless it says a role.
         let meant = !word.is_empty() && marker && (indent == 0 || known);
@@ -193,6 +202,9 @@ fn section(body: &str, pieces: &[Piece], marker: &Marker<'_>) -> Result<Option<S
         }
         None => {
             let name = marker.rest.trim();
+            if name.contains(' ') {
+                return Err(fail("`@messages` takes the name of one input", "several words follow"));
+            }
             if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
                 let mut found = fail("`@messages` takes the name of an input", "no name follows");
                 found.help = Some("write `@messages messages`".to_owned());

@@ -4,6 +4,7 @@
 #![expect(clippy::print_stdout, reason = "a failed test shows what its processes said")]
 
 mod commands;
+mod corpus;
 mod drawing;
 mod engine;
 mod language;

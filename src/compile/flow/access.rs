@@ -44,8 +44,8 @@ pub(super) struct Access<'a> {
     pub(super) sites: Vec<Site<'a>>,
     pub(super) writes: Vec<Write<'a>>,
     pub(super) clears: Vec<&'a Spanned<String>>,
-    /// It speaks to the user while it works, token by token.
-    pub(super) streams: bool,
+    /// It speaks to the user while it works, token by token: the place that says so.
+    pub(super) streams: Option<Span>,
     /// It reads the conversation.
     pub(super) converses: bool,
 }
@@ -74,7 +74,7 @@ pub(super) fn access<'a>(
             access.clears.extend(clear);
         }
         KindSpec::Llm(llm) => {
-            access.streams = llm.reply.as_ref().is_some_and(|reply| reply.value);
+            access.streams = llm.reply.as_ref().filter(|reply| reply.value).map(|reply| reply.span);
             if let Some(text) = &llm.text {
                 let spoken = if messages.is_some() { Spoken::System } else { Spoken::Other };
                 access.sites.push(Site::Template(text, spoken));

@@ -9,7 +9,8 @@ mod cfg;
 mod trust;
 mod usage;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::names::{BY_FLOW, Names};
 use super::prompts::Prompts;
@@ -31,6 +32,8 @@ pub(super) struct Flow<'a> {
     cfg: Cfg<'a>,
     /// By vertex, from 1.
     accesses: Vec<Access<'a>>,
+    /// The channels that may be unset where they are read.
+    unset: RefCell<BTreeSet<String>>,
 }
 
 impl<'a> Flow<'a> {
@@ -44,19 +47,28 @@ impl<'a> Flow<'a> {
     ) -> Self {
         let specs = graph.nodes.iter().filter_map(|(_, spec)| spec.as_ref());
         let accesses = specs.map(|spec| access(spec, graph, channels, messages, prompts)).collect();
-        Self { graph, names, channels, messages, prompts, cfg: Cfg::new(graph), accesses }
+        Self {
+            graph,
+            names,
+            channels,
+            messages,
+            prompts,
+            cfg: Cfg::new(graph),
+            accesses,
+            unset: RefCell::default(),
+        }
     }
 
     /// Reports what the ways through the graph make wrong.
     pub(super) fn check(&self, bag: &mut Bag) {
         self.check_together(bag);
         self.check_trust(bag);
-        let unused = self.check_usage(bag);
         if let Some(known) = known(&self.cfg, &self.accesses, &self.names, self.channels) {
             self.check_reads(&known, bag);
-            if !unused {
-                self.check_overwritten(bag);
-            }
+        }
+        let unused = self.check_usage(bag);
+        if !unused {
+            self.check_overwritten(bag);
         }
     }
 
@@ -147,6 +159,7 @@ impl<'a> Flow<'a> {
                 continue;
             }
             let path = fault.about.take().unwrap_or_default();
+            self.unset.borrow_mut().insert(path.clone());
             let label = match self.cfg.name(vertex) {
                 Some(_) if vertex == self.cfg.end => "read at the end of the run".to_owned(),
                 Some(_) if vertex == START => "read before the first node".to_owned(),

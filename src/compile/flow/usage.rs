@@ -65,13 +65,13 @@ impl Flow<'_> {
     }
 
     fn check_speakers(&self, a: usize, b: usize, bag: &mut Bag) {
-        if !(self.accesses[a - 1].streams && self.accesses[b - 1].streams) {
+        let (Some(here), Some(there)) = (self.accesses[a - 1].streams, self.accesses[b - 1].streams) else {
             return;
-        }
+        };
         let (Some(first), Some(second)) = (self.place(a), self.place(b)) else { return };
         let message = format!("`{}` and `{}` can reply in one superstep", first.value, second.value);
-        let finding = Diagnostic::error("G213", message, second.span, "its words would mix with the other's")
-            .related(first.span, "the other one that replies");
+        let finding = Diagnostic::error("G213", message, there, "its words would mix with the other's")
+            .related(here, "the other one that replies");
         bag.report(finding.help("let one node reply after the branches have joined, or use `say`"));
     }
 
@@ -114,8 +114,11 @@ impl Flow<'_> {
             let Some(channel) = self.channels.get(&name.value) else { continue };
             let written = written.contains(name.value.as_str()) || channel.field.default.is_some();
             let read = all || read.contains(&name.value);
+            let unset = self.unset.borrow().contains(&format!("state.{}", name.value));
             let (what, label, help) = match (written, read) {
                 (true, true) => continue,
+                // Told where it is read.
+                (false, true) if unset => continue,
                 (true, false) => {
                     ("never read", "nobody reads it", "list it under `output`, read it, or remove it")
                 }

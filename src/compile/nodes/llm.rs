@@ -27,12 +27,12 @@ impl Scene<'_> {
             Some(reply) if reply.value => Some(self.conversation("`reply`", reply.span, bag)),
             _ => None,
         };
-        if llm.into.is_none() && !replies {
+        if llm.into.is_none() && !replies && !spec.partial {
             let message = format!("nobody takes the answer of `{}`", name.value);
             let finding = Diagnostic::error("G221", message, name.span, "neither `reply` nor `into`");
             bag.report(finding.help("add  reply: true  to say it, or  into: <channel>  to keep it"));
         }
-        let model = self.model(llm, name, bag);
+        let model = self.model(llm, name, spec, bag);
         let into = self.sent(llm, bag);
         let mut params = ParamsSpec::default();
         let prompted = if let Some(wanted) = &llm.prompt {
@@ -111,8 +111,17 @@ impl Scene<'_> {
         })
     }
 
-    pub(super) fn model(&self, llm: &LlmSpec, name: &Spanned<String>, bag: &mut Bag) -> Option<Model> {
+    pub(super) fn model(
+        &self,
+        llm: &LlmSpec,
+        name: &Spanned<String>,
+        spec: &NodeSpec,
+        bag: &mut Bag,
+    ) -> Option<Model> {
         let Some(wanted) = self.model_name(llm) else {
+            if self.shared.project.unsure || spec.partial {
+                return None;
+            }
             let message = format!("node `{}` has no model", name.value);
             let finding = Diagnostic::error("G104", message, name.span, "`model` is missing");
             bag.report(finding.help("write  model: <name>, or  default_model: <name>  in project.yaml"));
@@ -124,7 +133,8 @@ impl Scene<'_> {
         }
         // A wrong default is reported once, where it is written.
         let is_default = self.shared.default_model.is_some_and(|default| default.span == wanted.span);
-        if !self.shared.broken_models.contains(&wanted.value) && !is_default {
+        let broken = self.shared.project.unsure || self.shared.broken_models.contains(&wanted.value);
+        if !broken && !is_default {
             let finding = Diagnostic::error(
                 "M501",
                 format!("unknown model `{}`", wanted.value),
@@ -217,7 +227,7 @@ impl Scene<'_> {
                         Some(self.names.type_of_tree(tree, &Facts::default())).filter(|typed| !typed.null)
                     }
                 };
-                let span = spec.span().unwrap_or(with.span);
+                let span = spec.span();
                 (tree, ty.map(|typed| typed.ty), span)
             } else if let Some(channel) = self.channels.get(name) {
                 (read("state", name)?, Some(channel.field.ty.clone()), prompt.span)
@@ -226,7 +236,9 @@ impl Scene<'_> {
             } else if field.may_be_left_out() {
                 (ExprTree::Const(field.default.clone().unwrap_or_default()), None, prompt.span)
             } else {
-                if !self.broken_channels.contains(name) {
+                // A `with` that nothing takes may be the one that is missing.
+                let conversation = matches!(field.ty.non_null(), Type::Messages) && self.silent.get();
+                if !self.is_broken(name) && fine && !conversation {
                     let message = format!("input `{name}` of prompt `{}` has no value", prompt.value);
                     let finding = Diagnostic::error(
                         "T303",
@@ -242,7 +254,7 @@ impl Scene<'_> {
             // Whether it may be null here is a matter of the way that leads here: see `flow`.
             if let Some(ty) = ty.filter(|ty| !field.ty.non_null().accepts(ty.non_null())) {
                 let message = format!("input `{name}` of prompt `{}` is {}", prompt.value, field.ty);
-                let label = field.ty.differs(&ty).unwrap_or_else(|| format!("this is {ty}"));
+                let label = field.ty.differs(&ty).map_or_else(|| format!("this is {ty}"), |(_, how)| how);
                 let finding = Diagnostic::error("S403", message, span, label);
                 bag.report(match inputs_at(name) {
                     Some(at) => finding.related(at, "the prompt declares it here"),
