@@ -32,9 +32,10 @@ use flow::Flow;
 use names::Names;
 use nodes::{Draft, Model, Scene, Shared};
 use prompts::Prompts;
-use types::Types;
 
+pub use names::run_fields;
 pub use providers::Providers;
+pub use types::Types;
 pub use version::revive;
 
 /// The compiled graphs of a project.

@@ -20,6 +20,14 @@ const RUN: [&str; 6] = ["id", "step", "attempt", "steps_left", "user_text", "now
 /// The codes that depend on the way that led to a node: see `flow`.
 pub(super) const BY_FLOW: [&str; 2] = ["S404", "S412"];
 
+/// Returns the fields of `run` with their types.
+pub fn run_fields() -> impl Iterator<Item = (String, Type)> {
+    RUN.into_iter().map(|name| {
+        let count = matches!(name, "step" | "attempt" | "steps_left");
+        (name.to_owned(), if count { Type::INTEGER } else { Type::STRING })
+    })
+}
+
 /// The names that are visible somewhere.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Names {
@@ -45,10 +53,9 @@ impl Names {
             (name.clone(), Slot { ty, unset: channel.start().is_none(), untrusted })
         });
         let input = input.iter().map(|(name, field)| (name.clone(), Slot::of(field.ty.clone())));
-        let run = RUN.iter().map(|name| {
-            let number = matches!(*name, "step" | "attempt" | "steps_left");
-            let ty = if number { Type::INTEGER } else { Type::STRING };
-            ((*name).to_owned(), Slot { ty, unset: false, untrusted: *name == "user_text" })
+        let run = run_fields().map(|(name, ty)| {
+            let untrusted = name == "user_text";
+            (name, Slot { ty, unset: false, untrusted })
         });
         let roots = [
             ("state".to_owned(), Root::Fields(state.collect())),

@@ -11,7 +11,7 @@ const BUILT_IN: [&str; 7] = ["string", "integer", "number", "boolean", "object",
 
 /// The named types of a project.
 #[derive(Debug, Default)]
-pub(super) struct Types {
+pub struct Types {
     known: IndexMap<String, Type>,
     used: std::cell::RefCell<std::collections::BTreeSet<String>>,
     /// Types that are there but cannot be read.
@@ -22,7 +22,7 @@ pub(super) struct Types {
 
 impl Types {
     /// Resolves the types of a project, one after another as they need each other.
-    pub(super) fn resolve(project: &Project, bag: &mut Bag) -> Self {
+    pub fn resolve(project: &Project, bag: &mut Bag) -> Self {
         let specs = &project.types;
         let mut types = Self { broken: project.broken.clone(), unsure: project.unsure, ..Self::default() };
         let names: Vec<&str> = specs.iter().map(|(name, _)| name.value.as_str()).collect();
@@ -67,7 +67,7 @@ impl Types {
     }
 
     /// Resolves a type with what is said of it.
-    pub(super) fn field(&self, spec: &TypeSpec, bag: &mut Bag) -> Option<Field> {
+    pub fn field(&self, spec: &TypeSpec, bag: &mut Bag) -> Option<Field> {
         let plain = |ty| Some(Field { ty, default: None, description: None });
         match spec {
             TypeSpec::Name { name, nullable } => {
@@ -157,7 +157,8 @@ impl Types {
         (channels, broken)
     }
 
-    fn channel(&self, name: &Spanned<String>, spec: &TypeSpec, bag: &mut Bag) -> Option<Channel> {
+    /// Resolves a channel.
+    pub fn channel(&self, name: &Spanned<String>, spec: &TypeSpec, bag: &mut Bag) -> Option<Channel> {
         let field = self.field(spec, bag)?;
         let mut channel =
             Channel { merge: Merge::default_of(&field.ty), field, private: false, per_run: false };

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Value as Json, json};
 
-use super::{Bag, CODES, Diagnostic, Label, Severity};
+use super::{Bag, CODES, Diagnostic, Label, Lines, Severity};
 
 /// Returns the findings as a SARIF 2.1.0 log (OASIS). Columns count UTF-16 code units from 1.
 pub fn render_sarif(bag: &Bag) -> Json {
@@ -21,8 +21,13 @@ pub fn render_sarif(bag: &Bag) -> Json {
     };
     let place = |label: &Label| {
         let (file, text) = bag.source(label.span.file);
-        let (line, column) = utf16(text, label.span.start);
-        let (end_line, end_column) = utf16(text, label.span.end);
+        let lines = Lines::of(text);
+        // Here both count from 1.
+        let at = |byte: u32| {
+            let (line, column) = lines.utf16(byte as usize);
+            (line + 1, column + 1)
+        };
+        let ((line, column), (end_line, end_column)) = (at(label.span.start), at(label.span.end));
         let region =
             json!({"startLine": line, "startColumn": column, "endLine": end_line, "endColumn": end_column});
         let mut location =
@@ -42,7 +47,7 @@ pub fn render_sarif(bag: &Bag) -> Json {
             "ruleId": f.code,
             "ruleIndex": used.iter().position(|code| *code == f.code),
             "level": level,
-            "message": {"text": sentence(f)},
+            "message": {"text": f.sentence()},
             "locations": [place(&f.label)],
             "relatedLocations": f.related.iter().map(place).collect::<Vec<_>>(),
         })
@@ -74,7 +79,7 @@ pub fn render_github(bag: &Bag) -> String {
         };
         let place = bag.place(f.label.span);
         let file = property(bag.source(f.label.span.file).0);
-        let message = data(&sentence(f));
+        let message = data(&f.sentence());
         let _infallible = writeln!(
             out,
             "::{command} file={file},line={},endLine={},col={},endColumn={},title={}::{message}",
@@ -82,20 +87,6 @@ pub fn render_github(bag: &Bag) -> String {
         );
     }
     out
-}
-
-/// Says all of a finding in one text.
-fn sentence(f: &Diagnostic) -> String {
-    let mut text = f.message.clone();
-    if !f.label.text.is_empty() {
-        text += ": ";
-        text += &f.label.text;
-    }
-    for more in f.notes.iter().chain(&f.help) {
-        text += "\n";
-        text += more;
-    }
-    text
 }
 
 fn data(text: &str) -> String {
@@ -117,17 +108,6 @@ fn uri(path: &str) -> String {
         }
     }
     out
-}
-
-/// Returns the line and the column in UTF-16 code units of an offset, both from 1.
-fn utf16(text: &str, offset: u32) -> (usize, usize) {
-    let mut end = (offset as usize).min(text.len());
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    let before = &text[..end];
-    let start = before.rfind('\n').map_or(0, |at| at + 1);
-    (before.matches('\n').count() + 1, before[start..].encode_utf16().count() + 1)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 mod codes;
 mod export;
+mod lines;
 mod render;
 mod suggest;
 
@@ -14,6 +15,7 @@ use std::sync::Arc;
 
 pub use codes::{CODES, CodeInfo, code_info};
 pub use export::{render_github, render_sarif};
+pub use lines::Lines;
 pub use render::{render_json, render_text};
 pub use suggest::{did_you_mean, look_alike, our_letters, suggest};
 
@@ -207,6 +209,20 @@ impl Diagnostic {
     pub fn note(mut self, text: impl Into<String>) -> Self {
         self.notes.push(text.into());
         self
+    }
+
+    /// Says all of the finding in one text, for programs that show no more than a message.
+    pub fn sentence(&self) -> String {
+        let mut text = self.message.clone();
+        if !self.label.text.is_empty() {
+            text += ": ";
+            text += &self.label.text;
+        }
+        for more in self.notes.iter().chain(&self.help) {
+            text += "\n";
+            text += more;
+        }
+        text
     }
 }
 

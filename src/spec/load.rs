@@ -46,14 +46,24 @@ pub struct Folder {
 
 /// Reads a project folder. Nothing: the folder cannot be read; the bag says why.
 pub fn load(root: &Path, bag: &mut Bag) -> Option<Folder> {
+    load_over(root, Files::new(), bag)
+}
+
+/// Reads a project folder of which some files are at hand: they take the place of those on the disk.
+pub fn load_over(root: &Path, mut open: Files, bag: &mut Bag) -> Option<Folder> {
     let mut files = Files::new();
     let mut walk =
         Walk { root, bag, files: &mut files, bytes: 0, folders: 0, left_out: Vec::new(), refused: false };
-    walk.folder(root, 0);
+    // What is open may not be stored yet.
+    if open.is_empty() || root.is_dir() {
+        walk.folder(root, 0);
+    }
     if walk.refused {
         return None;
     }
-    let left_out = walk.left_out;
+    let mut left_out = walk.left_out;
+    left_out.retain(|path| !open.contains_key(path));
+    files.append(&mut open);
     let shown = root.display().to_string();
     let mut folder = load_files(&shown, files, bag);
     for path in left_out {

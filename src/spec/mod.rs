@@ -26,11 +26,12 @@ mod types;
 
 pub use graph::{ANY, DefaultsSpec, Graph, LimitsSpec, OutputSpec, TimeoutSpec};
 pub use llm::{HistorySpec, IntoSpec, LlmSpec, ParamsSpec};
-pub use load::{Files, Folder, load, load_files};
+pub use load::{Files, Folder, load, load_files, load_over};
 pub use next::{NextSpec, RuleSpec};
 pub use node::{KindSpec, NodeSpec};
 pub use project::{ModelSpec, Project, RetrySpec};
 pub use prompt::PromptFile;
+pub use reader::check_name;
 pub use schema::SchemaFile;
 pub use text::{ExprSpec, Text};
 pub use tree::{Node, Tree};

@@ -16,6 +16,8 @@ use crate::diagnostic::{Diagnostic, FileId, Span, Spanned};
 pub struct PromptFile {
     /// The file.
     pub file: FileId,
+    /// The front-matter as a tree.
+    pub front: Option<Node>,
     /// For people.
     pub description: Option<String>,
     /// The only names visible in the body.
@@ -40,6 +42,7 @@ impl Reader<'_> {
         let begin = if source.starts_with('\u{feff}') { 3 } else { 0 };
         let mut prompt = PromptFile {
             file,
+            front: None,
             description: None,
             inputs: Vec::new(),
             sample: None,
@@ -99,6 +102,7 @@ impl Reader<'_> {
         }
         prompt.allow = self.allow(fields.take("allow"));
         fields.finish(self, later);
+        prompt.front = Some(node);
         Some(prompt)
     }
 }

@@ -316,6 +316,16 @@ impl Reader<'_> {
     }
 }
 
+/// Says what is wrong with a name that somebody wants to give: `what` is `a node`, `a type` and the like.
+pub fn check_name(name: &str, what: &str) -> Option<String> {
+    let mut bag = Bag::default();
+    let span = Span { file: bag.add_source("", name), start: 0, end: name.len() as u32 };
+    let name = Spanned { value: name.to_owned(), span };
+    let mut reader = Reader { bag: &mut bag };
+    let fits = if what == "a type" { reader.type_name(&name) } else { reader.identifier(&name, what) };
+    (!fits).then(|| bag.findings().first().map_or_else(|| "not a name".to_owned(), Diagnostic::sentence))
+}
+
 /// Says whether a text is digits of which the first is a zero.
 fn zero_padded(text: &str) -> bool {
     let digits = text.trim_start_matches(['-', '+']);

@@ -172,6 +172,21 @@ impl ExprSpec {
     }
 }
 
+impl Node {
+    /// Returns a text with the way back to the file; a number or a boolean stands for itself.
+    pub fn text(&self, bag: &Bag) -> Option<Text> {
+        match &self.tree {
+            Tree::Str(value) => Some(Text::new(self, value, bag)),
+            Tree::Bool(_) | Tree::Int(_) | Tree::Float(_) => {
+                let source = bag.source(self.span.file).1;
+                let raw = source.get(self.span.start as usize..self.span.end as usize)?;
+                Some(Text::verbatim(raw, self.span))
+            }
+            _ => None,
+        }
+    }
+}
+
 impl Reader<'_> {
     /// Reads an expression, or a list or map of them.
     pub(super) fn expr(&mut self, node: &Node) -> Option<ExprSpec> {
