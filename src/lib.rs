@@ -19,4 +19,5 @@ pub mod engine;
 pub mod render;
 pub mod server;
 pub mod config;
+pub mod lsp;
 pub mod cli;

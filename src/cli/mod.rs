@@ -6,6 +6,7 @@ mod chat;
 mod check;
 mod explain;
 mod keys;
+mod lsp;
 mod render;
 mod schema;
 mod serve;
@@ -59,6 +60,8 @@ enum Command {
     Schema(schema::SchemaFlags),
     /// Brings the database to this version
     Migrate(DatabaseFlag),
+    /// Speaks with an editor over standard input and output (Language Server Protocol)
+    Lsp(lsp::LspFlags),
     /// Makes an API key and the lines for graphloom.toml
     Key(keys::KeyFlags),
 }
@@ -115,6 +118,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
             open_store(&url).await?.migrate().await.context("cannot migrate the database")?;
             print("The database is at this version.\n")
         }),
+        Command::Lsp(lsp) => lsp::lsp(flags, &lsp, &file),
         Command::Key(key) => keys::key(&key),
     }
 }

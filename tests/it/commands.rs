@@ -204,3 +204,23 @@ fn flags_of_serve_stand_without_the_command_and_not_before_another_one() {
     assert!(code == 1 && error.contains("only loopback addresses"), "{code} {error}");
     assert!(!folder.path().join("x.db").exists());
 }
+
+#[test]
+fn an_editor_that_goes_away_or_talks_nonsense_ends_the_language_server() {
+    let folder = project();
+    let (code, out, err) = run(binary(&folder).arg("lsp"), "");
+    assert_eq!((code, out.as_str(), err.as_str()), (1, "", ""), "it went away without a word");
+    let message = |text: &str| format!("Content-Length: {}\r\n\r\n{text}", text.len());
+    for nonsense in ["Hello\r\n\r\n".to_owned(), message("{"), message("[1, 2]")] {
+        let (code, out, err) = run(binary(&folder).arg("lsp"), &nonsense);
+        assert_eq!((code, out.as_str()), (1, ""), "{nonsense}");
+        assert!(
+            err.starts_with("error: the editor cannot be understood") && !err.contains("panick"),
+            "{err}"
+        );
+    }
+    let early = message(r#"{"jsonrpc":"2.0","id":1,"method":"textDocument/hover","params":{}}"#)
+        + &message(r#"{"jsonrpc":"2.0","method":"exit"}"#);
+    let (code, out, _) = run(binary(&folder).arg("lsp"), &early);
+    assert!(code == 1 && out.contains("-32002"), "{out}");
+}

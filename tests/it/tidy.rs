@@ -78,6 +78,8 @@ fn an_outside_crate_has_one_home() {
         ("poem", vec!["server"]),
         ("poem_openapi", vec!["server"]),
         ("clap", vec!["config", "cli"]),
+        ("lsp_server", vec!["lsp"]),
+        ("gen_lsp_types", vec!["lsp"]),
         ("annotate_snippets", vec!["diagnostic"]),
     ];
     let mut wrong = Vec::new();

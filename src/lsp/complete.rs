@@ -1,0 +1,289 @@
+//! What can be written at a place of a file.
+
+use std::ops::Range;
+
+use super::cursor::{Cursor, Place, cursor};
+use super::offer::{Offer, Root, Roots, What, Within, bind_loops, expression, within};
+use super::project::{Project, is_partial};
+use super::symbol::{Sort, Symbol};
+use crate::compile::{Types, run_fields};
+use crate::diagnostic::{CODES, Severity};
+use crate::spec::grammar::{Named, Shape, Word};
+use crate::state::{Field, Type};
+
+mod shapes;
+
+pub(super) use shapes::{reach, table};
+
+/// The roles of a prompt file.
+const MARKERS: [(&str, &str); 4] = [
+    ("@system", "What the model is told before everything else."),
+    ("@user", "A turn of the user."),
+    ("@assistant", "A turn of the model."),
+    ("@messages", "The turns of an input: `@messages messages`."),
+];
+
+/// A file and a place in it.
+#[derive(Clone, Copy)]
+pub(super) struct At<'p> {
+    pub(super) project: &'p Project,
+    pub(super) path: &'p str,
+    pub(super) text: &'p str,
+    pub(super) offset: usize,
+}
+
+/// Returns what can be written, and the bytes that it replaces.
+pub(super) fn complete(at: At<'_>) -> (Vec<Offer>, Range<usize>) {
+    let offers = match (at.prompt_body(), at.path.strip_prefix("prompts/")) {
+        (Some(body), Some(below)) => at.prompt(body, is_partial(below)),
+        _ => at.yaml(),
+    };
+    let before = &at.text[..at.offset];
+    let files = offers.first().is_some_and(|offer| offer.what == What::File);
+    let part =
+        |c: char| c.is_alphanumeric() || c == '_' || c == '@' || (files && matches!(c, '/' | '-' | '.'));
+    (offers, before.trim_end_matches(part).len()..at.offset)
+}
+
+impl<'p> At<'p> {
+    /// Returns the byte where the template of a prompt file begins, when the place is in it.
+    fn prompt_body(&self) -> Option<usize> {
+        self.path.strip_prefix("prompts/")?;
+        let from = front_end(self.text);
+        (self.offset >= from).then_some(from)
+    }
+
+    /// Returns the part of the file that is YAML and the place in it.
+    pub(super) fn yaml_part(&self) -> Option<(&'p str, usize)> {
+        if !self.path.starts_with("prompts/") {
+            return Some((self.text, self.offset));
+        }
+        // The first line opens the front-matter.
+        let start = self.text.find('\n')? + 1;
+        let end = front_end(self.text).min(self.text.len());
+        (self.prompt_body().is_none() && start <= self.offset)
+            .then(|| (&self.text[start..end.max(start)], self.offset - start))
+    }
+
+    fn yaml(&self) -> Vec<Offer> {
+        let Some((text, offset)) = self.yaml_part() else { return Vec::new() };
+        let Some(top) = table(self.path) else { return Vec::new() };
+        let cursor = cursor(text, offset);
+        if cursor.place == Place::Nothing {
+            return Vec::new();
+        }
+        let reached = reach(Shape::Map(top), &cursor, text);
+        let mut shapes = reached.shapes(cursor.place);
+        // What is there already tells which of several maps it is.
+        let fits = |shape: &Shape| match shape {
+            Shape::Map(map) => cursor.siblings.iter().all(|name| map.key(name).is_some()),
+            _ => true,
+        };
+        if shapes.iter().any(|shape| matches!(shape, Shape::Map(_)) && fits(shape)) {
+            shapes.retain(fits);
+        }
+        let mut offers = Vec::new();
+        for shape in shapes {
+            self.shape(shape, &cursor, text, &mut offers);
+        }
+        let mut seen = std::collections::BTreeSet::new();
+        offers.retain(|offer| seen.insert(offer.label.clone()));
+        offers
+    }
+
+    /// Offers what a shape asks for.
+    fn shape(&self, shape: Shape, cursor: &Cursor<'_>, text: &str, offers: &mut Vec<Offer>) {
+        let starts = cursor.place == Place::Key || (cursor.place == Place::Item && !cursor.flow);
+        match shape {
+            Shape::Map(map) if starts => {
+                let fresh = map.keys().filter(|key| !cursor.siblings.contains(&key.name));
+                let then = |shape| if matches!(shape, Shape::Map(_) | Shape::Names(..)) { ":" } else { ": " };
+                offers.extend(
+                    fresh.map(|key| Offer::new(key.name, What::Key).then(then(key.shape)).doc(Some(key.doc))),
+                );
+            }
+            Shape::Names(named, _) if cursor.place == Place::Key && cursor.path.len() > 1 => {
+                offers.extend(self.keys(named, cursor, text));
+            }
+            Shape::Names(Named::Code, _) if cursor.place == Place::Key => {
+                offers.extend(self.keys(Named::Code, cursor, text));
+            }
+            Shape::Expression | Shape::Value => {
+                let typed = cursor.typed.trim_start();
+                let typed = typed.strip_prefix(['"', '\'']).unwrap_or(typed);
+                offers.extend(expression(typed, &self.roots(cursor)));
+            }
+            // What goes on from the line before is no name.
+            _ if cursor.place == Place::Key => {}
+            Shape::Name(named) => offers.extend(self.named(named)),
+            Shape::Word(list) => offers.extend(words(list)),
+            Shape::Kind(kinds) => {
+                offers.extend(kinds.iter().map(|k| Offer::new(k.name, What::Word).doc(Some(k.map.doc))));
+            }
+            Shape::Boolean => offers.extend(["true", "false"].map(|word| Offer::new(word, What::Word))),
+            Shape::Template => offers.extend(self.template(cursor.typed, self.roots(cursor))),
+            _ => {}
+        }
+    }
+
+    /// Offers names of a sort as values.
+    fn named(&self, named: Named) -> Vec<Offer> {
+        let ours = Sort::of(named).map(|sort| self.symbols(sort, self.path)).unwrap_or_default();
+        ours.into_iter().chain(words(named.words())).collect()
+    }
+
+    /// Offers the names of a sort with their types.
+    fn symbols(&self, sort: Sort, file: &str) -> Vec<Offer> {
+        let types = self.project.types();
+        let what = match sort {
+            Sort::Node => What::Node,
+            Sort::Channel | Sort::Input => What::Variable,
+            Sort::Type => What::Type,
+            Sort::Prompt | Sort::Partial => What::File,
+            Sort::Model | Sort::Retry => What::Value,
+        };
+        let offer = |name: String| {
+            let symbol = Symbol::new(sort, file, &name);
+            match self.project.field(&symbol, &types) {
+                Some(field) => Offer::typed(&name, what, &field),
+                None => Offer::new(name, what),
+            }
+        };
+        self.project.names(sort, file).into_iter().map(offer).collect()
+    }
+
+    /// Offers names as keys of a map.
+    fn keys(&self, named: Named, cursor: &Cursor<'_>, text: &str) -> Vec<Offer> {
+        let mut offers = match named {
+            Named::Channel => self.symbols(Sort::Channel, self.path),
+            Named::Input => {
+                let node = cursor.path.get(1);
+                let prompt = node.and_then(|node| Cursor::value_in(Cursor::block(text, node), "prompt"));
+                let file = prompt.map(|prompt| format!("prompts/{prompt}.md"));
+                file.map(|file| self.symbols(Sort::Input, &file)).unwrap_or_default()
+            }
+            Named::Case => self.cases(cursor, text),
+            Named::Code => {
+                let light = CODES.iter().filter(|i| i.severity != Severity::Error || i.lighter.is_some());
+                light.map(|info| Offer::new(info.code, What::Value).doc(Some(info.title))).collect()
+            }
+            _ => Vec::new(),
+        };
+        offers.retain(|offer| !cursor.siblings.contains(&offer.label.as_str()));
+        offers.into_iter().map(|offer| offer.then(": ")).collect()
+    }
+
+    /// Offers the values that an expression after `match` can have.
+    fn cases(&self, cursor: &Cursor<'_>, text: &str) -> Vec<Offer> {
+        let Some(cases) = cursor.path.last() else { return Vec::new() };
+        // The rule begins before its `cases`.
+        let before = text[..cases.at].rfind("match:").map(|at| &text[at..cases.at]);
+        let Some(on) = before.and_then(|rule| Cursor::value_in(rule, "match")) else { return Vec::new() };
+        let chain: Vec<&str> = on.split('.').collect();
+        let (sort, rest) = match chain.as_slice() {
+            ["state", rest @ ..] => (Sort::Channel, rest),
+            ["input", rest @ ..] => (Sort::Input, rest),
+            _ => return Vec::new(),
+        };
+        let Some((name, fields)) = rest.split_first() else { return Vec::new() };
+        let mut symbol = Symbol::new(sort, self.path, name);
+        symbol.fields = fields.iter().map(|field| (*field).to_owned()).collect();
+        let Some(field) = self.project.field(&symbol, &self.project.types()) else { return Vec::new() };
+        let mut values = match field.ty.non_null() {
+            Type::Enum(values) => values.clone(),
+            Type::Boolean => vec!["true".to_owned(), "false".to_owned()],
+            _ => Vec::new(),
+        };
+        if matches!(field.ty, Type::Nullable(_)) {
+            values.push("null".to_owned());
+        }
+        values.into_iter().map(|value| Offer::new(value, What::Value)).collect()
+    }
+
+    /// Returns what an expression of a graph can read.
+    fn roots(&self, cursor: &Cursor<'_>) -> Roots {
+        let types = self.project.types();
+        let fields = |sort| Root::Fields(self.fields(sort, self.path, &types));
+        let run = run_fields().map(|(name, ty)| (name, Field::of(ty))).collect();
+        let mut roots = vec![
+            ("state".to_owned(), fields(Sort::Channel)),
+            ("input".to_owned(), fields(Sort::Input)),
+            ("run".to_owned(), Root::Fields(run)),
+        ];
+        if cursor.path.iter().any(|key| key.name == "into") {
+            roots.push(("result".to_owned(), Root::Value(Field::of(Type::Any))));
+        }
+        Roots(roots)
+    }
+
+    /// Returns names with what they hold; anything, where that cannot be told.
+    fn fields(&self, sort: Sort, file: &str, types: &Types) -> Vec<(String, Field)> {
+        let field = |name: String| {
+            let field = self.project.field(&Symbol::new(sort, file, &name), types);
+            (name, field.unwrap_or_else(|| Field::of(Type::Any)))
+        };
+        self.project.names(sort, file).into_iter().map(field).collect()
+    }
+
+    fn template(&self, before: &str, mut roots: Roots) -> Vec<Offer> {
+        match within(before) {
+            Within::Text => Vec::new(),
+            Within::Include => self.symbols(Sort::Partial, ""),
+            Within::Expression(source) => {
+                bind_loops(before, &mut roots);
+                expression(source, &roots)
+            }
+        }
+    }
+
+    /// Offers what fits the body of a prompt file.
+    fn prompt(&self, body: usize, partial: bool) -> Vec<Offer> {
+        let before = &self.text[body..self.offset];
+        let types = self.project.types();
+        let inputs = |file: &str| self.fields(Sort::Input, file, &types);
+        // A partial reads what the prompts that include it declare.
+        let inputs = if partial {
+            let name = self.path.strip_prefix("prompts/").unwrap_or_default();
+            let places = self.project.places(&Symbol::new(Sort::Partial, "", name));
+            places.iter().flat_map(|found| inputs(found.path)).collect()
+        } else {
+            inputs(self.path)
+        };
+        let line = before.rsplit('\n').next().unwrap_or_default();
+        if let Some(typed) = line.strip_prefix("@messages ").filter(|_| !partial) {
+            let turns = |field: &Field| {
+                matches!(field.ty.non_null(), Type::Messages | Type::Any | Type::List(_))
+                    && !typed.contains(' ')
+            };
+            let fitting = inputs.iter().filter(|(_, field)| turns(field));
+            return fitting.map(|(name, field)| Offer::typed(name, What::Variable, field)).collect();
+        }
+        if line.starts_with('@') && !line.contains(' ') && !partial {
+            return MARKERS.map(|(name, doc)| Offer::new(name, What::Word).doc(Some(doc))).into();
+        }
+        let roots = inputs.into_iter().map(|(name, field)| (name, Root::Value(field))).collect();
+        self.template(before, Roots(roots))
+    }
+}
+
+fn words(list: &'static [Word]) -> impl Iterator<Item = Offer> {
+    list.iter().map(|word| Offer::new(word.name, What::Word).doc(Some(word.doc)))
+}
+
+/// Returns the byte where the template of a prompt file begins, behind its front-matter.
+fn front_end(text: &str) -> usize {
+    let mut lines = text.split_inclusive('\n');
+    let first = lines.next().unwrap_or_default();
+    if first.trim_start_matches('\u{feff}').trim_end() != "---" {
+        return 0;
+    }
+    let mut at = first.len();
+    for line in lines {
+        at += line.len();
+        if line.trim_end() == "---" {
+            return at;
+        }
+    }
+    // While it has no end, all of it is front-matter.
+    usize::MAX
+}

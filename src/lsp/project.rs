@@ -1,0 +1,266 @@
+//! The projects that are open: the files on the disk, with what an editor has open in their place.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::index::Index;
+use super::kept::Kept;
+use super::symbol::{Access, Mark, Sort, Symbol};
+use crate::compile::Types;
+use crate::diagnostic::Bag;
+use crate::spec::{Base, TypeSpec};
+use crate::state::{Channel, Field, Type};
+
+/// A project folder.
+#[derive(Debug)]
+pub(super) struct Project {
+    pub(super) root: PathBuf,
+    /// Its files by their paths within the folder.
+    pub(super) files: BTreeMap<String, Kept>,
+    /// Also the files that nobody has open are known.
+    pub(super) whole: bool,
+}
+
+/// A name somewhere in a project, with its place as it is now.
+#[derive(Debug, Clone)]
+pub(super) struct Found<'p> {
+    pub(super) path: &'p str,
+    pub(super) mark: &'p Mark,
+    pub(super) range: Range<usize>,
+    pub(super) extent: Range<usize>,
+}
+
+impl Project {
+    pub(super) fn new(root: PathBuf) -> Self {
+        Self { root, files: BTreeMap::new(), whole: false }
+    }
+
+    /// Returns the path of a file within the folder, with `/`.
+    pub(super) fn relative(&self, file: &Path) -> Option<String> {
+        relative(&self.root, file)
+    }
+
+    /// Returns the whole path of a file.
+    pub(super) fn full(&self, path: &str) -> PathBuf {
+        // Joined part by part, the separators are those of the system.
+        path.split('/').fold(self.root.clone(), |full, part| full.join(part))
+    }
+
+    /// Takes in what was found on the disk. What is open stays as it is.
+    pub(super) fn adopt(&mut self, disk: BTreeMap<String, (Arc<str>, Option<Index>)>) {
+        self.whole = true;
+        self.files.retain(|path, kept| kept.open || disk.contains_key(path));
+        for (path, (text, index)) in disk {
+            let kept = self.files.entry(path).or_default();
+            if kept.open {
+                kept.recall(index);
+            } else {
+                kept.adopt(text, index);
+            }
+        }
+    }
+
+    /// Makes indexes of what changed.
+    pub(super) fn settle(&mut self) {
+        for (path, kept) in self.files.iter_mut().filter(|(_, kept)| kept.open) {
+            kept.settle(path);
+        }
+    }
+
+    /// Returns all names.
+    pub(super) fn marks(&self) -> impl Iterator<Item = Found<'_>> {
+        self.files.iter().flat_map(|(path, kept)| {
+            kept.marks().map(|(mark, range, extent)| Found { path, mark, range, extent })
+        })
+    }
+
+    /// Returns all places of a thing. A field is the same wherever its type is used.
+    pub(super) fn places(&self, symbol: &Symbol) -> Vec<Found<'_>> {
+        let owner = self.owner(symbol);
+        let near = |found: &Found<'_>| {
+            let other = &found.mark.symbol;
+            other == symbol
+                || (!symbol.fields.is_empty()
+                    && other.fields.last() == symbol.fields.last()
+                    && self.owner(other) == owner)
+        };
+        self.marks().filter(near).collect()
+    }
+
+    /// Returns where a thing is defined.
+    pub(super) fn definition(&self, symbol: &Symbol) -> Option<Found<'_>> {
+        let owner = self.owner(symbol);
+        self.marks().find(|found| found.mark.access == Access::Define && found.mark.symbol == owner)
+    }
+
+    /// Returns the names of a sort; of names that belong to a file those of this one.
+    pub(super) fn names(&self, sort: Sort, file: &str) -> Vec<String> {
+        let from_files = |strip: &dyn Fn(&str) -> Option<String>| {
+            self.files.keys().filter_map(|path| strip(path.strip_prefix("prompts/")?)).collect()
+        };
+        match sort {
+            Sort::Prompt => {
+                return from_files(&|path| {
+                    (!is_partial(path)).then(|| path.strip_suffix(".md").map(str::to_owned))?
+                });
+            }
+            Sort::Partial => return from_files(&|path| is_partial(path).then(|| path.to_owned())),
+            _ => {}
+        }
+        let scope = Symbol::new(sort, file, "").scope;
+        let indexes = self.files.values().filter_map(Kept::index);
+        let defined = indexes.flat_map(|index| &index.marks).filter(|mark| {
+            let symbol = &mark.symbol;
+            mark.access == Access::Define
+                && symbol.sort == sort
+                && symbol.scope == scope
+                && symbol.fields.is_empty()
+        });
+        defined.map(|mark| mark.symbol.name.clone()).collect()
+    }
+
+    /// Returns the type of a thing as it is written.
+    fn written(&self, symbol: &Symbol) -> Option<&TypeSpec> {
+        let file = if symbol.scope.is_empty() { "project.yaml" } else { &symbol.scope };
+        let types = &self.files.get(file)?.index()?.types;
+        types.iter().find(|(name, _)| name == symbol).map(|(_, spec)| spec)
+    }
+
+    /// Returns the named types of the project.
+    pub(super) fn types(&self) -> Types {
+        let project = self.files.get("project.yaml").and_then(Kept::index);
+        let specs: Vec<_> = project
+            .map(|index| &index.types[..])
+            .unwrap_or_default()
+            .iter()
+            .map(|(symbol, spec)| {
+                let value = symbol.name.clone();
+                (crate::diagnostic::Spanned { value, span: spec.span() }, spec.clone())
+            })
+            .collect();
+        Types::resolve(&specs, &mut Bag::default())
+    }
+
+    /// Returns what a channel, an input, a type or a field of one holds.
+    pub(super) fn field(&self, symbol: &Symbol, types: &Types) -> Option<Field> {
+        let spec = self.written(&symbol.base())?;
+        symbol
+            .fields
+            .iter()
+            .try_fold(types.field(spec, &mut Bag::default())?, |field, name| below(&field.ty, name))
+    }
+
+    /// Returns a channel as it works.
+    pub(super) fn channel(&self, symbol: &Symbol, types: &Types) -> Option<Channel> {
+        let spec = self.written(symbol)?;
+        let name = crate::diagnostic::Spanned { value: symbol.name.clone(), span: spec.span() };
+        types.channel(&name, spec, &mut Bag::default())
+    }
+
+    /// Returns the thing that a field is a field of where it is written down: a named type, mostly.
+    pub(super) fn owner(&self, symbol: &Symbol) -> Symbol {
+        let mut owner = symbol.base();
+        let Some(mut spec) = self.written(&owner) else { return symbol.clone() };
+        for name in &symbol.fields {
+            // As deep as names lead, and no deeper where they lead in a circle.
+            for _ in 0..32 {
+                match spec {
+                    TypeSpec::List(item, _) => spec = item,
+                    TypeSpec::Descriptor(descriptor) => match &descriptor.base {
+                        Base::Type(inner) => spec = inner,
+                        Base::Enum(_) | Base::Fields(_) => break,
+                    },
+                    TypeSpec::Name { name, .. } => {
+                        let named = Symbol::new(Sort::Type, "", &name.value);
+                        let Some(inner) = self.written(&named) else { return symbol.clone() };
+                        (owner, spec) = (named, inner);
+                    }
+                    TypeSpec::Record(..) => break,
+                }
+            }
+            let fields = match spec {
+                TypeSpec::Record(fields, _) => fields,
+                TypeSpec::Descriptor(descriptor) => match &descriptor.base {
+                    Base::Fields(fields) => fields,
+                    _ => return symbol.clone(),
+                },
+                _ => return symbol.clone(),
+            };
+            let Some((_, inner)) = fields.iter().find(|(field, _)| field.value == *name) else {
+                return symbol.clone();
+            };
+            owner.fields.push(name.clone());
+            spec = inner;
+        }
+        owner
+    }
+}
+
+/// Returns a field of a type, also of the items of a list.
+pub(super) fn below(ty: &Type, name: &str) -> Option<Field> {
+    match ty.non_null() {
+        Type::List(item) => below(item, name),
+        Type::Record(fields) => fields.get(name).cloned(),
+        Type::Messages => match name {
+            "id" | "role" => Some(Field::of(Type::STRING)),
+            "content" => Some(Field::of(Type::Any)),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// Tells whether a path below `prompts/` is for including only.
+pub(super) fn is_partial(path: &str) -> bool {
+    path.split('/').any(|part| matches!(part, "_partials" | "_macros"))
+}
+
+/// Returns the path of a file within a folder, with `/`.
+fn relative(root: &Path, file: &Path) -> Option<String> {
+    let inside = file.strip_prefix(root).ok()?;
+    let parts: Option<Vec<&str>> = inside.components().map(|part| part.as_os_str().to_str()).collect();
+    parts.filter(|parts| !parts.is_empty()).map(|parts| parts.join("/"))
+}
+
+/// Finds the project folder of a file: the nearest folder above it that holds a project.yaml, or is called `graphs`
+/// as projects are that nobody names. Other folders are not looked through: they may be anything.
+pub(super) fn root_of(file: &Path, project: &dyn Fn(&Path) -> Option<String>) -> Option<PathBuf> {
+    let is_project = |folder: &&Path| {
+        folder.ends_with("graphs") || project(&folder.join("project.yaml")).is_some_and(|text| is_ours(&text))
+    };
+    file.parent()?.ancestors().find(is_project).map(Path::to_owned)
+}
+
+/// Tells a project.yaml of ours from those of other programs.
+fn is_ours(text: &str) -> bool {
+    text.lines().any(|line| ["format:", "models:", "default_model:"].iter().any(|key| line.starts_with(key)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_belongs_to_the_nearest_project_above_it() {
+        let project = |path: &Path| match path.to_str()? {
+            "/w/desk/project.yaml" | "/w/desk/inner/project.yaml" => Some("format: 1\n".to_owned()),
+            "/w/project.yaml" => Some("name: another program\n".to_owned()),
+            _ => None,
+        };
+        for (file, expected) in [
+            ("/w/desk/chat.yaml", Some("/w/desk")),
+            ("/w/desk/prompts/a/b.md", Some("/w/desk")),
+            ("/w/desk/project.yaml", Some("/w/desk")),
+            ("/w/desk/inner/chat.yaml", Some("/w/desk/inner")),
+            ("/w/graphs/prompts/a/b.md", Some("/w/graphs")),
+            ("/w/compose.yaml", None),
+            ("/w/prompts/a.md", None),
+            ("/", None),
+        ] {
+            let found = root_of(Path::new(file), &project);
+            assert_eq!(found, expected.map(PathBuf::from), "{file}");
+        }
+    }
+}

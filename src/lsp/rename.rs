@@ -1,0 +1,123 @@
+//! Gives a thing another name, at all its places or not at all.
+
+use std::ops::Range;
+
+use super::kept::Kept;
+use super::project::Project;
+use super::symbol::{Access, Mark, Sort, Symbol};
+use crate::diagnostic::Lines;
+use crate::spec::check_name;
+
+/// Returns the name at a place that can be changed. An error says why it cannot.
+pub(super) fn prepare(
+    project: &Project,
+    path: &str,
+    offset: usize,
+) -> Option<Result<(String, Range<usize>), String>> {
+    let kept = project.files.get(path)?;
+    let (mark, range) = kept.mark_at(offset)?;
+    Some(allowed(project, mark).map(|()| (mark.symbol.name.clone(), range)))
+}
+
+/// Returns the bytes to replace, by file.
+pub(super) fn rename(
+    project: &Project,
+    path: &str,
+    offset: usize,
+    name: &str,
+) -> Result<Vec<(String, Range<usize>)>, String> {
+    if !project.whole {
+        return Err("the project is still being read: try again".to_owned());
+    }
+    let kept = project.files.get(path).ok_or("this file belongs to no project")?;
+    let (mark, _) = kept.mark_at(offset).ok_or("there is no name here")?;
+    allowed(project, mark)?;
+    let symbol = &mark.symbol;
+    if let Some(why) = symbol.sort.rule().and_then(|rule| check_name(name, rule)) {
+        return Err(why);
+    }
+    if name != symbol.name && project.names(symbol.sort, &symbol.scope).iter().any(|known| known == name) {
+        return Err(format!("there is a {} `{name}` already", symbol.sort.word()));
+    }
+    if let Some((broken, _)) = project.files.iter().find(|(path, kept)| matters(path) && !kept.is_sound()) {
+        return Err(format!("`{broken}` cannot be read: mend it first"));
+    }
+    if symbol.sort == Sort::Channel {
+        check_channel(project, symbol, name)?;
+    }
+    let places = project.places(symbol);
+    // What changed on the disk without a word to us must not be edited blindly.
+    let stale = places.iter().find(|found| {
+        let kept = &project.files[found.path];
+        !kept.open && std::fs::read_to_string(project.full(found.path)).ok().as_deref() != Some(&*kept.text)
+    });
+    if let Some(found) = stale {
+        return Err(format!("`{}` changed on the disk: open it, and try again", found.path));
+    }
+    Ok(places.into_iter().map(|found| (found.path.to_owned(), found.range)).collect())
+}
+
+/// Says why a name cannot be changed here.
+fn allowed(project: &Project, mark: &Mark) -> Result<(), String> {
+    let symbol = &mark.symbol;
+    if !symbol.fields.is_empty() {
+        return Err("fields of a type cannot be renamed: templates may read them by other names".to_owned());
+    }
+    match symbol.sort {
+        Sort::Prompt | Sort::Partial => {
+            return Err(format!("a {} is named by its file: rename the file", symbol.sort.word()));
+        }
+        Sort::Input => {
+            return Err("an input is named by those who call: it cannot be renamed here".to_owned());
+        }
+        _ => {}
+    }
+    if project.definition(symbol).is_none() {
+        return Err(format!("there is no {} `{}`", symbol.sort.word(), symbol.name));
+    }
+    Ok(())
+}
+
+/// Tells whether a file of this path can hold names.
+fn matters(path: &str) -> bool {
+    super::complete::table(path).is_some()
+}
+
+/// Refuses to rename a channel that something may know by its name alone.
+fn check_channel(project: &Project, symbol: &Symbol, name: &str) -> Result<(), String> {
+    let graph = project.files.get(&symbol.scope);
+    let index = graph.and_then(Kept::index).ok_or("the graph cannot be read")?;
+    if let Some(place) = index.hidden.first() {
+        let (line, _) = Lines::of(&index.text).utf16(place.start);
+        return Err(format!(
+            "line {} may read `state.{}` in a way that cannot be told",
+            line + 1,
+            symbol.name
+        ));
+    }
+    for ask in &index.asks {
+        let file = format!("prompts/{}.md", ask.prompt);
+        for input in project.names(Sort::Input, &file) {
+            if (input == symbol.name || input == name) && !ask.with.contains(&input) {
+                return Err(format!(
+                    "the input `{input}` of prompt `{}` takes the channel of its name in node `{}`: \
+                     write  with: {{{input}: …}}  there first",
+                    ask.prompt, ask.node
+                ));
+            }
+        }
+    }
+    let free = |kept: &Kept| {
+        let reads = kept.index().map(|index| &index.free[..]).unwrap_or_default();
+        reads.iter().any(|(root, first)| root == "state" && (*first == symbol.name || first.is_empty()))
+    };
+    if let Some((path, _)) = project.files.iter().find(|(_, kept)| free(kept)) {
+        return Err(format!("the partial `{path}` reads `state.{}`", symbol.name));
+    }
+    Ok(())
+}
+
+/// Tells whether a place changes what is there.
+pub(super) fn writes(mark: &Mark) -> bool {
+    mark.access != Access::Read
+}
