@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 use crate::support::Fresh;
 use crate::support::process::binary;
@@ -86,4 +86,77 @@ async fn mermaid_reads_the_drawings_of_the_binary() {
     let texts = Json::from(drawings).to_string();
     let result = tokio::task::spawn_blocking(move || npm("mermaid", &texts, &[])).await.unwrap();
     assert_eq!((&result["parsed"], &result["refused"]), (&Json::from(4), &Json::from(0)), "{result}");
+}
+
+const DESK: &str = r#"# A help desk.
+format: 1
+input:
+  name: {type: string, default: you}
+state:
+  messages: messages
+  turns: {type: integer, merge: add}   # how often somebody wrote
+start: greet
+nodes:
+  greet:
+    kind: say
+    text: "🦀🦀 Hello {{ input.nme }} {{ state.turns }}"
+    next: count
+  answer:
+    kind: llm
+    prompt: chat/answer
+    reply: true
+    next: end
+  count: {kind: set, set: {turns: 1}, next: answer}
+"#;
+
+#[test]
+fn an_editor_is_told_offered_and_led_by_the_language_server() {
+    check_installed();
+    let files = json!({
+        "project.yaml": "format: 1\nmodels:\n  demo: {provider: demo}\ndefault_model: demo\n",
+        "help.yaml": DESK,
+        "prompts/chat/answer.md":
+            "---\ninputs:\n  messages: messages\n---\n@system\nBe kind.\n@messages messages\n@user\nGo on.\n",
+    });
+    let said = npm("lsp", &files.to_string(), &[("GRAPHLOOM", env!("CARGO_BIN_EXE_graphloom"))]);
+    let place = |line: u32, character: u32| json!({"line": line, "character": character});
+    let at = |line, from, to| json!({"start": place(line, from), "end": place(line, to)});
+    for (what, expected) in [
+        ("encoding", json!("utf-16")),
+        ("quote", json!("input.nme")),
+        ("broken", json!(["greet", "answer", "count", "end"])),
+        ("next", json!(["greet", "answer", "count", "end"])),
+        ("definition", json!(["help.yaml:9:2"])),
+        ("prompt", json!(["prompts/chat/answer.md:0:0"])),
+        (
+            "hover",
+            json!(
+                "**channel** `state.turns`: `integer`\n\nmerge `add` · starts as `0`\n\nWritten by `count`."
+            ),
+        ),
+        ("hovered", json!(5)),
+        ("references", json!(2)),
+        ("highlights", json!([3, 2])),
+        ("placeholder", json!("greet")),
+        ("taken", json!("-32803: there is a node `answer` already")),
+        ("file", json!("-32803: a prompt is named by its file: rename the file")),
+        ("version", json!(true)),
+        ("renamed", json!(["help.yaml:9:2"])),
+        ("watched", json!(["workspace/didChangeWatchedFiles"])),
+        ("unknown", json!("-32601: `textDocument/nothing` is not known here")),
+        ("far", json!(null)),
+        ("down", json!("-32600: the server was shut down")),
+        ("code", json!(0)),
+    ] {
+        assert_eq!(said[what], expected, "{what}: {said}");
+    }
+    assert_eq!(said["mistake"]["range"], at(11, 25, 34), "two code units an emoji");
+    let message = "unknown input `input.nme`: no input has this name\ndid you mean `name`?";
+    assert_eq!(said["mistake"]["message"], message);
+    let why = said["why"].as_str().unwrap();
+    assert!(why.starts_with("**input** `input.nme`") && why.contains("\n\n---\n\n**S401** "), "{why}");
+    assert_eq!(said["item"]["label"], "messages");
+    assert_eq!(said["item"]["textEdit"]["range"], at(11, 51, 51));
+    assert!(said["odd"].as_str().unwrap().starts_with("-32602: "), "{said}");
+    assert_eq!(said["symbols"][2], "turns: integer");
 }
