@@ -131,7 +131,7 @@ impl Project {
     /// Returns the named types of the project.
     pub(super) fn types(&self) -> Types {
         let project = self.files.get("project.yaml").and_then(Kept::index);
-        let specs: Vec<_> = project
+        let types: Vec<_> = project
             .map(|index| &index.types[..])
             .unwrap_or_default()
             .iter()
@@ -140,7 +140,10 @@ impl Project {
                 (crate::diagnostic::Spanned { value, span: spec.span() }, spec.clone())
             })
             .collect();
-        Types::resolve(&specs, &mut Bag::default())
+        Types::resolve(
+            &crate::spec::Project { types, ..crate::spec::Project::default() },
+            &mut Bag::default(),
+        )
     }
 
     /// Returns what a channel, an input, a type or a field of one holds.

@@ -386,7 +386,7 @@ fn a_project_is_checked_with_what_is_open_in_the_place_of_what_is_stored() {
     let expected = [
         ("project.yaml", ""),
         ("help.yaml", "Y007"),
-        ("stored.yaml", "G104 G104 G102"),
+        ("stored.yaml", "G102"),
         ("huge.yaml", "Y007"),
         ("new.yaml", "Y001"),
         ("prompts/a.md", "T302"),
