@@ -80,6 +80,7 @@ fn asking(text: &str) -> Request {
             Turn { role: Role::System, content: json!("Be brief.") },
             Turn { role: Role::User, content: json!(text) },
         ],
+        output: None,
         params: Params::default(),
         timeouts: Timeouts::default(),
         idempotency_key: "task-1".to_owned(),

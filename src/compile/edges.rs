@@ -18,12 +18,14 @@ pub(super) struct Edges<'a> {
     nodes: IndexMap<&'a str, &'a Spanned<String>>,
     /// There are nodes that cannot be read: an unknown name may be one of them.
     broken: bool,
+    /// There are types that cannot be read: a value of any type may be one of them.
+    untyped: bool,
 }
 
 impl<'a> Edges<'a> {
     /// Takes the names of all nodes, also of those that are broken.
-    pub(super) fn new(nodes: Vec<&'a Spanned<String>>, broken: bool) -> Self {
-        Self { nodes: nodes.into_iter().map(|node| (node.value.as_str(), node)).collect(), broken }
+    pub(super) fn new(nodes: Vec<&'a Spanned<String>>, broken: bool, untyped: bool) -> Self {
+        Self { nodes: nodes.into_iter().map(|node| (node.value.as_str(), node)).collect(), broken, untyped }
     }
 
     /// Resolves a name.
@@ -231,6 +233,8 @@ impl<'a> Edges<'a> {
                 );
                 fine = false;
             }
+        } else if self.untyped && ty.as_ref().is_none_or(|ty| *ty == Type::Any) {
+            fine = false;
         } else if !followed {
             let what = ty.map_or_else(|| "this expression".to_owned(), |ty| ty.to_string());
             let finding = Diagnostic::error(

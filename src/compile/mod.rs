@@ -90,6 +90,8 @@ pub fn compile(folder: &Folder, providers: &Providers, bag: &mut Bag) -> Option<
     let mut prompts = Prompts::read(folder, &types, bag);
     let shared = Shared {
         project: &folder.project,
+        types: &types,
+        unread: &folder.unread,
         models: &models,
         broken_models: &broken_models,
         used_models: RefCell::default(),
@@ -110,6 +112,15 @@ pub fn compile(folder: &Folder, providers: &Providers, bag: &mut Bag) -> Option<
     // The node that replies may be the one that is wrong.
     if !bag.has_errors() {
         checked.iter().filter_map(silent).for_each(|finding| bag.report(finding));
+    }
+    // Whoever drops a part says why. Should nobody have, no graph runs without it.
+    if !bag.has_errors() {
+        let whole =
+            |id: &String| checked.iter().any(|c| c.graph.id == *id && c.drafts.len() == c.graph.nodes.len());
+        for graph in folder.graphs.values().filter(|graph| !whole(&graph.id)) {
+            let message = format!("graph `{}` cannot be compiled", graph.id);
+            bag.report(Diagnostic::error("G105", message, graph.top, "a part of it is not understood"));
+        }
     }
     silence(folder, bag);
     if bag.has_errors() {
@@ -221,6 +232,7 @@ fn model(spec: &ModelSpec, at: Span, providers: &Providers, bag: &mut Bag) -> Op
             params: spec.params.clone(),
             timeout: spec.timeout,
             retry: spec.retry.clone(),
+            schemas: spec.supports.as_ref().is_none_or(|words| words.contains(&"json_schema")),
         }),
         Err(error) => {
             let span = spec.base_url.as_ref().map_or(at, |url| url.span);
@@ -274,7 +286,9 @@ fn check_graph<'a>(
     declared.add(Some("state"), &graph.state, shared.project);
     declared.add(Some("input"), &graph.input, shared.project);
     let names = Names::of_graph(&channels, &input, broken.clone(), declared);
-    let edges = Edges::new(graph.nodes.iter().map(|(name, _)| name).collect(), graph.broken_nodes);
+    let untyped =
+        shared.project.unsure || shared.project.file.is_some_and(|project| bag.errors_in(project) > 0);
+    let edges = Edges::new(graph.nodes.iter().map(|(name, _)| name).collect(), graph.broken_nodes, untyped);
     nodes::use_defaults(&graph.defaults, shared);
     let start = graph.start.as_ref().and_then(|start| edges.next(start, start.span(), &names, bag));
     let output = output(graph, &names, &channels, &broken, bag);
@@ -313,10 +327,11 @@ fn check_graph<'a>(
         joining: BTreeSet::new(),
     };
     // A graph with a broken node is not judged as a whole.
-    if drafts.len() == graph.nodes.len() && !graph.broken_nodes {
+    if drafts.len() == graph.nodes.len() && !graph.broken_nodes && !bag.is_trusting() {
         let sound = shape::check_shape(graph, &plan, bag);
         if sound && bag.errors_in(graph.file) == 0 {
-            Flow::new(graph, names, &plan.channels, plan.messages.as_deref(), prompts).check(bag);
+            let answers = drafts.iter().map(|draft| draft.answer()).collect::<Vec<_>>();
+            Flow::new(graph, names, &plan.channels, plan.messages.as_deref(), prompts, &answers).check(bag);
         }
     }
     Some(Checked { graph, drafts, plan, used })

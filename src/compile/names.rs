@@ -115,6 +115,9 @@ impl Names {
         place: impl Fn(Range<usize>) -> Span,
         bag: &mut Bag,
     ) -> bool {
+        if bag.is_trusting() {
+            return true;
+        }
         let mut fine = true;
         for Fault { error, about } in faults.into_iter().filter(|fault| wanted(fault.error.code)) {
             let span = place(error.range);
@@ -134,7 +137,7 @@ impl Names {
     pub(super) fn condition(&self, text: &Text, bag: &mut Bag) -> Option<Expr> {
         let expr = self.expression(text, bag)?;
         let typed = self.type_of(&expr);
-        if matches!(typed.ty, Type::Boolean) || (typed.ty == Type::Any && !typed.null) {
+        if bag.is_trusting() || matches!(typed.ty, Type::Boolean) || (typed.ty == Type::Any && !typed.null) {
             return Some(expr);
         }
         let finding = Diagnostic::error(

@@ -12,10 +12,11 @@ use super::edges::Edges;
 use super::names::Names;
 use super::prompts::Prompts;
 use super::shape;
+use super::types::Types;
 use crate::diagnostic::{Bag, Diagnostic, Span, Spanned, did_you_mean};
 use crate::expr::{ExprTree, Facts, Typed};
 use crate::model::{ChatModel, Params, Timeouts};
-use crate::node::{Bind, Clip, Fail, Llm, Node, Piece, Retry, Say, Sent, Set};
+use crate::node::{Bind, Clip, Fail, Llm, Node, Output, Piece, Retry, Say, Sent, Set};
 use crate::plan::{Next, PlanNode, Target};
 use crate::spec::{
     ANY, DefaultsSpec, ExprSpec, Graph, KindSpec, LlmSpec, NodeSpec, ParamsSpec, Project, TimeoutSpec,
@@ -33,11 +34,16 @@ pub(super) struct Model {
     pub(super) params: ParamsSpec,
     pub(super) timeout: TimeoutSpec,
     pub(super) retry: Option<Spanned<String>>,
+    /// It answers in JSON that fits a schema.
+    pub(super) schemas: bool,
 }
 
 /// What all graphs of a project share.
 pub(super) struct Shared<'a> {
     pub(super) project: &'a Project,
+    pub(super) types: &'a Types,
+    /// Files that no rule claims.
+    pub(super) unread: &'a [String],
     pub(super) models: &'a BTreeMap<String, Model>,
     pub(super) broken_models: &'a BTreeSet<String>,
     pub(super) used_models: std::cell::RefCell<BTreeSet<String>>,
@@ -71,6 +77,7 @@ struct LlmDraft {
     pieces: Vec<Piece>,
     binds: Option<Vec<Bind>>,
     clip: Clip,
+    output: Option<Output>,
     params: Params,
     timeouts: Timeouts,
     reply: Option<String>,
@@ -154,7 +161,7 @@ impl Scene<'_> {
             (spec.timeout.total, spec.timeout.span, self.graph.limits.time)
         {
             let all = own.saturating_mul(retry.attempts);
-            if all > limit {
+            if all > limit && !bag.is_trusting() {
                 let label = match retry.attempts {
                     1 => format!("{own:?} of a run that may take {limit:?}"),
                     n => format!("{n} attempts of {own:?} take {all:?}, the run may take {limit:?}"),
@@ -245,7 +252,9 @@ impl Scene<'_> {
     /// Returns the channel of the conversation, which whoever replies needs.
     fn conversation(&self, what: &str, span: Span, bag: &mut Bag) -> Option<String> {
         let told = self.silent.replace(self.messages.is_none());
-        if self.messages.is_none() && self.broken_channels.is_empty() && !told {
+        // Where all of the state is missing, that is told already.
+        let missing = self.graph.state.is_empty() && bag.errors_in(self.graph.file) > 0;
+        if self.messages.is_none() && self.broken_channels.is_empty() && !told && !missing {
             let message = format!("{what} in a graph without a conversation");
             let finding = Diagnostic::error("G223", message, span, "no channel has the type `messages`");
             bag.report(finding.help("add  messages: messages  under `state`"));
@@ -301,7 +310,9 @@ impl Scene<'_> {
         tree: &ExprTree,
         bag: &mut Bag,
     ) -> bool {
-        let Some(target) = self.channels.get(&channel.value) else { return true };
+        let Some(target) = self.channels.get(&channel.value).filter(|_| !bag.is_trusting()) else {
+            return true;
+        };
         let typed = names.type_of_tree(tree, &Facts::default());
         let mut span = spec.span();
         let why = match tree {
@@ -394,6 +405,14 @@ impl Draft {
         }
     }
 
+    /// Returns the type of a model's answer, when it is no text.
+    pub(super) fn answer(&self) -> Option<&Type> {
+        match &self.body {
+            Body::Llm(llm) => llm.output.as_ref().map(|output| &output.ty),
+            _ => None,
+        }
+    }
+
     /// Returns the node's edges without its work, to judge the shape of the graph by.
     pub(super) fn outline(&self) -> (String, PlanNode) {
         let node = PlanNode {
@@ -418,6 +437,7 @@ impl Draft {
                 pieces: llm.pieces,
                 binds: llm.binds,
                 clip: llm.clip,
+                output: llm.output,
                 params: llm.params,
                 timeouts: llm.timeouts,
                 reply: llm.reply,

@@ -67,9 +67,11 @@ pub fn revive(body: &[u8], graph: &str, project: &[u8], providers: &Providers) -
         return Err(format!("its format {} is newer than this build", body.v));
     }
     let files: Files = body.files.into_iter().map(|(path, text)| (path, text.into_bytes())).collect();
-    let mut bag = Bag::default();
+    let mut bag = Bag::trusting();
     let mut folder = load_files("", files, &mut bag);
-    let today = Files::from([("project.yaml".to_owned(), project.to_vec())]);
+    // A project of texts alone needs no project.yaml.
+    let today = Some(project).filter(|text| !text.is_empty());
+    let today: Files = today.map(|text| ("project.yaml".to_owned(), text.to_vec())).into_iter().collect();
     let today = load_files("", today, &mut bag).project;
     folder.project = Project { types: folder.project.types, tree: folder.project.tree, ..today };
     match compile(&folder, providers, &mut bag) {

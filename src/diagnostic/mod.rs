@@ -100,6 +100,8 @@ pub struct Place {
 pub struct Bag {
     sources: Vec<(String, Arc<str>)>,
     findings: Vec<Diagnostic>,
+    /// What is read was checked by an earlier build: see [`Bag::trusting`].
+    trusting: bool,
     /// Where secrets are.
     masked: Vec<Span>,
     /// How many findings of each weight there were in each file.
@@ -227,6 +229,18 @@ impl Diagnostic {
 }
 
 impl Bag {
+    /// Makes a bag for a project that an earlier build has checked and run: what was fine then is not judged by the
+    /// rules of this build, only read.
+    #[must_use]
+    pub fn trusting() -> Self {
+        Self { trusting: true, ..Self::default() }
+    }
+
+    /// Says whether the project was checked before.
+    pub fn is_trusting(&self) -> bool {
+        self.trusting
+    }
+
     /// Registers a source under the path that is shown.
     pub fn add_source(&mut self, path: impl Into<String>, text: impl Into<Arc<str>>) -> FileId {
         self.sources.push((path.into(), text.into()));

@@ -35,7 +35,11 @@ impl ChatModel for Demo {
         request: Request,
     ) -> Result<BoxStream<'static, Result<Chunk, ModelError>>, ModelError> {
         let clock = Clock::start(request.timeouts);
-        let mut words = words(&answer(&request.turns));
+        let said = match &request.output {
+            Some(output) => made_up(&output.schema, &last_said(&request.turns)).to_string(),
+            None => answer(&request.turns),
+        };
+        let mut words = words(&said);
         let limit =
             request.params.max_tokens.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
         let truncated = words.len() > limit;
@@ -84,6 +88,35 @@ fn quote(text: &str) -> String {
     short
 }
 
+/// Returns what the user said last.
+fn last_said(turns: &[Turn]) -> String {
+    turns.iter().rev().find(|turn| turn.role == Role::User).map(text).unwrap_or_default()
+}
+
+/// Makes up a value that fits a schema: of several words the one that the user said, else the last.
+fn made_up(schema: &Json, said: &str) -> Json {
+    if let Some(values) = schema["enum"].as_array() {
+        let lower = said.to_lowercase();
+        let named =
+            |value: &&Json| value.as_str().is_some_and(|word| lower.contains(&word.replace('_', " ")));
+        return values.iter().find(named).or(values.last()).cloned().unwrap_or_default();
+    }
+    if schema["anyOf"].is_array() {
+        // Whatever may be null is.
+        return Json::Null;
+    }
+    match schema["type"].as_str() {
+        Some("object") => schema["properties"].as_object().map_or_else(Json::default, |fields| {
+            fields.iter().map(|(name, schema)| (name.clone(), made_up(schema, said))).collect()
+        }),
+        Some("array") => Json::Array(Vec::new()),
+        Some("boolean") => Json::Bool(false),
+        Some("integer") => Json::from(1),
+        Some("number") => Json::from(0.9),
+        _ => Json::from(quote(said)),
+    }
+}
+
 /// Writes the answer to a conversation.
 fn answer(turns: &[Turn]) -> String {
     let said: Vec<_> = turns.iter().filter(|turn| turn.role == Role::User).map(text).collect();
@@ -118,6 +151,7 @@ mod tests {
         let request = Request {
             node: "answer".to_owned(),
             turns,
+            output: None,
             params: Params { max_tokens, ..Params::default() },
             timeouts: Timeouts::default(),
             idempotency_key: "k".to_owned(),

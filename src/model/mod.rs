@@ -7,6 +7,7 @@ pub mod openai;
 pub mod scripted;
 mod timed;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -73,6 +74,15 @@ impl Default for Timeouts {
     }
 }
 
+/// What an answer in JSON must fit.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OutputSchema {
+    /// A name for it, of letters, digits, `_` and `-`.
+    pub name: String,
+    /// A JSON Schema of an object.
+    pub schema: Json,
+}
+
 /// A call.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
@@ -80,6 +90,8 @@ pub struct Request {
     pub node: String,
     /// The conversation, oldest first.
     pub turns: Vec<Turn>,
+    /// What the answer must be; a text where nothing is said.
+    pub output: Option<Arc<OutputSchema>>,
     /// The parameters.
     pub params: Params,
     /// How long it may be silent.

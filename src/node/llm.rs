@@ -9,8 +9,8 @@ use serde_json::{Value as Json, json};
 use super::{Attempt, Done, ErrorKind, Failure, Node, Sent, assistant_turn};
 use crate::event::{Body, Usage};
 use crate::expr::{ExprTree, Scope};
-use crate::model::{ChatModel, Chunk, Params, Request, Role, Timeouts, Turn};
-use crate::state::{Cell, Write};
+use crate::model::{ChatModel, Chunk, OutputSchema, Params, Request, Role, Timeouts, Turn};
+use crate::state::{Cell, Type, Write};
 use crate::template::Templates;
 
 /// The longest answer that is kept, in bytes.
@@ -60,6 +60,8 @@ pub struct Llm {
     pub binds: Option<Vec<Bind>>,
     /// How much of the conversation is sent.
     pub clip: Clip,
+    /// The type of the answer; a text where nothing is said.
+    pub output: Option<Output>,
     /// The parameters of the call.
     pub params: Params,
     /// How long the model may be silent.
@@ -148,22 +150,35 @@ fn kept<'a>(newest_first: impl Iterator<Item = &'a Json>, len: usize, clip: Clip
     }
 }
 
-#[async_trait]
-impl Node for Llm {
-    async fn run(&self, attempt: &Attempt) -> Result<Done, Failure> {
+/// What a call gave.
+#[derive(Debug, Default)]
+struct Answer {
+    text: String,
+    usage: Usage,
+    /// The reply was begun before the eyes of the user.
+    started: bool,
+}
+
+impl Llm {
+    /// Makes one call. `nth` counts the calls of the attempt.
+    async fn call(&self, attempt: &Attempt, turns: Vec<Turn>, nth: u32) -> Result<Answer, Failure> {
+        let key = match nth {
+            1 => attempt.task.to_string(),
+            // A provider must not take the second question for the first.
+            nth => format!("{}-{nth}", attempt.task),
+        };
         let request = Request {
             node: attempt.node.to_string(),
-            turns: self.turns(attempt)?,
+            turns,
+            output: self.output.as_ref().map(|output| Arc::clone(&output.schema)),
             params: self.params.clone(),
             timeouts: self.timeouts,
-            idempotency_key: attempt.task.to_string(),
+            idempotency_key: key,
             attempt: attempt.attempt,
         };
         let message_id = attempt.message_id();
         let shown = self.reply.is_some() && self.stream;
-        let mut usage = Usage::default();
-        let mut text = String::new();
-        let mut started = false;
+        let mut answer = Answer::default();
         let mut reasoning = false;
         let mut stream = self.model.stream(request).await?;
         loop {
@@ -176,23 +191,23 @@ impl Node for Llm {
                         reasoning = false;
                         attempt.emit.send(Body::ReasoningFinished { message_id: message_id.clone() });
                     }
-                    text.push_str(&delta);
-                    if text.len() > MAX_ANSWER {
+                    answer.text.push_str(&delta);
+                    if answer.text.len() > MAX_ANSWER {
                         return Err(Failure::new(
                             ErrorKind::Schema,
                             "the model's answer is longer than 1 MiB",
                         ));
                     }
                     if shown {
-                        if !started {
-                            started = true;
+                        if !answer.started {
+                            answer.started = true;
                             attempt.emit.send(started_event(&message_id));
                         }
                         attempt.emit.send(Body::MessageDelta { message_id: message_id.clone(), delta });
                     }
                 }
                 Some(Ok(Chunk::Reasoning(delta))) => {
-                    if shown && !started {
+                    if shown && !answer.started {
                         if !reasoning {
                             reasoning = true;
                             attempt.emit.send(Body::ReasoningStarted { message_id: message_id.clone() });
@@ -200,18 +215,89 @@ impl Node for Llm {
                         attempt.emit.send(Body::ReasoningDelta { message_id: message_id.clone(), delta });
                     }
                 }
-                Some(Ok(Chunk::Usage(used))) => usage = used,
+                Some(Ok(Chunk::Usage(used))) => answer.usage = used,
                 Some(Ok(Chunk::End { .. })) => break,
                 Some(Err(error)) => return Err(error.into()),
                 None => return Err(Failure::new(ErrorKind::Connection, "the model's answer was cut")),
             }
         }
-        usage.model_calls = 1;
+        answer.usage.model_calls = 1;
         if reasoning {
-            attempt.emit.send(Body::ReasoningFinished { message_id: message_id.clone() });
+            attempt.emit.send(Body::ReasoningFinished { message_id });
         }
+        Ok(answer)
+    }
+
+    /// Asks for an answer of a type, and once more with what was wrong with the first.
+    async fn typed(&self, output: &Output, attempt: &Attempt) -> Result<(Json, Usage), Failure> {
+        let mut turns = self.turns(attempt)?;
+        let first = self.call(attempt, turns.clone(), 1).await?;
+        let why = match output.read(&first.text) {
+            Ok(value) => return Ok((value, first.usage)),
+            Err(why) => why,
+        };
+        turns.push(Turn { role: Role::Assistant, content: Json::String(first.text) });
+        let again = format!("This answer does not fit: {why}. Answer again, with the JSON alone.");
+        turns.push(Turn { role: Role::User, content: Json::String(again) });
+        let second = self.call(attempt, turns, 2).await?;
+        let value = output.read(&second.text).map_err(|why| {
+            Failure::new(ErrorKind::Schema, format!("the model's answer does not fit its type: {why}"))
+        })?;
+        let mut usage = first.usage;
+        usage += second.usage;
+        Ok((value, usage))
+    }
+}
+
+/// The type of an answer.
+#[derive(Debug, Clone)]
+pub struct Output {
+    /// The type.
+    pub ty: Type,
+    /// What the provider holds the answer to.
+    pub schema: Arc<OutputSchema>,
+    /// The answer is the field `value` of an object, because providers take objects only.
+    pub wrapped: bool,
+}
+
+impl Output {
+    /// Reads an answer; says what is wrong with it, without its text.
+    fn read(&self, text: &str) -> Result<Json, String> {
+        let text = unfenced(text);
+        let mut value: Json =
+            serde_json::from_str(text).map_err(|error| format!("it is not JSON ({error})"))?;
+        if self.wrapped
+            && let Json::Object(fields) = &mut value
+            && let Some(inner) = fields.remove("value")
+        {
+            value = inner;
+        }
+        self.ty.check(&value).map_err(|mismatch| mismatch.to_string())?;
+        self.ty.fill(&mut value);
+        Ok(value)
+    }
+}
+
+/// Takes the fence away that models like to put around JSON.
+fn unfenced(text: &str) -> &str {
+    let text = text.trim();
+    let Some(inner) = text.strip_prefix("```").and_then(|inner| inner.strip_suffix("```")) else {
+        return text;
+    };
+    inner.split_once('\n').map_or(inner, |(_, json)| json).trim()
+}
+
+#[async_trait]
+impl Node for Llm {
+    async fn run(&self, attempt: &Attempt) -> Result<Done, Failure> {
+        if let Some(output) = &self.output {
+            let (value, usage) = self.typed(output, attempt).await?;
+            return Ok(Done { writes: self.into.writes(value, attempt)?, usage, ..Done::default() });
+        }
+        let Answer { text, usage, started } = self.call(attempt, self.turns(attempt)?, 1).await?;
         let mut done = Done { usage, ..Done::default() };
         if let Some(channel) = &self.reply {
+            let message_id = attempt.message_id();
             if !started {
                 attempt.emit.send(started_event(&message_id));
                 if !text.is_empty() {
@@ -236,6 +322,25 @@ fn started_event(message_id: &str) -> Body {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_of_a_type_is_read_from_what_models_write() {
+        let ty =
+            Type::Record([("n".to_owned(), crate::state::Field::of(Type::INTEGER))].into_iter().collect());
+        let schema = Arc::new(OutputSchema { name: "a".into(), schema: Json::Null });
+        let record = Output { ty, schema: Arc::clone(&schema), wrapped: false };
+        let text = Output { ty: Type::Enum(vec!["a".into(), "b".into()]), schema, wrapped: true };
+        for (output, answer, expected) in [
+            (&record, r#"{"n": 1}"#, Ok(json!({"n": 1}))),
+            (&record, "```json\n{\"n\": 1}\n```", Ok(json!({"n": 1}))),
+            (&record, r#"{"n": "1"}"#, Err("at `/n`: expected an integer, found a text")),
+            (&text, r#"{"value": "a"}"#, Ok(json!("a"))),
+            (&text, r#""b""#, Ok(json!("b"))),
+        ] {
+            assert_eq!(output.read(answer), expected.map_err(str::to_owned), "{answer}");
+        }
+        assert!(record.read("Sure! Here it is.").unwrap_err().starts_with("it is not JSON"));
+    }
 
     #[test]
     fn a_clipped_conversation_keeps_its_newest_turns() {

@@ -24,7 +24,7 @@ use crate::model::{Kind, ModelError};
 use crate::state::{State, Write};
 
 pub use fail::Fail;
-pub use llm::{Bind, Clip, Llm, Piece};
+pub use llm::{Bind, Clip, Llm, Output, Piece};
 pub use retry::Retry;
 pub use say::Say;
 pub use set::Set;

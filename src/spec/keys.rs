@@ -1,11 +1,10 @@
 //! Which keys belong where, and which come with later versions.
 
 /// Keys of the language that come with later versions, so that they are not taken for slips.
-const LATER_KEYS: [&str; 20] = [
+const LATER_KEYS: [&str; 18] = [
     "tools",
     "max_tool_rounds",
     "on_tool_error",
-    "output",
     "on_error",
     "on_limit",
     "cache",
@@ -18,7 +17,6 @@ const LATER_KEYS: [&str; 20] = [
     "secrets",
     "env",
     "retention",
-    "supports",
     "fallback",
     "schema",
     "cost_usd",

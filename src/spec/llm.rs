@@ -7,6 +7,7 @@ use super::grammar;
 use super::reader::Reader;
 use super::text::{ExprSpec, Text};
 use super::tree::{Node, Tree};
+use super::types::TypeSpec;
 use crate::diagnostic::{Diagnostic, Span, Spanned};
 
 /// A node of kind `llm`.
@@ -24,6 +25,8 @@ pub struct LlmSpec {
     pub params: ParamsSpec,
     /// How much of the conversation is sent.
     pub history: Option<HistorySpec>,
+    /// The type of the answer, with the place of the word.
+    pub output: Option<(Span, TypeSpec)>,
     /// Where the answer goes.
     pub into: Option<IntoSpec>,
     /// It is said to the user, with the place of the word.
@@ -100,6 +103,7 @@ impl Reader<'_> {
             model: fields.take("model").and_then(|node| self.name(node, "the name of a model")),
             params: self.params(fields),
             history: fields.take("history").and_then(|node| self.history(node)),
+            output: fields.take_entry("output").and_then(|(at, node)| Some((at, self.ty(node, false)?))),
             into: fields.take("into").and_then(|node| match node.tree {
                 Tree::Map(_) => Some(IntoSpec::Map(self.expressions(node))),
                 _ => self.name(node, "the name of a channel").map(IntoSpec::Channel),

@@ -224,7 +224,6 @@ pub fn load_files(shown: &str, files: Files, bag: &mut Bag) -> Folder {
                     span,
                     "no rule claims this file",
                 );
-                folder.project.unsure |= meant.as_deref() == Some("project.yaml");
                 folder.unread.push(path.clone());
                 bag.report(finding.help_maybe(meant.map(|meant| format!("rename it to `{meant}`"))));
             }

@@ -48,6 +48,8 @@ pub struct ModelSpec {
     pub base_url: Option<Spanned<String>>,
     /// The name of the secret with the key.
     pub api_key: Option<Spanned<String>>,
+    /// What it can do besides text; nothing where that is not said.
+    pub supports: Option<Vec<&'static str>>,
     /// Parameters of every call.
     pub params: ParamsSpec,
     /// How long it may be silent.
@@ -138,10 +140,21 @@ impl Reader<'_> {
         let base_url = fields.take("base_url").and_then(|node| self.url(node));
         let api_key = fields.take("api_key").and_then(|node| self.secret(node));
         let params = self.params(&mut fields);
+        let supports = fields.take("supports").map(|node| {
+            let words = self.list(node, "words").iter();
+            words
+                .filter_map(|item| self.word(item, &["json_schema", "images"]))
+                .map(|word| word.value)
+                .collect()
+        });
         let timeout = fields.take("timeout").map(|node| self.timeout(node)).unwrap_or_default();
         let retry = fields.take("retry").and_then(|node| self.name(node, "the name of a retry policy"));
+        let odd = fields.is_odd();
         fields.finish(self, later);
         let provider = provider?;
+        if provider.value == "openai" && model.is_none() && odd {
+            return None;
+        }
         if provider.value == "openai" && model.is_none() {
             let finding =
                 Diagnostic::error("G104", "an `openai` model needs `model`", name.span, "`model` is missing");
@@ -149,7 +162,7 @@ impl Reader<'_> {
             return None;
         }
         let model = model.map(|text| text.value);
-        Some(ModelSpec { provider, model, base_url, api_key, params, timeout, retry })
+        Some(ModelSpec { provider, model, base_url, api_key, supports, params, timeout, retry })
     }
 
     /// Reads the address of a model, which is fixed.

@@ -27,7 +27,7 @@ static KEYS: LazyLock<Option<Regex>> = LazyLock::new(|| {
 
 /// Reports and hides the keys and passwords of a file.
 pub(super) fn mask(file: FileId, bag: &mut Bag) {
-    let Some(keys) = &*KEYS else { return };
+    let Some(keys) = KEYS.as_ref().filter(|_| !bag.is_trusting()) else { return };
     let text = bag.source(file).1.to_owned();
     for found in keys.captures_iter(&text) {
         let password = found.name("password");

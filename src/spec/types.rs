@@ -100,6 +100,21 @@ impl Reader<'_> {
                 if is("schema") || BASES.iter().any(|key| is(key.name)) {
                     return self.descriptor(node, channel).map(|d| TypeSpec::Descriptor(Box::new(d)));
                 }
+                // A list of words is no type: `enum` was meant.
+                let listed = |value: &Node| matches!(&value.tree, Tree::Seq(items) if items.len() != 1);
+                if let Some((key, _)) = entries.iter().find(|(key, value)| {
+                    listed(value) && key.as_str().is_some_and(|key| suggest(key, ["enum"]).is_some())
+                }) {
+                    let name = key.key_text();
+                    let finding = Diagnostic::error(
+                        "G102",
+                        format!("unknown key `{name}`"),
+                        key.span,
+                        "not a key of a type",
+                    );
+                    self.bag.report(finding.help("did you mean `enum`?"));
+                    return None;
+                }
                 Some(TypeSpec::Record(self.record(node)?, node.span))
             }
             _ => {

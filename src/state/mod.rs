@@ -10,6 +10,7 @@ mod value;
 
 pub use check::{Mismatch, check_pattern};
 pub use fold::{Change, Delta, MergeError, Write, fold, overlay};
+pub use schema::Loose;
 pub(crate) use types::ROLES;
 pub use types::{Channel, Channels, Field, Merge, Type, UnknownMerge};
 pub use value::{Cell, DecodeError, State};

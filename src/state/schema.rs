@@ -74,6 +74,50 @@ impl Type {
     }
 }
 
+/// What providers cannot hold an answer to: which part, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loose {
+    /// The fields that lead to it; empty for the type itself.
+    pub path: Vec<String>,
+    /// What it is.
+    pub what: &'static str,
+}
+
+impl Type {
+    /// Returns the JSON Schema that a provider holds an answer to: closed objects all of whose fields are there, null
+    /// where a field may be left out. Bounds and patterns are left to our own check of the answer.
+    pub fn answer_schema(&self) -> Result<Json, Loose> {
+        let loose = |what| Err(Loose { path: Vec::new(), what });
+        Ok(match self {
+            Self::String { .. } => json!({"type": "string"}),
+            Self::Integer { .. } => json!({"type": "integer"}),
+            Self::Number { .. } => json!({"type": "number"}),
+            Self::Boolean => json!({"type": "boolean"}),
+            Self::Object => return loose("object"),
+            Self::Any => return loose("any"),
+            Self::Messages => return loose("messages"),
+            Self::Enum(values) => json!({"type": "string", "enum": values}),
+            Self::List(item) => json!({"type": "array", "items": item.answer_schema()?}),
+            Self::Record(fields) => {
+                let mut properties = Map::new();
+                for (name, field) in fields {
+                    let mut schema = field.ty.answer_schema().map_err(|mut loose| {
+                        loose.path.insert(0, name.clone());
+                        loose
+                    })?;
+                    if let (Json::Object(keys), Some(description)) = (&mut schema, &field.description) {
+                        keys.insert("description".to_owned(), json!(description));
+                    }
+                    properties.insert(name.clone(), schema);
+                }
+                let required: Vec<_> = fields.keys().collect();
+                json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false})
+            }
+            Self::Nullable(inner) => json!({"anyOf": [inner.answer_schema()?, {"type": "null"}]}),
+        })
+    }
+}
+
 impl Field {
     /// Returns the JSON Schema of the field: its type with default and description.
     pub fn json_schema(&self) -> Json {

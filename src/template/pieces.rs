@@ -211,6 +211,11 @@ impl Scan<'_> {
             _ if TAGS.contains(&name) => {}
             _ => {
                 let mut found = unknown_tag(name, at);
+                // A misspelt beginning opens a block.
+                let begins = found.help.as_ref().and_then(|help| help.split('`').nth(1));
+                if let Some(block) = BLOCKS.into_iter().find(|block| Some(*block) == begins) {
+                    self.open.push((block, range.clone()));
+                }
                 // A misspelt end closes what is open.
                 let ends = found.help.as_ref().is_some_and(|help| help.contains("`end"));
                 if (ends || name.starts_with("end"))

@@ -6,12 +6,15 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use graphloom::compile::{Catalog, Compiled, Providers};
+use graphloom::compile::{Catalog, Compiled, Providers, compile};
+use graphloom::diagnostic::{Bag, render_text};
 use graphloom::engine::{Engine, Followed, Follower, Settings, Start, StartError, record};
 use graphloom::event::{Body, Event, Scope};
 use graphloom::id::{Owner, RunId, Seq, TaskId};
+use graphloom::model::scripted::{Entry, Scripted};
 use graphloom::node::{Attempt, Done, ErrorKind, Failure, Node, Retry, assistant_turn};
 use graphloom::plan::{Limits, Next, Output, Plan, PlanNode, Target};
+use graphloom::spec::{Files, load_files};
 use graphloom::state::{Channel, Field, Merge, Type, Write};
 use graphloom::store::memory::MemoryStore;
 use graphloom::store::{Accepted, EventBatch, Idempotency, NewRun, OnBusy, Process, RunState, Store};
@@ -654,4 +657,56 @@ async fn what_a_refused_commit_would_have_closed_is_closed_by_the_end() {
         told,
         ["message.delta", "thread.deleted", "message.finished", "node.finished", "run.finished"]
     );
+}
+
+/// The model answers in JSON of a type: what does not fit goes back to it once, with what is wrong.
+#[tokio::test]
+async fn an_answer_of_a_type_is_checked_and_asked_for_once_more() {
+    let graph = "format: 1
+state: {messages: messages, mood: {type: Mood, optional: true}}
+start: judge
+nodes:
+  judge: {kind: llm, text: Judge the mood., output: Mood, into: mood, next: tell}
+  tell: {kind: say, text: \"{% if state.mood %}{{ state.mood.word }}{% endif %}\", next: end}
+output: [mood]
+";
+    let project = "format: 1
+models: {m: {provider: demo}}
+default_model: m
+types: {Mood: {word: {enum: [happy, angry]}, why: string?}}
+";
+    for (answers, expected) in [
+        (vec![r#"{"word": "happy", "why": null}"#], Ok((json!({"word": "happy", "why": null}), 1))),
+        (
+            vec!["Happy, I guess.", "```json\n{\"word\": \"angry\"}\n```"],
+            Ok((json!({"word": "angry", "why": null}), 2)),
+        ),
+        (
+            vec![r#"{"word": "sad"}"#, r#"{"word": "sad"}"#],
+            Err("the model's answer does not fit its type: at `/word`: expected one of happy, angry"),
+        ),
+    ] {
+        let script = Scripted::new([("judge", answers.iter().map(|text| Entry::text(*text)).collect())]);
+        let files = [("chat.yaml", graph), ("project.yaml", project)];
+        let files: Files = files.map(|(path, text)| (path.to_owned(), text.as_bytes().to_vec())).into();
+        let mut bag = Bag::default();
+        let folder = load_files("", files, &mut bag);
+        let catalog = compile(&folder, &Providers::scripted(script.clone()).unwrap(), &mut bag);
+        let store = Arc::new(MemoryStore::new());
+        let engine = engine(&store, catalog.unwrap_or_else(|| panic!("{}", render_text(&bag, false)))).await;
+        let start = Start { graph: "chat".into(), ..say("Hi") };
+        let run = engine.start(&owner(), start).await.unwrap().run.run;
+        let (events, _) = follow(&engine, run, Seq::default()).await;
+        let (_, last) = events.last().unwrap();
+        match expected {
+            Ok((mood, calls)) => {
+                assert_eq!(last["output"]["mood"], mood, "{answers:?}");
+                assert_eq!(last["usage"]["model_calls"], calls);
+            }
+            Err(why) => {
+                let failed = events.iter().find(|(_, event)| event["type"] == "error").unwrap();
+                assert_eq!(failed.1["message"], why, "{last}");
+            }
+        }
+    }
 }

@@ -39,7 +39,6 @@ pub(super) struct Write<'a> {
 }
 
 /// What a node reads and writes.
-#[derive(Default)]
 pub(super) struct Access<'a> {
     pub(super) sites: Vec<Site<'a>>,
     pub(super) writes: Vec<Write<'a>>,
@@ -48,17 +47,27 @@ pub(super) struct Access<'a> {
     pub(super) streams: Option<Span>,
     /// It reads the conversation.
     pub(super) converses: bool,
+    /// The type of a model's answer.
+    pub(super) answer: Type,
 }
 
 /// Returns what a node reads and writes.
 pub(super) fn access<'a>(
     spec: &'a NodeSpec,
+    answer: Type,
     graph: &'a Graph,
     channels: &Channels,
     messages: Option<&str>,
     prompts: &Prompts,
 ) -> Access<'a> {
-    let mut access = Access::default();
+    let mut access = Access {
+        sites: Vec::new(),
+        writes: Vec::new(),
+        clears: Vec::new(),
+        streams: None,
+        converses: false,
+        answer,
+    };
     match &spec.body {
         KindSpec::Say { text } => {
             access.sites.extend(text.as_ref().map(|text| Site::Template(text, Spoken::Other)));

@@ -138,7 +138,7 @@ impl Known {
             let typed = match write.value {
                 // The node sees the state as it was.
                 Some(value) => names.type_of_spec(value, before),
-                None => Typed::of(Type::STRING),
+                None => Typed::of(access.answer.clone()),
             };
             let had = after.is_some(&path);
             after.forget(&path);
@@ -162,10 +162,11 @@ fn volatile(cfg: &Cfg<'_>, accesses: &[Access<'_>], names: &Names, channels: &Ch
         for write in &access.writes {
             let nullable =
                 channels.get(&write.channel.value).is_some_and(|target| target.field.ty.is_nullable());
-            let null = write.value.is_some_and(|value| {
-                let typed = names.type_of_spec(value, &Facts::default());
-                typed.may_be_null() || typed.ty == Type::Any
-            });
+            let typed = match write.value {
+                Some(value) => names.type_of_spec(value, &Facts::default()),
+                None => Typed::of(access.answer.clone()),
+            };
+            let null = typed.may_be_null() || typed.ty == Type::Any;
             if nullable && null {
                 volatile.insert(format!("state.{}", write.channel.value));
             }

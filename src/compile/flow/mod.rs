@@ -37,16 +37,21 @@ pub(super) struct Flow<'a> {
 }
 
 impl<'a> Flow<'a> {
-    /// Takes a graph all of whose nodes are fine.
+    /// Takes a graph all of whose nodes are fine, and the types of answers that are no texts, by node.
     pub(super) fn new(
         graph: &'a Graph,
         names: Names,
         channels: &'a Channels,
         messages: Option<&'a str>,
         prompts: &'a Prompts,
+        answers: &[Option<&Type>],
     ) -> Self {
         let specs = graph.nodes.iter().filter_map(|(_, spec)| spec.as_ref());
-        let accesses = specs.map(|spec| access(spec, graph, channels, messages, prompts)).collect();
+        let answers = answers.iter().map(|answer| answer.cloned().unwrap_or(Type::STRING));
+        let accesses = specs
+            .zip(answers)
+            .map(|(spec, answer)| access(spec, answer, graph, channels, messages, prompts))
+            .collect();
         Self {
             graph,
             names,
@@ -78,7 +83,7 @@ impl<'a> Flow<'a> {
             let Some(facts) = known.before(vertex) else { continue };
             let with_result = self.cfg.spec(vertex).filter(|spec| takes_result(spec)).map(|_| {
                 // The answer of a model; what `into` reads besides is what the node saw.
-                names.clone().with("result", Type::STRING)
+                names.clone().with("result", self.accesses[vertex - 1].answer.clone())
             });
             let names = with_result.as_ref().unwrap_or(names);
             for site in &self.accesses[vertex - 1].sites {

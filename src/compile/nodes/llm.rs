@@ -1,5 +1,6 @@
 //! `llm` nodes: prompt, history, model, parameters, and where the answer goes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use indexmap::IndexMap;
@@ -8,8 +9,8 @@ use super::{LlmDraft, Model, Scene, takes};
 use crate::compile::prompts::{Part, Prompt, Prompts};
 use crate::diagnostic::{Bag, Diagnostic, Spanned, did_you_mean};
 use crate::expr::{Expr, ExprTree, Facts, Typed};
-use crate::model::{Params, Role, Timeouts};
-use crate::node::{Bind, Clip, Piece, Sent};
+use crate::model::{OutputSchema, Params, Role, Timeouts};
+use crate::node::{Bind, Clip, Output, Piece, Sent};
 use crate::spec::{HistorySpec, IntoSpec, LlmSpec, NodeSpec, ParamsSpec, TimeoutSpec};
 use crate::state::Type;
 
@@ -27,20 +28,31 @@ impl Scene<'_> {
             Some(reply) if reply.value => Some(self.conversation("`reply`", reply.span, bag)),
             _ => None,
         };
-        if llm.into.is_none() && !replies && !spec.partial {
+        if let (Some((at, _)), None) = (&llm.output, &llm.into) {
+            let message = format!("nobody takes the output of `{}`", name.value);
+            let finding = Diagnostic::error("G221", message, *at, "`into` is missing");
+            bag.report(finding.help("add  into: <channel>  to keep it"));
+        } else if llm.into.is_none() && !replies && !spec.partial {
             let message = format!("nobody takes the answer of `{}`", name.value);
             let finding = Diagnostic::error("G221", message, name.span, "neither `reply` nor `into`");
             bag.report(finding.help("add  reply: true  to say it, or  into: <channel>  to keep it"));
         }
         let model = self.model(llm, name, spec, bag);
-        let into = self.sent(llm, bag);
+        let output = self.output(name, llm, model.as_ref(), bag);
+        let into = match &output {
+            Some(output) => {
+                self.sent(llm, output.as_ref().map_or(Type::STRING, |output| output.ty.clone()), bag)
+            }
+            // A type that cannot be read takes every channel.
+            None => self.sent(llm, Type::Any, bag),
+        };
         let mut params = ParamsSpec::default();
         let prompted = if let Some(wanted) = &llm.prompt {
             let prompt = prompts.find(&wanted.value, wanted.span, bag);
             prompt.and_then(|prompt| {
                 self.used.insert(format!("{}.md", wanted.value));
                 self.used.extend(prompt.includes.iter().cloned());
-                let binds = self.binds(wanted, llm, prompt, bag)?;
+                let binds = self.binds(wanted, llm, prompt, spec.partial, bag)?;
                 let pieces = prompt
                     .parts
                     .iter()
@@ -88,6 +100,7 @@ impl Scene<'_> {
                 Some(HistorySpec::Last(n)) => Clip::Last(n as usize),
                 Some(HistorySpec::Tokens(n)) => Clip::Tokens(n as usize),
             },
+            output: output?,
             params: merged,
             timeouts: timeouts([spec.timeout, self.graph.defaults.timeout, model.timeout]),
             reply: match reply {
@@ -124,6 +137,11 @@ impl Scene<'_> {
             }
             let message = format!("node `{}` has no model", name.value);
             let finding = Diagnostic::error("G104", message, name.span, "`model` is missing");
+            if self.shared.unread.iter().any(|path| path == "project.yml") {
+                bag.retract("G108", "project.yml");
+                bag.report(finding.help("project.yml is there: rename it to project.yaml"));
+                return None;
+            }
             bag.report(finding.help("write  model: <name>, or  default_model: <name>  in project.yaml"));
             return None;
         };
@@ -149,8 +167,57 @@ impl Scene<'_> {
         None
     }
 
-    pub(super) fn sent(&self, llm: &LlmSpec, bag: &mut Bag) -> Option<Sent> {
-        let text = Typed::of(Type::STRING);
+    /// Checks the type of an answer: it must not be said, the model must be able to keep to it, and the provider to
+    /// express it. Nothing: it is reported.
+    fn output(
+        &self,
+        name: &Spanned<String>,
+        llm: &LlmSpec,
+        model: Option<&Model>,
+        bag: &mut Bag,
+    ) -> Option<Option<Output>> {
+        let Some((at, spec)) = &llm.output else { return Some(None) };
+        let ty = self.shared.types.field(spec, bag)?.ty;
+        if let Some(reply) = llm.reply.as_ref().filter(|reply| reply.value) {
+            let message = "structured output is not said to the user";
+            let finding = Diagnostic::error("G222", message, reply.span, "would show JSON");
+            bag.report(
+                finding.related(*at, "asks for JSON").help("keep it with `into`, and `say` a part of it"),
+            );
+            return None;
+        }
+        if model.is_some_and(|model| !model.schemas) {
+            let message = format!("the model of `{}` does not answer in JSON", name.value);
+            let finding = Diagnostic::error("M508", message, *at, "its `supports` lacks `json_schema`");
+            bag.report(finding.help("choose another model, or add `json_schema` to its `supports`"));
+            return None;
+        }
+        let schema = match ty.answer_schema() {
+            Ok(schema) => schema,
+            Err(loose) => {
+                let message = format!("no provider holds an answer to `{}`", loose.what);
+                let label = match loose.path.join(".") {
+                    path if path.is_empty() => "anything would fit".to_owned(),
+                    path => format!("anything would fit `{path}`"),
+                };
+                let finding = Diagnostic::error("S411", message, spec.span(), label);
+                bag.report(finding.help("write its fields out, or take a `string`"));
+                return None;
+            }
+        };
+        // Providers take objects only.
+        let wrapped = !matches!(ty, Type::Record(_));
+        let schema = if wrapped {
+            serde_json::json!({"type": "object", "properties": {"value": schema}, "required": ["value"], "additionalProperties": false})
+        } else {
+            schema
+        };
+        let schema = Arc::new(OutputSchema { name: name.value.clone(), schema });
+        Some(Some(Output { ty, schema, wrapped }))
+    }
+
+    pub(super) fn sent(&self, llm: &LlmSpec, result: Type, bag: &mut Bag) -> Option<Sent> {
+        let text = Typed::of(result);
         match &llm.into {
             None => Some(Sent::Nothing),
             Some(IntoSpec::Channel(channel)) => {
@@ -158,9 +225,12 @@ impl Scene<'_> {
                     return None;
                 }
                 let target = &self.channels[&channel.value];
-                if !takes(target.merge, &target.field.ty, &text) {
+                if !takes(target.merge, &target.field.ty, &text) && !bag.is_trusting() {
                     let message = format!("`{}` holds {}", channel.value, target.field.ty);
-                    let label = "the answer of a model is a text";
+                    let label = match &llm.output {
+                        Some(_) => format!("the output is {text}"),
+                        None => "the answer of a model is a text".to_owned(),
+                    };
                     let finding = Diagnostic::error("S403", message, channel.span, label);
                     bag.report(match self.names.declared(&format!("state.{}", channel.value)) {
                         Some(at) => finding.related(at, "declared here"),
@@ -195,6 +265,7 @@ impl Scene<'_> {
         prompt: &Spanned<String>,
         llm: &LlmSpec,
         wanted: &Prompt,
+        partial: bool,
         bag: &mut Bag,
     ) -> Option<Vec<Bind>> {
         let inputs = &wanted.inputs;
@@ -238,7 +309,7 @@ impl Scene<'_> {
             } else {
                 // A `with` that nothing takes may be the one that is missing.
                 let conversation = matches!(field.ty.non_null(), Type::Messages) && self.silent.get();
-                if !self.is_broken(name) && fine && !conversation {
+                if !self.is_broken(name) && fine && !conversation && !partial {
                     let message = format!("input `{name}` of prompt `{}` has no value", prompt.value);
                     let finding = Diagnostic::error(
                         "T303",
@@ -252,7 +323,9 @@ impl Scene<'_> {
                 continue;
             };
             // Whether it may be null here is a matter of the way that leads here: see `flow`.
-            if let Some(ty) = ty.filter(|ty| !field.ty.non_null().accepts(ty.non_null())) {
+            if let Some(ty) =
+                ty.filter(|ty| !field.ty.non_null().accepts(ty.non_null()) && !bag.is_trusting())
+            {
                 let message = format!("input `{name}` of prompt `{}` is {}", prompt.value, field.ty);
                 let label = field.ty.differs(&ty).map_or_else(|| format!("this is {ty}"), |(_, how)| how);
                 let finding = Diagnostic::error("S403", message, span, label);

@@ -147,7 +147,12 @@ impl ChatModel for OpenAi {
     ) -> Result<BoxStream<'static, Result<Chunk, ModelError>>, ModelError> {
         let clock = Clock::start(request.timeouts);
         let headers = self.headers(&request).map_err(|error| connection(&error))?;
-        let body = Body { model: &self.model, turns: &request.turns, params: &request.params };
+        let body = Body {
+            model: &self.model,
+            turns: &request.turns,
+            params: &request.params,
+            output: request.output.as_deref(),
+        };
         let body = serde_json::to_vec(&body)
             .map_err(|_| ModelError::new(Kind::Schema, "the request cannot be written as JSON"))?;
         let sent = clock.before_first(self.client.post_json(&self.url, headers, body)).await?;

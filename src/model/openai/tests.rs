@@ -32,6 +32,7 @@ fn request() -> Request {
     Request {
         node: "answer".to_owned(),
         turns: vec![Turn { role: Role::User, content: json!("hi") }],
+        output: None,
         params: Params::default(),
         timeouts: Timeouts::default(),
         idempotency_key: "task-1".to_owned(),
@@ -276,7 +277,7 @@ async fn the_request_carries_the_conversation_the_parameters_and_the_headers() {
     });
     assert_eq!(serde_json::from_str::<Json>(body).unwrap(), expected);
     assert_eq!(body.matches("\"seed\"").count(), 1);
-    let plain = Body { model: "m", turns: &[], params: &Params::default() };
+    let plain = Body { model: "m", turns: &[], params: &Params::default(), output: None };
     let plain = serde_json::to_value(plain).unwrap();
     let options = json!({"include_usage": true});
     assert_eq!(plain, json!({"model": "m", "messages": [], "stream": true, "stream_options": options}));
@@ -291,7 +292,7 @@ fn images_and_files_are_named_as_the_protocol_names_them() {
         {"type": "file", "url": "data:application/pdf;base64,AA==", "name": "a.pdf"},
     ]);
     let turns = [Turn { role: Role::User, content }];
-    let body = Body { model: "m", turns: &turns, params: &Params::default() };
+    let body = Body { model: "m", turns: &turns, params: &Params::default(), output: None };
     let body = serde_json::to_value(body).unwrap();
     let expected = json!([
         {"type": "text", "text": "look"},

@@ -10,13 +10,14 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Value as Json, json};
 
 use crate::event::Usage;
-use crate::model::{Params, Role, Turn};
+use crate::model::{OutputSchema, Params, Role, Turn};
 
 /// The body of a request.
 pub(super) struct Body<'a> {
     pub(super) model: &'a str,
     pub(super) turns: &'a [Turn],
     pub(super) params: &'a Params,
+    pub(super) output: Option<&'a OutputSchema>,
 }
 
 impl Serialize for Body<'_> {
@@ -33,6 +34,11 @@ impl Serialize for Body<'_> {
         fields.default("seed", params.seed.as_ref())?;
         fields.default("stop", Some(&params.stop).filter(|stop| !stop.is_empty()))?;
         fields.default("reasoning_effort", params.reasoning_effort.as_ref())?;
+        let format = self.output.map(|output| {
+            let schema = json!({"name": output.name, "strict": true, "schema": output.schema});
+            json!({"type": "json_schema", "json_schema": schema})
+        });
+        fields.default("response_format", format.as_ref())?;
         fields.finish()
     }
 }

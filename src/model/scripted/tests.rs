@@ -7,6 +7,7 @@ fn request(node: &str) -> Request {
     Request {
         node: node.to_owned(),
         turns: vec![Turn { role: Role::User, content: json!("hi there") }],
+        output: None,
         params: Params::default(),
         timeouts: Timeouts::default(),
         idempotency_key: "k".to_owned(),

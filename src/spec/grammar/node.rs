@@ -2,6 +2,7 @@
 
 use super::graph::{ALLOW, TIMEOUTS};
 use super::next::{NEXT_KEY, TO};
+use super::types::TYPE;
 use super::{Key, Kind, Map, Named, Rule, Shape, Word, due, key, word};
 
 /// The kinds of this build.
@@ -88,7 +89,7 @@ static JOINS: [Word; 2] = [
     word("each", "Runs once for each branch that arrives."),
 ];
 
-static LLM_KEYS: [Key; 8] = [
+static LLM_KEYS: [Key; 9] = [
     key(
         "prompt",
         Shape::Name(Named::Prompt),
@@ -115,6 +116,12 @@ static LLM_KEYS: [Key; 8] = [
         "history",
         Shape::Map(&HISTORY),
         "How much of the conversation is sent to the model: `{last: 20}`. Default: all.",
+    ),
+    key(
+        "output",
+        Shape::Shared(&TYPE),
+        "The type of the answer: the model answers in JSON, which is checked, once sent back with what is wrong, and \
+         goes to `into`. Default: a text.",
     ),
     key(
         "into",

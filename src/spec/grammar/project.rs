@@ -42,7 +42,7 @@ pub static MODEL: Map = Map {
     rules: &[Rule::If { key: "provider", is: "openai", due: "model" }],
 };
 
-static MODEL_KEYS: [Key; 6] = [
+static MODEL_KEYS: [Key; 7] = [
     due("provider", Shape::Word(&PROVIDERS), "Who provides the model."),
     key("model", Shape::Text, "The provider's name of the model, such as `gpt-5`. Due with `openai`."),
     key(
@@ -51,6 +51,11 @@ static MODEL_KEYS: [Key; 6] = [
         "Where the provider listens. Default of `openai`: `https://api.openai.com/v1`.",
     ),
     key("api_key", Shape::Map(&SECRET), "The key that is sent to the provider: `{secret: OPENAI_API_KEY}`."),
+    key(
+        "supports",
+        Shape::List(&Shape::Word(&SUPPORTS)),
+        "What the model can do besides text. Default: `[json_schema, images]`.",
+    ),
     key("timeout", TIMEOUTS, "How long a call may take. Default: `{first: 30s, idle: 1m, total: 2m}`."),
     key("retry", Shape::Name(Named::Retry), "The retry policy of nodes that call it. Default: one attempt."),
 ];
@@ -58,6 +63,11 @@ static MODEL_KEYS: [Key; 6] = [
 static PROVIDERS: [Word; 2] = [
     word("openai", "OpenAI, or any server that speaks its protocol by `base_url`."),
     word("demo", "Answers offline, by echo: for trying things out."),
+];
+
+static SUPPORTS: [Word; 2] = [
+    word("json_schema", "Answers in JSON that fits a schema, which a node asks for by `output`."),
+    word("images", "Looks at images of the conversation."),
 ];
 
 /// A secret.
