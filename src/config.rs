@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use clap::builder::BoolishValueParser;
 use serde::Deserialize;
 
 use crate::egress::Secret;
@@ -72,6 +73,11 @@ pub struct ServeFlags {
     #[arg(long, env = "GRAPHLOOM_INSTANCE", value_name = "NAME")]
     pub instance: Option<String>,
 
+    /// Serves what changes in the project folder without a restart; SIGHUP asks for it once
+    #[arg(long, env = "GRAPHLOOM_WATCH", value_name = "BOOL", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    pub watch: Option<bool>,
+
     #[command(flatten)]
     #[expect(missing_docs, reason = "the flag's own text is shown")]
     pub database: DatabaseFlag,
@@ -89,6 +95,8 @@ pub struct File {
     pub database_url: Option<String>,
     /// The name of this process among its replicas.
     pub instance: Option<String>,
+    /// What changes in the project folder is served without a restart.
+    pub watch: Option<bool>,
     /// What is logged.
     pub log: Option<String>,
     /// How it is logged.
@@ -225,6 +233,11 @@ impl File {
             let host = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
             format!("{}@{}", host.trim(), self.bind(flags))
         })
+    }
+
+    /// Says whether what changes in the project folder is served without a restart.
+    pub fn watch(&self, flags: &ServeFlags) -> bool {
+        flags.watch.or(self.watch).unwrap_or_default()
     }
 
     /// Returns how secrets and settings of the environment are found.

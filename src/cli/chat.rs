@@ -9,6 +9,7 @@ use serde_json::Value as Json;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::Project;
 use crate::config::{DatabaseFlag, File, Flags};
 use crate::engine::{Engine, Settings, Start, StartError};
 use crate::event::Body;
@@ -34,7 +35,7 @@ pub(super) struct ChatFlags {
 }
 
 pub(super) async fn chat(flags: &Flags, chat: &ChatFlags, file: &File) -> Result<ExitCode> {
-    let (catalog, providers) = super::load(flags, file)?;
+    let Project { catalog, providers, .. } = super::load(flags, file)?;
     if !catalog.graphs.contains_key(&chat.graph) {
         let known: Vec<&str> = catalog.graphs.keys().map(String::as_str).collect();
         bail!("there is no graph `{}`; there are: {}", chat.graph, known.join(", "));

@@ -7,10 +7,12 @@ mod check;
 mod explain;
 mod keys;
 mod lsp;
+mod reload;
 mod render;
 mod schema;
 mod serve;
 mod settings;
+mod watch;
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -28,6 +30,7 @@ use crate::spec;
 use crate::store::Store;
 use crate::store::memory::MemoryStore;
 use crate::store::sql::SqlStore;
+use reload::Seen;
 
 /// Turns YAML graphs into a durable, streaming chat service.
 #[derive(Debug, Parser)]
@@ -105,7 +108,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Chat(chat) => runtime()?.block_on(chat::chat(flags, &chat, &file)),
         Command::Openapi(openapi) => {
             let text = if openapi.with_graphs {
-                let document = crate::server::openapi::document(&load(flags, &file)?.0);
+                let document = crate::server::openapi::document(&load(flags, &file)?.catalog);
                 serde_json::to_string_pretty(&document)? + "\n"
             } else {
                 crate::server::openapi::golden()
@@ -136,6 +139,7 @@ impl Command {
             Self::Serve(serve) => {
                 serve.bind = serve.bind.or(before.bind);
                 serve.instance = serve.instance.take().or(before.instance);
+                serve.watch = serve.watch.or(before.watch);
                 &mut serve.database
             }
             Self::Chat(chat) => &mut chat.database,
@@ -151,8 +155,8 @@ impl Command {
 fn stray<'a>(matches: &ArgMatches, command: Option<&Command>) -> Option<&'a str> {
     let foreign: &[&str] = match command? {
         Command::Serve(_) => &[],
-        Command::Chat(_) | Command::Migrate(_) => &["bind", "instance"],
-        _ => &["bind", "instance", "database_url"],
+        Command::Chat(_) | Command::Migrate(_) => &["bind", "instance", "watch"],
+        _ => &["bind", "instance", "watch", "database_url"],
     };
     foreign.iter().copied().find(|flag| matches.value_source(flag) == Some(ValueSource::CommandLine))
 }
@@ -192,14 +196,23 @@ fn count(n: usize, one: &str) -> String {
     }
 }
 
+/// A project that can be served.
+struct Project {
+    catalog: Catalog,
+    providers: Providers,
+    /// Stands for what it was compiled from.
+    seen: Seen,
+}
+
 /// Compiles the project folder; prints the findings and fails when there are errors.
-fn load(flags: &Flags, file: &File) -> Result<(Catalog, Providers)> {
+fn load(flags: &Flags, file: &File) -> Result<Project> {
     let folder = file.graphs(flags);
     let environment = file.environment(flags);
     let providers = Providers::new(Box::new(move |name| environment.secret(name)))?;
     let mut bag = Bag::default();
-    let catalog =
-        spec::load(&folder, &mut bag).and_then(|project| compile::compile(&project, &providers, &mut bag));
+    let project = spec::load(&folder, &mut bag);
+    let seen = reload::seen(project.as_ref(), &bag);
+    let catalog = project.and_then(|project| compile::compile(&project, &providers, &mut bag));
     bag.sort();
     bag.drop_lints();
     if !bag.is_empty() {
@@ -208,7 +221,7 @@ fn load(flags: &Flags, file: &File) -> Result<(Catalog, Providers)> {
     }
     match catalog {
         Some(catalog) if catalog.graphs.is_empty() => bail!("there is no graph in `{}`", folder.display()),
-        Some(catalog) => Ok((catalog, providers)),
+        Some(catalog) => Ok(Project { catalog, providers, seen }),
         _ => bail!("the graphs in `{}` have errors", folder.display()),
     }
 }

@@ -27,7 +27,7 @@ enum Format {
 }
 
 pub(super) fn render(flags: &Flags, wanted: &RenderFlags, file: &File) -> Result<ExitCode> {
-    let (catalog, _) = super::load(flags, file)?;
+    let catalog = super::load(flags, file)?.catalog;
     let compiled = catalog.graphs.get(&wanted.graph).with_context(|| {
         let known: Vec<&str> = catalog.graphs.keys().map(String::as_str).collect();
         format!("there is no graph `{}`; there are: {}", wanted.graph, known.join(", "))

@@ -1,11 +1,15 @@
 //! `serve`: compiles the graphs and serves them until told to stop.
 
+use std::future::Future;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
+use super::Project;
+use super::reload::Reloads;
 use crate::config::{File, Flags, ServeFlags};
 use crate::engine::{Engine, Settings};
 
@@ -13,7 +17,7 @@ pub(super) async fn serve(flags: &Flags, serve: &ServeFlags, file: &File) -> Res
     crate::server::install_metrics();
     // What the settings make impossible is said before the database is touched.
     let server = crate::server::Server::bind(super::settings::server(serve, file)?).await?;
-    let (catalog, providers) = super::load(flags, file)?;
+    let Project { catalog, providers, seen } = super::load(flags, file)?;
     let graphs: Vec<String> = catalog.graphs.keys().cloned().collect();
     info!(graphs = graphs.len(), "Graphs compiled.");
     let url = file.database_url(&serve.database);
@@ -23,17 +27,37 @@ pub(super) async fn serve(flags: &Flags, serve: &ServeFlags, file: &File) -> Res
     engine.queue_limit = file.limits.thread_queue;
     engine.runs = file.limits.runs;
     let engine = Engine::open(store, catalog, providers, engine).await.context("cannot start the engine")?;
+    let reloads = Reloads::new(engine.clone(), file.graphs(flags), seen, file.watch(serve))?;
+    let stop = stop()?;
+    super::print(&welcome(&server.address().to_string(), &graphs))?;
+    tokio::select! {
+        () = server.run(engine, stop) => {}
+        never = reloads.keep() => match never {},
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Waits for the word to stop. A terminal that is closed sends the signal that asks for a reload: then it means the end.
+fn stop() -> Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let stop = async move {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let attached = std::io::stdin().is_terminal();
+    let closed = async move {
+        while hangup.recv().await.is_some() {
+            if attached && !std::io::stdin().is_terminal() {
+                return;
+            }
+        }
+        std::future::pending::<()>().await;
+    };
+    Ok(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            () = closed => {}
         }
-    };
-    super::print(&welcome(&server.address().to_string(), &graphs))?;
-    server.run(engine, stop).await;
-    Ok(ExitCode::SUCCESS)
+    })
 }
 
 /// Says where everything is.

@@ -2,6 +2,7 @@
 //!
 //! Invariant: a run that cannot be right is refused before anything of it is stored.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use serde_json::Value as Json;
@@ -45,7 +46,7 @@ impl Engine {
                 metrics::counter!("graphloom_runs_accepted_total").increment(u64::from(!replayed));
                 Ok(Started { run, replayed })
             };
-            match self.accept(new.clone()).await? {
+            match self.accept(new.clone(), plan.clone()).await? {
                 Accepted::Claimed { run, .. } | Accepted::Queued { run } => return started(run, false),
                 Accepted::Replayed { run } => return started(run, true),
                 Accepted::KeyReused => return Err(StartError::KeyReused),
@@ -77,14 +78,15 @@ impl Engine {
         Ok(hash)
     }
 
-    async fn accept(&self, new: NewRun) -> Result<Accepted, StoreError> {
+    async fn accept(&self, new: NewRun, plan: Arc<Plan>) -> Result<Accepted, StoreError> {
         // A run that was claimed must be driven even when the client has gone: no await between.
         let accept = self.shared.clone();
         let task = self.shared.tracker.spawn(async move {
             let accepted = accept.store.accept(new).await?;
             match &accepted {
                 Accepted::Claimed { run, head } => {
-                    accept.launch(Claim { run: run.clone(), head: *head, crashed: false }, false);
+                    let claim = Claim { run: run.clone(), head: *head, crashed: false };
+                    accept.launch(claim, Some(plan));
                 }
                 Accepted::Queued { run } => accept.enqueued(run.thread),
                 _ => {}

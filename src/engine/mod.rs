@@ -9,6 +9,7 @@ mod journal;
 mod read;
 pub mod record;
 mod recover;
+mod reload;
 mod run;
 mod states;
 pub mod step;
@@ -19,21 +20,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use serde_json::Value as Json;
 use tokio::sync::{Notify, watch};
 use tokio_util::task::TaskTracker;
-use tracing::{error, warn};
+use tracing::warn;
 
-use crate::compile::{Catalog, Providers, revive};
+use crate::compile::{Catalog, Providers};
 use crate::event::{self, Body, Event, RunStatus, Usage};
 use crate::id::{Owner, Part, RunId, Seq, ThreadId, ThreadKey};
-use crate::node::{ErrorKind, Failure};
 use crate::plan::Plan;
 use crate::state::Mismatch;
-use crate::store::{
-    Claim, EventBatch, GraphVersion, Idempotency, OnBusy, Process, Run, RunState, Store, StoreError,
-};
+use crate::store::{Claim, EventBatch, Idempotency, OnBusy, Process, Run, RunState, Store, StoreError};
 
 pub use follow::{Aborted, Followed, Follower};
 use heads::Heads;
@@ -41,6 +39,8 @@ pub use journal::Frame;
 use journal::Journal;
 pub use read::{CheckpointView, ThreadView};
 use record::Outcome;
+use reload::Served;
+pub use reload::{Finding, Stale};
 
 /// How long the database may take to say that it is there.
 const READY: Duration = Duration::from_secs(2);
@@ -157,8 +157,8 @@ struct Live {
     run: RunId,
     key: ThreadKey,
     thread: ThreadId,
-    /// It came from the queue, so others may wait behind it.
-    queued: bool,
+    /// The plan that it was accepted for here. Without one it came from the queue, so others may wait behind it.
+    accepted: Option<Arc<Plan>>,
     journal: Arc<Journal>,
     stop: watch::Sender<Option<Stop>>,
 }
@@ -196,10 +196,10 @@ struct Shared {
     store: Arc<dyn Store>,
     process: Process,
     settings: Settings,
-    catalog: ArcSwap<Catalog>,
+    served: ArcSwap<Served>,
+    /// Why that is not what the project folder holds.
+    stale: ArcSwapOption<Stale>,
     providers: Providers,
-    /// Plans of other versions that runs are pinned to.
-    revived: Mutex<HashMap<String, Arc<Plan>>>,
     lives: Mutex<HashMap<RunId, Arc<Live>>>,
     heads: Heads,
     tracker: TaskTracker,
@@ -223,43 +223,13 @@ impl Shared {
         self.lives().get(&run).cloned()
     }
 
-    /// Returns the plan that a run is pinned to, from the catalog or from its stored body.
-    async fn plan(&self, graph: &str, hash: &str) -> Result<Result<Arc<Plan>, Failure>, StoreError> {
-        if let Some(compiled) = self.catalog.load().graphs.get(graph)
-            && compiled.plan.hash == hash
-        {
-            return Ok(Ok(compiled.plan.clone()));
-        }
-        let known = |map: &Mutex<HashMap<String, Arc<Plan>>>| {
-            map.lock().unwrap_or_else(PoisonError::into_inner).get(hash).cloned()
-        };
-        if let Some(plan) = known(&self.revived) {
-            return Ok(Ok(plan));
-        }
-        let gone = |why: String| {
-            error!(graph, hash, why, "The graph version of a run cannot be used.");
-            let message = "the version of the graph that this run began on cannot be used any more";
-            Failure { code: "graph_version_gone".into(), ..Failure::new(ErrorKind::Failed, message) }
-        };
-        let Some(stored) = self.store.graph_version(hash).await? else {
-            return Ok(Err(gone("it is not stored".into())));
-        };
-        let today = self.catalog.load();
-        let plan = match revive(&stored.body, graph, &today.project, &self.providers) {
-            Ok(plan) => plan,
-            Err(why) => return Ok(Err(gone(why))),
-        };
-        self.revived.lock().unwrap_or_else(PoisonError::into_inner).insert(hash.to_owned(), plan.clone());
-        Ok(Ok(plan))
-    }
-
     /// Begins to drive a claimed run.
-    fn launch(self: &Arc<Self>, claim: Claim, queued: bool) {
+    fn launch(self: &Arc<Self>, claim: Claim, accepted: Option<Arc<Plan>>) {
         let live = Arc::new(Live {
             run: claim.run.run,
             key: claim.run.key.clone(),
             thread: claim.run.thread,
-            queued,
+            accepted,
             journal: Arc::new(Journal::new(claim.run.run, claim.run.fence)),
             stop: watch::Sender::new(claim.run.cancel_requested.then_some(Stop::Cancel)),
         });
@@ -285,7 +255,7 @@ impl Shared {
         drop(lives);
         metrics::gauge!("graphloom_runs_active").decrement(1.0);
         // The next run of the thread need not wait for the poll.
-        if self.waiting().remove(&live.thread) || live.queued {
+        if self.waiting().remove(&live.thread) || live.accepted.is_none() {
             self.queue.notify_one();
         }
     }
@@ -318,18 +288,15 @@ impl Engine {
         providers: Providers,
         settings: Settings,
     ) -> Result<Self, StoreError> {
-        for compiled in catalog.graphs.values() {
-            let (graph, hash) = (compiled.plan.graph.clone(), compiled.plan.hash.clone());
-            store.put_graph_version(&GraphVersion { graph, hash, body: compiled.body.clone() }).await?;
-        }
+        reload::put_versions(&*store, &catalog, &Catalog::default()).await?;
         let shared = Arc::new(Shared {
             store,
             process: settings.process.clone(),
             heads: Heads::new(settings.heads, settings.head_bytes),
             settings,
-            catalog: ArcSwap::from_pointee(catalog),
+            served: ArcSwap::from_pointee(Served::new(catalog)),
+            stale: ArcSwapOption::empty(),
             providers,
-            revived: Mutex::default(),
             lives: Mutex::default(),
             tracker: TaskTracker::new(),
             queue: Notify::new(),
@@ -340,16 +307,6 @@ impl Engine {
         });
         recover::start(&shared);
         Ok(Self { shared })
-    }
-
-    /// Returns the graphs that are served.
-    pub fn catalog(&self) -> Arc<Catalog> {
-        self.shared.catalog.load_full()
-    }
-
-    /// Returns the plan of a served graph.
-    pub fn graph(&self, graph: &str) -> Option<Arc<Plan>> {
-        Some(self.shared.catalog.load().graphs.get(graph)?.plan.clone())
     }
 
     /// Answers when the engine can take work.

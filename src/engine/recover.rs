@@ -45,7 +45,7 @@ async fn claim(shared: Arc<Shared>) {
                         info!(run = %claim.run.run, fence = claim.run.fence, "Run taken over from a dead process.");
                         metrics::counter!("graphloom_lease_steals_total").increment(1);
                     }
-                    shared.launch(claim, true);
+                    shared.launch(claim, None);
                 }
                 if again {
                     continue;

@@ -130,7 +130,12 @@ impl<'a> Driver<'a> {
             return self.end_at(claim.run.step, RunState::Dead, RunStatus::Dead, failure, usage).await;
         }
         let input: Input = record::decode("run", &claim.run.input).map_err(Halt::Broken)?;
-        let plan = match self.patiently(|| self.shared.plan(&claim.run.graph, &claim.run.hash)).await? {
+        let plan = match &self.live.accepted {
+            // What is served may be another project by now, without the models of this one.
+            Some(plan) => Ok(plan.clone()),
+            None => self.patiently(|| self.shared.plan(&claim.run.graph, &claim.run.hash)).await?,
+        };
+        let plan = match plan {
             Ok(plan) => plan,
             Err(failure) => {
                 return self

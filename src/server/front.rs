@@ -81,7 +81,8 @@ impl<E> Front<E> {
     }
 }
 
-fn peer(request: &Request) -> Option<IpAddr> {
+/// Returns the address that a request came from.
+pub(super) fn peer(request: &Request) -> Option<IpAddr> {
     match &request.remote_addr().0 {
         Addr::SocketAddr(address) => Some(address.ip()),
         _ => None,

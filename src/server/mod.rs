@@ -6,6 +6,7 @@ mod auth;
 mod docs;
 mod front;
 mod graphs;
+mod health;
 mod invoke;
 mod json;
 pub mod openapi;
@@ -26,7 +27,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -39,6 +40,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use crate::compile::Catalog;
 use crate::engine::Engine;
 
 pub use auth::{ApiKey, ApiKeys, Auth, AuthError, Network};
@@ -46,6 +48,7 @@ pub use telemetry::install as install_metrics;
 
 use front::{Front, Methods};
 use graphs::Graphs;
+use health::Health;
 use problem::{Code, Problem};
 use runs::Runs;
 use threads::Threads;
@@ -119,14 +122,22 @@ pub(crate) struct App {
     /// The streams that may still be opened.
     streams: Arc<Semaphore>,
     /// The documents, made when somebody asks for them.
-    documents: OnceLock<(Bytes, Bytes)>,
+    documents: Mutex<Option<Documents>>,
+}
+
+/// The document of OpenAPI 3.0, and that of 3.2, for these graphs.
+#[derive(Clone)]
+struct Documents {
+    catalog: Arc<Catalog>,
+    document: Bytes,
+    newer: Bytes,
 }
 
 impl App {
     fn new(engine: Engine, settings: Settings) -> Self {
         // More than this many the semaphore cannot count.
         let streams = Arc::new(Semaphore::new(settings.streams.min(Semaphore::MAX_PERMITS)));
-        Self { engine, settings, streams, documents: OnceLock::new() }
+        Self { engine, settings, streams, documents: Mutex::default() }
     }
 
     /// Takes a place for a stream, which is given back when it is dropped.
@@ -136,13 +147,19 @@ impl App {
             .map_err(|_| Problem::new(Code::Overloaded, "as many streams are open as may be; try again soon"))
     }
 
-    /// Returns the document of OpenAPI 3.0, and that of 3.2.
-    fn documents(&self) -> &(Bytes, Bytes) {
-        self.documents.get_or_init(|| {
-            let document = openapi::served(&self.engine.catalog(), &self.settings.auth);
-            let newer = openapi::with_item_schema(&document);
-            (Bytes::from(document.to_string()), Bytes::from(newer.to_string()))
-        })
+    /// Returns the documents for the graphs that are served now.
+    fn documents(&self) -> Documents {
+        let catalog = self.engine.catalog();
+        let mut made = self.documents.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*made {
+            Some(documents) if Arc::ptr_eq(&documents.catalog, &catalog) => documents.clone(),
+            _ => {
+                let document = openapi::served(&catalog, &self.settings.auth);
+                let newer = Bytes::from(openapi::with_item_schema(&document).to_string());
+                let document = Bytes::from(document.to_string());
+                made.insert(Documents { catalog, document, newer }).clone()
+            }
+        }
     }
 }
 
@@ -154,6 +171,8 @@ enum Tag {
     Runs,
     /// Conversations.
     Threads,
+    /// The service itself.
+    Service,
 }
 
 /// A service that listens.
@@ -227,7 +246,8 @@ fn check(settings: &Settings) -> Result<(), ServeError> {
 /// Returns everything that is served.
 fn endpoint(app: Arc<App>) -> impl Endpoint<Output = Response> {
     let mut table = HashMap::new();
-    (Graphs(app.clone()), Runs(app.clone()), Threads(app.clone())).add_routes(&mut table);
+    (Graphs(app.clone()), Runs(app.clone()), Threads(app.clone()), Health(app.clone()))
+        .add_routes(&mut table);
     let mut table: Vec<_> = table.into_iter().collect();
     table.sort_by(|a, b| a.0.cmp(&b.0));
     let mut route = Route::new();
@@ -244,9 +264,8 @@ fn endpoint(app: Arc<App>) -> impl Endpoint<Output = Response> {
 }
 
 /// What is no operation of the API.
-const SYSTEM: [(&str, &str); 7] = [
+const SYSTEM: [(&str, &str); 6] = [
     ("/live", "live"),
-    ("/ready", "ready"),
     ("/metrics", "metrics"),
     ("/openapi.json", "openapi"),
     ("/openapi-3.2.json", "openapi32"),
@@ -266,13 +285,9 @@ fn system(name: &'static str, app: Arc<App>) -> BoxEndpoint<'static> {
         async move {
             let mut response = match name {
                 "live" => text("text/plain; charset=utf-8", Bytes::from_static(b"live\n")),
-                "ready" => {
-                    app.engine.ready().await.map_err(Problem::from)?;
-                    text("text/plain; charset=utf-8", Bytes::from_static(b"ready\n"))
-                }
                 "metrics" => text("text/plain; version=0.0.4; charset=utf-8", telemetry::render().into()),
-                "openapi" => text("application/json", app.documents().0.clone()),
-                "openapi32" => text("application/json", app.documents().1.clone()),
+                "openapi" => text("application/json", app.documents().document),
+                "openapi32" => text("application/json", app.documents().newer),
                 "docs" => docs::page(),
                 _ => {
                     let asset = request.raw_path_param("asset").and_then(docs::asset);

@@ -50,6 +50,14 @@ fn describe() {
     metrics::describe_gauge!("graphloom_streams_open", "Streams that are open.");
     metrics::describe_gauge!("graphloom_runs_active", "Runs that this process owns.");
     metrics::describe_counter!("graphloom_runs_accepted_total", "Runs accepted.");
+    metrics::describe_counter!(
+        "graphloom_reloads_total",
+        "Changes of the project: swapped, refused for its errors, or failed to be stored."
+    );
+    metrics::describe_gauge!(
+        "graphloom_reload_findings",
+        "Errors of the project in the folder, while what was served before goes on; 0 when it is served."
+    );
 }
 
 /// Writes what was collected.

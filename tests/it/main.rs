@@ -15,6 +15,7 @@ mod service_clients;
 mod service_faults;
 mod service_load;
 mod service_refusals;
+mod service_reload;
 mod service_stream;
 mod store;
 mod support;

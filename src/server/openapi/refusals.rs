@@ -25,7 +25,8 @@ const STATUSES: [(u16, &str); 12] = [
 /// Says which statuses an operation can answer.
 fn answers(operation: &Json, path: &str, status: u16) -> bool {
     match status {
-        400 | 401 | 403 | 500 | 503 => true,
+        400 | 403 | 500 | 503 => true,
+        401 => path.starts_with("/v1/"),
         404 => path.contains('{'),
         _ => operation["requestBody"].is_object(),
     }

@@ -100,6 +100,7 @@ async fn open(permits: &Arc<Semaphore>) -> Engine {
 struct Service {
     endpoint: Box<dyn poem::endpoint::DynEndpoint<Output = Response>>,
     permits: Arc<Semaphore>,
+    engine: Engine,
 }
 
 impl Service {
@@ -107,9 +108,10 @@ impl Service {
         let permits = Arc::new(Semaphore::new(0));
         let mut settings = Settings::new(SocketAddr::from(([127, 0, 0, 1], 0)), Auth::None);
         change(&mut settings);
-        let app = Arc::new(App::new(open(&permits).await, settings));
+        let engine = open(&permits).await;
+        let app = Arc::new(App::new(engine.clone(), settings));
         let endpoint = Box::new(poem::endpoint::ToDynEndpoint(endpoint(app)));
-        Self { endpoint, permits }
+        Self { endpoint, permits, engine }
     }
 
     /// One where every word may be said at once.

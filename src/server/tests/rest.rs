@@ -141,6 +141,37 @@ async fn what_belongs_to_somebody_else_answers_like_what_does_not_exist() {
     assert_eq!(threads, json!({"threads": []}));
 }
 
+/// Names in a project are not for everybody.
+#[tokio::test]
+async fn whoever_watches_over_the_service_learns_that_the_project_has_errors_and_a_key_learns_which() {
+    let part = |text: &str| text.parse::<Part>().unwrap();
+    let key = ApiKey::new("a", &sha256_hex(b"secret"), part("acme"), Some(part("ann")), None).unwrap();
+    let service = Service::with(|settings| {
+        *settings = Settings::new(settings.bind, Auth::ApiKeys(ApiKeys::new([key]).unwrap()));
+    })
+    .await;
+    assert_eq!(service.get("/ready").await, (StatusCode::OK, json!({"status": "ready"})));
+    let mut bag = crate::diagnostic::Bag::default();
+    let file = bag.add_source("graphs/chat.yaml", "start: secret_plan\n");
+    let span = crate::diagnostic::Span { file, start: 7, end: 18 };
+    for _ in 0..3 {
+        bag.report(crate::diagnostic::Diagnostic::error("G201", "unknown node `secret_plan`", span, "here"));
+    }
+    let since = chrono::DateTime::from_timestamp_millis(1_700_000_000_123).unwrap();
+    service.engine.set_stale(engine::Stale::new(since, "the graphs have errors".into(), &bag, 1));
+    let stale = json!({"since": "2023-11-14T22:13:20.123Z", "reason": "the graphs have errors", "errors": 3});
+    let (status, body) = service.get("/ready").await;
+    assert_eq!((status, &body), (StatusCode::OK, &json!({"status": "ready", "stale": stale})));
+    let mut told = stale;
+    told["findings"] = json!([{
+        "code": "G201", "message": "unknown node `secret_plan`", "file": "graphs/chat.yaml", "line": 1, "column": 8,
+    }]);
+    let request = get("/ready").header("x-api-key", "gl_a_secret").finish();
+    assert_eq!(read(service.ask(request).await).await.1, json!({"status": "ready", "stale": told}));
+    service.engine.reload(catalog(&service.permits)).await.unwrap();
+    assert_eq!(service.get("/ready").await.1, json!({"status": "ready"}));
+}
+
 #[tokio::test]
 async fn threads_come_page_by_page_and_go_when_deleted() {
     let service = Service::fluent().await;

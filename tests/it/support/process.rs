@@ -51,6 +51,11 @@ impl Process {
         self.signal(Signal::SIGTERM);
     }
 
+    /// Asks it to read its project again.
+    pub(crate) fn hang_up(&self) {
+        self.signal(Signal::SIGHUP);
+    }
+
     /// Waits for its end, and says whether it called it a success.
     pub(crate) fn wait(&mut self) -> bool {
         self.0.wait().unwrap().success()
@@ -163,7 +168,9 @@ impl Drop for Service {
 pub(crate) fn binary(folder: &Folder) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_graphloom"));
     command.current_dir(folder.path()).arg("--graphs").arg(folder.path().join("graphs"));
-    for name in ["DATABASE_URL", "GRAPHLOOM_DATABASE_URL", "GRAPHLOOM_CONFIG", "GRAPHLOOM_LOG"] {
+    for name in
+        ["DATABASE_URL", "GRAPHLOOM_DATABASE_URL", "GRAPHLOOM_CONFIG", "GRAPHLOOM_LOG", "GRAPHLOOM_WATCH"]
+    {
         command.env_remove(name);
     }
     command.stdin(Stdio::null());

@@ -10,7 +10,7 @@ use super::process::{Folder, Mock, Service};
 use super::schema::EventSchema;
 use super::stream::Stream;
 
-const GRAPH: &str = "\
+pub(crate) const GRAPH: &str = "\
 format: 1
 state:
   messages: messages
@@ -22,7 +22,7 @@ nodes:
     reply: true
     next: end
 ";
-const PROMPT: &str = "\
+pub(crate) const PROMPT: &str = "\
 ---
 inputs:
   messages: messages
@@ -60,21 +60,26 @@ impl Answer {
 impl World {
     /// Starts a service on one graph, `chat`, whose model is the mock.
     pub(crate) async fn start(fresh: Fresh) -> Self {
-        Self::with_model(fresh, GRAPH, "}").await
+        Self::with_model(fresh, GRAPH, "}", "").await
+    }
+
+    /// The same, where what changes in the project is served without a restart.
+    pub(crate) async fn watching(fresh: Fresh) -> Self {
+        Self::with_model(fresh, GRAPH, "}", "watch = true\n").await
     }
 
     /// The same on another graph of the name `chat`.
     pub(crate) async fn with_graph(fresh: Fresh, graph: &str) -> Self {
-        Self::with_model(fresh, graph, "}").await
+        Self::with_model(fresh, graph, "}", "").await
     }
 
     /// The same with a retry policy.
     pub(crate) async fn with_retry(fresh: Fresh) -> Self {
         let policy = "twice: {attempts: 2, first: 10ms, for: [any]}";
-        Self::with_model(fresh, GRAPH, &format!(", retry: twice}}\nretries:\n  {policy}")).await
+        Self::with_model(fresh, GRAPH, &format!(", retry: twice}}\nretries:\n  {policy}"), "").await
     }
 
-    async fn with_model(fresh: Fresh, graph: &str, more: &str) -> Self {
+    async fn with_model(fresh: Fresh, graph: &str, more: &str, settings: &str) -> Self {
         graphloom::egress::install_crypto();
         let mock = Mock::start();
         let folder = Folder::new();
@@ -86,6 +91,7 @@ impl World {
                  mock: {{provider: openai, model: mock, base_url: \"{base}/v1\"{more}\n"
             ),
         );
+        folder.write("graphloom.toml", settings);
         folder.write("graphs/chat.yaml", graph);
         folder.write("graphs/prompts/answer.md", PROMPT);
         let service = Service::start(&folder, &fresh.url, "one");

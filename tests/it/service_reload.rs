@@ -1,0 +1,190 @@
+//! The project changes while the binary serves it.
+
+use std::io::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use reqwest::{Method, StatusCode};
+use serde_json::json;
+
+use crate::support::Fresh;
+use crate::support::process::Folder;
+use crate::support::stream::{shown, status};
+use crate::support::world::{GRAPH, PROMPT, World};
+
+/// Writes a file as editors do: beside it, then in its place.
+fn replace(folder: &Folder, name: &str, text: &str) {
+    folder.write(&format!("{name}~"), text);
+    let path = |name: &str| folder.path().join(name);
+    std::fs::rename(path(&format!("{name}~")), path(name)).unwrap();
+}
+
+/// Returns a number of the metrics.
+async fn metric(world: &World, name: &str) -> u64 {
+    let text = world.get("/metrics").await.text;
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("{name}: {text}")).parse().unwrap()
+}
+
+async fn reloads(world: &World, outcome: &str) -> u64 {
+    metric(world, &format!("graphloom_reloads_total{{outcome=\"{outcome}\"}}")).await
+}
+
+/// Waits until a reload has come to this end more often than `before`.
+async fn reloaded(world: &World, outcome: &str, before: u64) {
+    let patience = Instant::now() + Duration::from_secs(30);
+    while reloads(world, outcome).await <= before {
+        assert!(Instant::now() < patience, "no reload was {outcome}: {}", world.service.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Returns what the model is told in a turn.
+async fn heard(world: &World, session: &str) -> String {
+    let events = world.chat(session, "hello [[echo]]").await.rest().await;
+    assert_eq!(status(&events), "completed");
+    shown(&events)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_is_served_without_a_restart_and_one_with_errors_is_told_and_not_served() {
+    let world = World::watching(Fresh::sqlite()).await;
+    assert!(heard(&world, "s").await.contains("Be brief."));
+    let mut running = world.chat("long", "[[tokens=30 delay=50ms]]").await;
+    let hash = running.until("run.started").await.json["graph_hash"].clone();
+    let begun = Instant::now();
+    replace(&world.folder, "graphs/prompts/answer.md", &PROMPT.replace("brief", "kind"));
+    reloaded(&world, "swapped", 0).await;
+    println!("served {:?} after the change", begun.elapsed());
+    let told = heard(&world, "s").await;
+    assert!(told.contains("Be kind.") && told.matches("hello").count() >= 2, "the thread goes on: {told}");
+    let graph = world.get("/v1/graphs/chat").await.json();
+    assert_ne!(graph["hash"], hash);
+    assert_eq!(status(&running.rest().await), "completed", "the run under way keeps its plan");
+    assert_eq!(world.get("/ready").await.json(), json!({"status": "ready"}));
+
+    replace(&world.folder, "graphs/chat.yaml", &GRAPH.replace("next: end", "next: ent"));
+    reloaded(&world, "refused", 0).await;
+    let ready = world.get("/ready").await;
+    let stale = &ready.json()["stale"];
+    assert_eq!((ready.status, &stale["errors"]), (StatusCode::OK, &json!(1)), "{ready:?}");
+    let finding = &stale["findings"][0];
+    assert_eq!((&finding["code"], &finding["line"]), (&json!("G201"), &json!(10)), "{finding}");
+    assert!(finding["file"].as_str().unwrap().ends_with("graphs/chat.yaml"), "{finding}");
+    assert_eq!(metric(&world, "graphloom_reload_findings").await, 1);
+    let log = world.service.log();
+    assert!(log.contains("error[G201]: unknown node `ent`") && log.contains("did you mean `end`?"), "{log}");
+    assert!(heard(&world, "s").await.contains("Be kind."), "the last good plan goes on");
+
+    let described = GRAPH.replace("state:", "description: Answers.\nstate:");
+    replace(&world.folder, "graphs/chat.yaml", &described);
+    replace(&world.folder, "graphs/other.yaml", GRAPH);
+    reloaded(&world, "swapped", 1).await;
+    assert_eq!(world.get("/ready").await.json(), json!({"status": "ready"}));
+    assert_eq!(metric(&world, "graphloom_reload_findings").await, 0);
+    assert_eq!(world.get("/v1/graphs/chat").await.json()["description"], "Answers.");
+    let document = world.get("/openapi.json").await.text;
+    assert!(document.contains("Graph_other_Input"), "the document is that of today's graphs");
+    assert!(heard(&world, "s").await.contains("Be kind."));
+    std::fs::remove_file(world.folder.path().join("graphs/other.yaml")).unwrap();
+    reloaded(&world, "swapped", 2).await;
+    assert_eq!(world.get("/v1/graphs/other").await.status, StatusCode::NOT_FOUND);
+}
+
+/// Writes files in pieces, over and over.
+fn scribble(folder: &std::path::Path, stop: &AtomicBool) {
+    let files = [("chat.yaml", GRAPH.to_owned()), ("prompts/answer.md", PROMPT.to_owned())];
+    for round in 0_u64.. {
+        for (name, text) in &files {
+            let text = text.replace("Be brief.", &format!("Be brief, {round}."));
+            let (half, rest) = text.split_at(text.len() * (round as usize % 7 + 1) / 9);
+            let mut file = std::fs::File::create(folder.join(name)).unwrap();
+            file.write_all(half.as_bytes()).unwrap();
+            // Some stay halves for longer than the service waits.
+            std::thread::sleep(Duration::from_millis(if round % 4 == 3 { 350 } else { 5 * (round % 8) }));
+            file.write_all(rest.as_bytes()).unwrap();
+        }
+        // And some are whole for long enough.
+        if round % 4 == 1 {
+            std::thread::sleep(Duration::from_millis(350));
+        }
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_written_files_never_reach_a_client() {
+    let world = World::watching(Fresh::sqlite()).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = {
+        let (folder, stop) = (world.folder.path().join("graphs"), stop.clone());
+        std::thread::spawn(move || scribble(&folder, &stop))
+    };
+    let until = Instant::now() + Duration::from_secs(6);
+    let client = async |n: usize| {
+        let mut turns = 0;
+        while Instant::now() < until {
+            let events = world.chat(&format!("s{n}"), "hi [[tokens=3 delay=5ms]]").await.rest().await;
+            assert_eq!(status(&events), "completed", "{events:?}");
+            turns += 1;
+        }
+        turns
+    };
+    let turns = futures_util::join!(client(0), client(1), client(2), client(3));
+    stop.store(true, Ordering::Relaxed);
+    writer.join().unwrap();
+    replace(&world.folder, "graphs/prompts/answer.md", &PROMPT.replace("brief", "whole"));
+    let patience = Instant::now() + Duration::from_secs(30);
+    while !heard(&world, "last").await.contains("Be whole.") {
+        assert!(Instant::now() < patience, "{}", world.service.log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let (swapped, refused) = (reloads(&world, "swapped").await, reloads(&world, "refused").await);
+    println!("turns {turns:?}, {swapped} projects served, {refused} refused");
+    assert!(swapped > 2 && refused > 2, "{swapped} {refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_watch_a_change_waits_for_the_signal() {
+    let mut world = World::start(Fresh::sqlite()).await;
+    world.folder.write("graphs/prompts/answer.md", &PROMPT.replace("brief", "kind"));
+    assert!(heard(&world, "s").await.contains("Be brief."));
+    assert_eq!(reloads(&world, "swapped").await, 0);
+    world.service.process.hang_up();
+    reloaded(&world, "swapped", 0).await;
+    assert!(heard(&world, "s").await.contains("Be kind."));
+    // The folder as a whole is gone for a moment.
+    let graphs = world.folder.path().join("graphs");
+    let aside = world.folder.path().join("aside");
+    std::fs::rename(&graphs, &aside).unwrap();
+    world.service.process.hang_up();
+    reloaded(&world, "refused", 0).await;
+    let stale = world.ask(world.request(Method::GET, "/ready")).await.json()["stale"].clone();
+    assert_eq!(stale["findings"][0]["code"], "M516", "{stale}");
+    std::fs::rename(&aside, &graphs).unwrap();
+    world.service.process.hang_up();
+    reloaded(&world, "swapped", 1).await;
+    assert_eq!(world.get("/ready").await.json(), json!({"status": "ready"}));
+    world.service.process.terminate();
+    assert!(world.service.process.wait());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_takes_the_place_of_the_watched_one_is_watched() {
+    let world = World::watching(Fresh::sqlite()).await;
+    let graphs = world.folder.path().join("graphs");
+    for (file, text) in [("chat.yaml", GRAPH), ("prompts/answer.md", &PROMPT.replace("brief", "new"))] {
+        world.folder.write(&format!("next/{file}"), text);
+    }
+    std::fs::copy(graphs.join("project.yaml"), world.folder.path().join("next/project.yaml")).unwrap();
+    std::fs::rename(&graphs, world.folder.path().join("former")).unwrap();
+    std::fs::rename(world.folder.path().join("next"), &graphs).unwrap();
+    reloaded(&world, "swapped", 0).await;
+    assert!(heard(&world, "s").await.contains("Be new."));
+    replace(&world.folder, "graphs/prompts/answer.md", &PROMPT.replace("brief", "newer"));
+    reloaded(&world, "swapped", 1).await;
+    assert!(heard(&world, "s").await.contains("Be newer."));
+}
