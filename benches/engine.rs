@@ -9,7 +9,7 @@ use graphloom::engine::step::{Finished, apply, begin, plan_step};
 use graphloom::event::Usage;
 use graphloom::id::RunId;
 use graphloom::node::{Node, Retry, RunFacts, Set};
-use graphloom::plan::{Limits, Next, Output, Plan, PlanNode, Target};
+use graphloom::plan::{Limits, Migration, Next, Output, Plan, PlanNode, Target};
 use graphloom::state::{Channel, Field, Merge, State, Type, Write};
 use serde_json::{Value as Json, json};
 
@@ -41,6 +41,7 @@ fn plan(start: Next, nodes: BTreeMap<String, PlanNode>) -> Plan {
         start,
         nodes,
         limits: Limits::default(),
+        migration: Migration::default(),
         joining: BTreeSet::new(),
     }
     .seal()

@@ -41,6 +41,8 @@ pub struct Plan {
     pub nodes: BTreeMap<String, PlanNode>,
     /// What stops a run.
     pub limits: Limits,
+    /// How states of older versions are brought to this one.
+    pub migration: Migration,
     /// The nodes that wait for their other arrivals; see [`Plan::seal`].
     pub joining: BTreeSet<String>,
 }
@@ -94,6 +96,17 @@ impl Default for Limits {
     fn default() -> Self {
         Self { steps: 100, time: Duration::from_mins(15), tokens: u64::MAX, parallel: 100 }
     }
+}
+
+/// How a state of an older version is brought to this one: first the renames, then the drops, then the defaults.
+#[derive(Debug, Clone, Default)]
+pub struct Migration {
+    /// The channel of today for one of old, in the order written.
+    pub renames: Vec<(String, String)>,
+    /// Channels of old whose values are deleted.
+    pub drops: Vec<String>,
+    /// Values for channels that have none, each from the state before any of them.
+    pub defaults: IndexMap<String, ExprTree>,
 }
 
 /// Where an edge leads.

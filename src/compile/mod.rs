@@ -5,6 +5,7 @@
 mod declared;
 mod edges;
 mod flow;
+mod migrate;
 mod names;
 mod nodes;
 mod prompts;
@@ -292,6 +293,7 @@ fn check_graph<'a>(
     nodes::use_defaults(&graph.defaults, shared);
     let start = graph.start.as_ref().and_then(|start| edges.next(start, start.span(), &names, bag));
     let output = output(graph, &names, &channels, &broken, bag);
+    let migration = migrate::migration(&graph.migrate, &channels, &names, &broken, bag);
     let mut scene = Scene {
         graph,
         shared,
@@ -324,6 +326,7 @@ fn check_graph<'a>(
         start: start?,
         nodes: drafts.iter().map(Draft::outline).collect(),
         limits: limits(graph),
+        migration,
         joining: BTreeSet::new(),
     };
     // A graph with a broken node is not judged as a whole.

@@ -65,6 +65,12 @@ impl Names {
         Self { roots: roots.into(), declared: Rc::new(declared), broken }
     }
 
+    /// Leaves only what can be read where no run is: `state`.
+    pub(super) fn without_run(mut self) -> Self {
+        self.roots.retain(|name, _| name == "state");
+        self
+    }
+
     /// Returns what a prompt file can read: its inputs.
     pub(super) fn of_prompt(
         inputs: &IndexMap<String, Field>,
@@ -278,6 +284,7 @@ impl Names {
             "result" => Some("`result` is there under `into`"),
             "args" => Some("`args` is there in tools"),
             "env" => Some("`env` is there in tools and http nodes"),
+            "input" | "run" => Some("`input` and `run` are there in a run"),
             _ => None,
         };
         if let Some(elsewhere) = elsewhere {

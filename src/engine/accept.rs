@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use serde_json::Value as Json;
 
 use super::record::{self, Input};
-use super::{Engine, Start, StartError, Started, heads, run};
+use super::{Engine, Start, StartError, Started, heads, migrate};
 use crate::id::{Owner, RunId, ThreadKey};
 use crate::plan::Plan;
 use crate::state::Mismatch;
@@ -71,7 +71,7 @@ impl Engine {
         let thread = store.thread(&new.key).await?;
         if let Some((thread, head)) = thread.and_then(|thread| Some((thread.thread, thread.head?)))
             && let Some((head, _)) = heads::load(store, &new.key.owner, thread, head).await?
-            && let Some(why) = run::incompatible(plan, &head.state)
+            && let Err(why) = migrate::take(plan, &head)
         {
             return Err(StartError::Incompatible(why));
         }

@@ -6,6 +6,7 @@ mod accept;
 mod follow;
 mod heads;
 mod journal;
+mod migrate;
 mod read;
 pub mod record;
 mod recover;

@@ -5,10 +5,10 @@
 use chrono::{DateTime, Utc};
 use serde_json::Value as Json;
 
+use super::heads::{self, Head};
 use super::record::decode_frontier;
-use super::{Engine, Stop, heads};
+use super::{Engine, Stop, migrate};
 use crate::id::{CheckpointId, Owner, RunId, ThreadId, ThreadKey};
-use crate::state::State;
 use crate::store::{Checkpoint, StoreError, Thread};
 
 /// A thread at one of its checkpoints.
@@ -98,16 +98,17 @@ impl Engine {
         };
         let loaded = heads::load(&*self.shared.store, &key.owner, thread.thread, checkpoint).await?;
         let Some((head, row)) = loaded else { return Ok(None) };
-        let (state, messages) = self.public(&thread.graph, &head.state);
+        let (state, messages) = self.public(&thread.graph, &head);
         Ok(Some(ThreadView { checkpoint: Some(CheckpointView::new(&row)?), state, messages }))
     }
 
-    /// Returns what of a state may be shown, and the conversation in it. Channels that today's graph
-    /// does not know are kept aside: whether they were private is not known.
-    fn public(&self, graph: &str, state: &State) -> (Json, Vec<Json>) {
+    /// Returns what of a state may be shown, and the conversation in it, as the next run would take it. Channels that
+    /// today's graph does not know are kept aside: whether they were private is not known.
+    fn public(&self, graph: &str, head: &Head) -> (Json, Vec<Json>) {
         let Some(plan) = self.graph(graph) else {
             return (Json::Object(serde_json::Map::new()), Vec::new());
         };
+        let state = migrate::take(&plan, head).map_or_else(|_| head.state.clone(), |(state, _)| state);
         let messages = plan.messages.as_ref().and_then(|channel| state.json(channel));
         let messages = match messages {
             Some(Json::Array(messages)) => messages,

@@ -20,6 +20,7 @@ use tracing::{debug, error};
 use self::tasks::unzip;
 use super::heads::{self, Head};
 use super::journal::Journal;
+use super::migrate;
 use super::record::{self, Input};
 use super::step::{self, Applied, Frontier, Step, Taken};
 use super::{Live, Shared, Stop};
@@ -27,7 +28,7 @@ use crate::event::{Body, RunStatus, Scope, Usage};
 use crate::id::{CheckpointId, TaskId};
 use crate::node::{ErrorKind, Failure, RunFacts};
 use crate::plan::{Plan, START, Target};
-use crate::state::{Delta, State, Write, fold};
+use crate::state::{Delta, Write, fold};
 use crate::store::{Checkpoint, Claim, RunState, StoreError};
 
 /// Checkpoints between two snapshots at least.
@@ -236,17 +237,12 @@ impl<'a> Driver<'a> {
     /// Applies the input: the state of the run before its first superstep. What fails here leaves the
     /// user's turn in the conversation.
     fn begin(&self, at: &mut Position, input: &Input) -> Result<(), Failure> {
-        let today = short(&at.plan.hash);
-        if at.head.checkpoint.is_some()
-            && at.head.frontier.plan != today
-            && let Some(why) = incompatible(&at.plan, &at.head.state)
-        {
-            return Err(Failure {
-                code: "state_incompatible".into(),
-                ..Failure::new(ErrorKind::Schema, why)
-            });
-        }
-        let mut delta = at.head.state.begin_run(&at.plan.channels);
+        let (state, mut delta) = migrate::take(&at.plan, &at.head).map_err(|why| Failure {
+            code: "state_incompatible".into(),
+            ..Failure::new(ErrorKind::Schema, why)
+        })?;
+        at.head.state = state;
+        join(&mut delta, at.head.state.begin_run(&at.plan.channels));
         let mut joined = Ok(());
         if let (Some(message), Some(channel)) = (&input.message, &at.plan.messages) {
             let turn = json!({"id": format!("u_{}", self.claim.run.run), "role": "user", "content": message});
@@ -255,13 +251,7 @@ impl<'a> Driver<'a> {
             match fold(&at.plan.channels, &at.head.state, &[(task, writes)]) {
                 Ok((state, written)) => {
                     at.head.state = state;
-                    for (channel, change) in written {
-                        let change = match delta.remove(&channel) {
-                            Some(earlier) => earlier.then(change),
-                            None => change,
-                        };
-                        delta.insert(channel, change);
-                    }
+                    join(&mut delta, written);
                 }
                 Err(error) => joined = Err(Failure::new(ErrorKind::Merge, error.to_string())),
             }
@@ -272,7 +262,7 @@ impl<'a> Driver<'a> {
             Ok((frontier, edges)) => (frontier, edges, None),
             Err(failure) => (Frontier::default(), Vec::new(), Some(failure)),
         };
-        at.head.frontier = Frontier { plan: today.to_owned(), ..frontier };
+        at.head.frontier = Frontier { plan: migrate::short(&at.plan).to_owned(), ..frontier };
         at.edges = edges;
         self.checkpoint(at, &delta, "input")?;
         failed.map_or(Ok(()), Err)
@@ -372,18 +362,15 @@ fn diverted(step: &Step) -> impl Iterator<Item = Taken> + '_ {
     })
 }
 
-/// Returns the part of a plan's hash that checkpoints carry.
-fn short(hash: &str) -> &str {
-    hash.get(..12).unwrap_or(hash)
-}
-
-/// Says why a stored state does not fit the graph of today.
-pub(super) fn incompatible(plan: &Plan, state: &State) -> Option<String> {
-    plan.channels.iter().find_map(|(name, channel)| {
-        let value = state.json(name)?;
-        let mismatch = channel.check_held(&value).err()?;
-        Some(format!("the thread's `{name}` does not fit the graph of today: {}", mismatch.why))
-    })
+/// Adds what came later to what a barrier did.
+fn join(delta: &mut Delta, later: Delta) {
+    for (channel, change) in later {
+        let change = match delta.remove(&channel) {
+            Some(earlier) => earlier.then(change),
+            None => change,
+        };
+        delta.insert(channel, change);
+    }
 }
 
 /// Returns the text of a user turn.

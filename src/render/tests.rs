@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::expr::Expr;
 use crate::node::{Retry, Set};
-use crate::plan::{Limits, Next, Output, PlanNode, Rule};
+use crate::plan::{Limits, Migration, Next, Output, PlanNode, Rule};
 
 fn to(name: &str) -> Target {
     if name == END { Target::End } else { Target::Node(name.to_owned()) }
@@ -38,6 +38,7 @@ fn plan(start: Next, nodes: impl IntoIterator<Item = (&'static str, PlanNode)>) 
         start,
         nodes: nodes.into_iter().map(|(name, node)| (name.to_owned(), node)).collect(),
         limits: Limits::default(),
+        migration: Migration::default(),
         joining: BTreeSet::new(),
     }
     .seal()

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::fields::Fields;
 use super::grammar;
 use super::keys::later;
+use super::migrate::MigrateSpec;
 use super::next::NextSpec;
 use super::node::NodeSpec;
 use super::reader::Reader;
@@ -40,6 +41,8 @@ pub struct Graph {
     pub limits: LimitsSpec,
     /// Settings of all nodes.
     pub defaults: DefaultsSpec,
+    /// How states of older versions are brought to this one.
+    pub migrate: Vec<MigrateSpec>,
     /// Codes that are silenced in this file.
     pub allow: Vec<String>,
     /// Names of inputs and channels that are there but cannot be read; [`ANY`] for all that is not declared.
@@ -154,6 +157,7 @@ impl Reader<'_> {
         let nodes = nodes.map(|node| self.nodes(node)).unwrap_or_default();
         let limits = fields.take("limits").map(|node| self.limits(node)).unwrap_or_default();
         let defaults = fields.take("defaults").map(|node| self.defaults(node)).unwrap_or_default();
+        let migrate = fields.take("migrate").map(|node| self.migrate(node)).unwrap_or_default();
         let allow = self.allow(fields.take("allow"));
         fields.finish(self, later);
         let description = description.map(|text| text.value);
@@ -169,6 +173,7 @@ impl Reader<'_> {
             nodes,
             limits,
             defaults,
+            migrate,
             allow,
             broken,
             broken_nodes,

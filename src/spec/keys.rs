@@ -1,7 +1,7 @@
 //! Which keys belong where, and which come with later versions.
 
 /// Keys of the language that come with later versions, so that they are not taken for slips.
-const LATER_KEYS: [&str; 18] = [
+const LATER_KEYS: [&str; 17] = [
     "tools",
     "max_tool_rounds",
     "on_tool_error",
@@ -10,7 +10,6 @@ const LATER_KEYS: [&str; 18] = [
     "cache",
     "effects",
     "emit",
-    "migrate",
     "durability",
     "mcp",
     "hosts",

@@ -11,7 +11,7 @@ use graphloom::compile::{Providers, compile};
 use graphloom::diagnostic::{Bag, render_text};
 use graphloom::expr::Expr;
 use graphloom::node::{Retry, Set};
-use graphloom::plan::{Limits, Next, Output, Plan, PlanNode, Rule, Target};
+use graphloom::plan::{Limits, Migration, Next, Output, Plan, PlanNode, Rule, Target};
 use graphloom::render::{self, mermaid};
 use graphloom::spec::load;
 use proptest::prelude::*;
@@ -62,6 +62,7 @@ fn plan(start: Next, nodes: BTreeMap<String, PlanNode>) -> Plan {
         start,
         nodes,
         limits: Limits::default(),
+        migration: Migration::default(),
         joining: BTreeSet::new(),
     }
     .seal()

@@ -13,7 +13,7 @@ use graphloom::event::{Body, Event, Scope};
 use graphloom::id::{Owner, RunId, Seq, TaskId};
 use graphloom::model::scripted::{Entry, Scripted};
 use graphloom::node::{Attempt, Done, ErrorKind, Failure, Node, Retry, assistant_turn};
-use graphloom::plan::{Limits, Next, Output, Plan, PlanNode, Target};
+use graphloom::plan::{Limits, Migration, Next, Output, Plan, PlanNode, Target};
 use graphloom::spec::{Files, load_files};
 use graphloom::state::{Channel, Field, Merge, Type, Write};
 use graphloom::store::memory::MemoryStore;
@@ -100,6 +100,7 @@ fn catalog(nodes: Vec<(&str, Arc<dyn Node>, Next)>, retry: &Retry) -> Catalog {
         start: Next::To(Target::Node(first)),
         nodes,
         limits: Limits::default(),
+        migration: Migration::default(),
         joining: BTreeSet::new(),
     };
     let compiled = Compiled { plan: Arc::new(plan.seal()), body: Vec::new() };

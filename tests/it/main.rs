@@ -17,6 +17,7 @@ mod service_load;
 mod service_refusals;
 mod service_reload;
 mod service_stream;
+mod service_versions;
 mod store;
 mod support;
 mod tidy;

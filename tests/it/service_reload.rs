@@ -9,36 +9,8 @@ use reqwest::{Method, StatusCode};
 use serde_json::json;
 
 use crate::support::Fresh;
-use crate::support::process::Folder;
 use crate::support::stream::{shown, status};
 use crate::support::world::{GRAPH, PROMPT, World};
-
-/// Writes a file as editors do: beside it, then in its place.
-fn replace(folder: &Folder, name: &str, text: &str) {
-    folder.write(&format!("{name}~"), text);
-    let path = |name: &str| folder.path().join(name);
-    std::fs::rename(path(&format!("{name}~")), path(name)).unwrap();
-}
-
-/// Returns a number of the metrics.
-async fn metric(world: &World, name: &str) -> u64 {
-    let text = world.get("/metrics").await.text;
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.unwrap_or_else(|| panic!("{name}: {text}")).parse().unwrap()
-}
-
-async fn reloads(world: &World, outcome: &str) -> u64 {
-    metric(world, &format!("graphloom_reloads_total{{outcome=\"{outcome}\"}}")).await
-}
-
-/// Waits until a reload has come to this end more often than `before`.
-async fn reloaded(world: &World, outcome: &str, before: u64) {
-    let patience = Instant::now() + Duration::from_secs(30);
-    while reloads(world, outcome).await <= before {
-        assert!(Instant::now() < patience, "no reload was {outcome}: {}", world.service.log());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
 
 /// Returns what the model is told in a turn.
 async fn heard(world: &World, session: &str) -> String {
@@ -49,13 +21,13 @@ async fn heard(world: &World, session: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_is_served_without_a_restart_and_one_with_errors_is_told_and_not_served() {
-    let world = World::watching(Fresh::sqlite()).await;
+    let world = World::watching(Fresh::sqlite(), GRAPH).await;
     assert!(heard(&world, "s").await.contains("Be brief."));
     let mut running = world.chat("long", "[[tokens=30 delay=50ms]]").await;
     let hash = running.until("run.started").await.json["graph_hash"].clone();
     let begun = Instant::now();
-    replace(&world.folder, "graphs/prompts/answer.md", &PROMPT.replace("brief", "kind"));
-    reloaded(&world, "swapped", 0).await;
+    world.folder.replace("graphs/prompts/answer.md", &PROMPT.replace("brief", "kind"));
+    world.reloaded("swapped", 0).await;
     println!("served {:?} after the change", begun.elapsed());
     let told = heard(&world, "s").await;
     assert!(told.contains("Be kind.") && told.matches("hello").count() >= 2, "the thread goes on: {told}");
@@ -64,31 +36,31 @@ async fn a_change_is_served_without_a_restart_and_one_with_errors_is_told_and_no
     assert_eq!(status(&running.rest().await), "completed", "the run under way keeps its plan");
     assert_eq!(world.get("/ready").await.json(), json!({"status": "ready"}));
 
-    replace(&world.folder, "graphs/chat.yaml", &GRAPH.replace("next: end", "next: ent"));
-    reloaded(&world, "refused", 0).await;
+    world.folder.replace("graphs/chat.yaml", &GRAPH.replace("next: end", "next: ent"));
+    world.reloaded("refused", 0).await;
     let ready = world.get("/ready").await;
     let stale = &ready.json()["stale"];
     assert_eq!((ready.status, &stale["errors"]), (StatusCode::OK, &json!(1)), "{ready:?}");
     let finding = &stale["findings"][0];
     assert_eq!((&finding["code"], &finding["line"]), (&json!("G201"), &json!(10)), "{finding}");
     assert!(finding["file"].as_str().unwrap().ends_with("graphs/chat.yaml"), "{finding}");
-    assert_eq!(metric(&world, "graphloom_reload_findings").await, 1);
+    assert_eq!(world.metric("graphloom_reload_findings").await, 1);
     let log = world.service.log();
     assert!(log.contains("error[G201]: unknown node `ent`") && log.contains("did you mean `end`?"), "{log}");
     assert!(heard(&world, "s").await.contains("Be kind."), "the last good plan goes on");
 
     let described = GRAPH.replace("state:", "description: Answers.\nstate:");
-    replace(&world.folder, "graphs/chat.yaml", &described);
-    replace(&world.folder, "graphs/other.yaml", GRAPH);
-    reloaded(&world, "swapped", 1).await;
+    world.folder.replace("graphs/chat.yaml", &described);
+    world.folder.replace("graphs/other.yaml", GRAPH);
+    world.reloaded("swapped", 1).await;
     assert_eq!(world.get("/ready").await.json(), json!({"status": "ready"}));
-    assert_eq!(metric(&world, "graphloom_reload_findings").await, 0);
+    assert_eq!(world.metric("graphloom_reload_findings").await, 0);
     assert_eq!(world.get("/v1/graphs/chat").await.json()["description"], "Answers.");
     let document = world.get("/openapi.json").await.text;
     assert!(document.contains("Graph_other_Input"), "the document is that of today's graphs");
     assert!(heard(&world, "s").await.contains("Be kind."));
     std::fs::remove_file(world.folder.path().join("graphs/other.yaml")).unwrap();
-    reloaded(&world, "swapped", 2).await;
+    world.reloaded("swapped", 2).await;
     assert_eq!(world.get("/v1/graphs/other").await.status, StatusCode::NOT_FOUND);
 }
 
@@ -117,7 +89,7 @@ fn scribble(folder: &std::path::Path, stop: &AtomicBool) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn half_written_files_never_reach_a_client() {
-    let world = World::watching(Fresh::sqlite()).await;
+    let world = World::watching(Fresh::sqlite(), GRAPH).await;
     let stop = Arc::new(AtomicBool::new(false));
     let writer = {
         let (folder, stop) = (world.folder.path().join("graphs"), stop.clone());
@@ -136,13 +108,13 @@ async fn half_written_files_never_reach_a_client() {
     let turns = futures_util::join!(client(0), client(1), client(2), client(3));
     stop.store(true, Ordering::Relaxed);
     writer.join().unwrap();
-    replace(&world.folder, "graphs/prompts/answer.md", &PROMPT.replace("brief", "whole"));
+    world.folder.replace("graphs/prompts/answer.md", &PROMPT.replace("brief", "whole"));
     let patience = Instant::now() + Duration::from_secs(30);
     while !heard(&world, "last").await.contains("Be whole.") {
         assert!(Instant::now() < patience, "{}", world.service.log());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    let (swapped, refused) = (reloads(&world, "swapped").await, reloads(&world, "refused").await);
+    let (swapped, refused) = (world.reloads("swapped").await, world.reloads("refused").await);
     println!("turns {turns:?}, {swapped} projects served, {refused} refused");
     assert!(swapped > 2 && refused > 2, "{swapped} {refused}");
 }
@@ -152,21 +124,21 @@ async fn without_a_watch_a_change_waits_for_the_signal() {
     let mut world = World::start(Fresh::sqlite()).await;
     world.folder.write("graphs/prompts/answer.md", &PROMPT.replace("brief", "kind"));
     assert!(heard(&world, "s").await.contains("Be brief."));
-    assert_eq!(reloads(&world, "swapped").await, 0);
+    assert_eq!(world.reloads("swapped").await, 0);
     world.service.process.hang_up();
-    reloaded(&world, "swapped", 0).await;
+    world.reloaded("swapped", 0).await;
     assert!(heard(&world, "s").await.contains("Be kind."));
     // The folder as a whole is gone for a moment.
     let graphs = world.folder.path().join("graphs");
     let aside = world.folder.path().join("aside");
     std::fs::rename(&graphs, &aside).unwrap();
     world.service.process.hang_up();
-    reloaded(&world, "refused", 0).await;
+    world.reloaded("refused", 0).await;
     let stale = world.ask(world.request(Method::GET, "/ready")).await.json()["stale"].clone();
     assert_eq!(stale["findings"][0]["code"], "M516", "{stale}");
     std::fs::rename(&aside, &graphs).unwrap();
     world.service.process.hang_up();
-    reloaded(&world, "swapped", 1).await;
+    world.reloaded("swapped", 1).await;
     assert_eq!(world.get("/ready").await.json(), json!({"status": "ready"}));
     world.service.process.terminate();
     assert!(world.service.process.wait());
@@ -174,7 +146,7 @@ async fn without_a_watch_a_change_waits_for_the_signal() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_that_takes_the_place_of_the_watched_one_is_watched() {
-    let world = World::watching(Fresh::sqlite()).await;
+    let world = World::watching(Fresh::sqlite(), GRAPH).await;
     let graphs = world.folder.path().join("graphs");
     for (file, text) in [("chat.yaml", GRAPH), ("prompts/answer.md", &PROMPT.replace("brief", "new"))] {
         world.folder.write(&format!("next/{file}"), text);
@@ -182,9 +154,9 @@ async fn a_folder_that_takes_the_place_of_the_watched_one_is_watched() {
     std::fs::copy(graphs.join("project.yaml"), world.folder.path().join("next/project.yaml")).unwrap();
     std::fs::rename(&graphs, world.folder.path().join("former")).unwrap();
     std::fs::rename(world.folder.path().join("next"), &graphs).unwrap();
-    reloaded(&world, "swapped", 0).await;
+    world.reloaded("swapped", 0).await;
     assert!(heard(&world, "s").await.contains("Be new."));
-    replace(&world.folder, "graphs/prompts/answer.md", &PROMPT.replace("brief", "newer"));
-    reloaded(&world, "swapped", 1).await;
+    world.folder.replace("graphs/prompts/answer.md", &PROMPT.replace("brief", "newer"));
+    world.reloaded("swapped", 1).await;
     assert!(heard(&world, "s").await.contains("Be newer."));
 }

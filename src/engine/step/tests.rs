@@ -1,6 +1,6 @@
 use super::*;
 use crate::node::{Node, Retry, Set};
-use crate::plan::{Limits, Output, PlanNode};
+use crate::plan::{Limits, Migration, Output, PlanNode};
 use std::time::Duration;
 
 /// Reads `a>b,c` as: `a` goes to `b` and `c`; `a>b!3:x` bounds `a` to 3 visits, then `x`; `a*` joins each.
@@ -47,6 +47,7 @@ fn plan(text: &str) -> Plan {
         start,
         nodes,
         limits: Limits::default(),
+        migration: Migration::default(),
         joining: BTreeSet::new(),
     }
     .seal()

@@ -17,7 +17,7 @@ use crate::engine;
 use crate::event;
 use crate::id::{Part, RunId, sha256_hex};
 use crate::node::{Attempt, Done, Failure, Node, Retry, assistant_turn};
-use crate::plan::{Limits, Next, Output, Plan, PlanNode, Target};
+use crate::plan::{Limits, Migration, Next, Output, Plan, PlanNode, Target};
 use crate::state::{self, Field, Merge, Type, Write};
 use crate::store::memory::MemoryStore;
 
@@ -75,6 +75,7 @@ fn catalog(permits: &Arc<Semaphore>) -> Catalog {
         start: Next::To(Target::Node("speak".into())),
         nodes: BTreeMap::new(),
         limits: Limits::default(),
+        migration: Migration::default(),
         joining: BTreeSet::new(),
     };
     let mut hello = plan("hello", indexmap::IndexMap::new());

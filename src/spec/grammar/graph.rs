@@ -3,7 +3,7 @@
 use super::next::NEXT;
 use super::node::KINDS;
 use super::types::{CHANNEL, TYPE};
-use super::{Key, Map, Named, Shape, due, key};
+use super::{Key, Map, Named, Rule, Shape, due, key};
 
 /// A graph file.
 pub static GRAPH: Map = Map {
@@ -13,7 +13,7 @@ pub static GRAPH: Map = Map {
     rules: &[],
 };
 
-static TOP: [Key; 10] = [
+static TOP: [Key; 11] = [
     FORMAT,
     key("description", Shape::Text, "What the graph does, for people: shown where graphs are listed."),
     key("input", INPUTS, "The inputs of a run, by name: read as `input.NAME`, never written."),
@@ -32,6 +32,12 @@ static TOP: [Key; 10] = [
     due("nodes", NODES, "The nodes, by name. Their order means nothing."),
     key("limits", Shape::Map(&LIMITS), "What stops a run that goes on for too long."),
     key("defaults", Shape::Map(&DEFAULTS), "Settings of all nodes that do not say otherwise."),
+    key(
+        "migrate",
+        Shape::Filled(&Shape::Map(&MIGRATION)),
+        "How the states of older versions of the graph are brought to this one, at the next run of each thread: first \
+         the renames, then the drops, then the defaults.",
+    ),
     key(
         "allow",
         ALLOW,
@@ -93,6 +99,33 @@ static DEFAULT_KEYS: [Key; 3] = [
         "timeout",
         TIMEOUTS,
         "How long an attempt of a node may take. Default: the model's, else `2m` in all.",
+    ),
+];
+
+/// A rule of `migrate`.
+pub static MIGRATION: Map = Map {
+    name: "migration",
+    doc: "A rule by which states of older versions are brought to this one.",
+    groups: &[&MIGRATION_KEYS],
+    rules: &[Rule::OneOf(&["rename", "drop", "default"])],
+};
+
+static MIGRATION_KEYS: [Key; 3] = [
+    key(
+        "rename",
+        Shape::Names(Named::Former, &Shape::Name(Named::Channel)),
+        "Channels of today for those of old: `{old_name: new_name}`. The value moves, unless the channel of today was \
+         written in the meantime.",
+    ),
+    key(
+        "drop",
+        Shape::Name(Named::Former),
+        "A channel of old whose value is deleted. Without a rule it is kept aside, and nobody sees it.",
+    ),
+    key(
+        "default",
+        Shape::Names(Named::Channel, &Shape::Value),
+        "Values for channels that have none, as expressions over `state`: `{size: state.log | length}`.",
     ),
 ];
 

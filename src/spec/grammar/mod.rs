@@ -10,7 +10,7 @@ mod node;
 mod project;
 pub(super) mod types;
 
-pub use graph::{DEFAULTS, GRAPH, LIMITS, TIMEOUT};
+pub use graph::{DEFAULTS, GRAPH, LIMITS, MIGRATION, TIMEOUT};
 pub use next::{ALL, BRANCH, ELSE, MATCH, NEXT, RULE, SOME, WHEN};
 pub use node::{FAIL, HISTORY, KINDS, LLM, NODE, PARAMS, ROUTE, SAY, SET};
 pub use project::{FRONT_MATTER, MODEL, MODEL_PARAMS, PROJECT, RETRY, SECRET};
@@ -135,6 +135,8 @@ pub enum Named {
     Node,
     /// A channel of the state.
     Channel,
+    /// A channel that only older versions of the graph had.
+    Former,
     /// An input of a run or of a prompt.
     Input,
     /// A key of a graph's output.

@@ -30,6 +30,12 @@ impl Folder {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, text).unwrap();
     }
+
+    /// Writes a file as editors do: beside it, then in its place.
+    pub(crate) fn replace(&self, name: &str, text: &str) {
+        self.write(&format!("{name}~"), text);
+        std::fs::rename(self.0.join(format!("{name}~")), self.0.join(name)).unwrap();
+    }
 }
 
 impl Drop for Folder {

@@ -1,6 +1,6 @@
 //! A service with its provider, its project and its database, and short ways to ask it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value as Json, json};
@@ -63,9 +63,9 @@ impl World {
         Self::with_model(fresh, GRAPH, "}", "").await
     }
 
-    /// The same, where what changes in the project is served without a restart.
-    pub(crate) async fn watching(fresh: Fresh) -> Self {
-        Self::with_model(fresh, GRAPH, "}", "watch = true\n").await
+    /// The same on a graph, where what changes in the project is served without a restart.
+    pub(crate) async fn watching(fresh: Fresh, graph: &str) -> Self {
+        Self::with_model(fresh, graph, "}", "watch = true\n").await
     }
 
     /// The same on another graph of the name `chat`.
@@ -153,6 +153,27 @@ impl World {
     pub(crate) async fn messages(&self, session: &str) -> Vec<(String, String)> {
         let answer = self.get(&format!("/v1/threads/{session}/messages")).await;
         pairs(&answer.json()["messages"])
+    }
+
+    /// Returns a number of the metrics.
+    pub(crate) async fn metric(&self, name: &str) -> u64 {
+        let text = self.get("/metrics").await.text;
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("{name}: {text}")).parse().unwrap()
+    }
+
+    /// Returns how many reloads have come to this end.
+    pub(crate) async fn reloads(&self, outcome: &str) -> u64 {
+        self.metric(&format!("graphloom_reloads_total{{outcome=\"{outcome}\"}}")).await
+    }
+
+    /// Waits until more than `before` have.
+    pub(crate) async fn reloaded(&self, outcome: &str, before: u64) {
+        let patience = Instant::now() + Duration::from_secs(30);
+        while self.reloads(outcome).await <= before {
+            assert!(Instant::now() < patience, "no reload was {outcome}: {}", self.service.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     pub(crate) async fn calls(&self) -> Vec<Json> {
