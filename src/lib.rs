@@ -14,6 +14,7 @@ pub mod model;
 pub mod node;
 pub mod plan;
 pub mod compile;
+pub mod diff;
 pub mod store;
 pub mod engine;
 pub mod render;

@@ -4,6 +4,7 @@
 
 mod chat;
 mod check;
+mod diff;
 mod explain;
 mod keys;
 mod lsp;
@@ -51,6 +52,10 @@ enum Command {
     Serve(ServeFlags),
     /// Finds every mistake in the graphs without starting anything
     Check(check::CheckFlags),
+    /// Says what differs between two versions, and what that means for threads
+    ///
+    /// Comments, the order of keys, and models make no difference. Exit codes: 0 equal, 1 different, 2 trouble.
+    Diff(diff::DiffFlags),
     /// Explains a code, with a wrong and a right example; or lists what expressions can use
     Explain(explain::ExplainFlags),
     /// Prints the drawing of a graph
@@ -103,6 +108,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
     match command {
         Command::Serve(serve) => runtime()?.block_on(serve::serve(flags, &serve, &file)),
         Command::Check(check) => check::check(flags, &check, &file),
+        Command::Diff(diff) => Ok(runtime()?.block_on(diff::diff(&diff, &file))),
         Command::Explain(topic) => explain::explain(&topic),
         Command::Render(render) => render::render(flags, &render, &file),
         Command::Chat(chat) => runtime()?.block_on(chat::chat(flags, &chat, &file)),
@@ -143,6 +149,7 @@ impl Command {
                 &mut serve.database
             }
             Self::Chat(chat) => &mut chat.database,
+            Self::Diff(diff) => &mut diff.database,
             Self::Migrate(database) => database,
             _ => return self,
         };
@@ -155,7 +162,7 @@ impl Command {
 fn stray<'a>(matches: &ArgMatches, command: Option<&Command>) -> Option<&'a str> {
     let foreign: &[&str] = match command? {
         Command::Serve(_) => &[],
-        Command::Chat(_) | Command::Migrate(_) => &["bind", "instance", "watch"],
+        Command::Chat(_) | Command::Diff(_) | Command::Migrate(_) => &["bind", "instance", "watch"],
         _ => &["bind", "instance", "watch", "database_url"],
     };
     foreign.iter().copied().find(|flag| matches.value_source(flag) == Some(ValueSource::CommandLine))
@@ -223,6 +230,17 @@ fn load(flags: &Flags, file: &File) -> Result<Project> {
         Some(catalog) if catalog.graphs.is_empty() => bail!("there is no graph in `{}`", folder.display()),
         Some(catalog) => Ok(Project { catalog, providers, seen }),
         _ => bail!("the graphs in `{}` have errors", folder.display()),
+    }
+}
+
+/// Opens the store that a URL names, to look at it. A SQLite file is left to the process that has it, and not made.
+async fn open_to_read(url: &str) -> Result<Arc<dyn Store>> {
+    let file = url
+        .strip_prefix("sqlite:")
+        .filter(|rest| !rest.contains(":memory:") && !rest.contains("mode=memory"));
+    match file.map(|rest| rest.split('?').next().unwrap_or(rest)) {
+        Some(file) => open_store(&format!("sqlite:{file}?mode=ro")).await,
+        None => open_store(url).await,
     }
 }
 

@@ -37,7 +37,7 @@ use prompts::Prompts;
 pub use names::run_fields;
 pub use providers::Providers;
 pub use types::Types;
-pub use version::revive;
+pub use version::{revive, revive_as_stored, stored_canonical};
 
 /// The compiled graphs of a project.
 #[derive(Debug, Default)]

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::{
     Accepted, Beat, Checkpoint, Claim, Commit, Committed, EventBatch, GraphVersion, NewRun, OnBusy, Process,
-    Result, Run, RunState, Store, Thread,
+    Result, Run, RunState, Store, Thread, VersionUse,
 };
 use crate::id::{CheckpointId, Owner, Part, RunId, Seq, ThreadId, ThreadKey};
 
@@ -143,6 +143,17 @@ impl Store for MemoryStore {
 
     async fn graph_version(&self, hash: &str) -> Result<Option<GraphVersion>> {
         Ok(self.lock().versions.get(hash).cloned())
+    }
+
+    async fn version_use(&self, hash: &str) -> Result<VersionUse> {
+        let tables = self.lock();
+        let runs = tables.runs.values().filter(|row| row.run.hash == hash).map(|row| row.run.state);
+        let open = runs.filter(|state| *state == RunState::Queued || holds_thread(*state));
+        let (open_runs, paused_runs) = open.fold((0, 0), |(open, paused), state| {
+            (open + 1, paused + u64::from(state == RunState::Interrupted))
+        });
+        let threads = tables.threads.values().filter(|row| row.hash == hash).count() as u64;
+        Ok(VersionUse { threads, open_runs, paused_runs })
     }
 
     async fn accept(&self, new: NewRun) -> Result<Accepted> {

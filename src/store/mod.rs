@@ -283,6 +283,17 @@ pub struct GraphVersion {
     pub body: Vec<u8>,
 }
 
+/// What is on a graph version, over all tenants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct VersionUse {
+    /// Threads whose newest run was accepted for it.
+    pub threads: u64,
+    /// Runs that are pinned to it and not over.
+    pub open_runs: u64,
+    /// Those of them that wait for a person.
+    pub paused_runs: u64,
+}
+
 /// Why the store could not answer.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -322,6 +333,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// Reads a graph version.
     async fn graph_version(&self, hash: &str) -> Result<Option<GraphVersion>>;
+
+    /// Counts what is on a graph version. It looks at every thread: for an operator, never for a request.
+    async fn version_use(&self, hash: &str) -> Result<VersionUse>;
 
     /// Accepts a run: creates the thread when needed, and claims the run when the thread is free. A thread stays with
     /// the graph of its first run.

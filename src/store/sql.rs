@@ -32,7 +32,7 @@ use self::error::{undone, unsure};
 use self::postgres::Lanes;
 use super::{
     Accepted, Beat, Checkpoint, Claim, Commit, Committed, EventBatch, GraphVersion, NewRun, Process, Result,
-    Run, Store, StoreError, Thread,
+    Run, Store, StoreError, Thread, VersionUse,
 };
 use crate::id::{CheckpointId, Owner, RunId, Seq, ThreadId, ThreadKey};
 
@@ -182,6 +182,10 @@ impl Store for SqlStore {
 
     async fn graph_version(&self, hash: &str) -> Result<Option<GraphVersion>> {
         read::graph_version(self.read(), hash).await
+    }
+
+    async fn version_use(&self, hash: &str) -> Result<VersionUse> {
+        read::version_use(self.read(), hash).await
     }
 
     async fn accept(&self, new: NewRun) -> Result<Accepted> {

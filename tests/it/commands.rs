@@ -84,6 +84,91 @@ fn a_project_that_is_not_there_or_holds_no_graph_is_no_project() {
     assert!(code == 1 && error.contains("there is no graph in"), "{code} {error}");
 }
 
+const TALK: &str = "\
+format: 1
+state: {messages: messages, topic: string, mood: string, log: {type: [string], merge: append}}
+start: note
+nodes:
+  note: {kind: set, set: {topic: run.user_text, mood: \"'fine'\", log: [run.user_text]}, next: tell}
+  tell: {kind: say, text: \"{{ state.topic }} {{ state.mood }} {{ state.log | length }}\", next: end}
+";
+
+#[test]
+fn diff_tells_what_changed_and_what_becomes_of_threads() {
+    let folder = project();
+    folder.write("graphs/talk.yaml", TALK);
+    folder.write("other/hello.yaml", &GRAPH.replace("format: 1", "# The same.\nformat: 1"));
+    folder.write("other/talk.yaml", TALK);
+    let diff = |arguments: &[&str]| graphloom(&folder, &[&["diff", "graphs", "other"], arguments].concat());
+    assert_eq!(diff(&[]), (0, String::new(), String::new()), "a comment is no difference");
+
+    folder.write(
+        "other/talk.yaml",
+        "format: 1\nstate: {messages: messages, subject: {type: string, default: none}, log: {type: [integer], merge: append}}\n\
+         input: {tone: string}\nmigrate: [{rename: {topic: subject}}]\nlimits: {steps: 9}\nstart: tell\nnodes:\n  \
+         tell:\n    kind: say\n    text: \"{{ state.subject }} {{ input.tone }} {{ state.log | length }}\"\n    \
+         next: [{when: input.tone == 'rude', to: stop}, {else: end}]\n  stop: {kind: fail, error: No.}\n",
+    );
+    std::fs::remove_file(folder.path().join("other/hello.yaml")).unwrap();
+    let (code, out, error) = diff(&[]);
+    let told = out.lines().map(str::trim_end).filter(|line| !line.contains(" graph ")).collect::<Vec<_>>();
+    assert_eq!((code, error.as_str()), (1, ""), "{out}");
+    assert_eq!(
+        told,
+        [
+            "  Its threads cannot go on; runs that are not over end on their version.",
+            "  - node note: set",
+            "  + node stop: fail",
+            "  ~ node tell: text",
+            "  - edge note -> tell",
+            "  - edge start -> note",
+            "  - edge tell -> end",
+            "  + edge start -> tell",
+            "  + edge tell -> end: if else",
+            "  + edge tell -> stop: if input.tone == 'rude'",
+            "  ~ channel log: [string] -> [integer]",
+            "  - channel mood: string",
+            "  + channel subject: string",
+            "  - channel topic: string",
+            "  + input tone: string, required",
+            "  + setting limits",
+            "  + setting migrate",
+            "  The next run of a thread is refused with 409 `state_incompatible` where its state does not fit:",
+            "    `log` may not fit: [string] -> [integer]",
+            "    `mood` is kept aside, and seen again when a channel has that name",
+            "    `topic` moves to `subject`",
+            "    To let such threads go on, give the channel another name, and rules under `migrate:`.",
+            "  Runs that are under way, wait or are paused end on the old version.",
+        ]
+    );
+    let (code, out, _) = diff(&["--format", "json"]);
+    let report: Json = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &report["equal"]), (1, &false.into()));
+    let [hello, talk] = &report["graphs"].as_array().unwrap()[..] else { panic!("{report}") };
+    assert_eq!((&hello["graph"], &hello["change"]), (&"hello".into(), &"removed".into()));
+    assert_eq!((&talk["may_refuse"], &talk["states"][0]["effect"]), (&true.into(), &"refused".into()));
+    assert_eq!(talk["old"].as_str().unwrap().len(), 64);
+}
+
+#[test]
+fn diff_says_by_its_code_that_it_could_not_compare() {
+    let folder = project();
+    folder.write("broken/hello.yaml", &GRAPH.replace("next: end", "next: ent"));
+    let hash = "0".repeat(64);
+    let url = format!("sqlite://{}/none.db?mode=rwc", folder.path().display());
+    for (arguments, told) in [
+        (vec!["diff", "graphs", "broken"], "error[G201]"),
+        (vec!["diff", "graphs", "nowhere"], "neither a folder nor the hash"),
+        (vec!["diff", &hash, "graphs", "--database-url", &url], "cannot open the database"),
+        (vec!["--database-url", "memory:", "diff", &hash, "graphs"], "has no graph version"),
+    ] {
+        let (code, out, error) = graphloom(&folder, &arguments);
+        assert_eq!((code, out.as_str()), (2, ""), "{arguments:?}");
+        assert!(error.contains(told), "{arguments:?}: {error}");
+    }
+    assert!(!folder.path().join("none.db").exists());
+}
+
 #[test]
 fn render_prints_the_drawing_and_an_unknown_graph_names_those_there_are() {
     let folder = project();

@@ -4,6 +4,7 @@ use reqwest::StatusCode;
 use serde_json::{Value as Json, json};
 
 use crate::support::Fresh;
+use crate::support::process::binary;
 use crate::support::stream::status;
 use crate::support::world::World;
 
@@ -62,14 +63,35 @@ async fn state(world: &World, session: &str) -> Json {
     state
 }
 
+async fn hash(world: &World) -> String {
+    world.get("/v1/graphs/chat").await.json()["hash"].as_str().unwrap().to_owned()
+}
+
+/// Compares as an operator does, while the service runs.
+fn diff(world: &World, old: &str, new: &str) -> (i32, Json) {
+    let arguments = ["diff", old, new, "--format", "json", "--database-url", &world.fresh.url];
+    let output = binary(&world.folder).args(arguments).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    let report = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{error}"));
+    assert_eq!(error, "");
+    (output.status.code().unwrap(), report)
+}
+
 async fn migrates(fresh: Fresh) {
     let mut world = World::watching(fresh, FIRST).await;
+    let first = hash(&world).await;
+    assert_eq!(diff(&world, &first, "graphs"), (0, json!({"equal": true, "graphs": []})));
     let said = ["tea", "About tea, fine."];
     for session in ["kept", "old"] {
         assert_eq!(turn(&world, session, "tea").await, said);
     }
     world.folder.replace("graphs/chat.yaml", SECOND);
     world.reloaded("swapped", 0).await;
+    let second = hash(&world).await;
+    let (code, report) = diff(&world, &first, &second);
+    assert_eq!((code, &report["graphs"][0]["may_refuse"]), (1, &json!(false)), "{report}");
+    let on_old = |threads| json!({"threads": threads, "open_runs": 0, "paused_runs": 0});
+    assert_eq!(report["graphs"][0]["on_old"], on_old(2));
     let taken = json!({"subject": "tea", "log": ["tea"], "size": 11});
     assert_eq!(state(&world, "kept").await, taken, "what the next run will find");
     assert_eq!(world.messages("kept").await.len(), 2);
@@ -83,6 +105,9 @@ async fn migrates(fresh: Fresh) {
     assert_eq!(state(&world, "kept").await, json!({"subject": "tea", "log": ["tea"], "size": 13}));
 
     world.folder.replace("graphs/chat.yaml", THIRD);
+    let (code, report) = diff(&world, &second, "graphs");
+    assert_eq!((code, &report["graphs"][0]["may_refuse"]), (1, &json!(true)), "{report}");
+    assert_eq!(report["graphs"][0]["on_old"], on_old(1), "one of two has gone on");
     world.reloaded("swapped", 0).await;
     let refused = world.ask(world.turn("kept", "no")).await;
     assert_eq!(

@@ -14,6 +14,9 @@ use crate::node::{Bind, Clip, Output, Piece, Sent};
 use crate::spec::{HistorySpec, IntoSpec, LlmSpec, NodeSpec, ParamsSpec, TimeoutSpec};
 use crate::state::Type;
 
+/// The bag says what is wrong.
+struct Reported;
+
 impl Scene<'_> {
     pub(super) fn llm(
         &mut self,
@@ -40,11 +43,11 @@ impl Scene<'_> {
         let model = self.model(llm, name, spec, bag);
         let output = self.output(name, llm, model.as_ref(), bag);
         let into = match &output {
-            Some(output) => {
+            Ok(output) => {
                 self.sent(llm, output.as_ref().map_or(Type::STRING, |output| output.ty.clone()), bag)
             }
             // A type that cannot be read takes every channel.
-            None => self.sent(llm, Type::Any, bag),
+            Err(Reported) => self.sent(llm, Type::Any, bag),
         };
         let mut params = ParamsSpec::default();
         let prompted = if let Some(wanted) = &llm.prompt {
@@ -100,7 +103,7 @@ impl Scene<'_> {
                 Some(HistorySpec::Last(n)) => Clip::Last(n as usize),
                 Some(HistorySpec::Tokens(n)) => Clip::Tokens(n as usize),
             },
-            output: output?,
+            output: output.ok()?,
             params: merged,
             timeouts: timeouts([spec.timeout, self.graph.defaults.timeout, model.timeout]),
             reply: match reply {
@@ -168,29 +171,29 @@ impl Scene<'_> {
     }
 
     /// Checks the type of an answer: it must not be said, the model must be able to keep to it, and the provider to
-    /// express it. Nothing: it is reported.
+    /// express it.
     fn output(
         &self,
         name: &Spanned<String>,
         llm: &LlmSpec,
         model: Option<&Model>,
         bag: &mut Bag,
-    ) -> Option<Option<Output>> {
-        let Some((at, spec)) = &llm.output else { return Some(None) };
-        let ty = self.shared.types.field(spec, bag)?.ty;
+    ) -> Result<Option<Output>, Reported> {
+        let Some((at, spec)) = &llm.output else { return Ok(None) };
+        let ty = self.shared.types.field(spec, bag).ok_or(Reported)?.ty;
         if let Some(reply) = llm.reply.as_ref().filter(|reply| reply.value) {
             let message = "structured output is not said to the user";
             let finding = Diagnostic::error("G222", message, reply.span, "would show JSON");
             bag.report(
                 finding.related(*at, "asks for JSON").help("keep it with `into`, and `say` a part of it"),
             );
-            return None;
+            return Err(Reported);
         }
         if model.is_some_and(|model| !model.schemas) {
             let message = format!("the model of `{}` does not answer in JSON", name.value);
             let finding = Diagnostic::error("M508", message, *at, "its `supports` lacks `json_schema`");
             bag.report(finding.help("choose another model, or add `json_schema` to its `supports`"));
-            return None;
+            return Err(Reported);
         }
         let schema = match ty.answer_schema() {
             Ok(schema) => schema,
@@ -202,7 +205,7 @@ impl Scene<'_> {
                 };
                 let finding = Diagnostic::error("S411", message, spec.span(), label);
                 bag.report(finding.help("write its fields out, or take a `string`"));
-                return None;
+                return Err(Reported);
             }
         };
         // Providers take objects only.
@@ -213,7 +216,7 @@ impl Scene<'_> {
             schema
         };
         let schema = Arc::new(OutputSchema { name: name.value.clone(), schema });
-        Some(Some(Output { ty, schema, wrapped }))
+        Ok(Some(Output { ty, schema, wrapped }))
     }
 
     pub(super) fn sent(&self, llm: &LlmSpec, result: Type, bag: &mut Bag) -> Option<Sent> {

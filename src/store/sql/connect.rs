@@ -1,6 +1,6 @@
 //! Opens the pools, with the settings without which neither database is safe under load.
 //!
-//! Invariant: a SQLite file has one process and one writing connection.
+//! Invariant: a SQLite file has one process and one writing connection; whoever opens it by `mode=ro` only looks.
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -98,7 +98,9 @@ pub(super) async fn sqlite(url: &str) -> Result<Pools> {
     let parsed = SqliteConnectOptions::from_str(url)
         .map_err(|e| StoreError::Config(format!("the database URL cannot be read: {e}")))?;
     let memory = url.contains(":memory:") || url.contains("mode=memory");
-    let lock = if memory { None } else { Some(lock(parsed.get_filename())?) };
+    // Who only looks may look while another process works on it.
+    let looks = url.contains("mode=ro");
+    let lock = if memory || looks { None } else { Some(lock(parsed.get_filename())?) };
     let pool = async |connections, reads_only: bool| {
         let mut options = options(url, connections);
         // A connection to a database in memory is the database.

@@ -1,6 +1,7 @@
 //! Reads, the same on both back ends.
 //!
-//! Invariant: every read names the tenant and the user, so what belongs to somebody else does not exist.
+//! Invariant: every read names the tenant and the user, so what belongs to somebody else does not exist. Only what
+//! belongs to the deployment, and a count for its operator, are for nobody in particular.
 
 use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait, EntityTrait, Value};
@@ -10,7 +11,7 @@ use super::error::undone;
 use super::row::{RUN, Row, moment};
 use super::{answered, sql};
 use crate::id::{CheckpointId, Owner, RunId, Seq, ThreadId, ThreadKey};
-use crate::store::{Checkpoint, EventBatch, GraphVersion, Result, Run, StoreError, Thread};
+use crate::store::{Checkpoint, EventBatch, GraphVersion, Result, Run, StoreError, Thread, VersionUse};
 
 /// The tenant of what belongs to the deployment.
 pub(super) const DEPLOYMENT: &str = "";
@@ -41,6 +42,22 @@ pub(super) async fn graph_version<C: ConnectionTrait>(db: &C, hash: &str) -> Res
     let key = (DEPLOYMENT.to_owned(), hash.to_owned());
     let found = answered(graph_version::Entity::find_by_id(key).one(db)).await.map_err(|e| undone(&e))?;
     Ok(found.map(|row| GraphVersion { graph: row.graph, hash: row.hash, body: row.body }))
+}
+
+pub(super) async fn version_use<C: ConnectionTrait>(db: &C, hash: &str) -> Result<VersionUse> {
+    // In two parts, because each state has an index of its own; a list of all three has none.
+    let text = "select (select count(*) from thread where hash = $1) as threads, \
+         (select count(*) from run where hash = $1 and state = 'queued') as waiting, \
+         (select count(*) from run where hash = $1 and state in ('running', 'interrupted')) as active, \
+         (select count(*) from run where hash = $1 and state = 'interrupted') as paused";
+    let Some(row) = row(db, "graph version", text, vec![hash.into()]).await? else {
+        return Ok(VersionUse::default());
+    };
+    Ok(VersionUse {
+        threads: row.number("threads")?,
+        open_runs: row.number("waiting")? + row.number("active")?,
+        paused_runs: row.number("paused")?,
+    })
 }
 
 pub(super) async fn run<C: ConnectionTrait>(db: &C, owner: &Owner, run: RunId) -> Result<Option<Run>> {

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use graphloom::id::{RunId, Seq, ThreadKey};
-use graphloom::store::{Accepted, Commit, Committed, EventBatch, GraphVersion, RunState, Store};
+use graphloom::store::{
+    Accepted, Commit, Committed, EventBatch, GraphVersion, NewRun, RunState, Store, VersionUse,
+};
 
 use super::on_every_store;
 use crate::support::{
@@ -22,6 +24,7 @@ on_every_store![
     threads_are_listed_latest_first_and_in_pages,
     a_deleted_thread_is_gone_and_its_name_is_free,
     a_graph_version_is_kept_by_its_hash,
+    what_is_on_a_version_is_counted,
     the_store_answers,
 ];
 
@@ -249,6 +252,24 @@ async fn a_deleted_thread_is_gone_and_its_name_is_free(store: Arc<dyn Store>) {
     assert_eq!(head, None);
     assert_ne!(again.thread, run.thread);
     assert!(store.run(&key.owner, other.run).await.unwrap().is_some());
+}
+
+async fn what_is_on_a_version_is_counted(store: Arc<dyn Store>) {
+    let over = claimed(&*store, &session("over")).await;
+    store.commit(last_barrier(&over, RunState::Completed)).await.unwrap();
+    let paused = claimed(&*store, &session("paused")).await;
+    let pause = Commit { next: Some((RunState::Interrupted, None)), ..barrier(&paused) };
+    store.commit(pause).await.unwrap();
+    claimed(&*store, &session("busy")).await;
+    queued(&*store, &session("busy")).await;
+    // The newest run of a thread says of which version the thread is.
+    let newer = NewRun { hash: "hash-2".into(), from: Some("hash-1".into()), ..new_run(&session("over")) };
+    store.accept(newer).await.unwrap();
+    let found = store.version_use("hash-1").await.unwrap();
+    assert_eq!(found, VersionUse { threads: 2, open_runs: 3, paused_runs: 1 });
+    let found = store.version_use("hash-2").await.unwrap();
+    assert_eq!(found, VersionUse { threads: 1, open_runs: 1, paused_runs: 0 });
+    assert_eq!(store.version_use("hash-3").await.unwrap(), VersionUse::default());
 }
 
 async fn a_graph_version_is_kept_by_its_hash(store: Arc<dyn Store>) {
