@@ -21,6 +21,9 @@ pub(super) struct CheckFlags {
     /// Fails on warnings too
     #[arg(long)]
     deny_warnings: bool,
+    /// Does not look for secrets: one that is missing is no finding
+    #[arg(long)]
+    no_secrets: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -42,8 +45,12 @@ pub(super) fn check(flags: &Flags, check: &CheckFlags, file: &File) -> Result<Ex
         writeln!(std::io::stderr(), "error: cannot read the project `{}`: {error}", folder.display())?;
         return Ok(ExitCode::from(2));
     }
-    let environment = file.environment(flags);
-    let providers = Providers::lenient(Box::new(move |name| environment.secret(name)))?;
+    let providers = if check.no_secrets {
+        Providers::without_secrets()?
+    } else {
+        let environment = file.environment(flags);
+        Providers::lenient(Box::new(move |name| environment.secret(name)))?
+    };
     let mut bag = Bag::default();
     let catalog =
         spec::load(&folder, &mut bag).and_then(|project| compile::compile(&project, &providers, &mut bag));

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Value as Json, json};
 
-use super::{Bag, CODES, Diagnostic, Label, Lines, Severity};
+use super::{Bag, CODES, Diagnostic, Label, Lines, Severity, code_info};
 
 /// Returns the findings as a SARIF 2.1.0 log (OASIS). Columns count UTF-16 code units from 1.
 pub fn render_sarif(bag: &Bag) -> Json {
@@ -16,8 +16,8 @@ pub fn render_sarif(bag: &Bag) -> Json {
         .filter(|code| bag.findings.iter().any(|f| f.code == *code))
         .collect();
     let rule = |code: &&'static str| {
-        let title = CODES.iter().find(|info| info.code == *code).map_or("", |info| info.title);
-        json!({"id": code, "shortDescription": {"text": title}})
+        let (title, page) = code_info(code).map_or(("", ""), |info| (info.title, info.page));
+        json!({"id": code, "shortDescription": {"text": title}, "help": {"text": page, "markdown": page}})
     };
     let place = |label: &Label| {
         let (file, text) = bag.source(label.span.file);

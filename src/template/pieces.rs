@@ -38,9 +38,13 @@ const TAGS: [&str; 15] = [
 
 /// Takes a template apart. Returns as much as can be told, and what is wrong with its tags and blocks.
 pub(super) fn pieces(source: &str) -> (Vec<Piece>, Vec<TemplateError>) {
-    let mut scan = Scan { source, pieces: Vec::new(), errors: Vec::new(), open: Vec::new() };
+    let mut scan =
+        Scan { source, pieces: Vec::new(), errors: Vec::new(), open: Vec::new(), guessed: Vec::new() };
     scan.run();
     for (name, range) in std::mem::take(&mut scan.open) {
+        if scan.guessed.contains(&range.start) {
+            continue;
+        }
         let last = source.len() - source.chars().next_back().map_or(0, char::len_utf8);
         let mut error =
             error(last..source.len(), format!("unclosed `{{% {name} %}}`"), "the template ends here");
@@ -67,6 +71,8 @@ struct Scan<'a> {
     pieces: Vec<Piece>,
     errors: Vec<TemplateError>,
     open: Vec<(&'a str, Range<usize>)>,
+    /// Where tags begin that were meant to open a block: what they leave open is not told as well.
+    guessed: Vec<usize>,
 }
 
 impl Scan<'_> {
@@ -215,6 +221,7 @@ impl Scan<'_> {
                 let begins = found.help.as_ref().and_then(|help| help.split('`').nth(1));
                 if let Some(block) = BLOCKS.into_iter().find(|block| Some(*block) == begins) {
                     self.open.push((block, range.clone()));
+                    self.guessed.push(range.start);
                 }
                 // A misspelt end closes what is open.
                 let ends = found.help.as_ref().is_some_and(|help| help.contains("`end"));

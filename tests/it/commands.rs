@@ -309,3 +309,55 @@ fn an_editor_that_goes_away_or_talks_nonsense_ends_the_language_server() {
     let (code, out, _) = run(binary(&folder).arg("lsp"), &early);
     assert!(code == 1 && out.contains("-32002"), "{out}");
 }
+
+/// The schema comes with the crate whose types were made from it.
+fn sarif_schema() -> Json {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let out = Command::new(cargo).args(["metadata", "--format-version=1", "--offline"]).output().unwrap();
+    let metadata: Json = serde_json::from_slice(&out.stdout).unwrap();
+    let package =
+        metadata["packages"].as_array().unwrap().iter().find(|p| p["name"] == "serde-sarif").unwrap();
+    let manifest = std::path::Path::new(package["manifest_path"].as_str().unwrap());
+    let text = std::fs::read_to_string(manifest.with_file_name("src").join("schema.json")).unwrap();
+    // The pattern of `language`, which is not used here, is no regular expression.
+    let text = text.replace(r"^[a-zA-Z]{2}|^[a-zA-Z]{2}-[a-zA-Z]{2}]?$", r"^[a-zA-Z]{2}(-[a-zA-Z]{2})?$");
+    serde_json::from_str(&text).unwrap()
+}
+
+/// Every finding of every fixture, as SARIF: valid by the official schema, and read by its own types.
+#[test]
+fn sarif_is_what_its_official_schema_asks_for() {
+    let validator = jsonschema::validator_for(&sarif_schema()).unwrap();
+    let providers = graphloom::compile::Providers::without_secrets().unwrap();
+    let mut results = 0;
+    for fixture in std::fs::read_dir("tests/fixtures/invalid").unwrap() {
+        let mut bag = graphloom::diagnostic::Bag::default();
+        if let Some(folder) = graphloom::spec::load(&fixture.unwrap().path().join("graphs"), &mut bag) {
+            graphloom::compile::compile(&folder, &providers, &mut bag);
+        }
+        bag.sort();
+        let log = graphloom::diagnostic::render_sarif(&bag);
+        let wrong: Vec<String> = validator.iter_errors(&log).map(|error| error.to_string()).collect();
+        assert_eq!(wrong, Vec::<String>::new(), "{log:#}");
+        let read: serde_sarif::sarif::Sarif = serde_json::from_value(log).unwrap();
+        results += read.runs[0].results.as_ref().map_or(0, Vec::len);
+    }
+    assert!(results > 100);
+}
+
+#[test]
+fn check_does_not_look_for_secrets_when_it_is_told_so() {
+    let folder = Folder::new();
+    folder.write(
+        "graphs/project.yaml",
+        "format: 1\nmodels: {m: {provider: openai, model: x, api_key: {secret: NOT_SET_ANYWHERE}}}\ndefault_model: m\n",
+    );
+    folder.write(
+        "graphs/chat.yaml",
+        "format: 1\nstate: {messages: messages}\nstart: a\nnodes: {a: {kind: llm, text: Hi, reply: true, next: end}}\n",
+    );
+    let (code, out, _) = graphloom(&folder, &["check", "--deny-warnings"]);
+    assert!(code == 1 && out.contains("M503"), "{out}");
+    let (code, out, _) = graphloom(&folder, &["check", "--deny-warnings", "--no-secrets"]);
+    assert!(code == 0 && !out.contains("M503"), "{out}");
+}
