@@ -172,9 +172,12 @@ impl<'a> Edges<'a> {
             _ => None,
         };
         if let Some(values) = &values {
+            let known: BTreeSet<String> = values.iter().map(ToString::to_string).collect();
+            let texts: BTreeSet<String> = values.iter().map(text_of).collect();
+            let mut told = 0;
             for (case, _) in cases {
-                let fits = values.contains(&case.value) || (nullable && case.value.is_null());
-                if !fits && values.iter().any(|value| text_of(value) == text_of(&case.value)) {
+                let fits = known.contains(&case.value.to_string()) || (nullable && case.value.is_null());
+                if !fits && texts.contains(&text_of(&case.value)) {
                     let raw = text_of(&case.value);
                     let (label, help) = if case.value.is_string() {
                         (
@@ -188,7 +191,10 @@ impl<'a> Edges<'a> {
                     let message = format!("`{raw}` is not a value of this type");
                     bag.report(Diagnostic::error(code, message, case.span, label).help(help));
                     fine = false;
+                } else if !fits && told == MANY {
+                    fine = false;
                 } else if !fits {
+                    told += 1;
                     let shown = text_of(&case.value);
                     let known: Vec<String> = values.iter().map(text_of).collect();
                     let finding = Diagnostic::error(
@@ -250,6 +256,9 @@ impl<'a> Edges<'a> {
         fine.then_some(Rule::Match(expr, nexts))
     }
 }
+
+/// The most wrong cases of a `match` that are told: looking for what was meant takes time.
+const MANY: usize = 20;
 
 /// Warns of a condition that asks nothing.
 fn check_constant(expr: &Expr, text: &Text, bag: &mut Bag) {

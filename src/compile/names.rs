@@ -11,7 +11,7 @@ use crate::expr::{
     Expr, ExprError, ExprTree, Facts, Fault, Read, Root, Roots, Slot, Typed, boolean_help, infer,
 };
 use crate::spec::{ANY, ExprSpec, Text};
-use crate::state::{Channels, Field, Type};
+use crate::state::{Channels, Field, Merge, Type};
 use crate::template::TemplateError;
 
 /// The fields of `run`.
@@ -50,12 +50,13 @@ impl Names {
         let state = channels.iter().map(|(name, channel)| {
             let ty = channel.field.ty.clone();
             let untrusted = matches!(ty.non_null(), Type::Messages);
-            (name.clone(), Slot { ty, unset: channel.start().is_none(), untrusted })
+            let gradual = channel.merge == Merge::Merge && channel.field.default.is_none();
+            (name.clone(), Slot { ty, unset: channel.start().is_none(), untrusted, gradual })
         });
         let input = input.iter().map(|(name, field)| (name.clone(), Slot::of(field.ty.clone())));
         let run = run_fields().map(|(name, ty)| {
             let untrusted = name == "user_text";
-            (name, Slot { ty, unset: false, untrusted })
+            (name, Slot { untrusted, ..Slot::of(ty) })
         });
         let roots = [
             ("state".to_owned(), Root::Fields(state.collect())),

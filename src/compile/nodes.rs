@@ -316,6 +316,12 @@ impl Scene<'_> {
         let typed = names.type_of_tree(tree, &Facts::default());
         let mut span = spec.span();
         let why = match tree {
+            ExprTree::Const(value)
+                if value.is_null()
+                    && matches!(target.merge, Merge::Add | Merge::Max | Merge::Min | Merge::Merge) =>
+            {
+                Some(format!("null cannot join by `{}`", target.merge))
+            }
             ExprTree::Const(value) if !joins_items(target.merge) => {
                 target.field.ty.check(value).err().map(|mismatch| mismatch.why)
             }

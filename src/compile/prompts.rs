@@ -102,6 +102,8 @@ impl Prompts {
     /// Checks that partials include what exists, and not themselves.
     fn check_partials(&mut self, folder: &Folder, bag: &mut Bag) {
         let names: Vec<String> = self.partials.keys().cloned().collect();
+        let closures: BTreeMap<String, BTreeSet<String>> =
+            names.iter().map(|name| (name.clone(), self.closure(name))).collect();
         for name in names {
             let Some(text) = folder.partials.get(&name) else { continue };
             let includes = self.partials[&name].includes.clone();
@@ -110,7 +112,7 @@ impl Prompts {
                 if !self.include_exists(&included, span, bag) {
                     continue;
                 }
-                if self.closure(&included).contains(&name) {
+                if closures.get(&included).is_some_and(|closure| closure.contains(&name)) {
                     let finding = Diagnostic::error(
                         "T305",
                         format!("`{name}` includes itself"),

@@ -243,6 +243,9 @@ fn on_loops(plan: &Plan) -> BTreeSet<String> {
 
 fn check_half_used(graph: &Graph, plan: &Plan, specs: &BTreeMap<&str, &NodeSpec>, bag: &mut Bag) {
     let on_loop = on_loops(plan);
+    // Several branches may arrive one after another.
+    let fans = plan.start.edges().iter().any(|edge| edge.fan_out)
+        || plan.nodes.values().any(|node| node.next.edges().iter().any(|edge| edge.fan_out));
     for (name, _) in &graph.nodes {
         let Some(spec) = specs.get(name.value.as_str()) else { continue };
         if let Some(join) = &spec.join
@@ -251,7 +254,7 @@ fn check_half_used(graph: &Graph, plan: &Plan, specs: &BTreeMap<&str, &NodeSpec>
             let message = "`join` on a node with one incoming edge";
             bag.report(Diagnostic::lint("G224", message, join.span, "there is nothing to wait for"));
         }
-        if let Some(visits) = spec.max_visits.as_ref().filter(|_| !on_loop.contains(&name.value)) {
+        if let Some(visits) = spec.max_visits.as_ref().filter(|_| !fans && !on_loop.contains(&name.value)) {
             let message = "`max_visits` on a node that no loop leads back to";
             bag.report(Diagnostic::lint("G224", message, visits.span, "it runs once"));
         }

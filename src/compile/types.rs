@@ -34,7 +34,17 @@ impl Types {
                     mentions(spec).into_iter().any(|m| names.contains(&m) && !types.known.contains_key(m));
                 if !waits {
                     // A type whose parts are wrong is known as `any`, so that its users are not blamed.
-                    let field = types.field(spec, bag);
+                    let field = types.field(spec, bag).filter(|field| {
+                        let small = size(&field.ty, LARGEST) < LARGEST;
+                        if !small {
+                            let message =
+                                format!("type `{}` is too large when it is written out", name.value);
+                            let label = format!("more than {LARGEST} parts");
+                            let finding = Diagnostic::error("S409", message, name.span, label);
+                            bag.report(finding.help("use `any` or `object` for a part of it"));
+                        }
+                        small
+                    });
                     types.known.insert(name.value.clone(), field.map_or(Type::Any, |field| field.ty));
                 }
                 waits
@@ -195,6 +205,20 @@ fn merge_of(channel: &Spanned<String>, merge: &Spanned<String>, ty: &Type, bag: 
         return None;
     }
     Some(found)
+}
+
+/// The most parts of a type with all that it names.
+const LARGEST: usize = 10_000;
+
+/// Counts the parts of a type, up to a limit.
+fn size(ty: &Type, limit: usize) -> usize {
+    match ty {
+        Type::List(inner) | Type::Nullable(inner) => 1 + size(inner, limit),
+        Type::Record(fields) => fields
+            .values()
+            .fold(1, |sum, field| if sum >= limit { sum } else { sum + size(&field.ty, limit - sum) }),
+        _ => 1,
+    }
 }
 
 /// Says how a type of other languages is written here.

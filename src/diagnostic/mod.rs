@@ -300,7 +300,8 @@ impl Bag {
             (text.get(..start), text.get(start..end), text.get(end..))
         {
             // Byte for byte, so that places stay true.
-            *text = format!("{before}{}{after}", "*".repeat(hidden.len())).into();
+            let hidden: String = hidden.bytes().map(|byte| if byte == b'\n' { '\n' } else { '*' }).collect();
+            *text = format!("{before}{hidden}{after}").into();
         }
     }
 

@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use minijinja::value::{Kwargs, ValueKind};
+use minijinja::filters;
+use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehavior, Value};
 use serde_json::Value as Json;
 
@@ -172,6 +173,23 @@ pub(crate) fn environment(fuel: u64) -> Environment<'static> {
     }
     for test in ["safe", "escaped", "filter", "test"] {
         env.remove_test(test);
+    }
+    // The built-in ones make the word `none` of null.
+    let texts = [
+        ("capitalize", Value::from_function(filters::capitalize)),
+        ("indent", Value::from_function(filters::indent)),
+        ("lower", Value::from_function(filters::lower)),
+        ("replace", Value::from_function(filters::replace)),
+        ("title", Value::from_function(filters::title)),
+        ("trim", Value::from_function(filters::trim)),
+        ("upper", Value::from_function(filters::upper)),
+    ];
+    for (name, builtin) in texts {
+        env.add_filter(name, move |state: &mut State, value: Value, rest: Rest<Value>| {
+            text_of(&value)?;
+            let args: Vec<Value> = std::iter::once(value).chain(rest.0).collect();
+            builtin.call(state, &args)
+        });
     }
     env.add_filter("d", default);
     env.add_filter("default", default);

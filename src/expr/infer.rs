@@ -32,6 +32,8 @@ pub struct Slot {
     pub unset: bool,
     /// Its texts come from outside: from people, from tools, or from a model that read such.
     pub untrusted: bool,
+    /// It begins as an object without fields, which writes fill one by one.
+    pub gradual: bool,
 }
 
 /// A name at the root of an expression.
@@ -58,7 +60,7 @@ pub struct Fault {
 impl Slot {
     /// Makes a slot that always has a value, from the project itself.
     pub fn of(ty: Type) -> Self {
-        Self { ty, unset: false, untrusted: false }
+        Self { ty, unset: false, untrusted: false, gradual: false }
     }
 }
 
@@ -206,8 +208,12 @@ impl<'e> Infer<'e> {
         }
     }
 
-    /// Finds the type of an operand that may have no value.
+    /// Finds the type of an operand that may have no value: a name with its fields, or an item of a list that may be
+    /// empty. What stands deeper has to have one.
     fn maybe(&mut self, expr: &ast::Expr<'_>) -> Typed {
+        if facts::path_of(expr).is_none() {
+            return self.expr(expr);
+        }
         let before = std::mem::replace(&mut self.lenient, true);
         let typed = self.expr(expr);
         self.lenient = before;
@@ -251,7 +257,7 @@ impl<'e> Infer<'e> {
         }
         let some = self.facts.is_some(&path);
         let ty = if some { slot.ty.non_null().clone() } else { slot.ty.clone() };
-        Typed { ty, path: Some(path), untrusted: slot.untrusted, ..Typed::any() }
+        Typed { ty, path: Some(path), untrusted: slot.untrusted, gradual: slot.gradual, ..Typed::any() }
     }
 
     /// Reads a field of a value.
@@ -264,7 +270,7 @@ impl<'e> Infer<'e> {
                 Some(field) => field.ty.clone(),
                 None => {
                     let message = format!("{} has no field `{name}`", self.named(expr, &object));
-                    let at = self.last_part(expr, range);
+                    let at = self.last_part(expr, range.clone());
                     let help = did_you_mean(name, fields.keys().map(String::as_str));
                     let label = format!("this is {}", object.ty);
                     self.fault(self.no_field, message, at, label, help, object.path.clone());
@@ -274,7 +280,7 @@ impl<'e> Infer<'e> {
             Type::Any => Type::Any,
             Type::List(_) | Type::Messages => {
                 let message = format!("a list has no field `{name}`");
-                let at = self.last_part(expr, range);
+                let at = self.last_part(expr, range.clone());
                 let text = self.text(expr);
                 let help = match name {
                     "length" | "len" | "size" | "count" => format!("write  {text} | length"),
@@ -283,23 +289,39 @@ impl<'e> Infer<'e> {
                     ),
                 };
                 let label = format!("this is {}", object.ty);
-                self.fault(self.no_field, message, at, label, Some(help), object.path);
+                self.fault(self.no_field, message, at, label, Some(help), object.path.clone());
                 Type::Any
             }
             Type::Object => {
                 let message = format!("`object` has no field `{name}`");
                 let help = "declare its fields, or use `any`".to_owned();
-                let at = self.last_part(expr, range);
-                self.fault(self.no_field, message, at, "nothing is known of it", Some(help), object.path);
+                let at = self.last_part(expr, range.clone());
+                self.fault(
+                    self.no_field,
+                    message,
+                    at,
+                    "nothing is known of it",
+                    Some(help),
+                    object.path.clone(),
+                );
                 Type::Any
             }
             other => {
                 let message = format!("{other} has no field `{name}`");
-                let at = self.last_part(expr, range);
-                self.fault(self.no_field, message, at, "no fields here", None, object.path);
+                let at = self.last_part(expr, range.clone());
+                self.fault(self.no_field, message, at, "no fields here", None, object.path.clone());
                 Type::Any
             }
         };
+        if let Some(path) =
+            path.as_ref().filter(|path| object.gradual && !self.lenient && !self.facts.is_defined(path))
+        {
+            let message = format!("`{path}` may be unset here");
+            let help = "write the field first, give the channel a `default:`, or guard with `is defined`";
+            let at = self.last_part(expr, range.clone());
+            self.fault("S404", message, at, "read here", Some(help.to_owned()), Some(path.clone()));
+            self.facts.define(path.clone());
+        }
         let some = path.as_ref().is_some_and(|path| self.facts.is_some(path));
         let ty = if some { found.non_null().clone() } else { found };
         Typed { ty, untrusted, path, ..Typed::any() }
@@ -420,12 +442,6 @@ impl<'e> Infer<'e> {
 
 /// The type of a chat turn, as far as it is known.
 pub(crate) fn turn() -> Type {
-    let fields = [
-        ("id", Type::STRING),
-        ("role", Type::STRING),
-        ("content", Type::Any),
-        ("tool_calls", Type::Any),
-        ("tool_call_id", Type::Any),
-    ];
+    let fields = [("id", Type::STRING), ("role", Type::STRING), ("content", Type::Any)];
     Type::Record(fields.into_iter().map(|(name, ty)| (name.to_owned(), Field::of(ty))).collect())
 }

@@ -6,6 +6,7 @@ use minijinja::machinery::ast::{self, BinOpKind, CallArg, UnaryOpKind};
 use minijinja::value::ValueKind;
 
 use super::builtins::{Builtin, FILTERS, FUNCTIONS, Gives, TEMPLATE_FUNCTIONS, TESTS, find};
+use super::node::TOO_DEEP;
 use super::words::{filter_for, replacement};
 use super::{ExprError, Read};
 use crate::diagnostic::suggest;
@@ -19,6 +20,9 @@ pub(crate) enum Place {
     Template,
 }
 
+/// How deep an expression may nest: it bounds the stack of all that goes through it.
+const DEEPEST: usize = 100;
+
 /// Goes through expressions and collects what they read and what is wrong with them.
 pub(crate) struct Walk<'a> {
     /// The text that the places are in.
@@ -31,11 +35,22 @@ pub(crate) struct Walk<'a> {
     pub(crate) reads: Vec<Read>,
     /// What is wrong.
     pub(crate) errors: Vec<ExprError>,
+    /// How deep the walk is.
+    depth: usize,
+    too_deep: bool,
 }
 
 impl<'a> Walk<'a> {
     pub(crate) fn new(source: &'a str, place: Place) -> Self {
-        Self { source, place, bound: Vec::new(), reads: Vec::new(), errors: Vec::new() }
+        Self {
+            source,
+            place,
+            bound: Vec::new(),
+            reads: Vec::new(),
+            errors: Vec::new(),
+            depth: 0,
+            too_deep: false,
+        }
     }
 
     fn is_bound(&self, name: &str) -> bool {
@@ -44,6 +59,24 @@ impl<'a> Walk<'a> {
 
     /// Goes through one expression.
     pub(crate) fn expr(&mut self, expr: &ast::Expr<'a>) {
+        if self.depth >= DEEPEST {
+            if !std::mem::replace(&mut self.too_deep, true) {
+                self.errors.push(ExprError {
+                    code: "E101",
+                    message: TOO_DEEP.to_owned(),
+                    label: "here".to_owned(),
+                    help: Some("split it, for instance with `{% set %}`".to_owned()),
+                    range: 0..self.source.len().min(1),
+                });
+            }
+            return;
+        }
+        self.depth += 1;
+        self.parts(expr);
+        self.depth -= 1;
+    }
+
+    fn parts(&mut self, expr: &ast::Expr<'a>) {
         match expr {
             ast::Expr::Var(var) => self.read(var.id, Vec::new(), range(expr)),
             ast::Expr::Const(_) => {}

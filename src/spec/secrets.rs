@@ -9,7 +9,7 @@ use crate::diagnostic::{Bag, Diagnostic, FileId, Span};
 /// What keys look like: by the marks that their makers put on them, and passwords within addresses.
 static KEYS: LazyLock<Option<Regex>> = LazyLock::new(|| {
     let marks = [
-        r"sk-[A-Za-z0-9_-]{16,}",
+        r"\b(?:sk|pk)-[A-Za-z0-9_-]*[0-9][A-Za-z0-9_-]{8,}",
         r"gh[opsur]_[A-Za-z0-9]{20,}",
         r"github_pat_[A-Za-z0-9_]{20,}",
         r"glpat-[A-Za-z0-9_-]{16,}",
@@ -19,7 +19,7 @@ static KEYS: LazyLock<Option<Regex>> = LazyLock::new(|| {
         r"AKIA[0-9A-Z]{16}",
         r"AIza[0-9A-Za-z_-]{35}",
         r"eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]*",
-        r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
+        r"(?s:-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\z))",
         r"(?P<address>[a-z][a-z0-9+.-]*://[^\s/:@{}$]+:)(?P<password>[^\s/@{}$]+)@",
     ];
     Regex::new(&marks.join("|")).ok()

@@ -36,10 +36,21 @@ const TAGS: [&str; 15] = [
     "macro", "set", "with",
 ];
 
+/// How deep blocks may nest.
+const DEEPEST: usize = 50;
+/// The most `elif` of a template.
+const MANY: usize = 100;
+
 /// Takes a template apart. Returns as much as can be told, and what is wrong with its tags and blocks.
 pub(super) fn pieces(source: &str) -> (Vec<Piece>, Vec<TemplateError>) {
-    let mut scan =
-        Scan { source, pieces: Vec::new(), errors: Vec::new(), open: Vec::new(), guessed: Vec::new() };
+    let mut scan = Scan {
+        source,
+        pieces: Vec::new(),
+        errors: Vec::new(),
+        open: Vec::new(),
+        guessed: Vec::new(),
+        elifs: 0,
+    };
     scan.run();
     for (name, range) in std::mem::take(&mut scan.open) {
         if scan.guessed.contains(&range.start) {
@@ -73,6 +84,8 @@ struct Scan<'a> {
     open: Vec<(&'a str, Range<usize>)>,
     /// Where tags begin that were meant to open a block: what they leave open is not told as well.
     guessed: Vec<usize>,
+    /// How many `elif` there were: each nests in the one before.
+    elifs: usize,
 }
 
 impl Scan<'_> {
@@ -204,6 +217,12 @@ impl Scan<'_> {
             return range.end;
         }
         self.push(Kind::Tag, range.clone());
+        if name == "elif" {
+            self.elifs += 1;
+            if self.elifs == MANY {
+                self.errors.push(error(at.clone(), "too many `{% elif %}`", "one too many"));
+            }
+        }
         match name {
             "else" | "elif" if self.open.is_empty() => {
                 self.errors.push(error(
@@ -213,7 +232,12 @@ impl Scan<'_> {
                 ));
             }
             "set" if has_assignment(inner) => {}
-            _ if BLOCKS.contains(&name) => self.open.push((name, range.clone())),
+            _ if BLOCKS.contains(&name) => {
+                if self.open.len() == DEEPEST {
+                    self.errors.push(error(at, "blocks are nested too deeply", "one level too many"));
+                }
+                self.open.push((name, range.clone()));
+            }
             _ if TAGS.contains(&name) => {}
             _ => {
                 let mut found = unknown_tag(name, at);

@@ -1,6 +1,5 @@
 //! The types of what a template prints, loops over and asks.
 
-use std::collections::BTreeSet;
 use std::ops::Range;
 
 use minijinja::machinery::ast::{self, Stmt};
@@ -31,19 +30,27 @@ pub fn check_types(
     parts: Parts<'_>,
 ) -> Found {
     let infer = Infer::new(source, Place::Template, roots, facts.clone(), no_field);
-    let mut typer = Typer { infer, parts, part: None, seen: BTreeSet::new(), found: Found::default() };
+    let mut typer =
+        Typer { infer, parts, part: None, around: Vec::new(), looked: 0, found: Found::default() };
     typer.template(source);
     typer.take_faults();
     typer.found
 }
+
+/// The most includes of a template that are looked at.
+const MOST: usize = 200;
+/// The deepest include that is looked at; a rendering goes no deeper.
+const NESTED: usize = 40;
 
 struct Typer<'e, 'p> {
     infer: Infer<'e>,
     parts: Parts<'p>,
     /// The partial that is looked at.
     part: Option<String>,
-    /// The partials that were looked at: once is enough, and a cycle ends.
-    seen: BTreeSet<String>,
+    /// The partials around this place: a cycle ends.
+    around: Vec<String>,
+    /// How many were looked at: what a partial sees depends on where it is included.
+    looked: usize,
     found: Found,
 }
 
@@ -225,9 +232,11 @@ impl Typer<'_, '_> {
         let ast::Expr::Const(literal) = name else { return };
         let Some(name) = literal.value.as_str() else { return };
         let Some(source) = (self.parts)(name) else { return };
-        if !self.seen.insert(name.to_owned()) {
+        self.looked += 1;
+        if self.around.iter().any(|outer| outer == name) || self.looked > MOST || self.around.len() > NESTED {
             return;
         }
+        self.around.push(name.to_owned());
         let around = &self.infer;
         let mut infer =
             Infer::new(source, Place::Template, around.roots, around.facts.clone(), around.no_field);
@@ -236,12 +245,15 @@ impl Typer<'_, '_> {
             infer,
             parts: self.parts,
             part: Some(name.to_owned()),
-            seen: std::mem::take(&mut self.seen),
+            around: std::mem::take(&mut self.around),
+            looked: self.looked,
             found: std::mem::take(&mut self.found),
         };
         within.template(source);
         within.take_faults();
-        self.seen = within.seen;
+        self.around = within.around;
+        self.around.pop();
+        self.looked = within.looked;
         self.found = within.found;
     }
 }

@@ -7,6 +7,7 @@ mod commands;
 mod corpus;
 mod drawing;
 mod engine;
+mod guide;
 mod language;
 mod openapi;
 mod schemas;

@@ -3,7 +3,7 @@
 use crate::compile::prompts::Prompts;
 use crate::diagnostic::{Span, Spanned};
 use crate::spec::{ExprSpec, Graph, IntoSpec, KindSpec, NodeSpec, OutputSpec, Text};
-use crate::state::{Channels, Type};
+use crate::state::{Channels, Merge, Type};
 
 /// A place where a node reads.
 pub(super) enum Site<'a> {
@@ -49,6 +49,8 @@ pub(super) struct Access<'a> {
     pub(super) converses: bool,
     /// The type of a model's answer.
     pub(super) answer: Type,
+    /// It has one.
+    pub(super) answers: bool,
 }
 
 /// Returns what a node reads and writes.
@@ -67,6 +69,7 @@ pub(super) fn access<'a>(
         streams: None,
         converses: false,
         answer,
+        answers: matches!(spec.body, KindSpec::Llm(_)),
     };
     match &spec.body {
         KindSpec::Say { text } => {
@@ -130,10 +133,15 @@ pub(super) fn access<'a>(
 
 impl<'a> Access<'a> {
     fn written(&mut self, channel: &'a Spanned<String>, value: &'a ExprSpec, channels: &Channels) {
+        // Null joins nothing by these, whatever the channel starts with.
+        let joins = |merge| matches!(merge, Merge::Add | Merge::Max | Merge::Min | Merge::Merge);
         let due = channels
             .get(&channel.value)
-            .filter(|target| !target.field.ty.is_nullable())
-            .map(|target| Due { what: format!("channel `{}`", channel.value), ty: target.field.ty.clone() });
+            .filter(|target| !target.field.ty.is_nullable() || joins(target.merge))
+            .map(|target| Due {
+                what: format!("channel `{}`", channel.value),
+                ty: target.field.ty.non_null().clone(),
+            });
         match value {
             ExprSpec::Text(text) => self.sites.push(Site::Expr(text, due)),
             other => other.for_each_text(&mut |text| self.sites.push(Site::Expr(text, None))),

@@ -9,20 +9,23 @@ use super::access::Access;
 use super::cfg::{Cfg, Edge, START, reach};
 use crate::compile::names::Names;
 use crate::expr::{Facts, Typed};
+use crate::spec::ExprSpec;
 use crate::state::{Channels, Merge, Type};
 
 /// What is known before and after each vertex; nothing where no way leads.
 pub(super) struct Known {
     before: Vec<Option<Facts>>,
     after: Vec<Option<Facts>>,
-    /// Channels of which another branch may take back a value at any time.
-    volatile: BTreeSet<String>,
+    /// What another branch may take back at any time.
+    volatile: Volatile,
+    /// The edges by which a bounded node is come to again.
+    returns: BTreeMap<usize, Vec<Edge>>,
     /// What each node makes defined, for the edge that is taken instead of one more visit.
     defines: Vec<Vec<String>>,
 }
 
-/// How often the whole graph is gone through before it is given up: each round only takes facts away.
-const ROUNDS: usize = 100;
+/// How often a vertex is looked at on average before the graph is given up: each look only takes facts away.
+const ROUNDS: usize = 1000;
 /// The most fan-outs that an edge is followed back to.
 const NESTED: usize = 64;
 
@@ -32,13 +35,30 @@ pub(super) fn known(
     accesses: &[Access<'_>],
     names: &Names,
     channels: &Channels,
+    twice: &BTreeSet<usize>,
+    knots: &BTreeSet<usize>,
 ) -> Option<Known> {
     let order = order(cfg);
-    let together = together(cfg, &order);
-    let defines = accesses
-        .iter()
-        .map(|access| access.writes.iter().map(|write| format!("state.{}", write.channel.value)).collect());
+    let together = together(cfg, &order, knots)?;
+    // What somebody clears may be gone again when a visit too many goes another way.
+    let cleared: BTreeSet<&str> =
+        accesses.iter().flat_map(|access| &access.clears).map(|channel| channel.value.as_str()).collect();
+    let defines = accesses.iter().enumerate().map(|(n, access)| {
+        // Of two arrivals in one superstep the second leaves before the first has written.
+        let writes = if twice.contains(&(n + 1)) { &[] } else { access.writes.as_slice() };
+        let written = writes.iter().map(|write| write.channel.value.as_str());
+        written.filter(|name| !cleared.contains(name)).map(|name| format!("state.{name}")).collect()
+    });
+    let bounded =
+        cfg.edges.iter().filter(|edge| edge.on_max && !twice.contains(&edge.from)).map(|edge| edge.from);
+    let returns = bounded.map(|vertex| {
+        let ahead = reach(cfg.after(vertex), |vertex| cfg.after(vertex), |_| false);
+        let back = cfg.into[vertex].iter().map(|&edge| &cfg.edges[edge]);
+        (vertex, back.filter(|edge| ahead.contains(&edge.from) || edge.from == vertex).cloned().collect())
+    });
+    let returns = returns.collect();
     let mut known = Known {
+        returns,
         before: vec![None; cfg.out.len()],
         after: vec![None; cfg.out.len()],
         volatile: volatile(cfg, accesses, names, channels),
@@ -46,24 +66,29 @@ pub(super) fn known(
     };
     known.before[START] = Some(Facts::default());
     known.after[START] = Some(Facts::default());
-    for _ in 0..ROUNDS {
-        let mut changed = false;
-        for &vertex in order.iter().filter(|&&vertex| vertex != START) {
-            let before = known.entering(cfg, vertex, together.get(&vertex));
-            if before == known.before[vertex] {
-                continue;
-            }
-            changed = true;
-            let after = before.clone().map(|facts| match accesses.get(vertex.wrapping_sub(1)) {
-                Some(access) if vertex < cfg.end => Known::written(&facts, access, names, channels),
-                _ => facts,
-            });
-            known.before[vertex] = before;
-            known.after[vertex] = after;
+    let place: BTreeMap<usize, usize> = order.iter().enumerate().map(|(n, &vertex)| (vertex, n)).collect();
+    // A join is looked at again when a branch that comes together there changes, also where it has left for elsewhere.
+    let mut leads: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
+    for (&join, together) in &together {
+        for &edge in together.fans.iter().flat_map(|(_, branches)| branches.iter().flatten()) {
+            leads.entry(cfg.edges[edge].from).or_default().insert(join);
         }
-        if !changed {
-            return Some(known);
+    }
+    let mut todo: BTreeSet<usize> = (1..order.len()).collect();
+    for _ in 0..ROUNDS.saturating_mul(order.len()) {
+        let Some(vertex) = todo.pop_first().and_then(|at| order.get(at).copied()) else { return Some(known) };
+        let before = known.entering(cfg, vertex, together.get(&vertex));
+        if before == known.before[vertex] {
+            continue;
         }
+        let after = before.clone().map(|facts| match accesses.get(vertex.wrapping_sub(1)) {
+            Some(access) if vertex < cfg.end => Known::written(&facts, access, names, channels),
+            _ => facts,
+        });
+        known.before[vertex] = before;
+        known.after[vertex] = after;
+        let next = cfg.after(vertex).chain(leads.get(&vertex).into_iter().flatten().copied());
+        todo.extend(next.filter(|&next| next != START).filter_map(|next| place.get(&next).copied()));
     }
     None
 }
@@ -82,7 +107,10 @@ impl Known {
     /// Returns what is known when an edge is taken.
     pub(super) fn along(&self, edge: &Edge) -> Option<Facts> {
         let mut facts = if edge.on_max {
-            let mut facts = self.before[edge.from].clone()?;
+            // Whoever is turned away has been here before: it came by a way back.
+            let back = self.returns.get(&edge.from).map(Vec::as_slice).unwrap_or_default();
+            let met = back.iter().filter_map(|back| self.along(back)).reduce(|a, b| a.meet(&b));
+            let mut facts = met.or_else(|| self.before[edge.from].clone())?;
             for path in &self.defines[edge.from] {
                 facts.define(path.clone());
             }
@@ -90,8 +118,11 @@ impl Known {
         } else {
             self.after[edge.from].clone()?.and(&edge.facts)
         };
-        for path in &self.volatile {
+        for path in &self.volatile.replaced {
             facts.forget(path);
+        }
+        for path in &self.volatile.cleared {
+            facts.unset(path);
         }
         Some(facts)
     }
@@ -102,24 +133,33 @@ impl Known {
             facts.reduce(|a, b| a.meet(&b))
         };
         let Some(together) = together else { return met(&cfg.into[vertex]) };
-        let branches: BTreeMap<usize, Facts> = together
-            .fans
-            .iter()
-            .map(|(fan, exits)| {
-                let facts = exits.iter().filter_map(|exits| met(exits)).reduce(|a, b| a.and(&b));
-                (*fan, facts.unwrap_or_default())
-            })
-            .collect();
-        let arrivals = cfg.into[vertex].iter().zip(&together.edges).filter_map(|(&edge, fans)| {
+        // The innermost fan-out first: what its branches bring together counts for the branch that it is in.
+        let mut brought: BTreeMap<usize, Facts> = BTreeMap::new();
+        let arriving = |edge: usize, upto: Option<usize>, brought: &BTreeMap<usize, Facts>| {
             let own = self.along(&cfg.edges[edge])?;
-            Some(fans.iter().filter_map(|fan| branches.get(fan)).fold(own, Facts::and))
-        });
+            let fans = together.edges.get(&edge).map(Vec::as_slice).unwrap_or_default();
+            let inner = fans.iter().take_while(|fan| Some(**fan) != upto);
+            Some(inner.filter_map(|fan| brought.get(fan)).fold(own, Facts::and))
+        };
+        for (fan, branches) in &together.fans {
+            let met = |exits: &Vec<usize>| {
+                let facts = exits.iter().filter_map(|&edge| arriving(edge, Some(*fan), &brought));
+                facts.reduce(|a, b| a.meet(&b))
+            };
+            let all = branches.iter().filter_map(met).reduce(|a, b| a.and(&b));
+            brought.insert(*fan, all.unwrap_or_default());
+        }
+        let arrivals = cfg.into[vertex].iter().filter_map(|&edge| arriving(edge, None, &brought));
         arrivals.reduce(|a, b| a.meet(&b))
     }
 
     /// Returns what is known after a node's writes.
     fn written(before: &Facts, access: &Access<'_>, names: &Names, channels: &Channels) -> Facts {
         let mut after = before.clone();
+        // The answer of a model is a name of its own under `into`.
+        let with_result = access.writes.iter().any(|write| write.value.is_some()) && access.answers;
+        let and_result = with_result.then(|| names.clone().with("result", access.answer.clone()));
+        let names = and_result.as_ref().unwrap_or(names);
         for channel in &access.clears {
             let Some(target) = channels.get(&channel.value) else { continue };
             let path = format!("state.{}", channel.value);
@@ -140,11 +180,35 @@ impl Known {
                 Some(value) => names.type_of_spec(value, before),
                 None => Typed::of(access.answer.clone()),
             };
+            let (joined, fields) = match (&target.merge, write.value) {
+                (Merge::Merge, Some(ExprSpec::Map(fields, _))) => (true, fields.as_slice()),
+                _ => (false, &[] as &[_]),
+            };
             let had = after.is_some(&path);
-            after.forget(&path);
+            if joined {
+                // Fields that are not written stay as they are.
+                for (name, _) in fields {
+                    after.forget(&format!("{path}.{}", name.value));
+                }
+            } else {
+                after.forget(&path);
+            }
             after.define(path.clone());
-            let stays = had && target.merge == Merge::First;
-            if stays || !typed.may_be_null() && typed.ty != Type::Any {
+            for (name, value) in fields {
+                let path = format!("{path}.{}", name.value);
+                after.define(path.clone());
+                if !names.type_of_spec(value, before).may_be_null() {
+                    after.fill(path);
+                }
+            }
+            // Of several first writes an earlier one stays, and that may have been null.
+            let held = had && target.field.default.is_none();
+            let sure = if target.merge == Merge::First {
+                held
+            } else {
+                !typed.may_be_null() && typed.ty != Type::Any
+            };
+            if sure {
                 after.fill(path);
             }
         }
@@ -152,13 +216,27 @@ impl Known {
     }
 }
 
-/// Returns the channels that a branch may clear, or set to null, while another one runs.
-fn volatile(cfg: &Cfg<'_>, accesses: &[Access<'_>], names: &Names, channels: &Channels) -> BTreeSet<String> {
+/// The channels that a branch may write or clear while another one runs.
+#[derive(Default)]
+struct Volatile {
+    /// They may become null, or another object.
+    replaced: BTreeSet<String>,
+    /// They may become unset.
+    cleared: BTreeSet<String>,
+}
+
+fn volatile(cfg: &Cfg<'_>, accesses: &[Access<'_>], names: &Names, channels: &Channels) -> Volatile {
     let beside = reach(cfg.fans.iter().flatten().copied(), |vertex| cfg.after(vertex), |_| false);
-    let mut volatile = BTreeSet::new();
+    let mut volatile = Volatile::default();
     for vertex in cfg.nodes().filter(|vertex| beside.contains(vertex)) {
         let access = &accesses[vertex - 1];
-        volatile.extend(access.clears.iter().map(|channel| format!("state.{}", channel.value)));
+        for channel in &access.clears {
+            let path = format!("state.{}", channel.value);
+            match channels.get(&channel.value).map(|target| target.start().is_none()) {
+                Some(true) => volatile.cleared.insert(path),
+                _ => volatile.replaced.insert(path),
+            };
+        }
         for write in &access.writes {
             let nullable =
                 channels.get(&write.channel.value).is_some_and(|target| target.field.ty.is_nullable());
@@ -167,8 +245,17 @@ fn volatile(cfg: &Cfg<'_>, accesses: &[Access<'_>], names: &Names, channels: &Ch
                 None => Typed::of(access.answer.clone()),
             };
             let null = typed.may_be_null() || typed.ty == Type::Any;
-            if nullable && null {
-                volatile.insert(format!("state.{}", write.channel.value));
+            // What is known of the fields of an object goes with the object.
+            let object = !matches!(
+                typed.ty.non_null(),
+                Type::String { .. }
+                    | Type::Integer { .. }
+                    | Type::Number { .. }
+                    | Type::Boolean
+                    | Type::Enum(_)
+            );
+            if (nullable && null) || object {
+                volatile.replaced.insert(format!("state.{}", write.channel.value));
             }
         }
     }
@@ -199,42 +286,55 @@ fn order(cfg: &Cfg<'_>) -> Vec<usize> {
 
 /// The fan-outs whose branches come together at a join.
 struct Together {
-    /// For each edge that enters the join, the fan-outs that all ways to it pass.
-    edges: Vec<Vec<usize>>,
-    /// For each fan-out and each of its branches, the edges by which the branch comes here, or goes where it cannot
-    /// come here any more.
-    fans: BTreeMap<usize, Vec<Vec<usize>>>,
+    /// For each edge that enters the join, the fan-outs that all ways to it pass, the innermost first.
+    edges: BTreeMap<usize, Vec<usize>>,
+    /// The innermost first: each fan-out, and for each of its branches the edges by which the branch comes here, or goes
+    /// where it cannot come here any more.
+    fans: Vec<(usize, Vec<Vec<usize>>)>,
 }
 
-fn together(cfg: &Cfg<'_>, order: &[usize]) -> BTreeMap<usize, Together> {
+/// The most vertices that are looked at to find which branches come together.
+const LOOKS: usize = 5_000_000;
+
+/// Finds what comes together at each join; nothing when the graph is too large for it. Joins that wait for one another
+/// run although not all has come.
+fn together(cfg: &Cfg<'_>, order: &[usize], knots: &BTreeSet<usize>) -> Option<BTreeMap<usize, Together>> {
     let mut all = BTreeMap::new();
     if (cfg.end + 1..cfg.out.len()).next().is_none() {
-        return all;
+        return Some(all);
     }
     let tree = Dominators::new(cfg, order);
-    for &join in order.iter().filter(|&&vertex| cfg.joins(vertex)) {
+    let place: BTreeMap<usize, usize> = order.iter().enumerate().map(|(n, &vertex)| (vertex, n)).collect();
+    let mut looks = 0;
+    let waits =
+        |vertex: usize| cfg.joins(vertex) && !knots.contains(&vertex) && (vertex != cfg.end || cfg.reads_end);
+    for &join in order.iter().filter(|&&vertex| waits(vertex)) {
         let mut fans = BTreeMap::new();
-        let edges: Vec<Vec<usize>> = cfg.into[join]
-            .iter()
-            .map(|&edge| {
-                let passed = tree.fans_above(cfg, cfg.edges[edge].from, join);
-                for &fan in &passed {
-                    fans.entry(fan).or_insert_with(|| branches(cfg, fan, join));
+        let mut edges = BTreeMap::new();
+        for &edge in &cfg.into[join] {
+            let passed = tree.fans_above(cfg, cfg.edges[edge].from, join);
+            for &fan in &passed {
+                fans.entry(fan).or_insert_with(|| branches(cfg, fan, join, &mut looks));
+                if looks > LOOKS {
+                    return None;
                 }
-                passed
-            })
-            .collect();
+            }
+            edges.insert(edge, passed);
+        }
         if !fans.is_empty() {
+            let mut fans: Vec<_> = fans.into_iter().collect();
+            fans.sort_by_key(|(fan, _)| std::cmp::Reverse(place.get(fan).copied()));
             all.insert(join, Together { edges, fans });
         }
     }
-    all
+    Some(all)
 }
 
 /// Returns, for each branch of a fan-out, the edges by which it leaves the part from which the join can be reached.
-fn branches(cfg: &Cfg<'_>, fan: usize, join: usize) -> Vec<Vec<usize>> {
+fn branches(cfg: &Cfg<'_>, fan: usize, join: usize, looks: &mut usize) -> Vec<Vec<usize>> {
     let stop = |vertex: usize| vertex == fan;
     let back = reach([join], |vertex| cfg.before(vertex), stop);
+    *looks += back.len();
     let mut exits = Vec::new();
     for &first in &cfg.out[fan] {
         let target = cfg.edges[first].to;
@@ -250,6 +350,7 @@ fn branches(cfg: &Cfg<'_>, fan: usize, join: usize) -> Vec<Vec<usize>> {
             |vertex| cfg.after(vertex),
             |vertex| vertex == join || vertex == fan || !back.contains(&vertex),
         );
+        *looks += inside.len();
         let leaves = inside.iter().flat_map(|&vertex| &cfg.out[vertex]).copied();
         exits.push(leaves.filter(|&edge| !inside.contains(&cfg.edges[edge].to)).collect());
     }

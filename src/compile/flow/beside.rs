@@ -17,11 +17,14 @@ pub(super) struct Beside {
 
 /// The most states that are looked at. What lies beyond is found when it happens.
 const MOST: usize = 200_000;
+/// The most vertices that are looked at to find who waits for whom.
+const LOOKS: usize = 5_000_000;
 
 /// Walks two branches of each fan-out side by side, superstep by superstep.
 pub(super) fn beside(cfg: &Cfg<'_>) -> Beside {
     let mut found = Beside::default();
     let mut seen = BTreeSet::new();
+    let mut looks = 0;
     let mut reaches: BTreeMap<(usize, usize), BTreeSet<usize>> = BTreeMap::new();
     for (fan, targets) in cfg.fans.iter().enumerate() {
         let mut todo = Vec::new();
@@ -35,7 +38,7 @@ pub(super) fn beside(cfg: &Cfg<'_>) -> Beside {
             if b == cfg.end || a == cfg.end || !seen.insert((fan, a, b)) {
                 continue;
             }
-            if seen.len() > MOST {
+            if seen.len() > MOST || looks > LOOKS {
                 return found;
             }
             for (node, other) in [(a, b), (b, a)] {
@@ -55,15 +58,31 @@ pub(super) fn beside(cfg: &Cfg<'_>) -> Beside {
                         .entry((fan, join))
                         .or_insert_with(|| {
                             let owner = cfg.owners[fan];
-                            reach(
+                            let back = reach(
                                 [join],
                                 |vertex| cfg.before(vertex),
                                 |vertex| vertex == owner && vertex != join,
-                            )
+                            );
+                            looks += back.len();
+                            back
                         })
                         .contains(&other)
             };
             let (first, second) = (waits(a, b), waits(b, a));
+            // When a third branch can come to a join, nobody knows when the join runs: what follows is not provable.
+            let open = |join: usize| {
+                cfg.joins(join)
+                    && (reaches
+                        .get(&(fan, join))
+                        .is_some_and(|back| targets.iter().filter(|t| back.contains(t)).count() > 2)
+                        || reaches.get(&(fan, join)).is_some_and(|back| {
+                            let mut others = cfg.fans.iter().enumerate().filter(|(other, _)| *other != fan);
+                            others.any(|(_, targets)| targets.iter().any(|target| back.contains(target)))
+                        }))
+            };
+            if !first && !second && (open(a) || open(b)) {
+                continue;
+            }
             let steps = |vertex: usize| {
                 let mut to = Vec::new();
                 for edge in cfg.out[vertex].iter().map(|&edge| &cfg.edges[edge]).filter(|edge| !edge.on_max) {

@@ -12,7 +12,7 @@ use crate::spec::{Graph, NextSpec, NodeSpec, RuleSpec, Text};
 pub(super) const START: usize = 0;
 
 /// A way from one vertex to another.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Edge {
     pub(super) from: usize,
     pub(super) to: usize,
@@ -38,6 +38,8 @@ pub(super) struct Cfg<'a> {
     specs: Vec<&'a NodeSpec>,
     pub(super) end: usize,
     pub(super) edges: Vec<Edge>,
+    /// Something is read where the run ends.
+    pub(super) reads_end: bool,
     /// The edges that leave a vertex, and those that enter it.
     pub(super) out: Vec<Vec<usize>>,
     pub(super) into: Vec<Vec<usize>>,
@@ -91,8 +93,20 @@ impl<'a> Cfg<'a> {
         let mut names = vec!["start"];
         names.extend(nodes.iter().map(|(name, _)| *name));
         let specs: Vec<&NodeSpec> = nodes.into_iter().map(|(_, spec)| spec).collect();
-        let mut cfg =
-            Self { names, specs, end, edges, out, into, fans, owners, conditions, joins: Vec::new() };
+        let reads_end = graph.output.is_some();
+        let mut cfg = Self {
+            names,
+            specs,
+            end,
+            reads_end,
+            edges,
+            out,
+            into,
+            fans,
+            owners,
+            conditions,
+            joins: Vec::new(),
+        };
         cfg.joins = (0..vertices).map(|vertex| cfg.several(vertex)).collect();
         cfg
     }
@@ -230,10 +244,12 @@ impl<'a> Build<'a> {
                             let null = cases.iter().any(|(case, _)| case.value == Json::Null);
                             let some = narrow(&format!("({}) is not none", on.value), true);
                             for (case, to) in cases {
-                                let known = if case.value == Json::Null {
-                                    left.clone()
-                                } else {
-                                    left.clone().and(&some)
+                                let known = match case.value {
+                                    Json::Null => left.clone(),
+                                    Json::Bool(truth) => {
+                                        left.clone().and(&some).and(&narrow(&on.value, truth))
+                                    }
+                                    _ => left.clone().and(&some),
                                 };
                                 self.next(owner, from, to, &known);
                             }

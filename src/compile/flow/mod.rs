@@ -20,6 +20,7 @@ use crate::spec::{Graph, IntoSpec, KindSpec, NodeSpec, Text};
 use crate::state::{Channels, Type};
 use access::{Access, Due, Site, access, output};
 use assigned::{Known, known};
+use beside::{Beside, beside};
 use cfg::{Cfg, START};
 
 /// A graph with what its nodes read and write.
@@ -66,9 +67,13 @@ impl<'a> Flow<'a> {
 
     /// Reports what the ways through the graph make wrong.
     pub(super) fn check(&self, bag: &mut Bag) {
-        self.check_together(bag);
+        let beside = if self.cfg.fans.is_empty() { Beside::default() } else { beside(&self.cfg) };
+        let knots = beside.deadlocks.iter().flat_map(|&(a, b)| [a, b]).collect();
+        self.check_together(&beside, bag);
         self.check_trust(bag);
-        if let Some(known) = known(&self.cfg, &self.accesses, &self.names, self.channels) {
+        if let Some(known) =
+            known(&self.cfg, &self.accesses, &self.names, self.channels, &beside.twice, &knots)
+        {
             self.check_reads(&known, bag);
         }
         let unused = self.check_usage(bag);
@@ -206,9 +211,14 @@ impl<'a> Flow<'a> {
             }
         }
         way.reverse();
+        // A value that was there once and was cleared is not told from one that never was.
+        let cut = way.first() != Some(&START);
         let mut names: Vec<&str> = way.into_iter().filter_map(|vertex| cfg.name(vertex)).collect();
         if names.len() > 12 {
             names.splice(6..names.len() - 5, ["…"]);
+        }
+        if cut {
+            names.insert(0, "start -> …");
         }
         names.join(" -> ")
     }

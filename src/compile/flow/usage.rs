@@ -4,24 +4,25 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Flow;
 use super::access::{Site, output};
-use super::beside::beside;
+use super::beside::Beside;
 use crate::diagnostic::{Bag, Diagnostic, Spanned};
 use crate::expr::{Expr, Read};
 use crate::state::Merge;
 
 impl Flow<'_> {
     /// Reports what must not run in one superstep.
-    pub(super) fn check_together(&self, bag: &mut Bag) {
-        if self.cfg.fans.is_empty() {
-            return;
-        }
-        let beside = beside(&self.cfg);
+    pub(super) fn check_together(&self, beside: &Beside, bag: &mut Bag) {
         let mut told = BTreeSet::new();
         for &(a, b) in &beside.pairs {
             self.check_writers(a, b, &mut told, bag);
             self.check_speakers(a, b, bag);
         }
         for &vertex in &beside.twice {
+            if let (Some(here), Some(name)) = (self.accesses[vertex - 1].streams, self.place(vertex)) {
+                let message = format!("two runs of `{}` can reply in one superstep", name.value);
+                let finding = Diagnostic::error("G213", message, here, "their words would mix");
+                bag.report(finding.help("let the node join its arrivals: remove `join: each`"));
+            }
             for write in self.accesses[vertex - 1].writes.iter().filter(|write| self.replaces(write.channel))
             {
                 let Some(spec) = self.cfg.spec(vertex) else { continue };
@@ -199,7 +200,7 @@ impl Flow<'_> {
                 if asked.get(name).is_some_and(|asked| asked.contains(&vertex)) {
                     continue;
                 }
-                if let Some(second) = self.replaced_by(vertex, name, reads) {
+                if let Some(second) = self.replaced_by(vertex, name, reads, asked.get(name)) {
                     let message = format!("`{name}` is overwritten before anybody reads it");
                     let finding = Diagnostic::lint("S416", message, write.channel.span, "written here");
                     let finding = finding.related(second.span, "and again here, on every way");
@@ -210,7 +211,13 @@ impl Flow<'_> {
     }
 
     /// Returns the write that replaces a value on every way on, before it is read and before the run ends.
-    fn replaced_by(&self, from: usize, channel: &str, reads: &BTreeSet<usize>) -> Option<&Spanned<String>> {
+    fn replaced_by(
+        &self,
+        from: usize,
+        channel: &str,
+        reads: &BTreeSet<usize>,
+        asked: Option<&BTreeSet<usize>>,
+    ) -> Option<&Spanned<String>> {
         let mut second = None;
         let mut seen = BTreeSet::new();
         let mut todo: Vec<usize> = self.cfg.after(from).collect();
@@ -218,7 +225,9 @@ impl Flow<'_> {
             return None;
         }
         while let Some(vertex) = todo.pop() {
-            if vertex == self.cfg.end || vertex == from || reads.contains(&vertex) {
+            // A condition after it may ask for the value.
+            let read = reads.contains(&vertex) || asked.is_some_and(|asked| asked.contains(&vertex));
+            if vertex == self.cfg.end || vertex == from || read {
                 return None;
             }
             if !seen.insert(vertex) {

@@ -43,7 +43,7 @@ impl Facts {
     /// Forgets what was known of the path and of its fields; it may still have a value.
     pub fn forget(&mut self, path: &str) {
         let below = |known: &String| {
-            known.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+            known.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
         };
         self.some.retain(|known| !below(known));
         self.defined.retain(|known| known == path || !below(known));
@@ -96,6 +96,13 @@ pub(super) fn narrow(expr: &ast::Expr<'_>, truth: bool, place: Place) -> Facts {
                 let right = narrow(&op.left, !truth, place).and(&right);
                 return left.meet(&right);
             }
+            BinOpKind::Gt
+            | BinOpKind::Gte
+            | BinOpKind::Ne
+            | BinOpKind::Eq
+            | BinOpKind::Lt
+            | BinOpKind::Lte
+                if counts(op, truth, &mut facts) => {}
             BinOpKind::Eq => equal(&op.left, &op.right, truth, &mut facts),
             BinOpKind::Ne => equal(&op.left, &op.right, !truth, &mut facts),
             BinOpKind::In if truth => member(&op.left, &op.right, &mut facts),
@@ -129,7 +136,7 @@ pub(super) fn narrow(expr: &ast::Expr<'_>, truth: bool, place: Place) -> Facts {
                     ("none", false)
                     | (
                         "string" | "number" | "integer" | "int" | "float" | "boolean" | "true" | "false"
-                        | "sequence" | "mapping" | "iterable" | "odd" | "even",
+                        | "sequence" | "mapping" | "odd" | "even",
                         true,
                     ) => facts.fill(path),
                     _ => {}
@@ -139,12 +146,41 @@ pub(super) fn narrow(expr: &ast::Expr<'_>, truth: bool, place: Place) -> Facts {
         // In a template whatever is null or empty counts as false.
         other if truth && place == Place::Template => {
             if let Some(path) = path_of(other) {
+                facts.fill(format!("{path}[]"));
                 facts.fill(path);
+            } else if let Some(path) = length_of(other) {
+                facts.fill(format!("{path}[]"));
             }
         }
         _ => {}
     }
     facts
+}
+
+/// Returns the path of a list whose length is asked for.
+fn length_of(expr: &ast::Expr<'_>) -> Option<String> {
+    match expr {
+        ast::Expr::Filter(filter) if matches!(filter.name, "length" | "count") => {
+            path_of(filter.expr.as_ref()?)
+        }
+        _ => None,
+    }
+}
+
+/// The length of a list is compared with a number: where that leaves out zero, the list has items.
+fn counts(op: &ast::BinOp<'_>, truth: bool, facts: &mut Facts) -> bool {
+    let (Some(path), ast::Expr::Const(number)) = (length_of(&op.left), &op.right) else { return false };
+    let Some(number) = number.value.as_usize() else { return false };
+    let filled = match (&op.op, truth) {
+        (BinOpKind::Gt, true) | (BinOpKind::Lte, false) => true,
+        (BinOpKind::Gte | BinOpKind::Eq, true) | (BinOpKind::Lt | BinOpKind::Ne, false) => number > 0,
+        (BinOpKind::Ne, true) | (BinOpKind::Eq, false) => number == 0,
+        _ => false,
+    };
+    if filled {
+        facts.fill(format!("{path}[]"));
+    }
+    true
 }
 
 /// Two values are equal, or are not: what equals something other than null is not null.
@@ -205,6 +241,11 @@ mod tests {
             ("state.a is not none or state.b is not none", "", ""),
             ("state.a is none or state.a.b == 1", "", "a"),
             ("state.a is not none or (state.a is none and state.b is not none)", "", ""),
+            ("state.a | length > 0", "a[]", ""),
+            ("state.a | length == 0", "", "a[]"),
+            ("state.a | length >= 1", "a[]", ""),
+            ("state.a | length < 3", "", "a[]"),
+            ("state.a | length > 0 and state.b is not none", "a[] b", ""),
         ] {
             let expr = minijinja::machinery::parse_expr(condition).unwrap();
             let shown = |truth| {

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use minijinja::machinery::ast::{self, CallArg};
 
-use super::typed::{Family, Typed};
+use super::typed::{Family, Typed, nullable};
 use super::{Infer, range, turn};
 use crate::diagnostic::did_you_mean;
 use crate::expr::Place;
@@ -32,9 +32,8 @@ impl Infer<'_> {
         let given = self.expr(value);
         let args = self.args(&filter.args);
         // These say something of null too.
-        if matches!(filter.name, "tojson" | "list" | "bool") && given.may_be_null() && filter.name == "tojson"
-        {
-            return Typed { untrusted: given.untrusted, ..Typed::of(Type::STRING) };
+        if given.may_be_null() && matches!(filter.name, "tojson" | "bool") {
+            return Typed { untrusted: given.untrusted, ..known(filter.name) };
         }
         let given = self.some(value, given, "a filter");
         let untrusted = given.untrusted || args.iter().any(|arg| arg.untrusted);
@@ -177,13 +176,13 @@ impl Infer<'_> {
     ) -> Typed {
         let list = |ty: Type| Typed::of(Type::List(Box::new(ty)));
         match filter.name {
-            "first" | "last" => Typed::of(item.clone()),
+            "first" | "last" => self.one_of(given, item),
             "min" | "max" => {
                 let by = self.attribute(filter, item);
                 if by.is_none() && matches!(item, Type::Record(_) | Type::Object | Type::List(_)) {
                     self.refuse(value, given, filter.name, "a list of numbers or texts");
                 }
-                Typed::of(item.clone())
+                self.one_of(given, item)
             }
             "sum" => {
                 let of = self.attribute(filter, item).unwrap_or_else(|| item.clone());
@@ -201,12 +200,44 @@ impl Infer<'_> {
                 self.attribute(filter, item);
                 list(item.clone())
             }
+            // What is not null is left.
+            "reject" if text_arg(filter, 0).is_some_and(|(test, _)| test == "none") => {
+                list(item.non_null().clone())
+            }
+            "select" if filter.args.is_empty() => list(item.non_null().clone()),
+            "select"
+                if text_arg(filter, 0).is_some_and(|(test, _)| {
+                    matches!(
+                        test.as_str(),
+                        "string" | "number" | "integer" | "boolean" | "mapping" | "sequence"
+                    )
+                }) =>
+            {
+                list(item.non_null().clone())
+            }
             "reverse" | "list" | "select" | "reject" => list(item.clone()),
             "selectattr" | "rejectattr" => {
-                if let Some((name, at)) = text_arg(filter, 0) {
-                    self.attribute_of(item, &name, at);
+                let Some((name, at)) = text_arg(filter, 0) else { return list(item.clone()) };
+                self.attribute_of(item, &name, at);
+                // What is left has the field, and it is not null.
+                let test = text_arg(filter, 1).map(|(test, _)| test);
+                let some = match (filter.name, test.as_deref()) {
+                    ("selectattr", None) | ("rejectattr", Some("none")) => true,
+                    ("selectattr", Some(test)) => {
+                        !matches!(test, "none" | "undefined" | "defined" | "ne" | "!=" | "false")
+                    }
+                    _ => false,
+                };
+                match item.non_null() {
+                    Type::Record(fields) if some => {
+                        let mut fields = fields.clone();
+                        if let Some(field) = fields.get_mut(&name) {
+                            field.ty = field.ty.non_null().clone();
+                        }
+                        list(Type::Record(fields))
+                    }
+                    _ => list(item.clone()),
                 }
-                list(item.clone())
             }
             "join" => {
                 let by = match text_arg(filter, 1) {
@@ -214,7 +245,21 @@ impl Infer<'_> {
                     None => self.attribute(filter, item),
                 };
                 let of = by.unwrap_or_else(|| item.clone());
-                if matches!(of.non_null(), Type::Record(_) | Type::Object | Type::List(_) | Type::Messages) {
+                if matches!(of, Type::Nullable(_)) {
+                    let message = "`join` prints each item as text, and one may be null".to_owned();
+                    let help = format!("leave null out:  {} | reject('none') | join(', ')", self.text(value));
+                    self.fault(
+                        "S412",
+                        message,
+                        range(value),
+                        format!("this is {given}"),
+                        Some(help),
+                        given.path.clone(),
+                    );
+                } else if matches!(
+                    of.non_null(),
+                    Type::Record(_) | Type::Object | Type::List(_) | Type::Messages
+                ) {
                     let example = match item {
                         Type::Record(fields) => fields.keys().next().map_or("name", String::as_str),
                         _ => "name",
@@ -261,6 +306,13 @@ impl Infer<'_> {
             }
             _ => list(Type::Any),
         }
+    }
+
+    /// Returns the type of an item that is there unless the list is empty. A conversation is never empty in a run.
+    fn one_of(&self, given: &Typed, item: &Type) -> Typed {
+        let filled = given.path.as_ref().is_some_and(|path| self.facts.is_some(&format!("{path}[]")));
+        let conversation = matches!(given.ty, Type::Messages);
+        Typed::of(if filled || conversation { item.clone() } else { nullable(item.clone()) })
     }
 
     /// Returns the type of the field that `attribute=` names.

@@ -43,8 +43,16 @@ impl Infer<'_> {
                 let before = self.assume(&op.left, matches!(op.op, BinOpKind::ScAnd));
                 let right = self.condition(&op.right);
                 self.facts = before;
-                // A template gives one of the two.
-                if self.place == Place::Template { left.union(right) } else { Typed::of(Type::Boolean) }
+                if self.place == Place::Key {
+                    return Typed::of(Type::Boolean);
+                }
+                // A template gives one of the two; what `or` gives of its left side is true, and so not null.
+                let left = match op.op {
+                    BinOpKind::ScOr if left.null => return right,
+                    BinOpKind::ScOr => Typed { ty: left.ty.non_null().clone(), path: None, ..left },
+                    _ => left,
+                };
+                left.union(right)
             }
             BinOpKind::Eq | BinOpKind::Ne => self.compared(op, Comparison::Equal),
             BinOpKind::In => self.compared(op, Comparison::In),
@@ -63,7 +71,12 @@ impl Infer<'_> {
                 let (left, right) = (self.expr(&op.left), self.expr(&op.right));
                 let left = self.number(&op.left, left);
                 let right = self.number(&op.right, right);
-                let whole = !matches!(op.op, BinOpKind::Div | BinOpKind::Pow);
+                let natural = matches!(&op.right, ast::Expr::Const(n) if n.value.as_usize().is_some());
+                let whole = match op.op {
+                    BinOpKind::Div => false,
+                    BinOpKind::Pow => natural,
+                    _ => true,
+                };
                 match (left.ty, right.ty) {
                     (Type::Integer { .. }, Type::Integer { .. }) if whole => Typed::of(Type::INTEGER),
                     _ => Typed::of(Type::NUMBER),
@@ -275,8 +288,11 @@ impl Infer<'_> {
                 // Each text of a list that is written out is looked at on its own.
                 if let ast::Expr::List(list) = holder.0 {
                     for other in &list.items {
-                        let typed = self.expr(other);
-                        self.equal(item, (other, &typed));
+                        if let ast::Expr::Const(literal) = other
+                            && let Some(text) = literal.value.as_str()
+                        {
+                            self.equal(item, (other, &Typed::text(text)));
+                        }
                     }
                     return;
                 }

@@ -8,7 +8,7 @@ use crate::state::{Field, Type};
 
 /// What is known of a value.
 #[derive(Debug, Clone, PartialEq)]
-#[expect(clippy::struct_excessive_bools, reason = "four independent facts, each with its own readers")]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, each with its own readers")]
 pub struct Typed {
     /// Its type; `any` for null.
     pub ty: Type,
@@ -18,6 +18,8 @@ pub struct Typed {
     pub literal: bool,
     /// It is `[]`, which fits every list.
     pub empty: bool,
+    /// It is an object whose fields are written one by one: each may be missing.
+    pub gradual: bool,
     /// It holds text from outside.
     pub untrusted: bool,
     /// The name that it was read from: `state.triage.intent`.
@@ -38,7 +40,7 @@ pub(super) enum Family {
 impl Typed {
     /// Makes a value of which only the type is known.
     pub fn of(ty: Type) -> Self {
-        Self { ty, null: false, literal: false, empty: false, untrusted: false, path: None }
+        Self { ty, null: false, literal: false, empty: false, gradual: false, untrusted: false, path: None }
     }
 
     /// Makes a value of which nothing is known.
@@ -139,7 +141,7 @@ pub(super) fn family(ty: &Type) -> Family {
     }
 }
 
-fn nullable(ty: Type) -> Type {
+pub(super) fn nullable(ty: Type) -> Type {
     if ty.is_nullable() { ty } else { Type::Nullable(Box::new(ty)) }
 }
 

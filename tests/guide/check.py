@@ -1,0 +1,404 @@
+#!/usr/bin/env python3
+"""Checks the guide: every fenced block by its info string, every link, every generated table.
+
+    check.py [--bless] [PAGE …]
+
+`--bless` writes the output of the commands and the generated tables into the pages; read the difference.
+RULES.md says what is checked. GRAPHLOOM names the binary.
+"""
+import json, os, re, shlex, shutil, subprocess, sys, tempfile, tomllib
+from pathlib import Path
+
+try:
+    import yaml
+except ImportError:
+    # Whole files are read by graphloom itself; only fragments go unread then.
+    yaml = None
+
+ROOT = Path(__file__).resolve().parents[2]
+SRC = ROOT / "docs" / "src"
+BINARY = os.environ.get("GRAPHLOOM", str(ROOT / "target" / "debug" / "graphloom"))
+CODES = SRC / "codes"
+BLESS = "--bless" in sys.argv
+ONLY = [a for a in sys.argv[1:] if not a.startswith("--")]
+SHOWN = {"text", "sh", "python", "ts", "lua", "nginx", "sql", "rust ignore", "console norun"}
+WRITTEN = ("yaml", "text", "toml", "json")
+
+faults = []
+
+
+def fault(page, line, text):
+    faults.append(f"{page}:{line}: {text}")
+
+
+if yaml:
+    class Strict(yaml.SafeLoader):
+        """Refuses a key that is there twice, as graphloom does."""
+
+    def mapping(loader, node, deep=False):
+        keys = [str(key.value) for key, _ in node.value]
+        if len(set(keys)) < len(keys):
+            raise yaml.YAMLError("a key is there twice")
+        return yaml.SafeLoader.construct_mapping(loader, node, deep)
+
+    Strict.add_constructor("tag:yaml.org,2002:map", mapping)
+
+
+def run(args, cwd, env=()):
+    """Runs the binary and returns what it prints, standard output and error together, without colours."""
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(cwd), **dict(env)}
+    done = subprocess.run([BINARY, *args], cwd=cwd, env=environment, stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60)
+    return done.stdout.decode(), done.returncode
+
+
+def blocks(lines):
+    """Yields (info, number of the first line of the content, content) of each fenced block."""
+    at = 0
+    while at < len(lines):
+        fence = re.match(r"^(`{3,})(.*)$", lines[at])
+        if not fence:
+            at += 1
+            continue
+        end = at + 1
+        while end < len(lines) and lines[end].rstrip() != fence[1]:
+            end += 1
+        if end == len(lines):
+            raise ValueError(f"line {at + 1}: the block has no end")
+        yield fence[2].strip(), at + 1, lines[at + 1:end]
+        at = end + 1
+
+
+def matches(expected, actual):
+    """Compares lines; a line `…` stands for any lines, also for none."""
+    if not expected:
+        return not actual
+    if expected[0].strip() == "…":
+        return any(matches(expected[1:], actual[i:]) for i in range(len(actual) + 1))
+    return bool(actual) and expected[0] == actual[0] and matches(expected[1:], actual[1:])
+
+
+def commands(content):
+    """Splits a console block into (offset of the command, command, offset of its output, output)."""
+    found = []
+    for offset, text in enumerate(content):
+        if text.startswith("$ "):
+            found.append([offset, text[2:], offset + 1, []])
+        elif found:
+            found[-1][3].append(text)
+        else:
+            raise ValueError("a console block begins with a line `$ …`")
+    # An empty line before the next command is only for the eye.
+    for entry in found[:-1]:
+        if entry[3] and entry[3][-1] == "":
+            entry[3].pop()
+    return found
+
+
+def words(command):
+    """Splits a command into its variables and its arguments."""
+    parts = shlex.split(command, comments=True)
+    env = {}
+    while parts and re.fullmatch(r"[A-Z][A-Z0-9_]*=.*", parts[0]):
+        name, value = parts.pop(0).split("=", 1)
+        env[name] = value
+    return env, parts
+
+
+def patch(path, content):
+    """Applies a block of lines that stay, go (`-`) and come (`+`); `@@` parts places. Says what is wrong."""
+    if not path.is_file():
+        return f"there is no `{path.name}` to change"
+    file = path.read_text().split("\n")
+    hunks = [[]]
+    for text in content:
+        if text == "@@":
+            hunks.append([])
+        else:
+            hunks[-1].append((text[:1] or " ", text[1:]))
+    for hunk in hunks:
+        if any(sign not in " -+" for sign, _ in hunk):
+            return "a line of a diff begins with a space, `-` or `+`"
+        old = [text for sign, text in hunk if sign != "+"]
+        new = [text for sign, text in hunk if sign != "-"]
+        places = [i for i in range(len(file) - len(old) + 1) if file[i:i + len(old)] == old]
+        if len(places) != 1:
+            return f"the lines from `{old[0] if old else ''}` stand {len(places)} times in `{path.name}`"
+        file[places[0]:places[0] + len(old)] = new
+    path.write_text("\n".join(file))
+    return None
+
+
+HELP = {}
+
+
+def help_of(command):
+    if command not in HELP:
+        HELP[command] = run([*command, "--help"], ROOT)
+    return HELP[command]
+
+
+def known(parts):
+    """Says what is wrong with a command that is not run: its name and its flags have to exist."""
+    arguments = parts[1:]
+    named = next((a for a in arguments if not a.startswith("-")), None)
+    text, code = help_of((named,) if named and arguments[0] == named else ())
+    if code != 0:
+        return f"there is no command `{named}`"
+    for flag in arguments:
+        if flag.startswith("--") and flag.split("=")[0] not in text:
+            return f"`{flag}` is no flag of it"
+    return None
+
+
+def check_block(page, line, info, content, project):
+    """Checks one block; returns its new content when it is blessed, else None."""
+    kind, _, rest = info.partition(" ")
+    text = "\n".join(content) + "\n"
+    if info == "console":
+        out = []
+        for offset, command, _, expected in commands(content):
+            env, parts = words(command)
+            if not parts or parts[0] != "graphloom":
+                fault(page, line + offset + 1, f"only `graphloom` can be run here: `{command}`")
+                return None
+            actual, _ = run(parts[1:], project, env)
+            actual = actual.rstrip("\n").split("\n") if actual.strip() else []
+            if matches(expected, actual):
+                actual = expected
+            elif not BLESS:
+                shown = "\n      ".join(actual)
+                fault(page, line + offset + 1, f"`{command}` prints\n      {shown}")
+            out.append(["$ " + command, *actual])
+        joined = []
+        for i, chunk in enumerate(out):
+            joined += ([""] if i and len(out[i - 1]) > 1 else []) + chunk
+        return joined if BLESS and joined != content else None
+    if info in SHOWN:
+        if info == "sh":
+            done = subprocess.run(["sh", "-n"], input=text.encode(), capture_output=True)
+            if done.returncode:
+                fault(page, line, f"not a shell script: {done.stderr.decode()}")
+        if info == "console norun":
+            for offset, command, _, _ in commands(content):
+                _, parts = words(command.rstrip("\\"))
+                if parts[:1] == ["graphloom"] and (why := known(parts)):
+                    fault(page, line + offset + 1, f"`{command}`: {why}")
+        return None
+    if kind in WRITTEN and rest and rest != "fragment":
+        if not re.fullmatch(r"[A-Za-z0-9._/-]+", rest) or rest.startswith("/") or ".." in rest:
+            fault(page, line, f"`{rest}` is no path of the project")
+            return None
+        path = project / rest
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        if rest == "graphloom.toml":
+            # Every command reads the settings first.
+            out, code = run(["explain", "codes"], project)
+            if code != 0:
+                fault(page, line, out)
+        return None
+    if kind == "diff" and rest:
+        if why := patch(project / rest, content):
+            fault(page, line, why)
+        return None
+    try:
+        if info == "yaml fragment":
+            if yaml:
+                yaml.load(text, Strict)
+        elif info == "json":
+            json.loads(text)
+        elif info == "toml":
+            tomllib.loads(text)
+        else:
+            fault(page, line, f"unknown info string `{info}`")
+    except Exception as error:
+        fault(page, line, f"not {kind}: {error}")
+    return None
+
+
+def finished(page, project):
+    """A page ends with a project in which `check` finds nothing."""
+    graphs = project / "graphs"
+    if not any(graphs.glob("*.yaml")):
+        return
+    text, _ = run(["check", "--format", "json"], project)
+    report = json.loads(text)
+    for found in report["findings"]:
+        fault(page, 0, f"at its end: {found['file']}:{found['line']} {found['code']} {found['message']}")
+
+
+def play(page, lines, at):
+    """Plays a page in a folder; returns its lines as they should be."""
+    project = at / page.replace("/", "_")
+    first = re.match(r"<!-- continues: (\S+) -->", lines[0]) if lines else None
+    if first:
+        before = first[1]
+        source = at / before.replace("/", "_")
+        if not source.is_dir():
+            play(before, (SRC / before).read_text().split("\n"), at)
+        shutil.copytree(source, project, dirs_exist_ok=True)
+    project.mkdir(exist_ok=True)
+    out, last = [], 0
+    for info, line, content in blocks(lines):
+        try:
+            new = check_block(page, line, info, content, project)
+        except Exception as error:
+            fault(page, line, f"{type(error).__name__}: {error}")
+            new = None
+        out += lines[last:line] + (content if new is None else new)
+        last = line + len(content)
+    out += lines[last:]
+    finished(page, project)
+    return out
+
+
+# ---- generated tables ----
+
+def keys_of():
+    """Returns {map: [(key, due, text)]}, from the JSON Schemas of the binary."""
+    maps = {}
+    for name in ("graph", "project", "prompt"):
+        schema = json.loads(run(["schema", name], ROOT)[0])
+        for map_name, body in {name: schema, **schema["definitions"]}.items():
+            props = body.get("properties")
+            if props and map_name not in maps:
+                due = body.get("required", [])
+                maps[map_name] = [(k, k in due, v.get("description", "")) for k, v in props.items()]
+    common = [k for k, _, _ in maps["route"]]
+    maps["node"] = [(k, k == "kind", "What the node does." if k == "kind" else t) for k, _, t in maps["route"]]
+    params = [k for k, _, _ in maps["params"]]
+    for kind in ("llm", "say", "set", "fail"):
+        maps[kind] = [e for e in maps[kind] if e[0] not in common and e[0] not in params]
+    maps["model"] = [e for e in maps["model"] if e[0] not in params]
+    return maps
+
+
+def table_of_keys(name):
+    rows = ["| key | | what it does |", "|---|---|---|"]
+    for key, due, text in KEYS[name]:
+        rows.append(f"| `{key}` | {'due' if due else ''} | {text.replace('|', chr(92) + '|')} |")
+    return rows
+
+
+def table_of_codes():
+    rows = ["| code | severity | what it finds |", "|---|---|---|"]
+    for row in run(["explain", "codes"], ROOT)[0].strip().split("\n"):
+        code, severity, title = re.split(r"\s{2,}", row, maxsplit=2)
+        rows.append(f"| [{code}]({code}.md) | {severity} | {title} |")
+    return rows
+
+
+def operations_and_events():
+    """Returns two tables, from the OpenAPI document of the binary."""
+    document = json.loads(run(["openapi"], ROOT)[0])
+    operations = ["| request | operation | does |", "|---|---|---|"]
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            text = operation["summary"]
+            operations.append(f"| `{method.upper()} {path}` | `{operation['operationId']}` | {text} |")
+    schemas = document["components"]["schemas"]
+    events = ["| event | has | says |", "|---|---|---|"]
+    common = {"type", "run_id", "epoch", "seq", "ts", "task_id", "attempt"}
+    for arm in schemas["GraphEvent"]["oneOf"]:
+        schema = schemas[arm["$ref"].rsplit("/", 1)[1]]
+        name = schema["properties"]["type"]["enum"][0]
+        due = schema["required"]
+        fields = [f"`{k}`" + ("" if k in due else "?") for k in schema["properties"] if k not in common]
+        events.append(f"| `{name}` | {' '.join(fields)} | {' '.join(schema['description'].split())} |")
+    return operations, events
+
+
+def generated(page, lines):
+    out, at = [], 0
+    while at < len(lines):
+        mark = re.match(r"<!-- generated: (.+) -->$", lines[at])
+        out.append(lines[at])
+        at += 1
+        if not mark:
+            continue
+        end = lines.index("<!-- /generated -->", at)
+        what = mark[1]
+        if what == "codes":
+            new = table_of_codes()
+        elif what in ("operations", "events"):
+            new = operations_and_events()[what == "events"]
+        elif what.startswith("keys of ") and what[8:] in KEYS:
+            new = table_of_keys(what[8:])
+        else:
+            fault(page, at, f"nothing is known of `{what}`")
+            new = lines[at:end]
+        new = ["", *[row for row in new if row], ""]
+        if new != lines[at:end]:
+            if BLESS:
+                lines[at:end] = new
+                end = at + len(new)
+            else:
+                fault(page, at, f"`{what}` is not up to date")
+        out += lines[at:end]
+        at = end
+    return out
+
+
+# ---- links ----
+
+def check_links(page, lines):
+    fenced = False
+    for number, text in enumerate(lines, 1):
+        if text.startswith("```"):
+            fenced = not fenced
+        if fenced:
+            continue
+        for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`]*`", "", text)):
+            if re.match(r"[a-z]+:", target):
+                continue
+            path, _, anchor = target.partition("#")
+            file = (SRC / page).parent / path if path else SRC / page
+            file = Path(os.path.normpath(file))
+            if not file.exists() and file.parent == SRC / "codes":
+                file = CODES / file.name
+            if not file.exists():
+                fault(page, number, f"`{target}` leads nowhere")
+            elif anchor:
+                heads = re.findall(r"^#+ (.*)$", file.read_text(), re.M)
+                slugs = [re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in heads]
+                if anchor not in slugs:
+                    fault(page, number, f"`{target}`: there is no such heading")
+
+
+def check_summary(pages):
+    text = (SRC / "SUMMARY.md").read_text()
+    listed = re.findall(r"\]\(([^)]+)\)", text)
+    here = {str(p) for p in pages if str(p) != "SUMMARY.md"}
+    codes = {f"codes/{p.name}" for p in CODES.glob("*.md")} | {"codes/index.md"}
+    for missing in sorted((here | codes) - set(listed)):
+        fault("SUMMARY.md", 0, f"`{missing}` is not listed")
+    for extra in sorted(set(listed) - here - codes):
+        fault("SUMMARY.md", 0, f"`{extra}` does not exist")
+
+
+KEYS = keys_of()
+# The pages of codes have a form of their own, and a test of their own runs them.
+pages = sorted(p.relative_to(SRC) for p in SRC.rglob("*.md") if not re.fullmatch(r"[A-Z]\d{3}\.md", p.name))
+counted = {}
+with tempfile.TemporaryDirectory() as folder:
+    for page in map(str, pages):
+        if ONLY and page not in ONLY:
+            continue
+        lines = (SRC / page).read_text().split("\n")
+        lines = generated(page, lines)
+        lines = play(page, lines, Path(folder))
+        check_links(page, lines)
+        for info, _, _ in blocks(lines):
+            name = info if info in SHOWN or info in ("console", "yaml fragment") else info.split(" ")[0]
+            counted[name] = counted.get(name, 0) + 1
+        if BLESS:
+            (SRC / page).write_text("\n".join(lines))
+if not ONLY:
+    check_summary(pages)
+faults = list(dict.fromkeys(faults))
+for text in faults:
+    print(text)
+print(f"{len(pages)} pages; blocks: " + ", ".join(f"{n} {k}" for k, n in sorted(counted.items())))
+print(f"{len(faults)} faults" if faults else "all is well")
+sys.exit(1 if faults else 0)
