@@ -335,6 +335,29 @@ impl Body {
     }
 }
 
+/// The names of all events.
+pub const NAMES: [&str; 19] = [
+    "run.started",
+    "node.started",
+    "node.finished",
+    "node.retrying",
+    "node.reset",
+    "edge.taken",
+    "message.started",
+    "message.delta",
+    "message.finished",
+    "reasoning.started",
+    "reasoning.delta",
+    "reasoning.finished",
+    "state.snapshot",
+    "state.patch",
+    "checkpoint.saved",
+    "thread.deleted",
+    "stream.rewound",
+    "error",
+    "run.finished",
+];
+
 /// Cuts a time to the milliseconds that the wire shows, so that a replay prints what was sent.
 pub fn to_millis(at: DateTime<Utc>) -> DateTime<Utc> {
     DateTime::from_timestamp_millis(at.timestamp_millis()).unwrap_or(at)

@@ -13,7 +13,7 @@ pub(super) struct SchemaFlags {
     /// Whose schema is printed
     #[arg(value_enum, required_unless_present = "write")]
     file: Option<Name>,
-    /// Writes graph.json, project.json and prompt.json into a folder instead
+    /// Writes graph.json, project.json, prompt.json and test.json into a folder instead
     #[arg(long, value_name = "DIR", conflicts_with = "file")]
     write: Option<PathBuf>,
 }
@@ -26,6 +26,8 @@ enum Name {
     Project,
     /// The front-matter of a prompt file
     Prompt,
+    /// The cases of a graph
+    Test,
 }
 
 pub(super) fn schema(flags: &SchemaFlags) -> Result<ExitCode> {
@@ -41,6 +43,7 @@ pub(super) fn schema(flags: &SchemaFlags) -> Result<ExitCode> {
     super::print(&match flags.file {
         Some(Name::Project) => SchemaFile::Project.text(),
         Some(Name::Prompt) => SchemaFile::Prompt.text(),
+        Some(Name::Test) => SchemaFile::Test.text(),
         _ => SchemaFile::Graph.text(),
     })
 }

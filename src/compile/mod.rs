@@ -2,6 +2,7 @@
 //!
 //! Invariant: a plan exists only when its whole project has no error.
 
+mod cases;
 mod declared;
 mod edges;
 mod flow;
@@ -123,6 +124,8 @@ pub fn compile(folder: &Folder, providers: &Providers, bag: &mut Bag) -> Option<
             bag.report(Diagnostic::error("G105", message, graph.top, "a part of it is not understood"));
         }
     }
+    let plans = checked.iter().map(|checked| (checked.graph.id.as_str(), &checked.plan)).collect();
+    cases::check_tests(folder, &plans, bag);
     silence(folder, bag);
     if bag.has_errors() {
         return None;
@@ -458,7 +461,8 @@ fn silence(folder: &Folder, bag: &mut Bag) {
     let project = folder.project.file.map(|file| (file, &folder.project.allow));
     let prompts = folder.prompts.values().map(|prompt| (prompt.file, &prompt.allow));
     let graphs = folder.graphs.values().map(|graph| (graph.file, &graph.allow));
-    for (file, codes) in project.into_iter().chain(prompts).chain(graphs) {
+    let tests = folder.tests.values().map(|test| (test.file, &test.allow));
+    for (file, codes) in project.into_iter().chain(prompts).chain(graphs).chain(tests) {
         for code in codes {
             bag.allow(code, whole(file));
         }

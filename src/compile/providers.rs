@@ -16,14 +16,18 @@ pub(super) const OPENAI_URL: &str = "https://api.openai.com/v1";
 
 /// Finds a secret by its name.
 type Secrets = Box<dyn Fn(&str) -> Option<Secret> + Send + Sync>;
+/// The same, shared by all clones.
+type SharedSecrets = Arc<dyn Fn(&str) -> Option<Secret> + Send + Sync>;
 
-/// What compiling needs from outside: the HTTP client of the models, and their secrets.
+/// What compiling needs from outside: the HTTP client of the models, and their secrets. Cheap to clone.
+#[derive(Clone)]
 pub struct Providers {
     client: Client,
-    secrets: Option<Secrets>,
+    secrets: Option<SharedSecrets>,
     /// What a missing secret is.
     missing: Severity,
-    scripted: Option<Scripted>,
+    /// Stands in the place of every model.
+    stand_in: Option<Arc<dyn ChatModel>>,
 }
 
 impl fmt::Debug for Providers {
@@ -37,9 +41,9 @@ impl Providers {
     pub fn new(secrets: Secrets) -> Result<Self, egress::Error> {
         Ok(Self {
             client: Client::new(egress::Settings::default())?,
-            secrets: Some(secrets),
+            secrets: Some(Arc::from(secrets)),
             missing: Severity::Error,
-            scripted: None,
+            stand_in: None,
         })
     }
 
@@ -51,12 +55,17 @@ impl Providers {
     /// Builds models without looking for secrets.
     pub fn without_secrets() -> Result<Self, egress::Error> {
         let client = Client::new(egress::Settings::default())?;
-        Ok(Self { client, secrets: None, missing: Severity::Warning, scripted: None })
+        Ok(Self { client, secrets: None, missing: Severity::Warning, stand_in: None })
     }
 
     /// Puts a script in the place of every model.
     pub fn scripted(script: Scripted) -> Result<Self, egress::Error> {
-        Ok(Self { scripted: Some(script), ..Self::without_secrets()? })
+        Self::stand_in(Arc::new(script))
+    }
+
+    /// Puts one model in the place of every model.
+    pub fn stand_in(model: Arc<dyn ChatModel>) -> Result<Self, egress::Error> {
+        Ok(Self { stand_in: Some(model), ..Self::without_secrets()? })
     }
 
     /// Returns a secret, or how much its absence weighs.
@@ -75,8 +84,8 @@ impl Providers {
         base_url: Option<&str>,
         key: Option<Secret>,
     ) -> Result<Arc<dyn ChatModel>, egress::Error> {
-        if let Some(scripted) = &self.scripted {
-            return Ok(Arc::new(scripted.clone()));
+        if let Some(model) = &self.stand_in {
+            return Ok(Arc::clone(model));
         }
         Ok(match provider {
             "openai" => Arc::new(OpenAi::new(&self.client, base_url.unwrap_or(OPENAI_URL), model, key)?),

@@ -83,6 +83,7 @@ pub const CODES: &[CodeInfo] = &[
     row!("M510", Error, "an address that may not be called"),
     row!("M511", Error, "a duration or a size without a unit"),
     row!("M513", Error, "an unknown error kind"),
+    both!("M514", Warning, "a test that does not fit its graph"),
     row!("M516", Error, "a project that is too large"),
     row!("M517", Warning, "an entry that nobody uses"),
     row!("S401", Error, "an unknown channel or input"),

@@ -16,7 +16,7 @@ use std::sync::Arc;
 pub use codes::{CODES, CodeInfo, code_info};
 pub use export::{render_github, render_sarif};
 pub use lines::Lines;
-pub use render::{render_json, render_text};
+pub use render::{finding_json, render_json, render_one, render_text};
 pub use suggest::{did_you_mean, look_alike, our_letters, suggest};
 
 /// A registered source text.

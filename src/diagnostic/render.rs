@@ -10,60 +10,68 @@ use super::{Bag, Diagnostic, FileId, Label, Severity};
 
 /// Prints the findings for people, as rustc does.
 pub fn render_text(bag: &Bag, color: bool) -> String {
-    let renderer = if color { Renderer::styled() } else { Renderer::plain() }.decor_style(DecorStyle::Ascii);
     let masked = masked_sources(bag);
     let mut out = String::new();
     for finding in &bag.findings {
-        let level = match finding.severity {
-            Severity::Error => Level::ERROR,
-            Severity::Warning => Level::WARNING,
-            Severity::Lint => Level::WARNING.with_name("lint"),
-        };
-        // Files in the order in which the finding names them; the primary one first.
-        let mut files: Vec<(FileId, Vec<(AnnotationKind, &Label)>)> = Vec::new();
-        let labels = std::iter::once((AnnotationKind::Primary, &finding.label))
-            .chain(finding.related.iter().map(|label| (AnnotationKind::Context, label)));
-        for (kind, label) in labels {
-            match files.iter_mut().find(|(file, _)| *file == label.span.file) {
-                Some((_, labels)) => labels.push((kind, label)),
-                None => files.push((label.span.file, vec![(kind, label)])),
-            }
-        }
-        let mut elements: Vec<Element<'_>> = Vec::new();
-        for (file, labels) in &files {
-            let (path, text) = bag.source(*file);
-            let text = masked.get(file).map_or(text, String::as_str);
-            // Only the lines from the first label to the last: a long file costs no more than a short one.
-            let (first, last) = labels.iter().fold((text.len(), 0), |(first, last), (_, label)| {
-                (first.min(label.span.start as usize), last.max(label.span.end as usize).min(text.len()))
-            });
-            let first = text[..floor(text, first)].rfind('\n').map_or(0, |at| at + 1);
-            let last = floor(text, last);
-            let last = text[last..].find('\n').map_or(text.len(), |at| last + at + 1);
-            let line = text[..first].matches('\n').count() + 1;
-            let mut snippet = Snippet::source(&text[first..last]).path(path).line_start(line);
-            for (kind, label) in labels {
-                let (start, end) = (label.span.start as usize, label.span.end as usize);
-                let range = start.min(last) - first..end.min(last) - first;
-                snippet = snippet.annotation(kind.span(range).label(&*label.text));
-            }
-            elements.push(snippet.into());
-        }
-        if let Some(help) = &finding.help {
-            elements.push(Level::HELP.message(&**help).into());
-        }
-        for note in &finding.notes {
-            elements.push(Level::NOTE.message(&**note).into());
-        }
-        let title = level.primary_title(&*finding.message).id(finding.code);
-        out += &renderer.render(&[title.elements(elements)]);
-        out += "\n\n";
+        out += &render(bag, &masked, finding, color);
     }
     if bag.left_out() > 0 {
         out += &bag.left_out().to_string();
         out += " more findings are not shown\n";
     }
     out
+}
+
+/// Prints one finding for people, over the sources of a bag.
+pub fn render_one(bag: &Bag, finding: &Diagnostic, color: bool) -> String {
+    render(bag, &BTreeMap::new(), finding, color)
+}
+
+fn render(bag: &Bag, masked: &BTreeMap<FileId, String>, finding: &Diagnostic, color: bool) -> String {
+    let renderer = if color { Renderer::styled() } else { Renderer::plain() }.decor_style(DecorStyle::Ascii);
+    let level = match finding.severity {
+        Severity::Error => Level::ERROR,
+        Severity::Warning => Level::WARNING,
+        Severity::Lint => Level::WARNING.with_name("lint"),
+    };
+    // Files in the order in which the finding names them; the primary one first.
+    let mut files: Vec<(FileId, Vec<(AnnotationKind, &Label)>)> = Vec::new();
+    let labels = std::iter::once((AnnotationKind::Primary, &finding.label))
+        .chain(finding.related.iter().map(|label| (AnnotationKind::Context, label)));
+    for (kind, label) in labels {
+        match files.iter_mut().find(|(file, _)| *file == label.span.file) {
+            Some((_, labels)) => labels.push((kind, label)),
+            None => files.push((label.span.file, vec![(kind, label)])),
+        }
+    }
+    let mut elements: Vec<Element<'_>> = Vec::new();
+    for (file, labels) in &files {
+        let (path, text) = bag.source(*file);
+        let text = masked.get(file).map_or(text, String::as_str);
+        // Only the lines from the first label to the last: a long file costs no more than a short one.
+        let (first, last) = labels.iter().fold((text.len(), 0), |(first, last), (_, label)| {
+            (first.min(label.span.start as usize), last.max(label.span.end as usize).min(text.len()))
+        });
+        let first = text[..floor(text, first)].rfind('\n').map_or(0, |at| at + 1);
+        let last = floor(text, last);
+        let last = text[last..].find('\n').map_or(text.len(), |at| last + at + 1);
+        let line = text[..first].matches('\n').count() + 1;
+        let mut snippet = Snippet::source(&text[first..last]).path(path).line_start(line);
+        for (kind, label) in labels {
+            let (start, end) = (label.span.start as usize, label.span.end as usize);
+            let range = start.min(last) - first..end.min(last) - first;
+            snippet = snippet.annotation(kind.span(range).label(&*label.text));
+        }
+        elements.push(snippet.into());
+    }
+    if let Some(help) = &finding.help {
+        elements.push(Level::HELP.message(&**help).into());
+    }
+    for note in &finding.notes {
+        elements.push(Level::NOTE.message(&**note).into());
+    }
+    let title = level.primary_title(&*finding.message).id(finding.code);
+    renderer.render(&[title.elements(elements)]) + "\n\n"
 }
 
 /// Returns the last place at or before `at` where a character begins.
@@ -90,6 +98,15 @@ fn masked_sources(bag: &Bag) -> BTreeMap<FileId, String> {
 
 /// Returns the findings for programs, in the shape that `check --format json` prints.
 pub fn render_json(bag: &Bag) -> Json {
+    let (errors, warnings, lints) = bag.counts();
+    json!({
+        "findings": bag.findings.iter().map(|f| finding_json(bag, f)).collect::<Vec<_>>(),
+        "summary": {"errors": errors, "warnings": warnings, "lints": lints},
+    })
+}
+
+/// Returns one finding for programs, over the sources of a bag.
+pub fn finding_json(bag: &Bag, f: &Diagnostic) -> Json {
     let at = |label: &Label| {
         let place = bag.place(label.span);
         json!({
@@ -101,28 +118,21 @@ pub fn render_json(bag: &Bag) -> Json {
             "label": label.text,
         })
     };
-    let finding = |f: &Diagnostic| {
-        let severity = match f.severity {
-            Severity::Error => "error",
-            Severity::Warning => "warning",
-            Severity::Lint => "lint",
-        };
-        let mut json = json!({"code": f.code, "severity": severity, "message": f.message});
-        if let (Some(object), Json::Object(place)) = (json.as_object_mut(), at(&f.label)) {
-            object.extend(place);
-            object.insert("related".into(), f.related.iter().map(at).collect());
-            if let Some(help) = &f.help {
-                object.insert("help".into(), json!(help));
-            }
-            object.insert("notes".into(), json!(f.notes));
-        }
-        json
+    let severity = match f.severity {
+        Severity::Error => "error",
+        Severity::Warning => "warning",
+        Severity::Lint => "lint",
     };
-    let (errors, warnings, lints) = bag.counts();
-    json!({
-        "findings": bag.findings.iter().map(finding).collect::<Vec<_>>(),
-        "summary": {"errors": errors, "warnings": warnings, "lints": lints},
-    })
+    let mut json = json!({"code": f.code, "severity": severity, "message": f.message});
+    if let (Some(object), Json::Object(place)) = (json.as_object_mut(), at(&f.label)) {
+        object.extend(place);
+        object.insert("related".into(), f.related.iter().map(at).collect());
+        if let Some(help) = &f.help {
+            object.insert("help".into(), json!(help));
+        }
+        object.insert("notes".into(), json!(f.notes));
+    }
+    json
 }
 
 #[cfg(test)]

@@ -135,6 +135,21 @@ pub enum Kind {
     Schema,
 }
 
+impl Kind {
+    /// Finds the kind that a graph or a test names: `timeout`, `http_404`.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Some(match name {
+            "timeout" => Self::Timeout,
+            "connection" => Self::Connection,
+            "rate_limit" => Self::RateLimit,
+            "server_error" => Self::ServerError,
+            "schema" => Self::Schema,
+            _ => Self::Http(name.strip_prefix("http_")?.parse().ok().filter(|n| (400..600).contains(n))?),
+        })
+    }
+}
+
 /// Why a call failed. `message` holds no secret and no prompt.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]

@@ -10,6 +10,7 @@ use super::parse::{MAX_BYTES, parse};
 use super::project::Project;
 use super::prompt::PromptFile;
 use super::reader::Reader;
+use super::test::TestFile;
 use super::text::Text;
 use crate::diagnostic::{Bag, Diagnostic, FileId, Span};
 
@@ -34,6 +35,8 @@ pub struct Folder {
     pub prompts: BTreeMap<String, PromptFile>,
     /// Templates for including only, by path below prompts/.
     pub partials: BTreeMap<String, Text>,
+    /// The tests by path: `tests/chat.test.yaml`.
+    pub tests: BTreeMap<String, TestFile>,
     /// Files that no rule claims, by path.
     pub unread: Vec<String>,
     /// Graphs that are there but cannot be read.
@@ -161,6 +164,7 @@ enum Claim {
     Graph(String),
     Prompt(String),
     Partial(String),
+    Test(String),
     /// Read by other commands.
     Other,
     /// By no rule, with the name that would be read.
@@ -188,8 +192,9 @@ fn claim(path: &str) -> Claim {
         }
         ["prompt", rest @ ..] => Claim::Nothing(Some(format!("prompts/{}", rest.join("/")))),
         ["schemas", .., name] if name.strip_suffix(".json").is_some() => Claim::Other,
+        ["tests", "snapshots", ..] => Claim::Other,
         ["tests", .., name] => match (name.strip_suffix(".test.yaml"), name.strip_suffix(".tests.yaml")) {
-            (Some(_), _) => Claim::Other,
+            (Some(_), _) => Claim::Test(path.to_owned()),
             (None, Some(stem)) => Claim::Nothing(Some(format!("{stem}.test.yaml"))),
             (None, None) => Claim::Nothing(None),
         },
@@ -303,6 +308,12 @@ fn read(folder: &mut Folder, claim: Claim, file: FileId, bag: &mut Bag) {
             Some(prompt) => drop(folder.prompts.insert(name, prompt)),
             None => folder.broken_prompts.push(name),
         },
+        Claim::Test(path) => {
+            let tree = parse(&source[base..], file, base, bag);
+            if let Some(test) = tree.and_then(|tree| Reader { bag }.test(file, &tree)) {
+                folder.tests.insert(path, test);
+            }
+        }
         Claim::Partial(name) => {
             let span = Span { file, start: base as u32, end: source.len() as u32 };
             let text = Text::verbatim(&source[base..], span);

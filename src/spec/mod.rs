@@ -22,6 +22,7 @@ mod secrets;
 mod slips;
 mod surface;
 mod text;
+mod test;
 mod tree;
 mod types;
 
@@ -35,6 +36,10 @@ pub use project::{ModelSpec, Project, RetrySpec};
 pub use prompt::PromptFile;
 pub use reader::check_name;
 pub use schema::SchemaFile;
+pub use test::{
+    CallSpec, CaseSpec, EntrySpec, ErrorSpec, ExpectSpec, GivenSpec, PathSpec, PromptSpec, ReplySpec,
+    ScriptSpec, SnapshotSpec, TestFile, TurnSpec,
+};
 pub use text::{ExprSpec, Text};
 pub use tree::{Node, Tree};
 pub use types::{Base, Descriptor, TypeSpec};

@@ -107,6 +107,9 @@ impl Reader<'_> {
                 self.bag.report(finding.help(format!("quote it: \"{value}\"")));
                 None
             }
+            Tree::Int(_) | Tree::Float(_) | Tree::Bool(_) if node.style == Style::Row => {
+                Some(Text::at(&node.to_json().to_string(), node.span))
+            }
             Tree::Int(_) | Tree::Float(_) | Tree::Bool(_) => {
                 let raw = self.raw(node).to_owned();
                 let message = format!("expected {expected}, found {}", node.sort());

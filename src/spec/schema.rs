@@ -18,11 +18,13 @@ pub enum SchemaFile {
     Project,
     /// The front-matter of a prompt file.
     Prompt,
+    /// The cases of a graph.
+    Test,
 }
 
 impl SchemaFile {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Graph, Self::Project, Self::Prompt];
+    pub const ALL: [Self; 4] = [Self::Graph, Self::Project, Self::Prompt, Self::Test];
 
     /// Returns the name of the schema's file: `graph.json`.
     pub fn name(self) -> &'static str {
@@ -30,6 +32,7 @@ impl SchemaFile {
             Self::Graph => "graph.json",
             Self::Project => "project.json",
             Self::Prompt => "prompt.json",
+            Self::Test => "test.json",
         }
     }
 
@@ -44,6 +47,7 @@ impl SchemaFile {
             Self::Graph => &grammar::GRAPH,
             Self::Project => &grammar::PROJECT,
             Self::Prompt => &grammar::FRONT_MATTER,
+            Self::Test => &grammar::TEST,
         };
         let mut writer = Writer::default();
         let mut root = Object::new();
@@ -138,11 +142,11 @@ impl Writer {
             Shape::Names(Named::Code, value) => codes(&self.shape(*value)),
             Shape::Names(named, value) => {
                 let mut schema = json!({"type": "object", "additionalProperties": self.named(*value)});
-                if let Some((names, why)) = names(named) {
+                if let Some((names, why)) = names(named).filter(|_| is_given(named, *value)) {
                     schema["propertyNames"] = pattern(&names, why);
-                }
-                if matches!(named, Named::Node | Named::Field) {
-                    schema["minProperties"] = json!(1);
+                    if matches!(named, Named::Node | Named::Field) {
+                        schema["minProperties"] = json!(1);
+                    }
                 }
                 schema
             }
@@ -279,6 +283,15 @@ fn names(named: Named) -> Option<(String, &'static str)> {
         Named::Output | Named::Case => return None,
         _ => (format!("^{IDENTIFIER}"), why),
     })
+}
+
+/// Says whether the author gives the names here. Elsewhere they may hold a value of a table's row.
+fn is_given(named: Named, value: Shape) -> bool {
+    match named {
+        Named::Node => matches!(value, Shape::Kinds(_)),
+        Named::Input | Named::Channel => !matches!(value, Shape::Any),
+        _ => true,
+    }
 }
 
 /// The codes that can be silenced.

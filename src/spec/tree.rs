@@ -25,6 +25,8 @@ pub(super) enum Style {
     Plain,
     /// In single or double quotes.
     Quoted,
+    /// In a table's row; a number serves as a text there.
+    Row,
     /// After `|` or `>`.
     Lines,
     /// In braces or brackets.

@@ -265,7 +265,7 @@ fn schema_prints_one_of_the_schemas_that_are_checked_in_or_writes_them_all() {
     let (code, out, _) = graphloom(&folder, &["schema", "graph"]);
     assert!(code == 0 && out == std::fs::read_to_string("schema/graph.json").unwrap());
     assert_eq!(graphloom(&folder, &["schema", "--write", "for/editors"]), (0, String::new(), String::new()));
-    for name in ["graph.json", "project.json", "prompt.json"] {
+    for name in ["graph.json", "project.json", "prompt.json", "test.json"] {
         let written = std::fs::read_to_string(folder.path().join("for/editors").join(name)).unwrap();
         assert!(written == std::fs::read_to_string(format!("schema/{name}")).unwrap(), "{name}");
     }

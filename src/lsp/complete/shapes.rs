@@ -1,7 +1,7 @@
 //! From the keys around a place to what the table of the language says of it.
 
 use super::super::cursor::{Cursor, Place};
-use crate::spec::grammar::{FRONT_MATTER, GRAPH, Key, Map, PROJECT, Shape};
+use crate::spec::grammar::{FRONT_MATTER, GRAPH, Key, Map, PROJECT, Shape, TEST};
 
 /// Returns the keys at the top of a file.
 pub(in crate::lsp) fn table(path: &str) -> Option<&'static Map> {
@@ -9,6 +9,7 @@ pub(in crate::lsp) fn table(path: &str) -> Option<&'static Map> {
         ["project.yaml"] => Some(&PROJECT),
         [name] if name.strip_suffix(".yaml").is_some() => Some(&GRAPH),
         ["prompts", ..] => Some(&FRONT_MATTER),
+        ["tests", .., name] if name.ends_with(".test.yaml") => Some(&TEST),
         _ => None,
     }
 }

@@ -8,12 +8,14 @@ mod graph;
 mod next;
 mod node;
 mod project;
+mod test;
 pub(super) mod types;
 
 pub use graph::{DEFAULTS, GRAPH, LIMITS, MIGRATION, TIMEOUT};
 pub use next::{ALL, BRANCH, ELSE, MATCH, NEXT, RULE, SOME, WHEN};
 pub use node::{FAIL, HISTORY, KINDS, LLM, NODE, PARAMS, ROUTE, SAY, SET};
 pub use project::{FRONT_MATTER, MODEL, MODEL_PARAMS, PROJECT, RETRY, SECRET};
+pub use test::{CALL, CASE, ENTRY, EXPECT, FAILURE, GIVEN, PROMPT, SAID, TEST, TURN, WAY};
 pub use types::{CHANNEL, CHANNEL_RULES, TYPE, TYPE_RULES};
 
 /// A map with fixed keys. Keys that begin with `x-` are free in all of them.
@@ -131,6 +133,8 @@ pub struct Word {
 /// What a name is the name of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Named {
+    /// A graph: the stem of its file.
+    Graph,
     /// A node; where one is named also `end`.
     Node,
     /// A channel of the state.

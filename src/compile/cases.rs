@@ -1,0 +1,310 @@
+//! Tests against the graphs that they test: names, values, scripts and paths.
+//!
+//! Invariant: only sound graphs are compared with; what follows from a broken one is not told.
+
+mod path;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value as Json;
+
+use crate::diagnostic::{Bag, Diagnostic, Span, Spanned, did_you_mean, suggest};
+use crate::event::NAMES;
+use crate::model::Kind;
+use crate::plan::{Output, Plan};
+use crate::spec::{CaseSpec, ErrorSpec, ExpectSpec, Folder, PathSpec, ScriptSpec, TestFile, TurnSpec};
+use crate::state::{Channel, Type, check_pattern};
+
+/// The plans of the graphs that could be read, by id.
+pub(super) type Plans<'a> = BTreeMap<&'a str, &'a Plan>;
+
+/// Checks all test files of a project.
+pub(super) fn check_tests(folder: &Folder, plans: &Plans<'_>, bag: &mut Bag) {
+    for test in folder.tests.values() {
+        check_names(test, bag);
+        let Some(graph) = &test.graph else { continue };
+        let Some(plan) = plans.get(graph.value.as_str()) else {
+            let there =
+                folder.graphs.contains_key(&graph.value) || folder.broken_graphs.contains(&graph.value);
+            if !there {
+                let known: Vec<&str> = folder.graphs.keys().map(String::as_str).collect();
+                let message = format!("unknown graph `{}`", graph.value);
+                let finding = Diagnostic::error("M514", message, graph.span, "no file has this name");
+                bag.report(finding.help_maybe(did_you_mean(&graph.value, known)));
+            }
+            continue;
+        };
+        let broken = |graph: &crate::spec::Graph| bag.errors_in(graph.file) > 0 || graph.broken_nodes;
+        if folder.graphs.get(&graph.value).is_none_or(broken) {
+            continue;
+        }
+        let mut told = BTreeSet::new();
+        for case in &test.cases {
+            check_case(&Scene { plan, case }, graph, &mut told, bag);
+        }
+    }
+}
+
+/// Refuses two cases of one name.
+fn check_names(test: &TestFile, bag: &mut Bag) {
+    let mut first: BTreeMap<&str, Span> = BTreeMap::new();
+    for CaseSpec { name, .. } in &test.cases {
+        if let Some(before) = first.get(name.value.as_str()) {
+            let message = format!("two cases are called `{}`", name.value);
+            let finding = Diagnostic::error("M514", message, name.span, "the second one");
+            let help = if *before == name.span {
+                "put a value of the row into the name, or make each row another one"
+            } else {
+                "name each case after what it alone shows"
+            };
+            bag.report(finding.related(*before, "the first one").help(help));
+        } else {
+            first.insert(&name.value, name.span);
+        }
+    }
+}
+
+struct Scene<'a> {
+    plan: &'a Plan,
+    case: &'a CaseSpec,
+}
+
+fn check_case(scene: &Scene<'_>, graph: &Spanned<String>, told: &mut BTreeSet<String>, bag: &mut Bag) {
+    let Scene { plan, case } = scene;
+    if let Some(only) = &case.only {
+        known_node(plan, only, bag);
+    }
+    for (name, value) in &case.given.input {
+        match plan.input.get(&name.value) {
+            Some(field) => check_value(&name.value, value, field.ty.check(&value.value), bag),
+            None => {
+                let message = format!("the graph has no input `{}`", name.value);
+                let finding = Diagnostic::error("M514", message, name.span, "no input has this name");
+                let known: Vec<&str> = plan.input.keys().map(String::as_str).collect();
+                bag.report(finding.help_maybe(did_you_mean(&name.value, known)));
+            }
+        }
+    }
+    for (name, field) in &plan.input {
+        let given = case.given.input.iter().any(|(given, _)| given.value == *name);
+        let needed = field.default.is_none() && !matches!(field.ty, Type::Nullable(_));
+        // One default for all cases mends them all.
+        if needed && !given && told.insert(name.clone()) {
+            let message = format!("the input `{name}` is missing");
+            let finding = Diagnostic::error("M514", message, case.name.span, "no run can begin");
+            let related = finding.related(graph.span, "this graph needs it");
+            bag.report(related.help(format!("add  given: {{input: {{{name}: …}}}}")));
+        }
+    }
+    for (name, value) in &case.given.state {
+        if let Some(channel) = known_channel(plan, name, bag) {
+            check_value(&name.value, value, channel.check_held(&value.value), bag);
+        }
+    }
+    if let Some(messages) = &case.given.messages
+        && conversation(plan, messages.span, "nothing holds the messages", bag)
+    {
+        check_value("messages", messages, Type::Messages.check(&messages.value), bag);
+    }
+    for turn in &case.turns {
+        check_turn(scene, turn, bag);
+    }
+}
+
+fn check_turn(scene: &Scene<'_>, turn: &TurnSpec, bag: &mut Bag) {
+    let Scene { plan, case } = scene;
+    if let Some(user) = &turn.user
+        && conversation(plan, user.span, "nothing holds what is said", bag)
+        && user.value.is_array()
+    {
+        let turn = serde_json::json!([{"role": "user", "content": user.value}]);
+        check_value("user", user, Type::Messages.check(&turn), bag);
+    }
+    for script in &turn.script {
+        check_script(plan, case, &turn.expect, script, bag);
+    }
+    check_expect(scene, &turn.expect, bag);
+}
+
+fn check_script(plan: &Plan, case: &CaseSpec, expect: &ExpectSpec, script: &ScriptSpec, bag: &mut Bag) {
+    let Some(node) = known_node(plan, &script.node, bag) else { return };
+    let name = &script.node;
+    if node != "llm" {
+        let message = format!("`{}` calls nothing that could be scripted", name.value);
+        let finding = Diagnostic::error("M514", message, name.span, format!("a node of kind `{node}`"));
+        bag.report(finding.help("scripts are for `llm` nodes"));
+        return;
+    }
+    for error in script.entries.iter().filter_map(|entry| entry.error.as_ref()) {
+        if Kind::named(&error.value).is_none() {
+            let message = format!("a call to a model cannot fail with `{}`", error.value);
+            let finding = Diagnostic::error("M514", message, error.span, "no kind of its errors");
+            let kinds = ["timeout", "connection", "rate_limit", "server_error", "schema"];
+            let help = suggest(&error.value, kinds).map(|near| format!("did you mean `{near}`?"));
+            let all = || format!("there are: {}, and `http_` with a status", kinds.join(", "));
+            bag.report(finding.help(help.unwrap_or_else(all)));
+        }
+    }
+    let why = match (&case.only, &expect.path) {
+        (Some(only), _) if only.value != name.value => Some((only.span, "only this node runs")),
+        (_, Some(PathSpec::Exact(span, steps)))
+            if !steps.iter().flatten().any(|step| step.value == name.value) =>
+        {
+            Some((*span, "the path does not lead there"))
+        }
+        (_, Some(PathSpec::Part { never, .. })) => never
+            .iter()
+            .find(|never| never.value == name.value)
+            .map(|never| (never.span, "never, it says here")),
+        _ => None,
+    };
+    if let Some((span, why)) = why {
+        let message = format!("the script of `{}` is never used", name.value);
+        let finding = Diagnostic::warning("M514", message, name.span, "no call takes it");
+        bag.report(finding.related(span, why).help("remove it, or mend the path"));
+    }
+}
+
+fn check_expect(scene: &Scene<'_>, expect: &ExpectSpec, bag: &mut Bag) {
+    let plan = scene.plan;
+    match &expect.path {
+        None => {}
+        Some(PathSpec::Part { contains, never }) => {
+            for name in contains.iter().chain(never) {
+                known_node(plan, name, bag);
+            }
+        }
+        Some(PathSpec::Exact(span, steps)) => {
+            let known: Vec<bool> =
+                steps.iter().flatten().map(|name| known_node(plan, name, bag).is_some()).collect();
+            let only = scene.case.only.as_ref().map(|only| only.value.as_str());
+            if known.into_iter().all(|known| known) {
+                path::check_walk(plan, only, *span, steps, expect.error.is_some(), bag);
+            }
+        }
+    }
+    for (name, value) in &expect.state {
+        if let Some(channel) = known_channel(plan, name, bag)
+            && !value.value.is_null()
+        {
+            check_value(&name.value, value, channel.check_held(&value.value), bag);
+        }
+    }
+    for (name, value) in &expect.output {
+        check_output(plan, scene.case, name, value, bag);
+    }
+    if let Some(reply) = &expect.reply {
+        let at =
+            reply.equals.iter().chain(&reply.contains).chain(&reply.matches).map(|text| text.span).next();
+        conversation(plan, at.unwrap_or(expect.span), "nobody is spoken to", bag);
+        if let Some(pattern) = &reply.matches
+            && let Err(why) = check_pattern(&pattern.value)
+        {
+            let message = "this is no regular expression";
+            bag.report(Diagnostic::error("M514", message, pattern.span, why));
+        }
+    }
+    let calls = expect.calls.iter().map(|(name, _)| name);
+    for name in calls.chain(expect.prompt.iter().map(|(name, _)| name)) {
+        if let Some(kind) = known_node(plan, name, bag)
+            && kind != "llm"
+        {
+            let message = format!("`{}` calls no model", name.value);
+            bag.report(Diagnostic::error("M514", message, name.span, format!("a node of kind `{kind}`")));
+        }
+    }
+    for (name, _) in &expect.attempts {
+        known_node(plan, name, bag);
+    }
+    for event in &expect.events {
+        if !NAMES.contains(&event.value.as_str()) {
+            let message = format!("unknown event `{}`", event.value);
+            let finding = Diagnostic::error("M514", message, event.span, "no event has this name");
+            bag.report(finding.help_maybe(did_you_mean(&event.value, NAMES)));
+        }
+    }
+    if let Some(ErrorSpec { kind: Some(kind), .. }) = &expect.error {
+        let others = ["merge", "template", "failed", "limit", "internal"];
+        if Kind::named(&kind.value).is_none() && !others.contains(&kind.value.as_str()) {
+            let message = format!("unknown error kind `{}`", kind.value);
+            let finding = Diagnostic::error("M514", message, kind.span, "no error has this kind");
+            let known =
+                ["timeout", "connection", "rate_limit", "server_error", "schema"].into_iter().chain(others);
+            bag.report(finding.help_maybe(did_you_mean(&kind.value, known)));
+        }
+    }
+}
+
+fn check_output(plan: &Plan, case: &CaseSpec, name: &Spanned<String>, value: &Spanned<Json>, bag: &mut Bag) {
+    let public = || {
+        let shown =
+            |(name, channel): &(&String, &Channel)| !channel.private && Some(*name) != plan.messages.as_ref();
+        plan.channels.iter().filter(shown).map(|(name, _)| name.as_str()).collect()
+    };
+    let known: Vec<&str> = match &plan.output {
+        // A node alone does not bring about what the graph gives.
+        _ if case.only.is_some() => public(),
+        Output::Public => public(),
+        Output::Channels(names) => names.iter().map(String::as_str).collect(),
+        Output::Map(map) => map.keys().map(String::as_str).collect(),
+    };
+    if !known.contains(&name.value.as_str()) {
+        let message = format!("the graph gives no `{}`", name.value);
+        let finding = Diagnostic::error("M514", message, name.span, "not in its output");
+        bag.report(finding.help_maybe(did_you_mean(&name.value, known)));
+    } else if !matches!(plan.output, Output::Map(_))
+        && let Some(channel) = plan.channels.get(&name.value)
+        && !value.value.is_null()
+    {
+        check_value(&name.value, value, channel.check_held(&value.value), bag);
+    }
+}
+
+/// Returns the kind of a node; an unknown one is told.
+fn known_node<'p>(plan: &'p Plan, name: &Spanned<String>, bag: &mut Bag) -> Option<&'p str> {
+    if let Some(node) = plan.nodes.get(&name.value) {
+        return Some(node.kind);
+    }
+    let message = format!("unknown node `{}`", name.value);
+    let finding = Diagnostic::error("M514", message, name.span, "no node of the graph has this name");
+    let help = match name.value.as_str() {
+        "end" | "start" => Some("a path names nodes only".to_owned()),
+        _ => did_you_mean(&name.value, plan.nodes.keys().map(String::as_str)),
+    };
+    bag.report(finding.help_maybe(help));
+    None
+}
+
+/// Returns a channel; an unknown one is told.
+fn known_channel<'p>(plan: &'p Plan, name: &Spanned<String>, bag: &mut Bag) -> Option<&'p Channel> {
+    let found = plan.channels.get(&name.value);
+    if found.is_none() {
+        let message = format!("unknown channel `{}`", name.value);
+        let finding = Diagnostic::error("M514", message, name.span, "no channel has this name");
+        bag.report(finding.help_maybe(did_you_mean(&name.value, plan.channels.keys().map(String::as_str))));
+    }
+    found
+}
+
+/// Tells a graph without a conversation where one is due.
+fn conversation(plan: &Plan, at: Span, label: &str, bag: &mut Bag) -> bool {
+    if plan.messages.is_none() {
+        let finding = Diagnostic::error("M514", "this graph holds no conversation", at, label);
+        bag.report(
+            finding.help("give its inputs under  given: {input: {…}}  and look at `state` and `output`"),
+        );
+    }
+    plan.messages.is_some()
+}
+
+fn check_value(
+    name: &str,
+    value: &Spanned<Json>,
+    checked: Result<(), crate::state::Mismatch>,
+    bag: &mut Bag,
+) {
+    if let Err(why) = checked {
+        let message = format!("`{name}` cannot hold this");
+        bag.report(Diagnostic::error("M514", message, value.span, why.to_string()));
+    }
+}
