@@ -17,6 +17,7 @@ pub mod compile;
 pub mod diff;
 pub mod store;
 pub mod engine;
+pub mod case;
 pub mod render;
 pub mod server;
 pub mod config;

@@ -19,7 +19,7 @@ pub const END: &str = "end";
 pub const START: &str = "start";
 
 /// A compiled graph.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Plan {
     /// The graph's id.
     pub graph: String,
@@ -48,7 +48,7 @@ pub struct Plan {
 }
 
 /// A node with its edges.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct PlanNode {
     /// Its kind, as written.
     pub kind: &'static str,
@@ -69,7 +69,7 @@ pub struct PlanNode {
 }
 
 /// What a run gives at its end.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Output {
     /// The public state without the conversation.
     Public,

@@ -13,6 +13,7 @@ mod render;
 mod schema;
 mod serve;
 mod settings;
+mod test;
 mod watch;
 
 use std::io::{IsTerminal, Write};
@@ -62,6 +63,8 @@ enum Command {
     Render(render::RenderFlags),
     /// Talks to a graph in the terminal, without a server
     Chat(chat::ChatFlags),
+    /// Runs the cases beside the graphs, with scripts in the place of the models
+    Test(test::TestFlags),
     /// Prints the OpenAPI document
     Openapi(OpenapiFlags),
     /// Prints the JSON Schemas of graphs and projects, for editors
@@ -112,6 +115,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Explain(topic) => explain::explain(&topic),
         Command::Render(render) => render::render(flags, &render, &file),
         Command::Chat(chat) => runtime()?.block_on(chat::chat(flags, &chat, &file)),
+        Command::Test(test) => runtime()?.block_on(test::test(flags, &test, &file)),
         Command::Openapi(openapi) => {
             let text = if openapi.with_graphs {
                 let document = crate::server::openapi::document(&load(flags, &file)?.catalog);

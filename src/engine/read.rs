@@ -102,6 +102,14 @@ impl Engine {
         Ok(Some(ThreadView { checkpoint: Some(CheckpointView::new(&row)?), state, messages }))
     }
 
+    /// Reads the whole state at a thread's head, private channels included: for tests of graphs, never for clients.
+    pub async fn state(&self, key: &ThreadKey) -> Result<State, StoreError> {
+        let Some(thread) = self.thread(key).await? else { return Ok(State::default()) };
+        let Some(head) = thread.head else { return Ok(State::default()) };
+        let loaded = heads::load(&*self.shared.store, &key.owner, thread.thread, head).await?;
+        Ok(loaded.map(|(head, _)| head.state).unwrap_or_default())
+    }
+
     /// Returns what of a state may be shown, and the conversation in it, as the next run would take it. Channels that
     /// today's graph does not know are kept aside: whether they were private is not known.
     fn public(&self, graph: &str, head: &Head) -> (Json, Vec<Json>) {

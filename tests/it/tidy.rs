@@ -80,6 +80,7 @@ fn an_outside_crate_has_one_home() {
         ("clap", vec!["config", "cli"]),
         ("lsp_server", vec!["lsp"]),
         ("gen_lsp_types", vec!["lsp"]),
+        ("quick_junit", vec!["case"]),
         ("annotate_snippets", vec!["diagnostic"]),
         ("notify", vec!["cli"]),
     ];

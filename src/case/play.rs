@@ -1,0 +1,231 @@
+//! Plays the turns of a case on a thread in memory.
+//!
+//! Invariant: a turn goes the way of every run: `Engine::start`, then its stream to the end.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Map, Value as Json, json};
+
+use super::{Bench, Error};
+use crate::compile::{Catalog, Compiled};
+use crate::diagnostic::Spanned;
+use crate::engine::record::{self, Input, Outcome};
+use crate::engine::step::Frontier;
+use crate::engine::{Engine, Settings, Start, StartError};
+use crate::event::{Body, Event, RunStatus, Usage};
+use crate::id::{CheckpointId, Owner, Part, RunId, Seq, ThreadKey};
+use crate::model::Request;
+use crate::plan::{Next, Output, Plan, Target};
+use crate::spec::CaseSpec;
+use crate::state::{Change, Delta, Mismatch, State};
+use crate::store::memory::MemoryStore;
+use crate::store::{Accepted, Checkpoint, Commit, NewRun, OnBusy, RunState, Store, StoreError};
+
+/// What came of a turn.
+pub(super) struct Played {
+    /// All events, in order.
+    pub(super) events: Vec<Event>,
+    /// The state after it.
+    pub(super) state: State,
+    /// The calls of models; none where real ones were asked.
+    pub(super) requests: Vec<Request>,
+    /// The run was refused.
+    pub(super) refused: Option<String>,
+}
+
+impl Played {
+    /// Returns the nodes that started, by superstep.
+    pub(super) fn path(&self) -> Vec<Vec<String>> {
+        let mut steps: BTreeMap<u64, Vec<String>> = BTreeMap::new();
+        for event in &self.events {
+            if let (Body::NodeStarted { step, .. }, Some(place)) = (&event.body, &event.scope) {
+                steps.entry(*step).or_default().push(place.node.clone());
+            }
+        }
+        steps.into_values().collect()
+    }
+}
+
+/// The thread of a case.
+pub(super) struct Thread<'a> {
+    bench: &'a Bench,
+    case: &'a CaseSpec,
+    store: Arc<MemoryStore>,
+    key: ThreadKey,
+    plan: Arc<Plan>,
+}
+
+impl<'a> Thread<'a> {
+    pub(super) fn new(bench: &'a Bench, plan: &Plan, case: &'a CaseSpec) -> Result<Self, Error> {
+        let mut plan = plan.clone();
+        for node in plan.nodes.values_mut() {
+            // Nobody waits for a script to calm down.
+            (node.retry.first, node.retry.max) = (Duration::ZERO, Duration::ZERO);
+        }
+        if let Some(only) = &case.only {
+            plan.start = Next::To(Target::Node(only.value.clone()));
+            plan.nodes.retain(|name, _| *name == only.value);
+            for node in plan.nodes.values_mut() {
+                node.next = Next::To(Target::End);
+                node.max_visits = None;
+            }
+            // What the other nodes would have written is not there to be given.
+            plan.output = Output::Public;
+        }
+        let name: Part = "test".parse()?;
+        let owner = Owner { tenant: name.clone(), user: name.clone() };
+        let key = ThreadKey { owner, session: name };
+        Ok(Self { bench, case, store: Arc::new(MemoryStore::new()), key, plan: Arc::new(plan.seal()) })
+    }
+
+    pub(super) fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Plays a turn.
+    pub(super) async fn turn(&mut self, number: usize) -> Result<Played, Error> {
+        if number == 0 {
+            self.seed().await?;
+        }
+        let turn = &self.case.turns[number];
+        let scripted = self.bench.stage.as_ref().map(|stage| stage.put_on(&turn.script));
+        let mut settings = Settings::new("test".into());
+        settings.claims = 0;
+        let store: Arc<dyn Store> = self.store.clone();
+        let catalog = self.catalog(number == 0);
+        let engine = Engine::open(store, catalog, self.bench.providers.clone(), settings).await?;
+        let start = Start {
+            graph: self.plan.graph.clone(),
+            session: self.key.session.clone(),
+            message: turn.user.as_ref().map(|user| user.value.clone()),
+            input: values(&self.case.given.input),
+            on_busy: OnBusy::Reject,
+            idempotency: None,
+        };
+        let mut played =
+            Played { events: Vec::new(), state: State::default(), requests: Vec::new(), refused: None };
+        match engine.start(&self.key.owner, start).await {
+            Ok(started) => {
+                let mut follower = engine.follower(&self.key.owner, &started.run, Seq::default(), true);
+                while let Some(frame) = follower.next().await {
+                    let lost = |_| StoreError::Unavailable("the run was lost".into());
+                    played.events.push(frame.map_err(lost)?.event.clone());
+                }
+            }
+            Err(StartError::Unprocessable(wrong)) => played.refused = Some(sentences(&wrong)),
+            Err(StartError::Incompatible(why)) => played.refused = Some(why),
+            Err(error) => return Err(error.into()),
+        }
+        played.state = engine.state(&self.key).await?;
+        engine.close(Duration::from_secs(5)).await;
+        played.requests = scripted.map(|scripted| scripted.requests()).unwrap_or_default();
+        Ok(played)
+    }
+
+    /// Returns what the engine serves. What is given for a channel with `keep: run` holds in the first turn.
+    fn catalog(&self, first: bool) -> Catalog {
+        let mut plan = self.plan.clone();
+        if first && !self.case.given.state.is_empty() {
+            let mut keeping = (*plan).clone();
+            for (name, _) in &self.case.given.state {
+                if let Some(channel) = keeping.channels.get_mut(&name.value) {
+                    channel.per_run = false;
+                }
+            }
+            plan = Arc::new(keeping);
+        }
+        let graphs = [(plan.graph.clone(), Compiled { plan, body: Vec::new() })];
+        Catalog { graphs: graphs.into(), project: Vec::new() }
+    }
+
+    /// Lets a run that did nothing else leave what the case is given.
+    async fn seed(&self) -> Result<(), Error> {
+        let given = &self.case.given;
+        let mut delta: Delta = given
+            .state
+            .iter()
+            .map(|(name, value)| (name.value.clone(), Change::Set(self.filled(&name.value, &value.value))))
+            .collect();
+        if let (Some(messages), Some(channel)) = (&given.messages, &self.plan.messages) {
+            delta.insert(channel.clone(), Change::Set(named(messages.value.clone())));
+        }
+        if delta.is_empty() {
+            return Ok(());
+        }
+        let process = Settings::new("given".into()).process;
+        let new = NewRun {
+            run: RunId::new(),
+            key: self.key.clone(),
+            graph: self.plan.graph.clone(),
+            hash: self.plan.hash.clone(),
+            input: record::encode(&Input { message: None, input: json!({}) }),
+            on_busy: OnBusy::Reject,
+            queue_limit: 1,
+            process: process.clone(),
+            idempotency: None,
+            from: None,
+        };
+        let Accepted::Claimed { run, .. } = self.store.accept(new).await? else {
+            return Err(StoreError::Unavailable("the thread of the case is taken".into()).into());
+        };
+        let outcome =
+            Outcome { status: RunStatus::Completed, output: None, usage: Usage::default(), error: None };
+        let checkpoint = Checkpoint {
+            checkpoint: CheckpointId::new(),
+            parent: None,
+            run: Some(run.run),
+            step: 0,
+            source: "update".into(),
+            delta: record::encode_delta(&delta),
+            snapshot: None,
+            frontier: record::encode(&Frontier::default()),
+            created_at: chrono::Utc::now(),
+        };
+        let commit = Commit {
+            owner: self.key.owner.clone(),
+            thread: run.thread,
+            run: run.run,
+            fence: run.fence,
+            step: run.step,
+            checkpoints: vec![checkpoint],
+            events: None,
+            next: Some((RunState::Completed, Some(record::encode(&outcome)))),
+            lease: process.lease,
+        };
+        self.store.commit(commit).await?;
+        Ok(())
+    }
+
+    /// Puts in what a value of the channel may leave out.
+    fn filled(&self, channel: &str, value: &Json) -> Json {
+        let mut value = value.clone();
+        if let Some(channel) = self.plan.channels.get(channel) {
+            channel.field.ty.fill(&mut value);
+        }
+        if Some(channel) == self.plan.messages.as_deref() { named(value) } else { value }
+    }
+}
+
+/// Gives messages without an id one.
+fn named(messages: Json) -> Json {
+    let Json::Array(items) = messages else { return messages };
+    let name = |(n, mut item): (usize, Json)| {
+        if let Json::Object(message) = &mut item
+            && !message.contains_key("id")
+        {
+            message.insert("id".into(), json!(format!("given_{}", n + 1)));
+        }
+        item
+    };
+    items.into_iter().enumerate().map(name).collect()
+}
+
+fn values(given: &[(Spanned<String>, Spanned<Json>)]) -> Map<String, Json> {
+    given.iter().map(|(name, value)| (name.value.clone(), value.value.clone())).collect()
+}
+
+fn sentences(wrong: &[Mismatch]) -> String {
+    wrong.iter().map(|m| format!("{}: {}", m.pointer, m.why)).collect::<Vec<_>>().join("\n")
+}
