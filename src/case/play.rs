@@ -172,6 +172,8 @@ impl<'a> Thread<'a> {
         };
         let outcome =
             Outcome { status: RunStatus::Completed, output: None, usage: Usage::default(), error: None };
+        // It is the state of this version: `migrate` has nothing to do.
+        let plan = self.plan.hash.get(..12).unwrap_or(&self.plan.hash);
         let checkpoint = Checkpoint {
             checkpoint: CheckpointId::new(),
             parent: None,
@@ -180,7 +182,7 @@ impl<'a> Thread<'a> {
             source: "update".into(),
             delta: record::encode_delta(&delta),
             snapshot: None,
-            frontier: record::encode(&Frontier::default()),
+            frontier: record::encode(&Frontier { plan: plan.to_owned(), ..Frontier::default() }),
             created_at: chrono::Utc::now(),
         };
         let commit = Commit {

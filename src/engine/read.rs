@@ -9,6 +9,7 @@ use super::heads::{self, Head};
 use super::record::decode_frontier;
 use super::{Engine, Stop, migrate};
 use crate::id::{CheckpointId, Owner, RunId, ThreadId, ThreadKey};
+use crate::state::State;
 use crate::store::{Checkpoint, StoreError, Thread};
 
 /// A thread at one of its checkpoints.
