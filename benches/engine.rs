@@ -1,6 +1,6 @@
 //! What a superstep costs without a store: planning, and folding the results of no-op nodes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use graphloom::engine::step::{Finished, apply, begin, plan_step};
 use graphloom::event::Usage;
 use graphloom::id::RunId;
 use graphloom::node::{Node, Retry, RunFacts, Set};
-use graphloom::plan::{Limits, Migration, Next, Output, Plan, PlanNode, Target};
+use graphloom::plan::{Limits, Migration, Next, Output, Plan, PlanNode, Sealed, Target};
 use graphloom::state::{Channel, Field, Merge, State, Type, Write};
 use serde_json::{Value as Json, json};
 
@@ -20,6 +20,7 @@ fn node(next: Next) -> PlanNode {
         description: None,
         node,
         next,
+        on_error: Vec::new(),
         max_visits: None,
         join_all: true,
         retry: Retry::default(),
@@ -42,7 +43,8 @@ fn plan(start: Next, nodes: BTreeMap<String, PlanNode>) -> Plan {
         nodes,
         limits: Limits::default(),
         migration: Migration::default(),
-        joining: BTreeSet::new(),
+        on_limit: None,
+        sealed: Sealed::default(),
     }
     .seal()
 }
@@ -67,7 +69,7 @@ fn superstep(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("one no-op node, items in the state", history), |b| {
             b.iter(|| {
                 let step = plan_step(&line, run, &frontier, 1).expect("one task");
-                let results = vec![Finished { writes: Vec::new(), usage: Usage::default() }];
+                let results = vec![Ok(Finished { writes: Vec::new(), usage: Usage::default() })];
                 apply(&line, &state, &frontier, &step, results, &input, &facts).expect("no writes")
             });
         });
@@ -75,7 +77,7 @@ fn superstep(c: &mut Criterion) {
             b.iter(|| {
                 let step = plan_step(&line, run, &frontier, 1).expect("one task");
                 let writes = vec![Write::Put { channel: "log".into(), value: json!({"n": 1}) }];
-                let results = vec![Finished { writes, usage: Usage::default() }];
+                let results = vec![Ok(Finished { writes, usage: Usage::default() })];
                 apply(&line, &state, &frontier, &step, results, &input, &facts).expect("an append")
             });
         });
@@ -90,7 +92,8 @@ fn superstep(c: &mut Criterion) {
     group.bench_function("a fan-out of 1 000 no-op nodes", |b| {
         b.iter(|| {
             let step = plan_step(&wide, run, &frontier, 1).expect("1 000 tasks");
-            let results = vec![Finished { writes: Vec::new(), usage: Usage::default() }; step.tasks.len()];
+            let results =
+                vec![Ok(Finished { writes: Vec::new(), usage: Usage::default() }); step.tasks.len()];
             apply(&wide, &state, &frontier, &step, results, &input, &facts).expect("no writes")
         });
     });

@@ -129,7 +129,7 @@ pub enum Body {
         from: String,
         /// The node that comes next, or `end`.
         to: String,
-        /// The condition of a conditional edge.
+        /// The condition of a conditional edge; `on_error: ` and a kind, or `on_limit: ` and a limit, for an error.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         condition: Option<String>,
     },

@@ -10,7 +10,7 @@ use indexmap::IndexMap;
 use serde_json::Value as Json;
 
 use crate::expr::{Expr, ExprTree};
-use crate::node::{Node, Retry};
+use crate::node::{Failure, Node, Retry};
 use crate::state::{Channels, Field};
 
 /// The name that edges to the end of a branch have.
@@ -43,8 +43,21 @@ pub struct Plan {
     pub limits: Limits,
     /// How states of older versions are brought to this one.
     pub migration: Migration,
-    /// The nodes that wait for their other arrivals; see [`Plan::seal`].
+    /// Where a run goes on when a limit is used up.
+    pub on_limit: Option<Target>,
+    /// What follows from nodes and edges; see [`Plan::seal`].
+    pub sealed: Sealed,
+}
+
+/// What follows from the nodes and edges of a plan.
+#[derive(Debug, Default, Clone)]
+pub struct Sealed {
+    /// The nodes that wait for their other arrivals.
     pub joining: BTreeSet<String>,
+    /// The nodes that only error edges lead to.
+    pub handlers: BTreeSet<String>,
+    /// The nodes that every way from the start comes to by an error: these, and what only they lead to.
+    pub handling: BTreeSet<String>,
 }
 
 /// A node with its edges.
@@ -58,6 +71,8 @@ pub struct PlanNode {
     pub node: Arc<dyn Node>,
     /// What comes next.
     pub next: Next,
+    /// Where its errors go, its own rules before those of the graph; the first that matches wins.
+    pub on_error: Vec<Catch>,
     /// After so many visits in a run, go there instead.
     pub max_visits: Option<(u64, Target)>,
     /// Runs once for all arrivals; else once for each.
@@ -152,6 +167,49 @@ pub enum Rule {
     Else(Next),
 }
 
+/// A rule for errors.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Catch {
+    /// Which errors it is for; none: all of them.
+    pub errors: Option<Vec<Pattern>>,
+    /// Where they go.
+    pub to: Target,
+}
+
+/// Which errors are meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Pattern {
+    /// Those of a kind.
+    Kind(String),
+    /// Those with a code.
+    Code(String),
+}
+
+impl Catch {
+    /// Says whether the rule is for an error.
+    pub fn matches(&self, failure: &Failure) -> bool {
+        let is = |pattern: &Pattern| match pattern {
+            Pattern::Kind(kind) => failure.is(kind),
+            Pattern::Code(code) => failure.code == *code,
+        };
+        failure.can_be_caught() && self.errors.as_ref().is_none_or(|errors| errors.iter().any(is))
+    }
+
+    /// Returns what the drawing says of the edge.
+    fn label(&self) -> String {
+        let name = |pattern: &Pattern| match pattern {
+            Pattern::Kind(kind) => kind.clone(),
+            Pattern::Code(code) => format!("code {code}"),
+        };
+        match &self.errors {
+            None => "on_error".into(),
+            Some(errors) => {
+                format!("on_error: {}", errors.iter().map(name).collect::<Vec<_>>().join(", "))
+            }
+        }
+    }
+}
+
 /// An edge of the drawing.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Edge {
@@ -161,20 +219,23 @@ pub struct Edge {
     pub condition: Option<String>,
     /// It is taken together with others.
     pub fan_out: bool,
+    /// It is taken when something failed.
+    pub error: bool,
 }
 
 impl PlanNode {
     /// Returns every edge that a run can take from the node.
     pub fn edges(&self) -> Vec<Edge> {
-        // A failure ends the run: the edge that every node has is never taken.
-        if self.kind == "fail" {
-            return Vec::new();
-        }
-        let mut edges = self.next.edges();
+        let plain = |to: &Target, condition| Edge { to: to.clone(), condition, fan_out: false, error: false };
+        // A node that fails goes on by its errors only: the edge that every node has is never taken.
+        let mut edges = if self.kind == "fail" { Vec::new() } else { self.next.edges() };
         edges.extend(self.max_visits.iter().map(|(most, to)| {
             let visits = if *most == 1 { "visit" } else { "visits" };
-            Edge { to: to.clone(), condition: Some(format!("after {most} {visits}")), fan_out: false }
+            plain(to, Some(format!("after {most} {visits}")))
         }));
+        edges.extend(
+            self.on_error.iter().map(|catch| Edge { error: true, ..plain(&catch.to, Some(catch.label())) }),
+        );
         edges
     }
 }
@@ -195,7 +256,7 @@ impl Next {
             None => more.to_owned(),
         };
         let mut push = |to: &Target, condition: Option<String>, fan_out| {
-            edges.push(Edge { to: to.clone(), condition, fan_out });
+            edges.push(Edge { to: to.clone(), condition, fan_out, error: false });
         };
         match self {
             Self::To(target) => push(target, condition.map(str::to_owned), false),
@@ -236,13 +297,35 @@ impl Next {
 impl PlanNode {
     /// Returns every node that may come after this one, over edges of every sort.
     pub fn successors(&self) -> BTreeSet<Target> {
+        let mut targets = self.successors_without_error();
+        targets.extend(self.on_error.iter().map(|catch| catch.to.clone()));
+        targets
+    }
+
+    /// Returns every node that may come after this one when it does not fail.
+    pub fn successors_without_error(&self) -> BTreeSet<Target> {
         let mut targets = self.next.targets();
         targets.extend(self.max_visits.iter().map(|(_, to)| to.clone()));
         targets
     }
+
+    /// Returns where an error goes.
+    pub fn catches(&self, failure: &Failure) -> Option<&Target> {
+        self.on_error.iter().find(|catch| catch.matches(failure)).map(|catch| &catch.to)
+    }
 }
 
 impl Plan {
+    /// Returns the edges of the start, and that of a limit that is used up: it leads on from wherever the run is.
+    pub fn start_edges(&self) -> Vec<Edge> {
+        let condition = Some("on_limit".to_owned());
+        let limit = self.on_limit.iter().map(|to| {
+            let condition = condition.clone();
+            Edge { to: to.clone(), condition, fan_out: false, error: true }
+        });
+        self.start.edges().into_iter().chain(limit).collect()
+    }
+
     /// Returns the distinct sources of a node's incoming edges.
     pub fn sources(&self, node: &str) -> BTreeSet<&str> {
         let leads =
@@ -259,28 +342,60 @@ impl Plan {
         sources
     }
 
-    /// Computes what follows from nodes and edges: which nodes wait for their other arrivals
-    /// (`design.md` §3). Every plan is sealed once, when it is made.
+    /// Computes what follows from nodes and edges (`design.md` §3). Every plan is sealed once, when it is made.
     #[must_use]
     pub fn seal(mut self) -> Self {
         let mut sources: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
+        // Nodes that some edge leads to which is taken without an error.
+        let mut plain: BTreeSet<String> = BTreeSet::new();
+        let name_of = |target: Target| match target {
+            Target::Node(name) => Some(name),
+            Target::End => None,
+        };
+        plain.extend(self.start.targets().into_iter().filter_map(name_of));
         let starts = std::iter::once((START, self.start.targets()));
         let all = starts.chain(self.nodes.iter().map(|(name, node)| (name.as_str(), node.successors())));
         for (from, targets) in all {
-            for target in targets {
-                if let Target::Node(name) = target {
-                    sources.entry(name).or_default().insert(from);
-                }
+            for name in targets.into_iter().filter_map(name_of) {
+                sources.entry(name).or_default().insert(from);
             }
         }
-        let joins = |name: &String| self.nodes.get(name).is_some_and(|node| node.join_all);
+        let mut reached: BTreeSet<String> = BTreeSet::new();
+        let mut todo: Vec<String> = plain.iter().cloned().collect();
+        while let Some(name) = todo.pop() {
+            if let Some(node) = self.nodes.get(&name)
+                && reached.insert(name)
+            {
+                todo.extend(node.successors_without_error().into_iter().filter_map(name_of));
+            }
+        }
+        for node in self.nodes.values().filter(|node| node.kind != "fail") {
+            plain.extend(node.successors_without_error().into_iter().filter_map(name_of));
+        }
+        let handlers: BTreeSet<String> =
+            sources.keys().filter(|name| !plain.contains(*name)).cloned().collect();
+        let joins = |name: &String| {
+            !handlers.contains(name) && self.nodes.get(name).is_some_and(|node| node.join_all)
+        };
         let several = sources.iter().filter(|(name, from)| from.len() > 1 && joins(name));
-        self.joining = several.map(|(name, _)| name.clone()).collect();
+        let joining = several.map(|(name, _)| name.clone()).collect();
+        let handling = self.nodes.keys().filter(|name| !reached.contains(*name)).cloned().collect();
+        self.sealed = Sealed { joining, handlers, handling };
         self
     }
 
     /// Says whether the node waits for its other arrivals.
     pub fn joins(&self, node: &str) -> bool {
-        self.joining.contains(node)
+        self.sealed.joining.contains(node)
+    }
+
+    /// Says whether the node runs once for each error that leads to it.
+    pub fn is_handler(&self, node: &str) -> bool {
+        self.sealed.handlers.contains(node)
+    }
+
+    /// Says whether every way to the node comes by an error: then there is one to read.
+    pub fn has_error(&self, node: &str) -> bool {
+        self.sealed.handling.contains(node)
     }
 }

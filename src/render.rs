@@ -58,6 +58,7 @@ struct Line {
     target: usize,
     condition: Option<String>,
     fan_out: bool,
+    error: bool,
 }
 
 /// How a kind looks: brackets, and strokes that hold 3:1 against light and dark pages. Fills and text are the
@@ -116,7 +117,7 @@ pub fn mermaid(plan: &Plan) -> Result<String, TooLarge> {
             classes.entry(look.kind).or_default().push(format!("n{id}"));
         }
     }
-    for Line { source, target, condition, fan_out } in &lines {
+    for Line { source, target, condition, fan_out, .. } in &lines {
         let label = condition.as_deref().map(escape);
         let arrow = match (label, fan_out) {
             (None, false) => "-->".to_owned(),
@@ -126,6 +127,11 @@ pub fn mermaid(plan: &Plan) -> Result<String, TooLarge> {
             (Some(label), true) => format!("== \"{label}\" ==>"),
         };
         line(&mut text, format_args!("n{source} {arrow} n{target}"));
+    }
+    let errors: Vec<String> =
+        lines.iter().enumerate().filter(|(_, line)| line.error).map(|(at, _)| at.to_string()).collect();
+    if !errors.is_empty() {
+        line(&mut text, format_args!("linkStyle {} stroke:#dc2626", errors.join(",")));
     }
     for look in &LOOKS {
         if let Some(ids) = classes.get(look.kind) {
@@ -172,6 +178,9 @@ pub fn json(plan: &Plan) -> Json {
             }
             fields.insert("conditional".into(), conditional.into());
             fields.insert("fan_out".into(), line.fan_out.into());
+            if line.error {
+                fields.insert("error".into(), true.into());
+            }
             fields.into()
         })
         .collect();
@@ -193,11 +202,11 @@ fn drawing(plan: &Plan) -> (Vec<Shape<'_>>, Vec<Line>) {
     let mut shapes = vec![Shape { name: START, kind: START, description: None, join: false }];
     let mut lines = Vec::new();
     let mut connect = |source: usize, edges: Vec<Edge>| {
-        lines.extend(edges.into_iter().filter_map(|Edge { to, condition, fan_out }| {
-            places.get(&to).map(|&target| Line { source, target, condition, fan_out })
+        lines.extend(edges.into_iter().filter_map(|Edge { to, condition, fan_out, error }| {
+            places.get(&to).map(|&target| Line { source, target, condition, fan_out, error })
         }));
     };
-    connect(0, plan.start.edges());
+    connect(0, plan.start_edges());
     for (at, name) in order.iter().enumerate() {
         let Some(node) = plan.nodes.get(*name) else { continue };
         shapes.push(Shape {
@@ -216,7 +225,7 @@ fn drawing(plan: &Plan) -> (Vec<Shape<'_>>, Vec<Line>) {
 fn breadth_first(plan: &Plan) -> Vec<&str> {
     let mut order: Vec<&str> = Vec::new();
     let mut seen = BTreeSet::new();
-    let mut targets: Vec<Target> = plan.start.edges().into_iter().map(|e| e.to).collect();
+    let mut targets: Vec<Target> = plan.start_edges().into_iter().map(|e| e.to).collect();
     let mut at = 0;
     loop {
         for target in targets {

@@ -38,7 +38,10 @@ impl Coverage {
     pub(super) fn new(plan: &Plan) -> Self {
         let starts = plan.start.edges().into_iter().map(|edge| (START.to_owned(), edge, false));
         let of = |(name, node): (&String, &crate::plan::PlanNode)| {
-            node.edges().into_iter().map(|edge| (name.clone(), edge, false)).collect::<Vec<_>>()
+            // A script makes models fail; what else could fail cannot be asked to.
+            let calls = node.kind == "llm";
+            let edges = node.edges().into_iter().filter(|edge| calls || !edge.error);
+            edges.map(|edge| (name.clone(), edge, false)).collect::<Vec<_>>()
         };
         Self {
             graph: plan.graph.clone(),
@@ -121,6 +124,10 @@ fn sum(shares: impl Iterator<Item = Share>) -> Share {
 
 /// Says whether an edge of the plan is the one that an event tells of: the event names the innermost condition.
 fn is(edge: &Edge, to: &str, condition: Option<&str>) -> bool {
+    // An event tells the kind of the error, the plan what is caught.
+    if edge.error {
+        return edge.to.name() == to && condition.is_some_and(|condition| condition.starts_with("on_error"));
+    }
     edge.to.name() == to
         && match (&edge.condition, condition) {
             (None, None) => true,

@@ -15,7 +15,8 @@ use crate::event::Body;
 use crate::model::{Params, Request};
 use crate::plan::Plan;
 use crate::spec::{
-    CallSpec, CaseSpec, ErrorSpec, PathSpec, PromptSpec, ReplySpec, ScriptSpec, SnapshotSpec, Text, TurnSpec,
+    CallSpec, CaseSpec, FailureSpec, PathSpec, PromptSpec, ReplySpec, ScriptSpec, SnapshotSpec, Text,
+    TurnSpec,
 };
 use value::{same, shown};
 
@@ -187,7 +188,7 @@ impl<'a> Scene<'a> {
         })
     }
 
-    fn error(&self, expected: &ErrorSpec, failed: Option<&Failed<'_>>) -> Vec<Diagnostic> {
+    fn error(&self, expected: &FailureSpec, failed: Option<&Failed<'_>>) -> Vec<Diagnostic> {
         // What a real model does is not foretold.
         if self.bench.stage.is_none() && failed.is_none() {
             return Vec::new();

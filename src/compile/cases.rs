@@ -12,7 +12,7 @@ use crate::diagnostic::{Bag, Diagnostic, Span, Spanned, did_you_mean, suggest};
 use crate::event::NAMES;
 use crate::model::Kind;
 use crate::plan::{Output, Plan};
-use crate::spec::{CaseSpec, ErrorSpec, ExpectSpec, Folder, PathSpec, ScriptSpec, TestFile, TurnSpec};
+use crate::spec::{CaseSpec, ExpectSpec, FailureSpec, Folder, PathSpec, ScriptSpec, TestFile, TurnSpec};
 use crate::state::{Channel, Type, check_pattern};
 
 /// The plans of the graphs that could be read, by id.
@@ -223,7 +223,7 @@ fn check_expect(scene: &Scene<'_>, expect: &ExpectSpec, bag: &mut Bag) {
             bag.report(finding.help_maybe(did_you_mean(&event.value, NAMES)));
         }
     }
-    if let Some(ErrorSpec { kind: Some(kind), .. }) = &expect.error {
+    if let Some(FailureSpec { kind: Some(kind), .. }) = &expect.error {
         let others = ["merge", "template", "failed", "limit", "internal"];
         if Kind::named(&kind.value).is_none() && !others.contains(&kind.value.as_str()) {
             let message = format!("unknown error kind `{}`", kind.value);

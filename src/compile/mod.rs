@@ -6,6 +6,7 @@ mod cases;
 mod declared;
 mod edges;
 mod flow;
+mod handlers;
 mod migrate;
 mod names;
 mod nodes;
@@ -25,17 +26,18 @@ use indexmap::IndexMap;
 use crate::diagnostic::{Bag, Diagnostic, Severity, Span, did_you_mean};
 use crate::expr::ExprTree;
 use crate::node::Retry;
-use crate::plan::{Limits, Output, Plan};
+use crate::plan::{Limits, Output, Plan, Sealed};
 use crate::spec::{ANY, Folder, Graph, ModelSpec, OutputSpec, RetrySpec};
 use crate::state::Type;
 use declared::Declared;
 use edges::Edges;
 use flow::Flow;
+use handlers::{Handlers, check_kind};
 use names::Names;
 use nodes::{Draft, Model, Scene, Shared};
 use prompts::Prompts;
 
-pub use names::run_fields;
+pub use names::{error_fields, run_fields};
 pub use providers::Providers;
 pub use types::Types;
 pub use version::{revive, revive_as_stored, stored_canonical};
@@ -60,22 +62,6 @@ pub struct Compiled {
 
 /// The most nodes of a graph.
 const MAX_NODES: usize = 10_000;
-/// The error kinds that a policy can name.
-const ERROR_KINDS: [&str; 12] = [
-    "timeout",
-    "connection",
-    "rate_limit",
-    "server_error",
-    "http_4xx",
-    "http_5xx",
-    "schema",
-    "tool",
-    "merge",
-    "template",
-    "failed",
-    "any",
-];
-
 /// A graph with its checked nodes, before all templates are there.
 struct Checked<'a> {
     graph: &'a Graph,
@@ -153,19 +139,7 @@ fn retries(folder: &Folder, bag: &mut Bag) -> BTreeMap<String, Retry> {
 fn retry(spec: &RetrySpec, bag: &mut Bag) -> Retry {
     let default = Retry::default();
     for kind in &spec.kinds {
-        let status = kind
-            .value
-            .strip_prefix("http_")
-            .is_some_and(|n| n.len() == 3 && n.bytes().all(|b| b.is_ascii_digit()));
-        if !status && !ERROR_KINDS.contains(&kind.value.as_str()) {
-            let finding = Diagnostic::error(
-                "M513",
-                format!("unknown error kind `{}`", kind.value),
-                kind.span,
-                "no error has this kind",
-            );
-            bag.report(finding.help_maybe(did_you_mean(&kind.value, ERROR_KINDS)));
-        }
+        check_kind(kind, bag);
     }
     Retry {
         attempts: u32::try_from(spec.attempts).unwrap_or(u32::MAX),
@@ -297,11 +271,20 @@ fn check_graph<'a>(
     let start = graph.start.as_ref().and_then(|start| edges.next(start, start.span(), &names, bag));
     let output = output(graph, &names, &channels, &broken, bag);
     let migration = migrate::migration(&graph.migrate, &channels, &names, &broken, bag);
+    let handlers = Handlers::new(graph);
+    let with_error = names.clone().with_error();
+    let on_error = match &graph.on_error {
+        Some(spec) => handlers::resolve(spec, None, &edges, bag),
+        None => Some(Vec::new()),
+    };
+    let on_limit = graph.on_limit.as_ref().map(|name| edges.target(name, bag));
     let mut scene = Scene {
         graph,
         shared,
         edges: &edges,
         names: &names,
+        handlers: &handlers,
+        on_error: on_error.as_deref().unwrap_or_default(),
         channels: &channels,
         broken_channels: &broken,
         input: &input,
@@ -311,6 +294,7 @@ fn check_graph<'a>(
     };
     let mut drafts = Vec::new();
     for (name, spec) in &graph.nodes {
+        scene.names = if handlers.handles(&name.value) { &with_error } else { &names };
         if let Some(spec) = spec
             && let Some(draft) = scene.node(name, spec, prompts, bag)
         {
@@ -318,6 +302,7 @@ fn check_graph<'a>(
         }
     }
     let used = scene.used;
+    on_error?;
     let plan = Plan {
         graph: graph.id.clone(),
         hash: String::new(),
@@ -330,14 +315,17 @@ fn check_graph<'a>(
         nodes: drafts.iter().map(Draft::outline).collect(),
         limits: limits(graph),
         migration,
-        joining: BTreeSet::new(),
-    };
+        on_limit: on_limit.map_or(Some(None), |to| to.map(Some))?,
+        sealed: Sealed::default(),
+    }
+    .seal();
     // A graph with a broken node is not judged as a whole.
     if drafts.len() == graph.nodes.len() && !graph.broken_nodes && !bag.is_trusting() {
         let sound = shape::check_shape(graph, &plan, bag);
         if sound && bag.errors_in(graph.file) == 0 {
             let answers = drafts.iter().map(|draft| draft.answer()).collect::<Vec<_>>();
-            Flow::new(graph, names, &plan.channels, plan.messages.as_deref(), prompts, &answers).check(bag);
+            let (channels, messages) = (&plan.channels, plan.messages.as_deref());
+            Flow::new(graph, &handlers, with_error, channels, messages, prompts, &answers).check(bag);
         }
     }
     Some(Checked { graph, drafts, plan, used })

@@ -10,6 +10,7 @@ use crate::diagnostic::{Bag, Diagnostic, Span, did_you_mean, suggest};
 use crate::expr::{
     Expr, ExprError, ExprTree, Facts, Fault, Read, Root, Roots, Slot, Typed, boolean_help, infer,
 };
+use crate::node::Caught;
 use crate::spec::{ANY, ExprSpec, Text};
 use crate::state::{Channels, Field, Merge, Type};
 use crate::template::TemplateError;
@@ -26,6 +27,11 @@ pub fn run_fields() -> impl Iterator<Item = (String, Type)> {
         let count = matches!(name, "step" | "attempt" | "steps_left");
         (name.to_owned(), if count { Type::INTEGER } else { Type::STRING })
     })
+}
+
+/// Returns the fields of `error` with their types.
+pub fn error_fields() -> impl Iterator<Item = (String, Type)> {
+    Caught::FIELDS.into_iter().map(|name| (name.to_owned(), Type::STRING))
 }
 
 /// The names that are visible somewhere.
@@ -88,6 +94,13 @@ impl Names {
     /// Adds a name.
     pub(super) fn with(mut self, name: &str, ty: Type) -> Self {
         self.roots.insert(name.to_owned(), Root::Value(Slot::of(ty)));
+        self
+    }
+
+    /// Adds `error`, for a node that every way comes to by one.
+    pub(super) fn with_error(mut self) -> Self {
+        let fields = error_fields().map(|(name, ty)| (name, Slot::of(ty)));
+        self.roots.insert("error".to_owned(), Root::Fields(fields.collect()));
         self
     }
 
@@ -281,7 +294,7 @@ impl Names {
         let name = read.root.as_str();
         let elsewhere = match name {
             "item" | "index" => Some("`item` and `index` are there inside a `map`"),
-            "error" => Some("`error` is there in handlers"),
+            "error" => Some("`error` is there where every way comes by an `on_error`"),
             "result" => Some("`result` is there under `into`"),
             "args" => Some("`args` is there in tools"),
             "env" => Some("`env` is there in tools and http nodes"),

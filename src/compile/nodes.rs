@@ -9,6 +9,7 @@ use std::time::Duration;
 use indexmap::IndexMap;
 
 use super::edges::Edges;
+use super::handlers::{self, Handlers};
 use super::names::Names;
 use super::prompts::Prompts;
 use super::shape;
@@ -17,7 +18,7 @@ use crate::diagnostic::{Bag, Diagnostic, Span, Spanned, did_you_mean};
 use crate::expr::{ExprTree, Facts, Typed};
 use crate::model::{ChatModel, Params, Timeouts};
 use crate::node::{Bind, Clip, Fail, Llm, Node, Output, Piece, Retry, Say, Sent, Set};
-use crate::plan::{Next, PlanNode, Target};
+use crate::plan::{Catch, Next, PlanNode, Target};
 use crate::spec::{
     ANY, DefaultsSpec, ExprSpec, Graph, KindSpec, LlmSpec, NodeSpec, ParamsSpec, Project, TimeoutSpec,
 };
@@ -59,6 +60,7 @@ pub(super) struct Draft {
     description: Option<String>,
     body: Body,
     next: Next,
+    on_error: Vec<Catch>,
     max_visits: Option<(u64, Target)>,
     join_all: bool,
     retry: Retry,
@@ -91,6 +93,9 @@ pub(super) struct Scene<'a> {
     pub(super) shared: &'a Shared<'a>,
     pub(super) edges: &'a Edges<'a>,
     pub(super) names: &'a Names,
+    pub(super) handlers: &'a Handlers<'a>,
+    /// The graph's rules for errors.
+    pub(super) on_error: &'a [Catch],
     pub(super) channels: &'a Channels,
     pub(super) broken_channels: &'a [String],
     pub(super) input: &'a IndexMap<String, Field>,
@@ -118,6 +123,10 @@ impl Scene<'_> {
         };
         let bounded = shape::check_bound(name, spec, bag);
         let on_max = spec.on_max.as_ref().map(|to| self.edges.target(to, bag));
+        let own = match &spec.on_error {
+            Some(rules) => handlers::resolve(rules, Some(name), self.edges, bag),
+            None => Some(Vec::new()),
+        };
         let settings = self.settings(spec, bag);
         let body = self.body(name, spec, prompts, bag);
         let max_visits = match (&spec.max_visits, on_max) {
@@ -138,6 +147,7 @@ impl Scene<'_> {
             description: spec.description.clone(),
             body: body?,
             next: next?,
+            on_error: self.handlers.edges(&name.value, spec, own?, self.on_error),
             max_visits,
             join_all: spec.join.as_ref().is_none_or(|join| join.value == "all"),
             retry,
@@ -426,6 +436,7 @@ impl Draft {
             description: None,
             node: Arc::new(Set::default()),
             next: self.next.clone(),
+            on_error: self.on_error.clone(),
             max_visits: self.max_visits.clone(),
             join_all: self.join_all,
             retry: self.retry.clone(),
@@ -459,6 +470,7 @@ impl Draft {
             description: self.description,
             node,
             next: self.next,
+            on_error: self.on_error,
             max_visits: self.max_visits,
             join_all: self.join_all,
             retry: self.retry,

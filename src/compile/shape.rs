@@ -30,6 +30,7 @@ fn nodes_of(targets: BTreeSet<Target>) -> impl Iterator<Item = String> {
 fn check_reachable(graph: &Graph, plan: &Plan, at: &BTreeMap<&str, Span>, bag: &mut Bag) {
     let mut seen: BTreeSet<String> = BTreeSet::new();
     let mut todo: Vec<String> = nodes_of(plan.start.targets()).collect();
+    todo.extend(plan.on_limit.iter().map(|to| to.name().to_owned()));
     while let Some(name) = todo.pop() {
         if let Some(node) = plan.nodes.get(&name)
             && seen.insert(name)
@@ -71,7 +72,8 @@ fn check_ends(graph: &Graph, plan: &Plan, at: &BTreeMap<&str, Span>, bag: &mut B
     let mut sources: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     let mut todo: Vec<&str> = Vec::new();
     for (name, node) in &plan.nodes {
-        let successors = node.successors();
+        // A way that only an error ends is none.
+        let successors = node.successors_without_error();
         if node.kind == "fail" || successors.contains(&Target::End) {
             todo.push(name);
         }
@@ -87,7 +89,9 @@ fn check_ends(graph: &Graph, plan: &Plan, at: &BTreeMap<&str, Span>, bag: &mut B
     }
     let stuck = graph.nodes.iter().find(|(name, _)| !ends.contains(name.value.as_str()));
     let Some((name, _)) = stuck else { return false };
-    let cycle = cycle_from(&name.value, |n| plan.nodes.get(n).map(PlanNode::successors).unwrap_or_default());
+    let cycle = cycle_from(&name.value, |n| {
+        plan.nodes.get(n).map(PlanNode::successors_without_error).unwrap_or_default()
+    });
     let span = at.get(name.value.as_str()).copied().unwrap_or(name.span);
     bag.report(
         Diagnostic::error(
@@ -104,12 +108,43 @@ fn check_ends(graph: &Graph, plan: &Plan, at: &BTreeMap<&str, Span>, bag: &mut B
 /// Reports a loop that nothing bounds. Once its visits are used up, a bounded node leaves by `on_max` only:
 /// what still loops then loops for ever.
 fn check_loops(graph: &Graph, plan: &Plan, at: &BTreeMap<&str, Span>, bag: &mut Bag) -> bool {
-    let edges = |name: &str| match plan.nodes.get(name) {
+    let edges = |name: &str, errors: bool| match plan.nodes.get(name) {
         Some(PlanNode { max_visits: Some((_, to)), .. }) => BTreeSet::from([to.clone()]),
+        Some(node) if errors => node.successors(),
         Some(node) => node.next.targets(),
         None => BTreeSet::new(),
     };
-    let left = peeled(plan, edges);
+    let place = |name: &Spanned<String>| at.get(name.value.as_str()).copied().unwrap_or(name.span);
+    if let Some((name, cycle)) = endless(graph, plan, |name| edges(name, false)) {
+        bag.report(
+            Diagnostic::error(
+                "G205",
+                "a loop without a bound",
+                place(name),
+                format!("nothing bounds {cycle}"),
+            )
+            .help("add  max_visits: 5  and  on_max: <node>  to a node of the loop"),
+        );
+        return true;
+    }
+    if plan.nodes.values().all(|node| node.on_error.is_empty()) {
+        return false;
+    }
+    let Some((name, cycle)) = endless(graph, plan, |name| edges(name, true)) else { return false };
+    let label = format!("when it fails again and again, nothing bounds {cycle}");
+    bag.report(Diagnostic::error("G217", "errors lead round in a circle", place(name), label).help(
+        "let the handler go on elsewhere, or add  max_visits: 3  and  on_max: <node>  to a node of the loop",
+    ));
+    true
+}
+
+/// Finds a node on a loop, and spells the loop.
+fn endless<'a>(
+    graph: &'a Graph,
+    plan: &Plan,
+    edges: impl Fn(&str) -> BTreeSet<Target>,
+) -> Option<(&'a Spanned<String>, String)> {
+    let left = peeled(plan, &edges);
     let on_loop = |name: &str| {
         let mut seen = BTreeSet::new();
         let mut todo: Vec<String> = nodes_of(edges(name)).collect();
@@ -123,15 +158,9 @@ fn check_loops(graph: &Graph, plan: &Plan, at: &BTreeMap<&str, Span>, bag: &mut 
         }
         false
     };
-    let found = graph.nodes.iter().find(|(name, _)| left.contains(&name.value) && on_loop(&name.value));
-    let Some((name, _)) = found else { return false };
-    let cycle = cycle_from(&name.value, edges);
-    let span = at.get(name.value.as_str()).copied().unwrap_or(name.span);
-    bag.report(
-        Diagnostic::error("G205", "a loop without a bound", span, format!("nothing bounds {cycle}"))
-            .help("add  max_visits: 5  and  on_max: <node>  to a node of the loop"),
-    );
-    true
+    let names = graph.nodes.iter().map(|(name, _)| name);
+    let name = names.into_iter().find(|name| left.contains(&name.value) && on_loop(&name.value))?;
+    Some((name, cycle_from(&name.value, edges)))
 }
 
 /// Takes away, again and again, the nodes that lead to nothing, then those that nothing leads to. What is left are the
@@ -253,6 +282,9 @@ fn check_half_used(graph: &Graph, plan: &Plan, specs: &BTreeMap<&str, &NodeSpec>
         {
             let message = "`join` on a node with one incoming edge";
             bag.report(Diagnostic::lint("G224", message, join.span, "there is nothing to wait for"));
+        } else if let Some(join) = spec.join.as_ref().filter(|_| plan.is_handler(&name.value)) {
+            let message = "`join` on a node that only errors lead to";
+            bag.report(Diagnostic::lint("G224", message, join.span, "it runs once for each error"));
         }
         if let Some(visits) = spec.max_visits.as_ref().filter(|_| !fans && !on_loop.contains(&name.value)) {
             let message = "`max_visits` on a node that no loop leads back to";

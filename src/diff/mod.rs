@@ -184,19 +184,20 @@ fn changes(id: &str, old: &Compiled, new: &Compiled) -> Result<Vec<Change>, Stri
 }
 
 /// The keys of a node that are told as edges.
-const ROUTES: [&str; 3] = ["next", "max_visits", "on_max"];
+const ROUTES: [&str; 4] = ["next", "max_visits", "on_max", "on_error"];
 
 /// An edge with the node that it leaves.
 type Way = (String, Edge);
 
 fn edges(plan: &Plan) -> BTreeSet<Way> {
-    let start = plan.start.edges().into_iter().map(|edge| (START.to_owned(), edge));
+    let start = plan.start_edges().into_iter().map(|edge| (START.to_owned(), edge));
     let nodes = plan.nodes.iter();
     start.chain(nodes.flat_map(|(name, node)| node.edges().into_iter().map(|e| (name.clone(), e)))).collect()
 }
 
 fn condition(edge: &Edge) -> String {
     match (&edge.condition, edge.fan_out) {
+        (Some(condition), _) if edge.error => condition.clone(),
         (Some(condition), _) => format!("if {condition}"),
         (None, true) => "beside others".into(),
         (None, false) => String::new(),

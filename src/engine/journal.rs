@@ -204,6 +204,15 @@ impl Journal {
         inner.frames.push_back(frame);
     }
 
+    /// Ends everything that a task has open: it was stopped.
+    pub(super) fn end(&self, task: &TaskId) {
+        let open: Vec<_> =
+            self.lock().open.iter().filter(|(scope, _)| scope.task_id == *task).cloned().collect();
+        for (scope, open) in open.into_iter().rev() {
+            self.send(Some(&scope), open.end());
+        }
+    }
+
     /// Numbers events that become visible with a commit, and returns them with the batch to store: all
     /// that the store does not have, then these. Nothing may be sent until [`Journal::release`].
     pub(super) fn hold(&self, bodies: Vec<(Option<Scope>, Body)>) -> (Held, Option<EventBatch>) {

@@ -4,6 +4,7 @@
 
 mod commit;
 mod ends;
+mod limits;
 mod takeover;
 mod tasks;
 
@@ -17,12 +18,13 @@ use futures_util::FutureExt;
 use serde_json::{Value as Json, json};
 use tracing::{debug, error};
 
-use self::tasks::unzip;
+use self::limits::{most_steps, over_limit};
+use self::tasks::Tasks;
 use super::heads::{self, Head};
 use super::journal::Journal;
 use super::migrate;
 use super::record::{self, Input};
-use super::step::{self, Applied, Frontier, Step, Taken};
+use super::step::{self, Applied, Frontier, Limit, Step, Taken, Unhandled};
 use super::{Live, Shared, Stop};
 use crate::event::{Body, RunStatus, Scope, Usage};
 use crate::id::{CheckpointId, TaskId};
@@ -48,17 +50,6 @@ enum Halt {
 
 /// Why a superstep has no barrier.
 enum Cut {
-    /// A task failed and nothing handles it.
-    Failed {
-        /// The node.
-        node: String,
-        /// Why.
-        failure: Failure,
-        /// Tokens that its siblings used.
-        usage: Usage,
-    },
-    /// The run as a whole failed.
-    Run(Failure),
     /// Somebody asked for the end.
     Cancelled,
     /// The process goes away, or the fence is lost.
@@ -113,6 +104,8 @@ struct Position {
     number: u64,
     /// The state went further than the checkpoint that it stands at.
     torn: bool,
+    /// Since when the run's time is counted.
+    clock: Instant,
 }
 
 impl<'a> Driver<'a> {
@@ -153,6 +146,7 @@ impl<'a> Driver<'a> {
             edges: Vec::new(),
             number: claim.run.step,
             torn: false,
+            clock: self.started,
         };
         if claim.run.step == 0 {
             let checkpoint_id = at.head.checkpoint;
@@ -173,51 +167,75 @@ impl<'a> Driver<'a> {
                 at.edges.extend(diverted(&step));
                 return self.complete(at, Vec::new()).await;
             }
-            if let Some(failure) = self.over_limit(&at) {
-                return self.fail(at, None, failure).await;
+            if let Some(limit) = over_limit(&at) {
+                match self.divert(at, limit, &Step { tasks: Vec::new(), ..step }, Tasks::none()).await? {
+                    Some(on) => at = on,
+                    None => return Ok(()),
+                }
+                continue;
             }
             if std::mem::take(&mut crashed) {
                 self.reset(&step, &void);
             }
             let facts = self.facts(&at);
-            let results = match self.superstep(&at, &step, &facts).await {
-                Ok(results) => results,
-                Err(Cut::Failed { node, failure, usage }) => {
-                    at.head.frontier.usage += usage;
-                    return self.fail(at, Some(node), failure).await;
-                }
-                Err(Cut::Run(failure)) => return self.fail(at, None, failure).await,
+            let mut tasks = match self.superstep(&at, &step, &facts).await {
+                Ok(tasks) => tasks,
                 Err(Cut::Cancelled) => return self.cancel(at).await,
                 Err(Cut::Gone) => return Err(self.leave().await),
             };
-            let (finished, mut events) = unzip(results);
+            if !tasks.are_whole() {
+                match self.divert(at, Limit::Time, &step, tasks).await? {
+                    Some(on) => at = on,
+                    None => return Ok(()),
+                }
+                continue;
+            }
+            let (head, results) = (&at.head, tasks.results().into_iter().flatten().collect());
             let applied =
-                step::apply(&at.plan, &at.head.state, &at.head.frontier, &step, finished, &at.input, &facts);
+                step::apply(&at.plan, &head.state, &head.frontier, &step, results, &at.input, &facts);
             let applied = match applied {
                 Ok(applied) => applied,
-                Err(failure) => return self.fail(at, None, failure).await,
+                Err(Unhandled { node, failure, usage }) => {
+                    at.head.frontier.usage += usage;
+                    return self.fail(at, Some(node), failure).await;
+                }
             };
-            at.number += 1;
-            if let Err(failure) = self.advance(&mut at, applied) {
-                at.number -= 1;
-                return self.fail(at, None, failure).await;
-            }
-            metrics::counter!("graphloom_supersteps_total").increment(1);
-            // The end of the run is part of its last barrier.
-            if at.head.frontier.tokens.is_empty() {
-                return self.complete(at, events).await;
-            }
-            events.extend(Self::barrier_events(&mut at));
-            let cancel = self.commit(&at, events, None).await?;
-            at.pending.clear();
-            debug!(run = %self.claim.run.run, step = at.number, "Barrier saved.");
-            if cancel {
-                return self.cancel(at).await;
-            }
-            if self.live.stop() == Some(Stop::Leave) {
-                return Err(self.leave().await);
+            let events = self.close(tasks, &step, &applied.spoilt);
+            match self.barrier(at, applied, events).await? {
+                Some(on) => at = on,
+                None => return Ok(()),
             }
         }
+    }
+
+    /// Saves what a superstep made. Nothing: that was the end of the run.
+    async fn barrier(
+        &self,
+        mut at: Position,
+        applied: Applied,
+        mut events: Vec<(Option<Scope>, Body)>,
+    ) -> Result<Option<Position>, Halt> {
+        at.number += 1;
+        if let Err(failure) = self.advance(&mut at, applied) {
+            at.number -= 1;
+            return self.fail(at, None, failure).await.map(|()| None);
+        }
+        metrics::counter!("graphloom_supersteps_total").increment(1);
+        // The end of the run is part of its last barrier.
+        if at.head.frontier.tokens.is_empty() {
+            return self.complete(at, events).await.map(|()| None);
+        }
+        events.extend(Self::barrier_events(&mut at));
+        let cancel = self.commit(&at, events, None).await?;
+        at.pending.clear();
+        debug!(run = %self.claim.run.run, step = at.number, "Barrier saved.");
+        if cancel {
+            return self.cancel(at).await.map(|()| None);
+        }
+        if self.live.stop() == Some(Stop::Leave) {
+            return Err(self.leave().await);
+        }
+        Ok(Some(at))
     }
 
     /// Reads the state that the run starts from.
@@ -272,30 +290,15 @@ impl<'a> Driver<'a> {
         RunFacts {
             id: self.claim.run.run,
             step: at.number + 1,
-            steps_left: at.plan.limits.steps.saturating_sub(at.number),
+            steps_left: most_steps(at).saturating_sub(at.number),
             user_text: at.user_text.clone(),
             now: Utc::now(),
         }
     }
 
-    fn over_limit(&self, at: &Position) -> Option<Failure> {
-        let limits = &at.plan.limits;
-        let usage = at.head.frontier.usage;
-        let what = if at.number >= limits.steps {
-            format!("the run needs more than {} supersteps", limits.steps)
-        } else if self.started.elapsed() > limits.time {
-            format!("the run takes longer than {} s", limits.time.as_secs())
-        } else if usage.input_tokens + usage.output_tokens > limits.tokens {
-            format!("the run needs more than {} tokens", limits.tokens)
-        } else {
-            return None;
-        };
-        Some(Failure::new(ErrorKind::Limit, what))
-    }
-
     /// Takes the results of a superstep over into the position, as a checkpoint to store.
     fn advance(&self, at: &mut Position, applied: Applied) -> Result<(), Failure> {
-        let Applied { state, delta, frontier, edges } = applied;
+        let Applied { state, delta, frontier, edges, spoilt: _ } = applied;
         at.head.state = state;
         at.head.frontier = frontier;
         at.edges.extend(edges);

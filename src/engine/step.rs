@@ -3,6 +3,10 @@
 //! Invariant: pure. Nothing here awaits, reads a clock or draws a random number, and no result depends on
 //! which task was done first.
 
+mod barrier;
+mod edges;
+mod join;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -10,11 +14,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use crate::event::Usage;
-use crate::expr::Scope;
 use crate::id::{RunId, TaskId};
-use crate::node::{self, ErrorKind, Failure, RunFacts};
-use crate::plan::{Next, Plan, Rule, START, Target};
-use crate::state::{Delta, State, Write, fold, overlay};
+use crate::node::{self, Caught, ErrorKind, Failure, RunFacts};
+use crate::plan::{Plan, START, Target};
+use crate::state::{Delta, State, Write};
+use edges::{Sender, choose};
+use join::{ready, settle};
+
+pub use barrier::{apply, divert};
 
 /// A fan-out that happened: the superstep, the rank of the task in it, and its node.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -30,6 +37,9 @@ pub struct Token {
     /// The fan-outs that it shares with other live branches.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub open: BTreeSet<Activation>,
+    /// The error that the branch handles.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Caught>,
 }
 
 /// What runs next, and what the run has used up; saved with every checkpoint.
@@ -47,6 +57,60 @@ pub struct Frontier {
     /// The beginning of the hash of the plan that the run is pinned to.
     #[serde(default)]
     pub plan: String,
+    /// The limits that were used up once, and granted again.
+    #[serde(default, skip_serializing_if = "Granted::is_none")]
+    pub granted: Granted,
+}
+
+/// A limit of a run that can be granted again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// Supersteps.
+    Steps,
+    /// Time.
+    Time,
+    /// Tokens.
+    Tokens,
+}
+
+impl Limit {
+    /// Returns its key under `limits`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Steps => "steps",
+            Self::Time => "time",
+            Self::Tokens => "tokens",
+        }
+    }
+}
+
+/// The limits that were used up once: where they are counted from since.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Granted {
+    /// The superstep at which that of supersteps was used up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<u64>,
+    /// The tokens that were used by then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<u64>,
+    /// That of time was used up. It is counted from each resume anyway.
+    #[serde(default)]
+    pub time: bool,
+}
+
+impl Granted {
+    fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Says whether a limit was granted again.
+    pub fn has(&self, limit: Limit) -> bool {
+        match limit {
+            Limit::Steps => self.steps.is_some(),
+            Limit::Time => self.time,
+            Limit::Tokens => self.tokens.is_some(),
+        }
+    }
 }
 
 /// One node in one superstep.
@@ -58,6 +122,8 @@ pub struct Task {
     pub node: String,
     /// The fan-outs of all branches that meet in it.
     pub open: BTreeSet<Activation>,
+    /// The error that it handles; where several branches meet, the first one's.
+    pub error: Option<Caught>,
 }
 
 /// A decided superstep.
@@ -95,6 +161,8 @@ pub struct Applied {
     pub frontier: Frontier,
     /// The edges taken, in the order of the tasks.
     pub edges: Vec<Taken>,
+    /// The ranks of the tasks that did their work and failed at the barrier.
+    pub spoilt: Vec<usize>,
 }
 
 /// A task's result at the barrier.
@@ -103,6 +171,17 @@ pub struct Finished {
     /// Its writes, in order.
     pub writes: Vec<Write>,
     /// Tokens it used.
+    pub usage: Usage,
+}
+
+/// A failure that nothing handles, and the tokens that the superstep used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unhandled {
+    /// The node that failed.
+    pub node: String,
+    /// Why.
+    pub failure: Failure,
+    /// Tokens of all its tasks.
     pub usage: Usage,
 }
 
@@ -116,7 +195,8 @@ pub fn begin(
     let scope = node::scope(state, input, facts, 1);
     let chosen = choose(&plan.start, &scope)?;
     let mut frontier = Frontier::default();
-    let edges = send(START, (0, 0), &BTreeSet::new(), chosen, &mut frontier.tokens);
+    let sender = Sender { node: START, activation: (0, 0), open: &BTreeSet::new(), error: None };
+    let edges = sender.send(plan, chosen, &mut frontier.tokens);
     settle(&mut frontier.tokens);
     Ok((frontier, edges))
 }
@@ -145,8 +225,9 @@ pub fn plan_step(plan: &Plan, run: RunId, frontier: &Frontier, number: u64) -> R
                     None => tokens.extend(group.arrivals.iter().cloned()),
                     Some(to) => {
                         if let Target::Node(at) = to {
-                            let open = group.open();
-                            tokens.push(Token { at: at.clone(), from: group.node.clone(), open });
+                            let error = group.error().filter(|_| plan.has_error(at));
+                            let (from, open) = (group.node.clone(), group.open());
+                            tokens.push(Token { at: at.clone(), from, open, error });
                         }
                         diverted.push((group.node.clone(), to.clone()));
                     }
@@ -162,235 +243,13 @@ pub fn plan_step(plan: &Plan, run: RunId, frontier: &Frontier, number: u64) -> R
                 let rank = rank_of_node.entry(group.node.clone()).or_default();
                 let id = TaskId::derive(run, number, &group.node, *rank);
                 *rank += 1;
-                Task { id, open: group.open(), node: group.node }
+                Task { id, open: group.open(), error: group.error(), node: group.node }
             })
             .collect();
         return Ok(Step { number, tasks, waiting, diverted });
     }
     // In each round every spent node sent its branches one edge on: without a circle they had come to an end.
     Err(Failure::new(ErrorKind::Limit, "bounded nodes send the run in a circle by their `on_max`"))
-}
-
-/// Folds the results of a superstep, by rank, and takes the edges of its nodes.
-pub fn apply(
-    plan: &Plan,
-    state: &State,
-    frontier: &Frontier,
-    step: &Step,
-    results: Vec<Finished>,
-    input: &Arc<Json>,
-    facts: &RunFacts,
-) -> Result<Applied, Failure> {
-    let merge = |e: crate::state::MergeError| Failure::new(ErrorKind::Merge, e.to_string());
-    let mut next = Frontier { tokens: step.waiting.clone(), ..frontier.clone() };
-    let mut edges: Vec<Taken> = step
-        .diverted
-        .iter()
-        .map(|(from, to)| Taken { from: from.clone(), to: to.clone(), condition: Some("max_visits".into()) })
-        .collect();
-    let mut writes = Vec::with_capacity(results.len());
-    for (rank, (task, result)) in step.tasks.iter().zip(results).enumerate() {
-        let Some(node) = plan.nodes.get(&task.node) else { continue };
-        // A node's edges see its own writes, not those of its siblings.
-        let own = overlay(&plan.channels, state, &task.id, &result.writes).map_err(merge)?;
-        let chosen = choose(&node.next, &node::scope(&own, input, facts, 1))?;
-        edges.extend(send(&task.node, (step.number, rank as u64), &task.open, chosen, &mut next.tokens));
-        if node.max_visits.is_some() {
-            *next.visits.entry(task.node.clone()).or_default() += 1;
-        }
-        next.usage += result.usage;
-        writes.push((task.id.clone(), result.writes));
-    }
-    let (state, delta) = fold(&plan.channels, state, &writes).map_err(merge)?;
-    settle(&mut next.tokens);
-    Ok(Applied { state, delta, frontier: next, edges })
-}
-
-/// A chosen edge: where to, and under which condition.
-type Choice = (Target, Option<String>);
-
-fn choose(next: &Next, scope: &Scope) -> Result<Vec<Choice>, Failure> {
-    let mut chosen = Vec::new();
-    follow(next, scope, None, &mut chosen)?;
-    let mut seen = BTreeSet::new();
-    chosen.retain(|(to, _)| seen.insert(to.clone()));
-    Ok(chosen)
-}
-
-fn follow(
-    next: &Next,
-    scope: &Scope,
-    condition: Option<&str>,
-    chosen: &mut Vec<Choice>,
-) -> Result<(), Failure> {
-    match next {
-        Next::To(target) => chosen.push((target.clone(), condition.map(str::to_owned))),
-        Next::All(targets) => {
-            chosen.extend(targets.iter().map(|target| (target.clone(), condition.map(str::to_owned))));
-        }
-        Next::Some(arms, otherwise) => {
-            let before = chosen.len();
-            for (when, target) in arms {
-                if when.eval_bool(scope)? {
-                    chosen.push((target.clone(), Some(when.source().to_owned())));
-                }
-            }
-            if chosen.len() == before {
-                follow(otherwise, scope, Some("else"), chosen)?;
-            }
-        }
-        Next::Rules(rules) => {
-            for rule in rules {
-                match rule {
-                    Rule::When(when, next) => {
-                        if when.eval_bool(scope)? {
-                            return follow(next, scope, Some(when.source()), chosen);
-                        }
-                    }
-                    Rule::Match(on, cases) => {
-                        let value = on.eval(scope)?;
-                        if let Some((case, next)) = cases.iter().find(|(case, _)| *case == value) {
-                            let case = case.as_str().map_or_else(|| case.to_string(), str::to_owned);
-                            return follow(next, scope, Some(&format!("{} = {case}", on.source())), chosen);
-                        }
-                    }
-                    Rule::Else(next) => return follow(next, scope, Some("else"), chosen),
-                }
-            }
-            return Err(Failure::new(ErrorKind::Template, "no rule of `next` matches"));
-        }
-    }
-    Ok(())
-}
-
-/// Sends a token along each chosen edge. Two or more make a fan-out that all of them remember.
-fn send(
-    from: &str,
-    (step, rank): (u64, u64),
-    open: &BTreeSet<Activation>,
-    chosen: Vec<Choice>,
-    tokens: &mut Vec<Token>,
-) -> Vec<Taken> {
-    let mut open = open.clone();
-    if chosen.len() > 1 {
-        open.insert(Activation(step, rank, from.to_owned()));
-    }
-    let take = |(to, condition)| {
-        if let Target::Node(at) = &to {
-            tokens.push(Token { at: at.clone(), from: from.to_owned(), open: open.clone() });
-        }
-        Taken { from: from.to_owned(), to, condition }
-    };
-    chosen.into_iter().map(take).collect()
-}
-
-/// Sorts the live branches, and drops a fan-out that only one of them remembers.
-fn settle(tokens: &mut [Token]) {
-    let mut carriers: BTreeMap<Activation, usize> = BTreeMap::new();
-    for activation in tokens.iter().flat_map(|t| &t.open) {
-        *carriers.entry(activation.clone()).or_default() += 1;
-    }
-    for token in &mut *tokens {
-        token.open.retain(|activation| carriers.get(activation).is_some_and(|n| *n > 1));
-    }
-    tokens.sort();
-}
-
-/// Branches that one task takes up.
-#[derive(Debug, Clone)]
-struct Group {
-    node: String,
-    arrivals: Vec<Token>,
-}
-
-impl Group {
-    fn open(&self) -> BTreeSet<Activation> {
-        self.arrivals.iter().flat_map(|t| t.open.iter().cloned()).collect()
-    }
-}
-
-/// Splits the live branches into the groups that run now, by node and then by sender, and the rest.
-fn ready(plan: &Plan, tokens: &[Token]) -> (Vec<Group>, Vec<Token>) {
-    let mut single = Vec::new();
-    let mut joins: BTreeMap<&str, Vec<Token>> = BTreeMap::new();
-    for token in tokens {
-        if plan.joins(&token.at) {
-            joins.entry(&token.at).or_default().push(token.clone());
-        } else {
-            single.push(Group { node: token.at.clone(), arrivals: vec![token.clone()] });
-        }
-    }
-    let groups: Vec<Group> =
-        joins.into_iter().map(|(node, arrivals)| Group { node: node.to_owned(), arrivals }).collect();
-    // A group may run when everything that it waits for, directly or through other groups, is a group that
-    // waits for it in turn: a component of the waits-for graph without a way out.
-    let waits: Vec<BTreeSet<usize>> = groups
-        .iter()
-        .map(|group| (0..groups.len()).filter(|&other| waits_for(plan, group, &groups[other])).collect())
-        .collect();
-    let blocked: Vec<bool> =
-        groups.iter().map(|group| single.iter().any(|other| waits_for(plan, group, other))).collect();
-    let reach: Vec<BTreeSet<usize>> = (0..groups.len()).map(|g| closure(&waits, g)).collect();
-    let runs = |g: usize| {
-        !blocked[g]
-            && reach[g].iter().all(|&other| !blocked[other] && (other == g || reach[other].contains(&g)))
-    };
-    let (mut now, mut waiting) = (single, Vec::new());
-    for (g, group) in groups.iter().enumerate() {
-        if runs(g) {
-            now.push(group.clone());
-        } else {
-            waiting.extend(group.arrivals.iter().cloned());
-        }
-    }
-    now.sort_by(|a, b| (&a.node, &a.arrivals).cmp(&(&b.node, &b.arrivals)));
-    (now, waiting)
-}
-
-fn closure(waits: &[BTreeSet<usize>], from: usize) -> BTreeSet<usize> {
-    let mut seen = BTreeSet::new();
-    let mut todo: Vec<usize> = waits[from].iter().copied().collect();
-    while let Some(g) = todo.pop() {
-        if seen.insert(g) {
-            todo.extend(&waits[g]);
-        }
-    }
-    seen
-}
-
-/// Says whether a branch of `other` can still reach `group`'s node without passing through a fan-out
-/// that it shares with a member of the group.
-fn waits_for(plan: &Plan, group: &Group, other: &Group) -> bool {
-    if group.node == other.node {
-        return false;
-    }
-    let open = group.open();
-    other.arrivals.iter().any(|token| {
-        let shared: BTreeSet<&str> = token.open.intersection(&open).map(|a| a.2.as_str()).collect();
-        reaches(plan, &token.at, &group.node, &shared)
-    })
-}
-
-fn reaches(plan: &Plan, from: &str, to: &str, barred: &BTreeSet<&str>) -> bool {
-    let mut seen = BTreeSet::new();
-    let mut todo = vec![from];
-    while let Some(at) = todo.pop() {
-        if barred.contains(at) || !seen.insert(at) {
-            continue;
-        }
-        let Some((_, node)) = plan.nodes.get_key_value(at) else { continue };
-        for target in node.successors() {
-            if let Target::Node(name) = target {
-                if name == to {
-                    return true;
-                }
-                if let Some((key, _)) = plan.nodes.get_key_value(&name) {
-                    todo.push(key);
-                }
-            }
-        }
-    }
-    false
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use super::cursor::{Cursor, Place, cursor};
 use super::offer::{Offer, Root, Roots, What, Within, bind_loops, expression, within};
 use super::project::{Project, is_partial};
 use super::symbol::{Sort, Symbol};
-use crate::compile::{Types, run_fields};
+use crate::compile::{Types, error_fields, run_fields};
 use crate::diagnostic::{CODES, Severity};
 use crate::spec::grammar::{Named, Shape, Word};
 use crate::state::{Field, Type};
@@ -210,6 +210,10 @@ impl<'p> At<'p> {
             ("input".to_owned(), fields(Sort::Input)),
             ("run".to_owned(), Root::Fields(run)),
         ];
+        if ["on_error:", "on_limit:"].iter().any(|key| self.text.contains(key)) {
+            let error = error_fields().map(|(name, ty)| (name, Field::of(ty))).collect();
+            roots.push(("error".to_owned(), Root::Fields(error)));
+        }
         if cursor.path.iter().any(|key| key.name == "into") {
             roots.push(("result".to_owned(), Root::Value(Field::of(Type::Any))));
         }

@@ -15,6 +15,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, SecondsFormat, Utc};
 use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
 use crate::event::{Body, Scope as Place, Usage};
@@ -71,6 +72,16 @@ impl ErrorKind {
         }
     }
 
+    /// Returns the wider kinds that it belongs to, besides `any`.
+    pub fn groups(self) -> &'static [&'static str] {
+        match self {
+            Self::Http(429) => &["http_4xx", "rate_limit"],
+            Self::Http(400..=499) => &["http_4xx"],
+            Self::Http(500..=599) => &["http_5xx", "server_error"],
+            _ => &[],
+        }
+    }
+
     /// Says whether the same work may succeed later.
     pub fn retryable(self) -> bool {
         matches!(self, Self::Timeout | Self::Connection | Self::RateLimit | Self::ServerError)
@@ -95,6 +106,51 @@ impl Failure {
     /// Makes a failure whose code is its kind.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self { kind, code: kind.name(), message: message.into(), retry_after: None }
+    }
+}
+
+impl Failure {
+    /// Says whether it is of a kind that a `catch` or the `for` of a retry policy names.
+    pub fn is(&self, kind: &str) -> bool {
+        self.kind.name() == kind || kind == "any" || self.kind.groups().contains(&kind)
+    }
+
+    /// Says whether a graph may handle it: a limit ends the run, or goes to `on_limit`.
+    pub fn can_be_caught(&self) -> bool {
+        self.kind != ErrorKind::Limit
+    }
+}
+
+/// The longest message of an error that is kept for its handler, in bytes: it is stored with every checkpoint.
+const MAX_MESSAGE: usize = 4096;
+
+/// An error on its way to the nodes that handle it: what they read as `error.*`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Caught {
+    /// Its most specific kind.
+    pub kind: String,
+    /// Its code.
+    pub code: String,
+    /// One sentence.
+    pub message: String,
+    /// The node that failed; empty when a limit is used up.
+    pub node: String,
+}
+
+impl Caught {
+    /// The fields of `error`.
+    pub const FIELDS: [&str; 4] = ["kind", "message", "node", "code"];
+
+    /// Takes the failure of a node.
+    pub fn new(node: &str, failure: &Failure) -> Self {
+        let mut message = failure.message.clone();
+        message.truncate(message.floor_char_boundary(MAX_MESSAGE));
+        Self { kind: failure.kind.name(), code: failure.code.clone(), message, node: node.to_owned() }
+    }
+
+    /// Returns the value of `error`.
+    pub fn to_json(&self) -> Json {
+        json!({"kind": self.kind, "message": self.message, "node": self.node, "code": self.code})
     }
 }
 
@@ -212,6 +268,8 @@ pub struct Attempt {
     pub task: TaskId,
     /// The try, from 1.
     pub attempt: u32,
+    /// The error that the branch handles.
+    pub error: Option<Arc<Caught>>,
     /// Where it speaks.
     pub emit: Emitter,
 }
@@ -219,7 +277,11 @@ pub struct Attempt {
 impl Attempt {
     /// Returns the names that the node's expressions and texts can read.
     pub fn scope(&self) -> Scope {
-        scope(&self.state, &self.input, &self.run, self.attempt)
+        let scope = scope(&self.state, &self.input, &self.run, self.attempt);
+        match &self.error {
+            Some(error) => scope.json("error", Arc::new(error.to_json())),
+            None => scope,
+        }
     }
 
     /// Returns the id of the message that this task says; the same over all attempts.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{ErrorKind, Failure};
+use super::Failure;
 
 /// The longest wait that another side can ask for.
 const MAX_RETRY_AFTER: Duration = Duration::from_mins(1);
@@ -39,13 +39,7 @@ impl Retry {
     /// Returns how long to wait after `attempt` failed, or nothing when it was the last. `random` is in 0..1:
     /// full jitter spreads the attempts of many runs.
     pub fn delay(&self, attempt: u32, failure: &Failure, random: f64) -> Option<Duration> {
-        let name = failure.kind.name();
-        let group = match failure.kind {
-            ErrorKind::Http(400..=499) => "http_4xx",
-            ErrorKind::Http(500..=599) => "http_5xx",
-            _ => "",
-        };
-        if attempt >= self.attempts || !self.kinds.iter().any(|k| *k == name || k == group || k == "any") {
+        if attempt >= self.attempts || !self.kinds.iter().any(|kind| failure.is(kind)) {
             return None;
         }
         let exponent = i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX);
@@ -58,6 +52,7 @@ impl Retry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node::ErrorKind;
 
     #[test]
     fn the_wait_grows_to_its_bound_and_honours_what_the_other_side_asks() {

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::expr::Expr;
 use crate::node::{Retry, Set};
-use crate::plan::{Limits, Migration, Next, Output, PlanNode, Rule};
+use crate::plan::{Catch, Limits, Migration, Next, Output, Pattern, PlanNode, Rule, Sealed};
 
 fn to(name: &str) -> Target {
     if name == END { Target::End } else { Target::Node(name.to_owned()) }
@@ -19,6 +19,7 @@ fn node(kind: &'static str, next: Next) -> PlanNode {
         description: None,
         node: Arc::new(Set::default()),
         next,
+        on_error: Vec::new(),
         max_visits: None,
         join_all: true,
         retry: Retry::default(),
@@ -39,7 +40,8 @@ fn plan(start: Next, nodes: impl IntoIterator<Item = (&'static str, PlanNode)>) 
         nodes: nodes.into_iter().map(|(name, node)| (name.to_owned(), node)).collect(),
         limits: Limits::default(),
         migration: Migration::default(),
-        joining: BTreeSet::new(),
+        on_limit: None,
+        sealed: Sealed::default(),
     }
     .seal()
 }
@@ -199,6 +201,36 @@ fn a_conditional_fan_out_shows_both() {
         "n2 --> n3",
     ];
     assert_eq!(body(&plan), expected);
+}
+
+#[test]
+fn an_error_edge_is_dashed_red_and_names_its_errors() {
+    let mut ask = node("llm", Next::To(to("end")));
+    let kinds = vec![Pattern::Kind("timeout".into()), Pattern::Code("busy".into())];
+    ask.on_error = vec![Catch { errors: Some(kinds), to: to("wait") }, Catch { errors: None, to: to("end") }];
+    let mut stop = node("fail", Next::To(to("end")));
+    stop.on_error = vec![Catch { errors: None, to: to("wait") }];
+    let wait = node("say", Next::To(to("end")));
+    let mut plan =
+        plan(Next::All(vec![to("ask"), to("stop")]), [("ask", ask), ("stop", stop), ("wait", wait)]);
+    plan.on_limit = Some(to("wait"));
+    let expected = [
+        "n0 ==> n1",
+        "n0 ==> n2",
+        r#"n0 -. "on_limit" .-> n3"#,
+        "n1 --> n4",
+        r#"n1 -. "on_error#58; timeout, code busy" .-> n3"#,
+        r#"n1 -. "on_error" .-> n4"#,
+        r#"n2 -. "on_error" .-> n3"#,
+        "n3 --> n4",
+        "linkStyle 2,4,5,6 stroke:#dc2626",
+    ];
+    assert_eq!(body(&plan)[5..], expected);
+    let edge = json!({
+        "source": "n1", "target": "n3", "condition": "on_error: timeout, code busy", "conditional": true,
+        "fan_out": false, "error": true,
+    });
+    assert_eq!(json(&plan)["edges"][4], edge);
 }
 
 #[test]

@@ -92,7 +92,7 @@ struct EdgeView {
     from: String,
     /// The node that comes next, or `end`.
     to: String,
-    /// The condition of a conditional edge.
+    /// The condition of a conditional edge; `on_error`, with the errors if not all, and `on_limit` for those of errors.
     condition: Option<String>,
 }
 
@@ -329,7 +329,7 @@ fn view(plan: &Plan) -> GraphView {
             condition: edge.condition,
         }));
     };
-    add(START, plan.start.edges());
+    add(START, plan.start_edges());
     for (name, node) in &plan.nodes {
         add(name, node.edges());
     }

@@ -8,6 +8,7 @@ use super::keys::later;
 use super::migrate::MigrateSpec;
 use super::next::NextSpec;
 use super::node::NodeSpec;
+use super::on_error::OnErrorSpec;
 use super::reader::Reader;
 use super::text::ExprSpec;
 use super::tree::{Node, Style, Tree};
@@ -37,6 +38,10 @@ pub struct Graph {
     pub start: Option<NextSpec>,
     /// The nodes. A node whose body cannot be read is there by its name.
     pub nodes: Vec<(Spanned<String>, Option<NodeSpec>)>,
+    /// Where the errors of its nodes go.
+    pub on_error: Option<OnErrorSpec>,
+    /// Where a run goes when a limit is used up.
+    pub on_limit: Option<Spanned<String>>,
     /// What stops a run.
     pub limits: LimitsSpec,
     /// Settings of all nodes.
@@ -155,6 +160,10 @@ impl Reader<'_> {
             fields.require(self, "nodes", "nodes: {answer: {kind: say, text: Hello, next: end}}", top);
         broken_nodes |= nodes.is_none_or(|node| !has_names(node));
         let nodes = nodes.map(|node| self.nodes(node)).unwrap_or_default();
+        let on_error = fields.take("on_error").map(|node| self.on_error(node));
+        let on_limit = fields.take("on_limit").map(|node| self.name(node, "the name of a node"));
+        // Nodes that only these lead to would look lost.
+        broken_nodes |= matches!(on_error, Some(None)) || matches!(on_limit, Some(None));
         let limits = fields.take("limits").map(|node| self.limits(node)).unwrap_or_default();
         let defaults = fields.take("defaults").map(|node| self.defaults(node)).unwrap_or_default();
         let migrate = fields.take("migrate").map(|node| self.migrate(node)).unwrap_or_default();
@@ -171,6 +180,8 @@ impl Reader<'_> {
             state: state.unwrap_or_default(),
             start,
             nodes,
+            on_error: on_error.flatten(),
+            on_limit: on_limit.flatten(),
             limits,
             defaults,
             migrate,

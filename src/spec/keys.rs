@@ -1,12 +1,10 @@
 //! Which keys belong where, and which come with later versions.
 
 /// Keys of the language that come with later versions, so that they are not taken for slips.
-const LATER_KEYS: [&str; 17] = [
+const LATER_KEYS: [&str; 15] = [
     "tools",
     "max_tool_rounds",
     "on_tool_error",
-    "on_error",
-    "on_limit",
     "cache",
     "effects",
     "emit",

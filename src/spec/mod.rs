@@ -12,6 +12,7 @@ mod migrate;
 mod next;
 mod node;
 mod number;
+mod on_error;
 mod parse;
 mod project;
 mod prompt;
@@ -32,12 +33,13 @@ pub use load::{Files, Folder, load, load_files, load_over};
 pub use migrate::MigrateSpec;
 pub use next::{NextSpec, RuleSpec};
 pub use node::{KindSpec, NodeSpec};
+pub use on_error::{CatchSpec, ErrorSpec, OnErrorSpec};
 pub use project::{ModelSpec, Project, RetrySpec};
 pub use prompt::PromptFile;
 pub use reader::check_name;
 pub use schema::SchemaFile;
 pub use test::{
-    CallSpec, CaseSpec, EntrySpec, ErrorSpec, ExpectSpec, GivenSpec, PathSpec, PromptSpec, ReplySpec,
+    CallSpec, CaseSpec, EntrySpec, ExpectSpec, FailureSpec, GivenSpec, PathSpec, PromptSpec, ReplySpec,
     ScriptSpec, SnapshotSpec, TestFile, TurnSpec,
 };
 pub use text::{ExprSpec, Text};

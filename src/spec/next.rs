@@ -42,7 +42,29 @@ impl NextSpec {
     }
 }
 
+impl NextSpec {
+    /// Returns every name that it leads to.
+    pub fn targets(&self) -> Vec<&Spanned<String>> {
+        match self {
+            Self::To(name) => vec![name],
+            Self::All(names, _) => names.iter().collect(),
+            Self::Some(arms, otherwise, _) => {
+                let otherwise = otherwise.iter().flat_map(|next| next.targets());
+                arms.iter().map(|(_, to)| to).chain(otherwise).collect()
+            }
+            Self::Rules(rules, _) => rules.iter().flat_map(RuleSpec::targets).collect(),
+        }
+    }
+}
+
 impl RuleSpec {
+    fn targets(&self) -> Vec<&Spanned<String>> {
+        match self {
+            Self::When(_, next) | Self::Else(next, _) => next.targets(),
+            Self::Match(_, _, cases) => cases.iter().flat_map(|(_, next)| next.targets()).collect(),
+        }
+    }
+
     /// Returns the place to point at.
     pub fn span(&self) -> Span {
         match self {

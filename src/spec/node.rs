@@ -6,6 +6,7 @@ use super::graph::TimeoutSpec;
 use super::keys::{elsewhere, meant};
 use super::llm::LlmSpec;
 use super::next::NextSpec;
+use super::on_error::OnErrorSpec;
 use super::reader::Reader;
 use super::text::{ExprSpec, Text};
 use super::tree::{Node, Tree};
@@ -22,6 +23,8 @@ pub struct NodeSpec {
     pub next: Option<NextSpec>,
     /// The place of the word `next`.
     pub next_key: Option<Span>,
+    /// Where an error goes.
+    pub on_error: Option<OnErrorSpec>,
     /// The name of a retry policy.
     pub retry: Option<Spanned<String>>,
     /// How long it may take.
@@ -157,6 +160,7 @@ impl Reader<'_> {
             body,
             next,
             next_key,
+            on_error: fields.take("on_error").and_then(|node| self.on_error(node)),
             retry: fields.take("retry").and_then(|node| self.name(node, "the name of a retry policy")),
             timeout: fields.take("timeout").map(|node| self.timeout(node)).unwrap_or_default(),
             max_visits: fields.take("max_visits").and_then(|node| self.count(node, 1)),

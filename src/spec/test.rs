@@ -13,7 +13,7 @@ use super::reader::Reader;
 use super::tree::{Node, Tree};
 use crate::diagnostic::{Diagnostic, FileId, Span, Spanned};
 
-pub use expect::{CallSpec, ErrorSpec, ExpectSpec, PathSpec, PromptSpec, ReplySpec, SnapshotSpec};
+pub use expect::{CallSpec, ExpectSpec, FailureSpec, PathSpec, PromptSpec, ReplySpec, SnapshotSpec};
 
 /// A test file.
 #[derive(Debug, Clone)]

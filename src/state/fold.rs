@@ -30,6 +30,15 @@ pub enum Write {
     },
 }
 
+impl Write {
+    /// Returns the channel that it goes to.
+    pub fn channel(&self) -> &str {
+        match self {
+            Self::Put { channel, .. } | Self::Clear { channel } => channel,
+        }
+    }
+}
+
 /// What a barrier did to one channel. Independent of merges, so that an old checkpoint loads whatever
 /// the graph says today.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -129,10 +138,11 @@ pub fn overlay(
     fold_writes(channels, state, [(task, writes)]).map(|(state, _)| state)
 }
 
-fn fold_writes<'a>(
+/// The same as [`fold`] for some of the writes of tasks.
+pub fn fold_writes<'a, W: IntoIterator<Item = &'a Write>>(
     channels: &Channels,
     state: &State,
-    tasks: impl IntoIterator<Item = (&'a TaskId, &'a [Write])>,
+    tasks: impl IntoIterator<Item = (&'a TaskId, W)>,
 ) -> Result<(State, Delta), MergeError> {
     let mut cleared = BTreeSet::new();
     let mut puts = BTreeMap::<&str, Vec<Put>>::new();

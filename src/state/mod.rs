@@ -9,7 +9,7 @@ mod types;
 mod value;
 
 pub use check::{Mismatch, check_pattern};
-pub use fold::{Change, Delta, MergeError, Write, fold, overlay};
+pub use fold::{Change, Delta, MergeError, Write, fold, fold_writes, overlay};
 pub use schema::Loose;
 pub(crate) use types::ROLES;
 pub use types::{Channel, Channels, Field, Merge, Type, UnknownMerge};

@@ -11,7 +11,9 @@ use graphloom::compile::{Providers, compile};
 use graphloom::diagnostic::{Bag, render_text};
 use graphloom::expr::Expr;
 use graphloom::node::{Retry, Set};
-use graphloom::plan::{Limits, Migration, Next, Output, Plan, PlanNode, Rule, Target};
+use graphloom::plan::{
+    Catch, Limits, Migration, Next, Output, Pattern, Plan, PlanNode, Rule, Sealed, Target,
+};
 use graphloom::render::{self, mermaid};
 use graphloom::spec::load;
 use proptest::prelude::*;
@@ -43,6 +45,7 @@ fn node(next: Next) -> PlanNode {
         description: None,
         node: Arc::new(Set::default()),
         next,
+        on_error: Vec::new(),
         max_visits: None,
         join_all: true,
         retry: Retry::default(),
@@ -63,7 +66,8 @@ fn plan(start: Next, nodes: BTreeMap<String, PlanNode>) -> Plan {
         nodes,
         limits: Limits::default(),
         migration: Migration::default(),
-        joining: BTreeSet::new(),
+        on_limit: None,
+        sealed: Sealed::default(),
     }
     .seal()
 }
@@ -116,7 +120,16 @@ fn mermaid_reads_the_graphs_of_this_project() {
     let folder = load(Path::new("graphs"), &mut bag).unwrap();
     let catalog = compile(&folder, &Providers::without_secrets().unwrap(), &mut bag);
     let catalog = catalog.unwrap_or_else(|| panic!("{}", render_text(&bag, false)));
-    let plans: Vec<&Plan> = catalog.graphs.values().map(|compiled| &*compiled.plan).collect();
+    let mut errors = plan(
+        Next::To(Target::Node("ask".into())),
+        ["ask", "sorry"].map(|name| (name.to_owned(), node(Next::To(Target::End)))).into(),
+    );
+    let sorry = Target::Node("sorry".into());
+    errors.on_limit = Some(sorry.clone());
+    let catch = Catch { errors: Some(vec![Pattern::Kind("timeout".into())]), to: sorry };
+    errors.nodes.get_mut("ask").unwrap().on_error.push(catch);
+    let compiled = catalog.graphs.values().map(|compiled| &*compiled.plan);
+    let plans: Vec<&Plan> = compiled.chain([&errors]).collect();
     let texts: Vec<String> = plans.iter().map(|plan| mermaid(plan).unwrap()).collect();
     for (plan, drawing) in plans.iter().zip(read_by_mermaid(&texts)) {
         let expected = render::json(plan);

@@ -1,6 +1,6 @@
 //! The engine over the memory store, with nodes made for the occasion.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use graphloom::event::{Body, Event, Scope};
 use graphloom::id::{Owner, RunId, Seq, TaskId};
 use graphloom::model::scripted::{Entry, Scripted};
 use graphloom::node::{Attempt, Done, ErrorKind, Failure, Node, Retry, assistant_turn};
-use graphloom::plan::{Limits, Migration, Next, Output, Plan, PlanNode, Target};
+use graphloom::plan::{Limits, Migration, Next, Output, Plan, PlanNode, Sealed, Target};
 use graphloom::spec::{Files, load_files};
 use graphloom::state::{Channel, Field, Merge, Type, Write};
 use graphloom::store::memory::MemoryStore;
@@ -81,6 +81,7 @@ fn catalog(nodes: Vec<(&str, Arc<dyn Node>, Next)>, retry: &Retry) -> Catalog {
                 description: None,
                 node,
                 next,
+                on_error: Vec::new(),
                 max_visits: None,
                 join_all: true,
                 retry: retry.clone(),
@@ -101,7 +102,8 @@ fn catalog(nodes: Vec<(&str, Arc<dyn Node>, Next)>, retry: &Retry) -> Catalog {
         nodes,
         limits: Limits::default(),
         migration: Migration::default(),
-        joining: BTreeSet::new(),
+        on_limit: None,
+        sealed: Sealed::default(),
     };
     let compiled = Compiled { plan: Arc::new(plan.seal()), body: Vec::new() };
     Catalog { graphs: BTreeMap::from([("test".to_owned(), compiled)]), project: Vec::new() }

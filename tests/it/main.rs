@@ -9,6 +9,7 @@ mod corpus;
 mod drawing;
 mod engine;
 mod guide;
+mod handlers;
 mod language;
 mod openapi;
 mod schemas;

@@ -82,3 +82,48 @@ async fn with_a_retry_policy_one_fault_is_forgiven_and_leaves_no_trace() {
     let twice = world.chat("twice", "[[status=500 fail_first=2 key=twice]]").await.rest().await;
     assert_eq!(status(&twice), "failed", "two attempts are all: {twice:?}");
 }
+
+/// A graph that says sorry: the provider's failure is no failure of the run.
+const SORRY: &str = "\
+format: 1
+state:
+  messages: messages
+start: answer
+on_error: sorry
+nodes:
+  answer:
+    kind: llm
+    prompt: answer
+    reply: true
+    on_error: [{catch: [rate_limit], to: later}]
+    next: end
+  later: {kind: say, text: \"Later, please.\", next: end}
+  sorry: {kind: say, text: \"Sorry: {{ error.code }}.\", next: end}
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_handler_each_fault_ends_in_an_answer_and_the_run_is_whole() {
+    for fresh in [Fresh::sqlite(), Fresh::postgres().await] {
+        let world = World::with_graph(fresh, SORRY).await;
+        let one = async |i: usize, fault: &str| {
+            let session = format!("s{i}");
+            let events = world.chat(&session, &format!("[[{fault}]]")).await.rest().await;
+            assert_eq!(status(&events), "completed", "{fault}: {events:?}");
+            assert!(!has(&events, "error"), "{fault}: {events:?}");
+            let due = match fault {
+                "status=404" => "Sorry: http_404.",
+                "status=500" | "error_in_stream=3" => "Sorry: server_error.",
+                _ if fault.contains("429") => "Later, please.",
+                _ => "",
+            };
+            let stored = world.messages(&session).await;
+            assert_eq!(stored.len(), 2, "{fault}: what the failed node showed is no turn: {stored:?}");
+            assert!(
+                due.is_empty() && stored[1].1.starts_with("Sorry: ") || stored[1].1 == due,
+                "{fault}: {stored:?}"
+            );
+            assert!(shown(&events).ends_with(&stored[1].1), "{fault}: {events:?}");
+        };
+        join_all(FAULTS.iter().enumerate().map(|(i, fault)| one(i, fault))).await;
+    }
+}

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::access::Access;
-use super::cfg::{Cfg, Edge, START, reach};
+use super::cfg::{Cfg, Edge, START, Sort, reach};
 use crate::compile::names::Names;
 use crate::expr::{Facts, Typed};
 use crate::spec::ExprSpec;
@@ -49,8 +49,11 @@ pub(super) fn known(
         let written = writes.iter().map(|write| write.channel.value.as_str());
         written.filter(|name| !cleared.contains(name)).map(|name| format!("state.{name}")).collect()
     });
-    let bounded =
-        cfg.edges.iter().filter(|edge| edge.on_max && !twice.contains(&edge.from)).map(|edge| edge.from);
+    let bounded = cfg
+        .edges
+        .iter()
+        .filter(|edge| edge.sort == Sort::Max && !twice.contains(&edge.from))
+        .map(|edge| edge.from);
     let returns = bounded.map(|vertex| {
         let ahead = reach(cfg.after(vertex), |vertex| cfg.after(vertex), |_| false);
         let back = cfg.into[vertex].iter().map(|&edge| &cfg.edges[edge]);
@@ -106,17 +109,20 @@ impl Known {
 
     /// Returns what is known when an edge is taken.
     pub(super) fn along(&self, edge: &Edge) -> Option<Facts> {
-        let mut facts = if edge.on_max {
-            // Whoever is turned away has been here before: it came by a way back.
-            let back = self.returns.get(&edge.from).map(Vec::as_slice).unwrap_or_default();
-            let met = back.iter().filter_map(|back| self.along(back)).reduce(|a, b| a.meet(&b));
-            let mut facts = met.or_else(|| self.before[edge.from].clone())?;
-            for path in &self.defines[edge.from] {
-                facts.define(path.clone());
+        let mut facts = match edge.sort {
+            Sort::Max => {
+                // Whoever is turned away has been here before: it came by a way back.
+                let back = self.returns.get(&edge.from).map(Vec::as_slice).unwrap_or_default();
+                let met = back.iter().filter_map(|back| self.along(back)).reduce(|a, b| a.meet(&b));
+                let mut facts = met.or_else(|| self.before[edge.from].clone())?;
+                for path in &self.defines[edge.from] {
+                    facts.define(path.clone());
+                }
+                facts
             }
-            facts
-        } else {
-            self.after[edge.from].clone()?.and(&edge.facts)
+            // What failed has written nothing.
+            Sort::Error => self.before[edge.from].clone()?,
+            Sort::Next | Sort::Limit => self.after[edge.from].clone()?.and(&edge.facts),
         };
         for path in &self.volatile.replaced {
             facts.forget(path);

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::cfg::{Cfg, reach};
+use super::cfg::{Cfg, Sort, reach};
 
 /// What can happen in one superstep.
 #[derive(Default)]
@@ -42,7 +42,8 @@ pub(super) fn beside(cfg: &Cfg<'_>) -> Beside {
                 return found;
             }
             for (node, other) in [(a, b), (b, a)] {
-                let diverted = cfg.out[node].iter().map(|&edge| &cfg.edges[edge]).filter(|edge| edge.on_max);
+                let diverted =
+                    cfg.out[node].iter().map(|&edge| &cfg.edges[edge]).filter(|edge| edge.sort == Sort::Max);
                 todo.extend(diverted.map(|edge| (edge.to.min(other), edge.to.max(other))));
             }
             if a == b {
@@ -85,7 +86,9 @@ pub(super) fn beside(cfg: &Cfg<'_>) -> Beside {
             }
             let steps = |vertex: usize| {
                 let mut to = Vec::new();
-                for edge in cfg.out[vertex].iter().map(|&edge| &cfg.edges[edge]).filter(|edge| !edge.on_max) {
+                for edge in
+                    cfg.out[vertex].iter().map(|&edge| &cfg.edges[edge]).filter(|edge| edge.sort != Sort::Max)
+                {
                     if cfg.is_fan(edge.to) { to.extend(cfg.after(edge.to)) } else { to.push(edge.to) }
                 }
                 to

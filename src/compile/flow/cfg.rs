@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value as Json;
 
+use crate::compile::handlers::Handlers;
 use crate::expr::{Facts, narrow};
 use crate::plan::END as END_NAME;
 use crate::spec::{Graph, NextSpec, NodeSpec, RuleSpec, Text};
@@ -18,8 +19,21 @@ pub(super) struct Edge {
     pub(super) to: usize,
     /// What is known when it is taken.
     pub(super) facts: Facts,
-    /// It is taken instead of a visit too many.
-    pub(super) on_max: bool,
+    /// When it is taken.
+    pub(super) sort: Sort,
+}
+
+/// When an edge is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sort {
+    /// When the node has done its work.
+    Next,
+    /// Instead of a visit too many.
+    Max,
+    /// When the node has failed.
+    Error,
+    /// When a limit of the run is used up: from wherever the run is, with nothing known.
+    Limit,
 }
 
 /// A condition on an edge.
@@ -54,7 +68,7 @@ pub(super) struct Cfg<'a> {
 
 impl<'a> Cfg<'a> {
     /// Makes the ways of a graph whose names are all known.
-    pub(super) fn new(graph: &'a Graph) -> Self {
+    pub(super) fn new(graph: &'a Graph, handlers: &Handlers<'a>) -> Self {
         let nodes: Vec<(&str, &NodeSpec)> = graph
             .nodes
             .iter()
@@ -73,7 +87,19 @@ impl<'a> Cfg<'a> {
         if let Some(start) = &graph.start {
             build.next(START, START, start, &Facts::default());
         }
-        for (n, (_, spec)) in nodes.iter().enumerate() {
+        if let Some(to) = graph.on_limit.as_ref().and_then(|to| build.target(&to.value)) {
+            build.edges.push(Edge { from: START, to, facts: Facts::default(), sort: Sort::Limit });
+        }
+        for (n, (name, spec)) in nodes.iter().enumerate() {
+            let targets: BTreeSet<usize> =
+                handlers.rules(name, spec).iter().filter_map(|rule| build.target(&rule.to.value)).collect();
+            let errors = targets.into_iter();
+            build.edges.extend(errors.map(|to| Edge {
+                from: n + 1,
+                to,
+                facts: Facts::default(),
+                sort: Sort::Error,
+            }));
             if spec.kind.value == "fail" {
                 continue;
             }
@@ -81,7 +107,7 @@ impl<'a> Cfg<'a> {
                 build.next(n + 1, n + 1, next, &Facts::default());
             }
             if let Some(to) = spec.on_max.as_ref().and_then(|to| build.target(&to.value)) {
-                build.edges.push(Edge { from: n + 1, to, facts: Facts::default(), on_max: true });
+                build.edges.push(Edge { from: n + 1, to, facts: Facts::default(), sort: Sort::Max });
             }
         }
         let Build { vertices, edges, fans, owners, conditions, .. } = build;
@@ -116,6 +142,7 @@ impl<'a> Cfg<'a> {
             self.spec(vertex).is_some_and(|spec| spec.join.as_ref().is_none_or(|join| join.value == "all"));
         let sources: BTreeSet<usize> = self.into[vertex]
             .iter()
+            .filter(|&&edge| self.edges[edge].sort != Sort::Limit)
             .map(|&edge| {
                 let from = self.edges[edge].from;
                 // A fan-out belongs to the node that makes it.
@@ -126,7 +153,14 @@ impl<'a> Cfg<'a> {
                 }
             })
             .collect();
-        all && sources.len() > 1
+        all && sources.len() > 1 && !self.is_handler(vertex)
+    }
+
+    /// Says whether only errors lead to a node.
+    pub(super) fn is_handler(&self, vertex: usize) -> bool {
+        let mut sorts =
+            self.into[vertex].iter().map(|&edge| self.edges[edge].sort).filter(|sort| *sort != Sort::Limit);
+        sorts.next() == Some(Sort::Error) && sorts.all(|sort| sort == Sort::Error)
     }
 
     /// Returns the node of a vertex.
@@ -199,7 +233,7 @@ impl<'a> Build<'a> {
 
     fn edge(&mut self, from: usize, name: &str, facts: &Facts) {
         if let Some(to) = self.target(name) {
-            self.edges.push(Edge { from, to, facts: facts.clone(), on_max: false });
+            self.edges.push(Edge { from, to, facts: facts.clone(), sort: Sort::Next });
         }
     }
 
@@ -210,7 +244,7 @@ impl<'a> Build<'a> {
             NextSpec::All(names, _) => {
                 let fan = self.vertices;
                 self.vertices += 1;
-                self.edges.push(Edge { from, to: fan, facts: known.clone(), on_max: false });
+                self.edges.push(Edge { from, to: fan, facts: known.clone(), sort: Sort::Next });
                 for name in names {
                     self.edge(fan, &name.value, &Facts::default());
                 }

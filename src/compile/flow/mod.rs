@@ -12,6 +12,7 @@ mod usage;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::handlers::Handlers;
 use super::names::{BY_FLOW, Names};
 use super::prompts::Prompts;
 use crate::diagnostic::{Bag, Diagnostic, Span};
@@ -38,9 +39,11 @@ pub(super) struct Flow<'a> {
 }
 
 impl<'a> Flow<'a> {
-    /// Takes a graph all of whose nodes are fine, and the types of answers that are no texts, by node.
+    /// Takes a graph all of whose nodes are fine, and the types of answers that are no texts, by node. `names` are those
+    /// of all nodes together.
     pub(super) fn new(
         graph: &'a Graph,
+        handlers: &Handlers<'a>,
         names: Names,
         channels: &'a Channels,
         messages: Option<&'a str>,
@@ -59,7 +62,7 @@ impl<'a> Flow<'a> {
             channels,
             messages,
             prompts,
-            cfg: Cfg::new(graph),
+            cfg: Cfg::new(graph, handlers),
             accesses,
             unset: RefCell::default(),
         }

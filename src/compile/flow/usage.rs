@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Flow;
 use super::access::{Site, output};
 use super::beside::Beside;
+use super::cfg::{Edge, Sort};
 use crate::diagnostic::{Bag, Diagnostic, Spanned};
 use crate::expr::{Expr, Read};
 use crate::state::Merge;
@@ -26,6 +27,14 @@ impl Flow<'_> {
             for write in self.accesses[vertex - 1].writes.iter().filter(|write| self.replaces(write.channel))
             {
                 let Some(spec) = self.cfg.spec(vertex) else { continue };
+                if self.cfg.is_handler(vertex) {
+                    let message =
+                        format!("the handler of two failures can write `{}` twice", write.channel.value);
+                    let finding =
+                        Diagnostic::warning("G226", message, write.channel.span, "the last one wins");
+                    bag.report(self.at_channel(finding, write.channel).help(MERGES));
+                    continue;
+                }
                 let message =
                     format!("two runs of one node can write `{}` in one superstep", write.channel.value);
                 let finding =
@@ -58,6 +67,13 @@ impl Flow<'_> {
             } else {
                 (second.channel, first.channel)
             };
+            if self.cfg.is_handler(a) && self.cfg.is_handler(b) {
+                let message = format!("the handlers of two failures can both write `{name}`");
+                let finding = Diagnostic::warning("G226", message, second.span, "the last one wins")
+                    .related(first.span, "the other one that writes");
+                bag.report(self.at_channel(finding, first).help(MERGES));
+                continue;
+            }
             let message = format!("two nodes can write `{name}` in one superstep");
             let finding = Diagnostic::error("S406", message, second.span, "the second writer")
                 .related(first.span, "the first writer");
@@ -171,7 +187,8 @@ impl Flow<'_> {
     /// Hints at values that the next write replaces before anybody could read them. Beside other branches this cannot be
     /// told from the edges alone.
     pub(super) fn check_overwritten(&self, bag: &mut Bag) {
-        if !self.cfg.fans.is_empty() {
+        // A limit can be used up anywhere, and whoever handles that may read.
+        if !self.cfg.fans.is_empty() || self.graph.on_limit.is_some() {
             return;
         }
         let mut reads: BTreeMap<String, BTreeSet<usize>> = BTreeMap::new();
@@ -220,7 +237,10 @@ impl Flow<'_> {
     ) -> Option<&Spanned<String>> {
         let mut second = None;
         let mut seen = BTreeSet::new();
-        let mut todo: Vec<usize> = self.cfg.after(from).collect();
+        // Where it failed, it has written nothing.
+        let goes_on = |edge: &&Edge| edge.sort != Sort::Error;
+        let edges = |vertex: usize| self.cfg.out[vertex].iter().map(|&edge| &self.cfg.edges[edge]);
+        let mut todo: Vec<usize> = edges(from).filter(goes_on).map(|edge| edge.to).collect();
         if todo.is_empty() {
             return None;
         }
@@ -235,10 +255,8 @@ impl Flow<'_> {
             }
             let access = self.accesses.get(vertex.checked_sub(1)?)?;
             if let Some(write) = access.writes.iter().find(|write| write.channel.value == channel) {
-                // A visit too many leaves by `on_max` without writing.
-                let skipped =
-                    self.cfg.out[vertex].iter().map(|&edge| &self.cfg.edges[edge]).filter(|edge| edge.on_max);
-                todo.extend(skipped.map(|edge| edge.to));
+                // A visit too many leaves by `on_max` without writing, and so does a failure.
+                todo.extend(edges(vertex).filter(|edge| edge.sort != Sort::Next).map(|edge| edge.to));
                 second = Some(write.channel);
                 continue;
             }

@@ -1,6 +1,6 @@
 //! The service over the memory store, asked without a network, and once over one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -17,7 +17,7 @@ use crate::engine;
 use crate::event;
 use crate::id::{Part, RunId, sha256_hex};
 use crate::node::{Attempt, Done, Failure, Node, Retry, assistant_turn};
-use crate::plan::{Limits, Migration, Next, Output, Plan, PlanNode, Target};
+use crate::plan::{Limits, Migration, Next, Output, Plan, PlanNode, Sealed, Target};
 use crate::state::{self, Field, Merge, Type, Write};
 use crate::store::memory::MemoryStore;
 
@@ -59,6 +59,7 @@ fn catalog(permits: &Arc<Semaphore>) -> Catalog {
         description: None,
         node: Arc::new(Speak(permits.clone())),
         next: Next::To(Target::End),
+        on_error: Vec::new(),
         max_visits: None,
         join_all: true,
         retry: Retry::default(),
@@ -76,7 +77,8 @@ fn catalog(permits: &Arc<Semaphore>) -> Catalog {
         nodes: BTreeMap::new(),
         limits: Limits::default(),
         migration: Migration::default(),
-        joining: BTreeSet::new(),
+        on_limit: None,
+        sealed: Sealed::default(),
     };
     let mut hello = plan("hello", indexmap::IndexMap::new());
     hello.nodes.insert("speak".into(), node());

@@ -1,6 +1,6 @@
 //! A graph file.
 
-use super::next::NEXT;
+use super::next::{NEXT, ON_ERROR, TO};
 use super::node::KINDS;
 use super::types::{CHANNEL, TYPE};
 use super::{Key, Map, Named, Rule, Shape, due, key};
@@ -13,7 +13,7 @@ pub static GRAPH: Map = Map {
     rules: &[],
 };
 
-static TOP: [Key; 11] = [
+static TOP: [Key; 13] = [
     FORMAT,
     key("description", Shape::Text, "What the graph does, for people: shown where graphs are listed."),
     key("input", INPUTS, "The inputs of a run, by name: read as `input.NAME`, never written."),
@@ -30,6 +30,18 @@ static TOP: [Key; 11] = [
     ),
     due("start", Shape::Shared(&NEXT), "Where a run begins: a node, or any other form of `next`."),
     due("nodes", NODES, "The nodes, by name. Their order means nothing."),
+    key(
+        "on_error",
+        Shape::Shared(&ON_ERROR),
+        "Where to go when a node fails whose own `on_error` does not say: a node, or rules. It does not cover its own \
+         handlers, nor what they lead to. Default: the run fails.",
+    ),
+    key(
+        "on_limit",
+        TO,
+        "Where to go when a limit of `limits` is used up, with `error.kind` `limit`: what is under way is cancelled, \
+         and as much again of that limit is granted, once. Default: the run fails.",
+    ),
     key("limits", Shape::Map(&LIMITS), "What stops a run that goes on for too long."),
     key("defaults", Shape::Map(&DEFAULTS), "Settings of all nodes that do not say otherwise."),
     key(

@@ -122,4 +122,58 @@ pub(super) const NEXT_KEY: Key = key(
 /// The name of a node, or `end`.
 pub(super) const TO: Shape = NODE;
 
+/// Any form of `on_error`.
+pub static ON_ERROR: Shared = Shared {
+    name: "on_error",
+    doc: "Where an error goes: a node or `end`; or a list of rules, of which the first that matches wins.",
+    shape: Shape::OneOf(&ERROR_FORMS),
+};
+
+static ERROR_FORMS: [Shape; 2] = [NODE, Shape::Filled(&Shape::OneOf(&ERROR_RULES))];
+
+static ERROR_RULES: [Shape; 2] = [Shape::Map(&CATCH), Shape::Map(&OTHERWISE)];
+
+/// A rule for some errors.
+pub static CATCH: Map = Map {
+    name: "catch",
+    doc: "A rule for some errors: `catch: [timeout, http_5xx]` and `to: apologise`.",
+    groups: &[&CATCH_KEYS],
+    rules: &[],
+};
+
+static CATCH_KEYS: [Key; 2] = [
+    due(
+        "catch",
+        Shape::Filled(&Shape::OneOf(&CAUGHT)),
+        "The errors that the rule is for, by kind or by code: `[timeout, http_404, {code: no_stock}]`.",
+    ),
+    due("to", NODE, "The node that handles these errors, or `end`."),
+];
+
+static CAUGHT: [Shape; 2] = [Shape::Name(Named::ErrorKind), Shape::Map(&CODE)];
+
+/// The code of an error.
+pub static CODE: Map = Map { name: "code", doc: "An error by its code.", groups: &[&CODE_KEYS], rules: &[] };
+
+static CODE_KEYS: [Key; 1] = [due("code", Shape::Name(Named::ErrorCode), "The `code` of a `fail` node.")];
+
+/// The rule for all other errors.
+pub static OTHERWISE: Map = Map {
+    name: "otherwise",
+    doc: "The last rule, for all other errors: `else: apologise`.",
+    groups: &[&OTHERWISE_KEYS],
+    rules: &[],
+};
+
+static OTHERWISE_KEYS: [Key; 1] =
+    [due("else", NODE, "The node that handles every error that no rule before it matches, or `end`.")];
+
+/// The keys of all rules of `on_error`, for one that has neither `catch` nor `else`.
+pub static ERROR_RULE: Map = Map {
+    name: "error_rule",
+    doc: "A rule for errors.",
+    groups: &[&CATCH_KEYS, &OTHERWISE_KEYS],
+    rules: &[],
+};
+
 pub(super) static END: [Word; 1] = [word("end", "The end of this branch.")];

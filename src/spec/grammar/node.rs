@@ -1,7 +1,7 @@
 //! Nodes, by kind.
 
 use super::graph::{ALLOW, TIMEOUTS};
-use super::next::{NEXT_KEY, TO};
+use super::next::{NEXT_KEY, ON_ERROR, TO};
 use super::types::TYPE;
 use super::{Key, Kind, Map, Named, Rule, Shape, Word, due, key, word};
 
@@ -55,9 +55,16 @@ pub static FAIL: Map =
 
 const BOUND: Rule = Rule::Together(&["max_visits", "on_max"]);
 
-static COMMON: [Key; 9] = [
+static COMMON: [Key; 10] = [
     due("kind", Shape::Kind(&KINDS), "What the node does."),
     NEXT_KEY,
+    key(
+        "on_error",
+        Shape::Shared(&ON_ERROR),
+        "Where to go when the node fails, after all attempts: a node, or rules `[{catch: [timeout], to: a}, {else: b}]`. \
+         Nothing of the node is written; the handler reads `error.kind`, `error.message`, `error.node` and `error.code`. \
+         Default: that of the graph, else the run fails.",
+    ),
     key(
         "retry",
         Shape::Name(Named::Retry),

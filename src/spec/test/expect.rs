@@ -26,7 +26,7 @@ pub struct ExpectSpec {
     /// How many attempts nodes take.
     pub attempts: Vec<(Spanned<String>, Spanned<u64>)>,
     /// The error that the run ends with.
-    pub error: Option<ErrorSpec>,
+    pub error: Option<FailureSpec>,
     /// Events in this order.
     pub events: Vec<Spanned<String>>,
     /// What nodes send to their model.
@@ -71,7 +71,7 @@ pub struct CallSpec {
 
 /// The error that a run ends with.
 #[derive(Debug, Clone, Default)]
-pub struct ErrorSpec {
+pub struct FailureSpec {
     /// Kind or code.
     pub any: Option<Text>,
     /// Its kind.
@@ -212,13 +212,13 @@ impl Reader<'_> {
         Some(call)
     }
 
-    fn failure(&mut self, node: &Node) -> Option<ErrorSpec> {
+    fn failure(&mut self, node: &Node) -> Option<FailureSpec> {
         if !matches!(node.tree, Tree::Map(_)) {
             let any = Some(self.text(node, "the kind or the code of an error")?);
-            return Some(ErrorSpec { any, ..ErrorSpec::default() });
+            return Some(FailureSpec { any, ..FailureSpec::default() });
         }
         let mut fields = self.fields(node, &grammar::FAILURE, "an error")?;
-        let error = ErrorSpec {
+        let error = FailureSpec {
             any: None,
             kind: fields.take("kind").and_then(|node| self.text(node, "a kind of error")),
             code: fields.take("code").and_then(|node| self.text(node, "a code")),

@@ -1,0 +1,75 @@
+//! The limits of a run, and where it goes on when one of them is used up.
+//!
+//! Invariant: each limit is granted once more at most, so that every run ends.
+
+use std::time::Instant;
+
+use super::tasks::Tasks;
+use super::{Driver, Halt, Position};
+use crate::engine::step::{self, Frontier, Limit, Step};
+use crate::node::{ErrorKind, Failure};
+use crate::plan::Limits;
+
+impl Driver<'_> {
+    /// Goes on where a limit leads that is used up, by a barrier of its own; else ends the run.
+    pub(super) async fn divert(
+        &self,
+        mut at: Position,
+        limit: Limit,
+        step: &Step,
+        mut tasks: Tasks,
+    ) -> Result<Option<Position>, Halt> {
+        let failure = used_up(limit, &at.plan.limits);
+        let granted = at.head.frontier.granted.has(limit);
+        let Some(to) = at.plan.on_limit.clone().filter(|_| !granted) else {
+            return self.fail(at, None, failure).await.map(|()| None);
+        };
+        let head = &at.head;
+        let applied = step::divert(
+            &at.plan,
+            &head.state,
+            &head.frontier,
+            step,
+            tasks.results(),
+            (limit, &to),
+            &failure,
+        );
+        let events = self.close(tasks, step, &applied.spoilt);
+        if limit == Limit::Time {
+            at.clock = Instant::now();
+        }
+        self.barrier(at, applied, events).await
+    }
+}
+
+/// Returns the limit that is used up.
+pub(super) fn over_limit(at: &Position) -> Option<Limit> {
+    let limits = &at.plan.limits;
+    let Frontier { usage, granted, .. } = &at.head.frontier;
+    if at.number >= most_steps(at) {
+        Some(Limit::Steps)
+    } else if at.clock.elapsed() > limits.time {
+        Some(Limit::Time)
+    } else if usage.input_tokens + usage.output_tokens
+        > granted.tokens.unwrap_or(0).saturating_add(limits.tokens)
+    {
+        Some(Limit::Tokens)
+    } else {
+        None
+    }
+}
+
+/// Returns the superstep that a run may come to.
+pub(super) fn most_steps(at: &Position) -> u64 {
+    at.head.frontier.granted.steps.unwrap_or(0).saturating_add(at.plan.limits.steps)
+}
+
+/// Says that a limit is used up.
+fn used_up(limit: Limit, limits: &Limits) -> Failure {
+    let what = match limit {
+        Limit::Steps => format!("the run needs more than {} supersteps", limits.steps),
+        Limit::Time => format!("the run takes longer than {} s", limits.time.as_secs()),
+        Limit::Tokens => format!("the run needs more than {} tokens", limits.tokens),
+    };
+    Failure::new(ErrorKind::Limit, what)
+}
