@@ -96,7 +96,7 @@ impl Reloads {
                 continue;
             }
             match look {
-                Ok(Look::Same) => {}
+                Ok(Look::Same) => self.again = false,
                 Ok(Look::Project(seen, catalog, bag)) => self.swap(seen, catalog, &bag).await,
                 Ok(Look::Wrong(seen, why, bag)) => self.refuse(seen, why, &bag),
                 Err(error) => error!(%error, "The project could not be compiled."),

@@ -31,7 +31,7 @@ impl Watch {
         let (told, events) = watch::channel(());
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             // To read a file is no change; an error may hide one.
-            if event.is_ok_and(|event| only_read(event.kind)) {
+            if event.is_ok_and(|event| only_read(event.kind) || only_database(&event.paths)) {
                 return;
             }
             told.send_replace(());
@@ -74,6 +74,15 @@ impl Watch {
         self.place = place;
         true
     }
+}
+
+/// Says whether only a database was written, which may lie in the folder and is no part of the project.
+fn only_database(paths: &[PathBuf]) -> bool {
+    const ENDINGS: [&str; 6] = ["db", "db-wal", "db-shm", "db-journal", "sqlite", "sqlite-wal"];
+    let is = |path: &PathBuf| {
+        path.extension().and_then(|end| end.to_str()).is_some_and(|end| ENDINGS.contains(&end))
+    };
+    !paths.is_empty() && paths.iter().all(is)
 }
 
 fn only_read(kind: EventKind) -> bool {

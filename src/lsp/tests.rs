@@ -310,7 +310,7 @@ fn a_rename_that_is_not_sure_is_refused_with_a_reason() {
         ("start: classify", "start: cl‸assify", "answer", "there is a node `answer` already"),
         ("start: classify", "start: cl‸assify", "end", "this name is taken"),
         ("start: classify", "start: cl‸assify", "My Node", "write `my_node`"),
-        ("start: classify", "start: nob‸ody", "x", "there is no node `nobody`"),
+        ("start: classify", "start: some‸thing", "x", "there is no node `something`"),
         (
             "messages: messages",
             "mess‸ages: messages",
@@ -331,7 +331,7 @@ fn a_rename_that_is_not_sure_is_refused_with_a_reason() {
         GRAPH.replace("start: classify", "start: cl‸assify").replace("next: end", "next: {all: [answer,");
     let refused = renamed(help, project(help, &broken), "x").unwrap_err();
     assert!(refused.contains("`help.yaml` cannot be read"), "{refused}");
-    let (project, _, offset) = changed(help, "next: end", "next: e‸nd");
+    let (project, _, offset) = changed(help, "next: end", "next: en‸d");
     assert_eq!(prepare(&project, help, offset), None);
 }
 
