@@ -313,7 +313,11 @@ fn an_editor_that_goes_away_or_talks_nonsense_ends_the_language_server() {
 /// The schema comes with the crate whose types were made from it.
 fn sarif_schema() -> Json {
     let cargo = option_env!("CARGO").unwrap_or("cargo");
-    let out = Command::new(cargo).args(["metadata", "--format-version=1", "--offline"]).output().unwrap();
+    let out = Command::new(cargo)
+        .args(["metadata", "--format-version=1", "--locked", "--filter-platform"])
+        .arg(format!("{}-unknown-linux-gnu", std::env::consts::ARCH))
+        .output()
+        .unwrap();
     let metadata: Json = serde_json::from_slice(&out.stdout).unwrap();
     let package =
         metadata["packages"].as_array().unwrap().iter().find(|p| p["name"] == "serde-sarif").unwrap();
