@@ -9,30 +9,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::edges::Edges;
 use crate::diagnostic::{Bag, Diagnostic, Spanned, did_you_mean};
 use crate::plan::{Catch, Pattern};
+use crate::spec::grammar::Named;
 use crate::spec::{CatchSpec, ErrorSpec, Graph, NodeSpec, OnErrorSpec};
-
-/// The error kinds that a `catch` or a retry policy can name, besides `http_` and three digits.
-const ERROR_KINDS: [&str; 12] = [
-    "timeout",
-    "connection",
-    "rate_limit",
-    "server_error",
-    "http_4xx",
-    "http_5xx",
-    "schema",
-    "tool",
-    "merge",
-    "template",
-    "failed",
-    "any",
-];
 
 /// Checks the kind of an error; false when there is no such kind.
 pub(super) fn check_kind(kind: &Spanned<String>, bag: &mut Bag) -> bool {
     let name = kind.value.as_str();
     let status =
         name.strip_prefix("http_").is_some_and(|n| n.len() == 3 && n.bytes().all(|b| b.is_ascii_digit()));
-    if status || ERROR_KINDS.contains(&name) {
+    let kinds = Named::ErrorKind.words().iter().map(|word| word.name);
+    if status || kinds.clone().any(|kind| kind == name) {
         return true;
     }
     bag.report(match name {
@@ -51,7 +37,7 @@ pub(super) fn check_kind(kind: &Spanned<String>, bag: &mut Bag) -> bool {
         _ => {
             let message = format!("unknown error kind `{name}`");
             let finding = Diagnostic::error("M513", message, kind.span, "no error has this kind");
-            finding.help_maybe(did_you_mean(name, ERROR_KINDS))
+            finding.help_maybe(did_you_mean(name, kinds))
         }
     });
     false

@@ -56,7 +56,7 @@ pub struct Catalog {
 pub struct Compiled {
     /// What the engine runs.
     pub plan: Arc<Plan>,
-    /// The canonical form, from which [`revive`] makes the plan again.
+    /// The files it was compiled from, as they were: [`revive`] makes the plan again of them.
     pub body: Vec<u8>,
 }
 

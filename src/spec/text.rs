@@ -91,7 +91,11 @@ fn align(raw: &str, value: &str, quoted: bool) -> Vec<(usize, usize)> {
             v += c.len_utf8();
             r += escape;
         } else if blank(rest) > 0 || blank(raw_rest) > 0 {
-            let (given, found) = (&rest[..blank(rest)], &raw_rest[..blank(raw_rest)]);
+            let found = &raw_rest[..blank(raw_rest)];
+            // Where no line breaks, spaces stand as they are; what follows them may be an escaped one.
+            let folded = found.is_empty() || found.contains(['\n', '\r']);
+            let given = if folded { blank(rest) } else { blank(rest).min(found.len()) };
+            let given = &rest[..given];
             put(v, r);
             // What stands before the next word stands there in both.
             let same = given.bytes().rev().zip(found.bytes().rev()).take_while(|(a, b)| a == b).count();

@@ -256,4 +256,32 @@ proptest::proptest! {
         render_text(&bag, false);
         render_json(&bag);
     }
+
+    /// Whatever stands as text, condition or prompt, compiling ends, and every place lies within its file.
+    #[test]
+    fn no_expression_and_no_template_breaks_the_compiler(noise in "[-a-z_.{}%#()\\[\\]'|@!=<>+*/~, 0-9\n\u{e9}\u{2019}]{0,60}", part in "(state\\.a|input\\.b|[|] first|[|] default\\('x'\\)|not | in | is none|\\{% if |%\\}|\\{\\{|\\}\\}){0,8}") {
+        let quoted = serde_json::to_string(&format!("{part}{noise}")).unwrap();
+        let graph = format!(
+            "format: 1\ninput: {{b: string?}}\nstate: {{messages: messages, a: [string]}}\nstart: [{{when: {quoted}, to: s}}, {{else: l}}]\n\
+             nodes:\n  s: {{kind: say, text: {quoted}, next: end}}\n  l: {{kind: llm, prompt: p, reply: true, next: end}}\n",
+        );
+        let prompt = format!("---\ninputs: {{messages: messages}}\n---\n@system\n{noise}{part}\n@messages messages\n");
+        let project = "format: 1\nmodels: {m: {provider: demo}}\ndefault_model: m\n".to_owned();
+        let files = [("chat.yaml", graph), ("prompts/p.md", prompt), ("project.yaml", project)];
+        let files: Files = files.map(|(path, text)| (path.to_owned(), text.into_bytes())).into();
+        let mut bag = Bag::default();
+        let folder = load_files("", files, &mut bag);
+        compile(&folder, &PROVIDERS, &mut bag);
+        bag.sort();
+        for finding in bag.findings() {
+            let (_, text) = bag.source(finding.label.span.file);
+            let span = finding.label.span;
+            proptest::prop_assert!(span.start <= span.end && span.end as usize <= text.len());
+            proptest::prop_assert!(text.is_char_boundary(span.start as usize) && text.is_char_boundary(span.end as usize));
+        }
+        render_text(&bag, false);
+    }
 }
+
+static PROVIDERS: std::sync::LazyLock<Providers> =
+    std::sync::LazyLock::new(|| Providers::without_secrets().unwrap());

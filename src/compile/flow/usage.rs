@@ -13,9 +13,8 @@ use crate::state::Merge;
 impl Flow<'_> {
     /// Reports what must not run in one superstep.
     pub(super) fn check_together(&self, beside: &Beside, bag: &mut Bag) {
-        let mut told = BTreeSet::new();
         for &(a, b) in &beside.pairs {
-            self.check_writers(a, b, &mut told, bag);
+            self.check_writers(a, b, bag);
             self.check_speakers(a, b, bag);
         }
         for &vertex in &beside.twice {
@@ -57,11 +56,11 @@ impl Flow<'_> {
         }
     }
 
-    fn check_writers(&self, a: usize, b: usize, told: &mut BTreeSet<(String, usize, usize)>, bag: &mut Bag) {
+    fn check_writers(&self, a: usize, b: usize, bag: &mut Bag) {
         for first in self.accesses[a - 1].writes.iter().filter(|write| self.replaces(write.channel)) {
             let name = &first.channel.value;
             let second = self.accesses[b - 1].writes.iter().find(|write| write.channel.value == *name);
-            let Some(second) = second.filter(|_| told.insert((name.clone(), a, b))) else { continue };
+            let Some(second) = second else { continue };
             let (first, second) = if first.channel.span.start <= second.channel.span.start {
                 (first.channel, second.channel)
             } else {

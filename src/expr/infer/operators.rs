@@ -299,15 +299,7 @@ impl Infer<'_> {
                 let of = Typed::of((**of).clone());
                 let (a, b) = (item.1.family(), family(&of.ty));
                 if a != b && a != Family::Unknown && b != Family::Unknown && !item.1.null && !held.empty {
-                    let message = format!("{} is looked for in {held}", item.1);
-                    self.fault(
-                        "E106",
-                        message,
-                        range(item.0),
-                        format!("this is {}", item.1),
-                        None,
-                        held.path.clone(),
-                    );
+                    self.never_in(item, &held, held.path.clone());
                 } else if let (Type::Enum(a), Type::Enum(b)) = (item.1.ty.non_null(), of.ty.non_null())
                     && !a.iter().any(|value| b.contains(value))
                 {
@@ -318,19 +310,17 @@ impl Infer<'_> {
             Type::String { .. } | Type::Enum(_) | Type::Object | Type::Record(_) => {
                 let item_typed = self.some(item.0, item.1.clone(), "`in`");
                 if !matches!(item_typed.family(), Family::Text | Family::Unknown) {
-                    let message = format!("{} is looked for in {held}", item.1);
-                    self.fault(
-                        "E106",
-                        message,
-                        range(item.0),
-                        format!("this is {}", item.1),
-                        None,
-                        item.1.path.clone(),
-                    );
+                    self.never_in(item, &held, item.1.path.clone());
                 }
             }
             _ => self.misfit(holder.0, &held, "`in` takes a list, a text or an object"),
         }
+    }
+
+    /// Reports a value that is looked for where nothing of its type can be.
+    fn never_in(&mut self, item: Operand<'_, '_>, held: &Typed, about: Option<String>) {
+        let message = format!("{} is looked for in {held}", item.1);
+        self.fault("E106", message, range(item.0), format!("this is {}", item.1), None, about);
     }
 
     pub(super) fn test(&mut self, test: &ast::Test<'_>) -> Typed {
