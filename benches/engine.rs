@@ -2,51 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use graphloom::engine::step::{Finished, apply, begin, plan_step};
 use graphloom::event::Usage;
 use graphloom::id::RunId;
-use graphloom::node::{Node, Retry, RunFacts, Set};
-use graphloom::plan::{Limits, Migration, Next, Output, Plan, PlanNode, Sealed, Target};
+use graphloom::node::{RunFacts, Set};
+use graphloom::plan::{Job, Next, Plan, PlanNode, Target, Work};
 use graphloom::state::{Channel, Field, Merge, State, Type, Write};
 use serde_json::{Value as Json, json};
 
 fn node(next: Next) -> PlanNode {
-    let node: Arc<dyn Node> = Arc::new(Set::default());
-    PlanNode {
-        kind: "set",
-        description: None,
-        node,
-        next,
-        on_error: Vec::new(),
-        max_visits: None,
-        join_all: true,
-        retry: Retry::default(),
-        timeout: Duration::MAX,
-    }
+    PlanNode::new(Job::new("set", Work::Node(Arc::new(Set::default()))), next)
 }
 
 fn plan(start: Next, nodes: BTreeMap<String, PlanNode>) -> Plan {
     let list = Field { ty: Type::List(Box::new(Type::Any)), default: None, description: None };
     let log = Channel { field: list, merge: Merge::Append, private: false, per_run: false };
-    Plan {
-        graph: "bench".into(),
-        hash: String::new(),
-        description: None,
-        channels: BTreeMap::from([("log".to_owned(), log)]),
-        messages: None,
-        input: indexmap::IndexMap::new(),
-        output: Output::Public,
-        start,
-        nodes,
-        limits: Limits::default(),
-        migration: Migration::default(),
-        on_limit: None,
-        sealed: Sealed::default(),
-    }
-    .seal()
+    Plan { channels: BTreeMap::from([("log".to_owned(), log)]), nodes, ..Plan::new("bench", start) }.seal()
 }
 
 fn superstep(c: &mut Criterion) {

@@ -11,6 +11,8 @@ pub mod spec;
 pub mod event;
 pub mod egress;
 pub mod model;
+pub mod failure;
+pub mod tool;
 pub mod node;
 pub mod plan;
 pub mod compile;

@@ -211,7 +211,7 @@ fn drawing(plan: &Plan) -> (Vec<Shape<'_>>, Vec<Line>) {
         let Some(node) = plan.nodes.get(*name) else { continue };
         shapes.push(Shape {
             name,
-            kind: node.kind,
+            kind: node.job.kind,
             description: node.description.as_deref(),
             join: plan.joins(name),
         });

@@ -39,7 +39,7 @@ impl Coverage {
         let starts = plan.start.edges().into_iter().map(|edge| (START.to_owned(), edge, false));
         let of = |(name, node): (&String, &crate::plan::PlanNode)| {
             // A script makes models fail; what else could fail cannot be asked to.
-            let calls = node.kind == "llm";
+            let calls = node.job.kind == "llm";
             let edges = node.edges().into_iter().filter(|edge| calls || !edge.error);
             edges.map(|edge| (name.clone(), edge, false)).collect::<Vec<_>>()
         };

@@ -181,7 +181,8 @@ impl<'a> Scene<'a> {
         self.played.events.iter().rev().find_map(|event| match &event.body {
             Body::Error { code, message, node, .. } => {
                 let node = node.as_deref();
-                let own = node.and_then(|node| self.plan.nodes.get(node)).is_some_and(|n| n.kind == "fail");
+                let own =
+                    node.and_then(|node| self.plan.nodes.get(node)).is_some_and(crate::plan::PlanNode::fails);
                 Some(Failed { kind: if own { "failed" } else { code }, code, message, node })
             }
             _ => None,
@@ -314,7 +315,7 @@ impl<'a> Scene<'a> {
             }
         };
         let spoken = self.played.path().concat();
-        let asked = |node: &String| self.plan.nodes.get(node).is_some_and(|node| node.kind == "llm");
+        let asked = |node: &String| self.plan.nodes.get(node).is_some_and(|node| node.job.kind == "llm");
         let free = self.bench.stage.is_none() && spoken.iter().any(asked);
         if let Some(equals) = expected.equals.as_ref().filter(|_| !free) {
             due(equals.span, equals.value == said, "not this".to_owned());

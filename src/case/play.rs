@@ -62,7 +62,7 @@ impl<'a> Thread<'a> {
         let mut plan = plan.clone();
         for node in plan.nodes.values_mut() {
             // Nobody waits for a script to calm down.
-            (node.retry.first, node.retry.max) = (Duration::ZERO, Duration::ZERO);
+            (node.job.retry.first, node.job.retry.max) = (Duration::ZERO, Duration::ZERO);
         }
         if let Some(only) = &case.only {
             plan.start = Next::To(Target::Node(only.value.clone()));

@@ -263,7 +263,7 @@ fn check_output(plan: &Plan, case: &CaseSpec, name: &Spanned<String>, value: &Sp
 /// Returns the kind of a node; an unknown one is told.
 fn known_node<'p>(plan: &'p Plan, name: &Spanned<String>, bag: &mut Bag) -> Option<&'p str> {
     if let Some(node) = plan.nodes.get(&name.value) {
-        return Some(node.kind);
+        return Some(node.job.kind);
     }
     let message = format!("unknown node `{}`", name.value);
     let finding = Diagnostic::error("M514", message, name.span, "no node of the graph has this name");

@@ -316,6 +316,7 @@ fn check_graph<'a>(
         limits: limits(graph),
         migration,
         on_limit: on_limit.map_or(Some(None), |to| to.map(Some))?,
+        children: BTreeMap::new(),
         sealed: Sealed::default(),
     }
     .seal();

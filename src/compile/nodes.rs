@@ -17,8 +17,8 @@ use super::types::Types;
 use crate::diagnostic::{Bag, Diagnostic, Span, Spanned, did_you_mean};
 use crate::expr::{ExprTree, Facts, Typed};
 use crate::model::{ChatModel, Params, Timeouts};
-use crate::node::{Bind, Clip, Fail, Llm, Node, Output, Piece, Retry, Say, Sent, Set};
-use crate::plan::{Catch, Next, PlanNode, Target};
+use crate::node::{Bind, Clip, Fail, Llm, Node, Output, Piece, Retry, Say, Set};
+use crate::plan::{Catch, Effects, Job, Next, PlanNode, Sent, Target, Work};
 use crate::spec::{
     ANY, DefaultsSpec, ExprSpec, Graph, KindSpec, LlmSpec, NodeSpec, ParamsSpec, Project, TimeoutSpec,
 };
@@ -431,50 +431,52 @@ impl Draft {
 
     /// Returns the node's edges without its work, to judge the shape of the graph by.
     pub(super) fn outline(&self) -> (String, PlanNode) {
+        let job = Job::new(self.kind, Work::Node(Arc::new(Set::default())));
         let node = PlanNode {
-            kind: self.kind,
-            description: None,
-            node: Arc::new(Set::default()),
-            next: self.next.clone(),
             on_error: self.on_error.clone(),
             max_visits: self.max_visits.clone(),
             join_all: self.join_all,
-            retry: self.retry.clone(),
-            timeout: self.timeout,
+            ..PlanNode::new(job, self.next.clone())
         };
         (self.name.clone(), node)
     }
 
     /// Makes the node, now that all templates are there.
     pub(super) fn finish(self, templates: &Templates) -> (String, PlanNode) {
+        let mut into = Sent::Nothing;
         let node: Arc<dyn Node> = match self.body {
-            Body::Llm(llm) => Arc::new(Llm {
-                model: llm.model,
-                templates: templates.clone(),
-                pieces: llm.pieces,
-                binds: llm.binds,
-                clip: llm.clip,
-                output: llm.output,
-                params: llm.params,
-                timeouts: llm.timeouts,
-                reply: llm.reply,
-                stream: llm.stream,
-                into: llm.into,
-            }),
+            Body::Llm(llm) => {
+                into = llm.into;
+                Arc::new(Llm {
+                    model: llm.model,
+                    templates: templates.clone(),
+                    pieces: llm.pieces,
+                    binds: llm.binds,
+                    clip: llm.clip,
+                    output: llm.output,
+                    params: llm.params,
+                    timeouts: llm.timeouts,
+                    reply: llm.reply,
+                    stream: llm.stream,
+                })
+            }
             Body::Say { text, messages } => Arc::new(Say { templates: templates.clone(), text, messages }),
             Body::Set { clear, set } => Arc::new(Set { clear, set }),
             Body::Fail { error, code } => Arc::new(Fail { templates: templates.clone(), error, code }),
         };
+        let job = Job {
+            effects: Effects::None,
+            retry: self.retry,
+            timeout: self.timeout,
+            ..Job::new(self.kind, Work::Node(node))
+        };
         let node = PlanNode {
-            kind: self.kind,
             description: self.description,
-            node,
-            next: self.next,
+            into,
             on_error: self.on_error,
             max_visits: self.max_visits,
             join_all: self.join_all,
-            retry: self.retry,
-            timeout: self.timeout,
+            ..PlanNode::new(job, self.next)
         };
         (self.name, node)
     }

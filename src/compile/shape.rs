@@ -74,7 +74,7 @@ fn check_ends(graph: &Graph, plan: &Plan, at: &BTreeMap<&str, Span>, bag: &mut B
     for (name, node) in &plan.nodes {
         // A way that only an error ends is none.
         let successors = node.successors_without_error();
-        if node.kind == "fail" || successors.contains(&Target::End) {
+        if node.fails() || successors.contains(&Target::End) {
             todo.push(name);
         }
         for next in nodes_of(successors) {
@@ -316,7 +316,7 @@ fn check_steps(graph: &Graph, plan: &Plan, bag: &mut Bag) {
         distance.insert(name.clone(), steps);
         let Some(node) = plan.nodes.get(&name) else { continue };
         let fans_out = matches!(node.next, Next::All(_));
-        if node.kind == "fail" || (!fans_out && node.next.targets().contains(&Target::End)) {
+        if node.fails() || (!fans_out && node.next.targets().contains(&Target::End)) {
             shortest = Some(shortest.map_or(steps, |s: u64| s.min(steps)));
         }
         todo.extend(nodes_of(node.successors()).map(|next| (next, steps + 1)));

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use super::{Attempt, Done, ErrorKind, Failure, Node};
+use super::{Attempt, ErrorKind, Failure, Node, Outcome};
 use crate::template::Templates;
 
 /// Ends the run with an error of its own words.
@@ -18,9 +18,13 @@ pub struct Fail {
 
 #[async_trait]
 impl Node for Fail {
-    async fn run(&self, attempt: &Attempt) -> Result<Done, Failure> {
+    async fn run(&self, attempt: &Attempt) -> Result<Outcome, Failure> {
         let message = self.templates.render(&self.error, &attempt.scope())?;
         let code = self.code.clone().unwrap_or_else(|| ErrorKind::Failed.name());
         Err(Failure { code, ..Failure::new(ErrorKind::Failed, message) })
+    }
+
+    fn is_pure(&self) -> bool {
+        true
     }
 }

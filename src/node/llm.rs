@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use serde_json::{Value as Json, json};
 
-use super::{Attempt, Done, ErrorKind, Failure, Node, Sent, assistant_turn};
+use super::{Attempt, Done, ErrorKind, Failure, Node, Outcome, assistant_turn};
 use crate::event::{Body, Usage};
 use crate::expr::{ExprTree, Scope};
 use crate::model::{ChatModel, Chunk, OutputSchema, Params, Request, Role, Timeouts, Turn};
@@ -70,8 +70,6 @@ pub struct Llm {
     pub reply: Option<String>,
     /// Whether the answer's tokens are sent as they come.
     pub stream: bool,
-    /// Where the answer goes besides.
-    pub into: Sent,
 }
 
 impl Llm {
@@ -289,10 +287,10 @@ fn unfenced(text: &str) -> &str {
 
 #[async_trait]
 impl Node for Llm {
-    async fn run(&self, attempt: &Attempt) -> Result<Done, Failure> {
+    async fn run(&self, attempt: &Attempt) -> Result<Outcome, Failure> {
         if let Some(output) = &self.output {
             let (value, usage) = self.typed(output, attempt).await?;
-            return Ok(Done { writes: self.into.writes(value, attempt)?, usage, ..Done::default() });
+            return Ok(Done { result: value, usage, ..Done::default() }.into());
         }
         let Answer { text, usage, started } = self.call(attempt, self.turns(attempt)?, 1).await?;
         let mut done = Done { usage, ..Done::default() };
@@ -310,8 +308,8 @@ impl Node for Llm {
             done.writes.push(Write::Put { channel: channel.clone(), value });
             done.events.push(Body::MessageFinished { message_id, content: Some(text.clone()) });
         }
-        done.writes.extend(self.into.writes(Json::String(text), attempt)?);
-        Ok(done)
+        done.result = Json::String(text);
+        Ok(done.into())
     }
 }
 

@@ -10,179 +10,94 @@ mod say;
 mod set;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, SecondsFormat, Utc};
-use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
 use crate::event::{Body, Scope as Place, Usage};
-use crate::expr::{EvalError, ExprTree, Scope};
+use crate::expr::Scope;
 use crate::id::{RunId, TaskId};
-use crate::model::{Kind, ModelError};
 use crate::state::{State, Write};
 
+pub use crate::failure::{Caught, ErrorKind, Failure};
 pub use fail::Fail;
 pub use llm::{Bind, Clip, Llm, Output, Piece};
 pub use retry::Retry;
 pub use say::Say;
 pub use set::Set;
 
-/// The closed list of error kinds that a graph can name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ErrorKind {
-    /// Something took too long.
-    Timeout,
-    /// No connection, or it broke.
-    Connection,
-    /// The other side asks to slow down.
-    RateLimit,
-    /// The other side failed.
-    ServerError,
-    /// The other side answered with this status.
-    Http(u16),
-    /// A value does not have its type.
-    Schema,
-    /// A write cannot join its channel.
-    Merge,
-    /// An expression or a template failed.
-    Template,
-    /// A `fail` node ended the run.
-    Failed,
-    /// A limit of the run is used up.
-    Limit,
+/// What an attempt came to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// The node's work is done.
+    Done(Done),
+    /// It goes on in a later superstep.
+    More(Round),
 }
 
-impl ErrorKind {
-    /// Returns the most specific name, as `error.kind` and `catch` have it.
-    pub fn name(self) -> String {
-        match self {
-            Self::Timeout => "timeout".into(),
-            Self::Connection => "connection".into(),
-            Self::RateLimit => "rate_limit".into(),
-            Self::ServerError => "server_error".into(),
-            Self::Http(status) => format!("http_{status}"),
-            Self::Schema => "schema".into(),
-            Self::Merge => "merge".into(),
-            Self::Template => "template".into(),
-            Self::Failed => "failed".into(),
-            Self::Limit => "limit".into(),
-        }
-    }
-
-    /// Returns the wider kinds that it belongs to, besides `any`.
-    pub fn groups(self) -> &'static [&'static str] {
-        match self {
-            Self::Http(429) => &["http_4xx", "rate_limit"],
-            Self::Http(400..=499) => &["http_4xx"],
-            Self::Http(500..=599) => &["http_5xx", "server_error"],
-            _ => &[],
-        }
-    }
-
-    /// Says whether the same work may succeed later.
-    pub fn retryable(self) -> bool {
-        matches!(self, Self::Timeout | Self::Connection | Self::RateLimit | Self::ServerError)
-    }
-}
-
-/// Why a task failed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct Failure {
-    /// For `catch` and `retry`.
-    pub kind: ErrorKind,
-    /// The `code` of a `fail` node; else the kind's name.
-    pub code: String,
-    /// One sentence that may be shown to the user.
-    pub message: String,
-    /// How long the other side asked to wait.
-    pub retry_after: Option<Duration>,
-}
-
-impl Failure {
-    /// Makes a failure whose code is its kind.
-    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, code: kind.name(), message: message.into(), retry_after: None }
-    }
-}
-
-impl Failure {
-    /// Says whether it is of a kind that a `catch` or the `for` of a retry policy names.
-    pub fn is(&self, kind: &str) -> bool {
-        self.kind.name() == kind || kind == "any" || self.kind.groups().contains(&kind)
-    }
-
-    /// Says whether a graph may handle it: a limit ends the run, or goes to `on_limit`.
-    pub fn can_be_caught(&self) -> bool {
-        self.kind != ErrorKind::Limit
-    }
-}
-
-/// The longest message of an error that is kept for its handler, in bytes: it is stored with every checkpoint.
-const MAX_MESSAGE: usize = 4096;
-
-/// An error on its way to the nodes that handle it: what they read as `error.*`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Caught {
-    /// Its most specific kind.
-    pub kind: String,
-    /// Its code.
-    pub code: String,
-    /// One sentence.
-    pub message: String,
-    /// The node that failed; empty when a limit is used up.
-    pub node: String,
-}
-
-impl Caught {
-    /// The fields of `error`.
-    pub const FIELDS: [&str; 4] = ["kind", "message", "node", "code"];
-
-    /// Takes the failure of a node.
-    pub fn new(node: &str, failure: &Failure) -> Self {
-        let mut message = failure.message.clone();
-        message.truncate(message.floor_char_boundary(MAX_MESSAGE));
-        Self { kind: failure.kind.name(), code: failure.code.clone(), message, node: node.to_owned() }
-    }
-
-    /// Returns the value of `error`.
-    pub fn to_json(&self) -> Json {
-        json!({"kind": self.kind, "message": self.message, "node": self.node, "code": self.code})
-    }
-}
-
-impl From<EvalError> for Failure {
-    fn from(error: EvalError) -> Self {
-        Self::new(ErrorKind::Template, error.to_string())
-    }
-}
-
-impl From<ModelError> for Failure {
-    fn from(error: ModelError) -> Self {
-        let kind = match error.kind {
-            Kind::Timeout => ErrorKind::Timeout,
-            Kind::Connection => ErrorKind::Connection,
-            Kind::RateLimit => ErrorKind::RateLimit,
-            Kind::ServerError => ErrorKind::ServerError,
-            Kind::Http(status) => ErrorKind::Http(status),
-            Kind::Schema => ErrorKind::Schema,
-        };
-        Self { retry_after: error.retry_after, ..Self::new(kind, error.message) }
+impl From<Done> for Outcome {
+    fn from(done: Done) -> Self {
+        Self::Done(done)
     }
 }
 
 /// What a finished attempt leaves for the barrier.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Done {
-    /// The writes, in order.
+    /// The result, for `into` and `emit`.
+    pub result: Json,
+    /// Writes of its own, before those of `into`, in order.
     pub writes: Vec<Write>,
     /// Events that become visible with the barrier.
     pub events: Vec<Body>,
     /// Tokens used.
     pub usage: Usage,
+}
+
+/// One round of a node that calls tools: what it has to know when they are done, and which.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Round {
+    /// What the node left for itself.
+    pub memo: Json,
+    /// The calls, in order.
+    pub calls: Vec<Wanted>,
+    /// Events that become visible with the barrier.
+    pub events: Vec<Body>,
+    /// Tokens used.
+    pub usage: Usage,
+}
+
+/// A call that a model wants.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wanted {
+    /// What the model calls it by.
+    pub id: String,
+    /// The tool, as the model wrote it.
+    pub tool: String,
+    /// The arguments; where they or the tool do not make sense, what the model is told instead of a result.
+    pub args: Result<Json, String>,
+}
+
+/// What came of a call that a model wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answered {
+    /// What the model calls it by.
+    pub id: String,
+    /// The tool.
+    pub tool: String,
+    /// The result, or what the model is told instead of one.
+    pub result: Result<Json, String>,
+}
+
+/// What a node left in an earlier round, and what came of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Back {
+    /// What the node left for itself.
+    pub memo: Json,
+    /// What came of its calls, in order.
+    pub answers: Vec<Answered>,
 }
 
 /// Facts of the run that expressions and templates can read as `run.*`.
@@ -270,6 +185,10 @@ pub struct Attempt {
     pub attempt: u32,
     /// The error that the branch handles.
     pub error: Option<Arc<Caught>>,
+    /// The names of a `map` around it: its item, and its index.
+    pub locals: Arc<[(String, Arc<Json>)]>,
+    /// What an earlier round of it left.
+    pub back: Option<Back>,
     /// Where it speaks.
     pub emit: Emitter,
 }
@@ -277,7 +196,10 @@ pub struct Attempt {
 impl Attempt {
     /// Returns the names that the node's expressions and texts can read.
     pub fn scope(&self) -> Scope {
-        let scope = scope(&self.state, &self.input, &self.run, self.attempt);
+        let mut scope = scope(&self.state, &self.input, &self.run, self.attempt);
+        for (name, value) in &*self.locals {
+            scope = scope.json(name, Arc::clone(value));
+        }
         match &self.error {
             Some(error) => scope.json("error", Arc::new(error.to_json())),
             None => scope,
@@ -299,35 +221,11 @@ pub fn scope(state: &State, input: &Arc<Json>, run: &RunFacts, attempt: u32) -> 
 #[async_trait]
 pub trait Node: Send + Sync + std::fmt::Debug + 'static {
     /// Does the work of one attempt. Dropping the future stops it.
-    async fn run(&self, attempt: &Attempt) -> Result<Done, Failure>;
-}
+    async fn run(&self, attempt: &Attempt) -> Result<Outcome, Failure>;
 
-/// Where a node's result goes.
-#[derive(Debug, Clone, Default)]
-pub enum Sent {
-    /// Nowhere.
-    #[default]
-    Nothing,
-    /// Into a channel.
-    Channel(String),
-    /// Into channels, by expressions over `result`.
-    Map(IndexMap<String, ExprTree>),
-}
-
-impl Sent {
-    /// Returns the writes that carry `result` to its channels.
-    pub fn writes(&self, result: Json, attempt: &Attempt) -> Result<Vec<Write>, Failure> {
-        match self {
-            Self::Nothing => Ok(Vec::new()),
-            Self::Channel(channel) => Ok(vec![Write::Put { channel: channel.clone(), value: result }]),
-            Self::Map(map) => {
-                let scope = attempt.scope().json("result", Arc::new(result));
-                let put = |(channel, tree): (&String, &ExprTree)| {
-                    Ok(Write::Put { channel: channel.clone(), value: tree.eval(&scope)? })
-                };
-                map.iter().map(put).collect()
-            }
-        }
+    /// Says whether it only computes: then it is cheaper to do again after a crash than to keep its result.
+    fn is_pure(&self) -> bool {
+        false
     }
 }
 

@@ -2,7 +2,9 @@
 
 use async_trait::async_trait;
 
-use super::{Attempt, Done, Failure, Node, assistant_turn};
+use serde_json::Value as Json;
+
+use super::{Attempt, Done, Failure, Node, Outcome, assistant_turn};
 use crate::event::Body;
 use crate::state::Write;
 use crate::template::Templates;
@@ -20,7 +22,7 @@ pub struct Say {
 
 #[async_trait]
 impl Node for Say {
-    async fn run(&self, attempt: &Attempt) -> Result<Done, Failure> {
+    async fn run(&self, attempt: &Attempt) -> Result<Outcome, Failure> {
         let text = self.templates.render(&self.text, &attempt.scope())?;
         let message_id = attempt.message_id();
         attempt.emit.send(Body::MessageStarted { message_id: message_id.clone(), role: "assistant".into() });
@@ -30,8 +32,14 @@ impl Node for Say {
                 channel: self.messages.clone(),
                 value: assistant_turn(&message_id, &text),
             }],
+            result: Json::String(text.clone()),
             events: vec![Body::MessageFinished { message_id, content: Some(text) }],
             ..Done::default()
-        })
+        }
+        .into())
+    }
+
+    fn is_pure(&self) -> bool {
+        true
     }
 }

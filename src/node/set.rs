@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use indexmap::IndexMap;
 
-use super::{Attempt, Done, Failure, Node};
+use super::{Attempt, Done, Failure, Node, Outcome};
 use crate::expr::ExprTree;
 use crate::state::Write;
 
@@ -18,7 +18,7 @@ pub struct Set {
 
 #[async_trait]
 impl Node for Set {
-    async fn run(&self, attempt: &Attempt) -> Result<Done, Failure> {
+    async fn run(&self, attempt: &Attempt) -> Result<Outcome, Failure> {
         let mut writes: Vec<Write> =
             self.clear.iter().map(|channel| Write::Clear { channel: channel.clone() }).collect();
         if !self.set.is_empty() {
@@ -28,6 +28,10 @@ impl Node for Set {
                 writes.push(Write::Put { channel: channel.clone(), value: tree.eval(&scope)? });
             }
         }
-        Ok(Done { writes, ..Done::default() })
+        Ok(Done { writes, ..Done::default() }.into())
+    }
+
+    fn is_pure(&self) -> bool {
+        true
     }
 }

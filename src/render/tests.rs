@@ -1,49 +1,23 @@
 use std::sync::Arc;
-use std::time::Duration;
 
-use indexmap::IndexMap;
 use proptest::prelude::*;
 
 use super::*;
 use crate::expr::Expr;
-use crate::node::{Retry, Set};
-use crate::plan::{Catch, Limits, Migration, Next, Output, Pattern, PlanNode, Rule, Sealed};
+use crate::node::Set;
+use crate::plan::{Catch, Job, Next, Pattern, PlanNode, Rule, Work};
 
 fn to(name: &str) -> Target {
     if name == END { Target::End } else { Target::Node(name.to_owned()) }
 }
 
 fn node(kind: &'static str, next: Next) -> PlanNode {
-    PlanNode {
-        kind,
-        description: None,
-        node: Arc::new(Set::default()),
-        next,
-        on_error: Vec::new(),
-        max_visits: None,
-        join_all: true,
-        retry: Retry::default(),
-        timeout: Duration::MAX,
-    }
+    PlanNode::new(Job::new(kind, Work::Node(Arc::new(Set::default()))), next)
 }
 
 fn plan(start: Next, nodes: impl IntoIterator<Item = (&'static str, PlanNode)>) -> Plan {
-    Plan {
-        graph: "test".into(),
-        hash: String::new(),
-        description: None,
-        channels: BTreeMap::new(),
-        messages: None,
-        input: IndexMap::new(),
-        output: Output::Public,
-        start,
-        nodes: nodes.into_iter().map(|(name, node)| (name.to_owned(), node)).collect(),
-        limits: Limits::default(),
-        migration: Migration::default(),
-        on_limit: None,
-        sealed: Sealed::default(),
-    }
-    .seal()
+    let nodes = nodes.into_iter().map(|(name, node)| (name.to_owned(), node)).collect();
+    Plan { nodes, ..Plan::new("test", start) }.seal()
 }
 
 fn when(source: &str, target: &str) -> Rule {

@@ -335,7 +335,7 @@ fn view(plan: &Plan) -> GraphView {
     }
     let nodes = plan.nodes.iter().map(|(name, node)| NodeView {
         name: name.clone(),
-        kind: node.kind.to_owned(),
+        kind: node.job.kind.to_owned(),
         description: node.description.clone(),
     });
     GraphView {

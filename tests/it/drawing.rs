@@ -5,15 +5,12 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
 
 use graphloom::compile::{Providers, compile};
 use graphloom::diagnostic::{Bag, render_text};
 use graphloom::expr::Expr;
-use graphloom::node::{Retry, Set};
-use graphloom::plan::{
-    Catch, Limits, Migration, Next, Output, Pattern, Plan, PlanNode, Rule, Sealed, Target,
-};
+use graphloom::node::Set;
+use graphloom::plan::{Catch, Job, Next, Pattern, Plan, PlanNode, Rule, Target, Work};
 use graphloom::render::{self, mermaid};
 use graphloom::spec::load;
 use proptest::prelude::*;
@@ -40,36 +37,11 @@ fn read_by_mermaid(texts: &[String]) -> Vec<Json> {
 }
 
 fn node(next: Next) -> PlanNode {
-    PlanNode {
-        kind: "set",
-        description: None,
-        node: Arc::new(Set::default()),
-        next,
-        on_error: Vec::new(),
-        max_visits: None,
-        join_all: true,
-        retry: Retry::default(),
-        timeout: Duration::MAX,
-    }
+    PlanNode::new(Job::new("set", Work::Node(Arc::new(Set::default()))), next)
 }
 
 fn plan(start: Next, nodes: BTreeMap<String, PlanNode>) -> Plan {
-    Plan {
-        graph: "drawing".into(),
-        hash: String::new(),
-        description: None,
-        channels: BTreeMap::new(),
-        messages: None,
-        input: indexmap::IndexMap::new(),
-        output: Output::Public,
-        start,
-        nodes,
-        limits: Limits::default(),
-        migration: Migration::default(),
-        on_limit: None,
-        sealed: Sealed::default(),
-    }
-    .seal()
+    Plan { nodes, ..Plan::new("drawing", start) }.seal()
 }
 
 /// Makes texts of pieces that mean something to Mermaid, to Markdown or to a browser, and of any other characters.

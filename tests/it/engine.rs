@@ -12,8 +12,8 @@ use graphloom::engine::{Engine, Followed, Follower, Settings, Start, StartError,
 use graphloom::event::{Body, Event, Scope};
 use graphloom::id::{Owner, RunId, Seq, TaskId};
 use graphloom::model::scripted::{Entry, Scripted};
-use graphloom::node::{Attempt, Done, ErrorKind, Failure, Node, Retry, assistant_turn};
-use graphloom::plan::{Limits, Migration, Next, Output, Plan, PlanNode, Sealed, Target};
+use graphloom::node::{Attempt, Done, ErrorKind, Failure, Node, Outcome, Retry, assistant_turn};
+use graphloom::plan::{Job, Next, Plan, PlanNode, Target, Work};
 use graphloom::spec::{Files, load_files};
 use graphloom::state::{Channel, Field, Merge, Type, Write};
 use graphloom::store::memory::MemoryStore;
@@ -46,7 +46,7 @@ impl Speak {
 
 #[async_trait]
 impl Node for Speak {
-    async fn run(&self, attempt: &Attempt) -> Result<Done, Failure> {
+    async fn run(&self, attempt: &Attempt) -> Result<Outcome, Failure> {
         self.calls.fetch_add(1, Ordering::SeqCst);
         assert!(!self.panics, "a node that panics");
         let message_id = attempt.message_id();
@@ -65,7 +65,8 @@ impl Node for Speak {
             writes: vec![Write::Put { channel: "messages".into(), value }],
             events: vec![Body::MessageFinished { message_id, content: Some(text) }],
             ..Done::default()
-        })
+        }
+        .into())
     }
 }
 
@@ -76,34 +77,17 @@ fn catalog(nodes: Vec<(&str, Arc<dyn Node>, Next)>, retry: &Retry) -> Catalog {
     let nodes: BTreeMap<String, PlanNode> = nodes
         .into_iter()
         .map(|(name, node, next)| {
-            let node = PlanNode {
-                kind: "custom",
-                description: None,
-                node,
-                next,
-                on_error: Vec::new(),
-                max_visits: None,
-                join_all: true,
-                retry: retry.clone(),
-                timeout: Duration::from_mins(1),
-            };
+            let job = Job { retry: retry.clone(), ..Job::new("custom", Work::Node(node)) };
+            let node = PlanNode::new(job, next);
             (name.to_owned(), node)
         })
         .collect();
     let plan = Plan {
-        graph: "test".into(),
         hash: "0123456789abcdef".into(),
-        description: None,
         channels: BTreeMap::from([("messages".to_owned(), channel)]),
         messages: Some("messages".into()),
-        input: indexmap::IndexMap::new(),
-        output: Output::Public,
-        start: Next::To(Target::Node(first)),
         nodes,
-        limits: Limits::default(),
-        migration: Migration::default(),
-        on_limit: None,
-        sealed: Sealed::default(),
+        ..Plan::new("test", Next::To(Target::Node(first)))
     };
     let compiled = Compiled { plan: Arc::new(plan.seal()), body: Vec::new() };
     Catalog { graphs: BTreeMap::from([("test".to_owned(), compiled)]), project: Vec::new() }

@@ -44,9 +44,8 @@ pub(super) fn check_walk(
         before.extend(step.iter().map(|node| node.value.as_str()));
     }
     let Some(last) = steps.last().and_then(|step| step.last()) else { return };
-    let ends = |node: &str| {
-        plan.nodes.get(node).is_some_and(|n| n.kind == "fail" || n.successors().contains(&Target::End))
-    };
+    let ends =
+        |node: &str| plan.nodes.get(node).is_some_and(|n| n.fails() || n.successors().contains(&Target::End));
     if !fails && !several && !ends(&last.value) {
         let message = format!("the path stops at `{}`, which goes on", last.value);
         let finding = Diagnostic::error("M514", message, last.span, "no edge leads from here to `end`");

@@ -10,7 +10,8 @@ use crate::compile::prompts::{Part, Prompt, Prompts};
 use crate::diagnostic::{Bag, Diagnostic, Spanned, did_you_mean};
 use crate::expr::{Expr, ExprTree, Facts, Typed};
 use crate::model::{OutputSchema, Params, Role, Timeouts};
-use crate::node::{Bind, Clip, Output, Piece, Sent};
+use crate::node::{Bind, Clip, Output, Piece};
+use crate::plan::Sent;
 use crate::spec::{HistorySpec, IntoSpec, LlmSpec, NodeSpec, ParamsSpec, TimeoutSpec};
 use crate::state::Type;
 

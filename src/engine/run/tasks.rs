@@ -13,7 +13,8 @@ use super::{Cut, Driver, Position};
 use crate::engine::Stop;
 use crate::engine::step::{Finished, Step, Task};
 use crate::event::{Body, NodeStatus, Scope, Usage};
-use crate::node::{Attempt, Done, Emitter, ErrorKind, Failure, RunFacts, Sink};
+use crate::node::{Attempt, Done, Emitter, ErrorKind, Failure, Outcome, RunFacts, Sink};
+use crate::plan::{PlanNode, Work};
 
 /// A task that ended.
 pub(super) struct TaskDone {
@@ -113,7 +114,7 @@ impl Driver<'_> {
         for number in 1.. {
             let place = Scope { node: task.node.clone(), task_id: task.id.clone(), attempt: number };
             if number == 1 {
-                let started = Body::NodeStarted { step: facts.step, kind: node.kind.into() };
+                let started = Body::NodeStarted { step: facts.step, kind: node.job.kind.into() };
                 self.journal.send(Some(&place), started);
             }
             let attempt = Attempt {
@@ -124,10 +125,12 @@ impl Driver<'_> {
                 task: task.id.clone(),
                 attempt: number,
                 error: error.clone(),
+                locals: [].into(),
+                back: None,
                 emit: Emitter::new(self.journal.clone(), place.clone()),
             };
-            let work = AssertUnwindSafe(node.node.run(&attempt)).catch_unwind();
-            let failure = match tokio::time::timeout(node.timeout, work).await {
+            let work = AssertUnwindSafe(do_work(node, &attempt)).catch_unwind();
+            let failure = match tokio::time::timeout(node.job.timeout, work).await {
                 Ok(Ok(Ok(done))) => return TaskDone { place, result: Ok(done), took: begun.elapsed() },
                 Ok(Ok(Err(failure))) => failure,
                 Ok(Err(_panic)) => {
@@ -138,11 +141,11 @@ impl Driver<'_> {
                     }
                 }
                 Err(_late) => {
-                    let message = format!("the node takes longer than {} s", node.timeout.as_secs_f64());
+                    let message = format!("the node takes longer than {} s", node.job.timeout.as_secs_f64());
                     Failure::new(ErrorKind::Timeout, message)
                 }
             };
-            let Some(delay) = node.retry.delay(number, &failure, fastrand::f64()) else {
+            let Some(delay) = node.job.retry.delay(number, &failure, fastrand::f64()) else {
                 attempt.emit.discard();
                 let duration_ms = begun.elapsed().as_millis() as u64;
                 let finished = Body::NodeFinished { status: NodeStatus::Failed, duration_ms, usage: None };
@@ -160,4 +163,14 @@ impl Driver<'_> {
         }
         unreachable!("a policy has a last attempt")
     }
+}
+
+async fn do_work(node: &PlanNode, attempt: &Attempt) -> Result<Done, Failure> {
+    let unknown = || Failure::new(ErrorKind::Failed, "this build cannot do the work of the node");
+    let Work::Node(work) = &node.job.work else { return Err(unknown()) };
+    let Outcome::Done(mut done) = work.run(attempt).await? else { return Err(unknown()) };
+    let result = Arc::new(std::mem::take(&mut done.result));
+    let scope = || attempt.scope().json("result", Arc::clone(&result));
+    done.writes.extend(node.into.writes(&result, scope)?);
+    Ok(done)
 }

@@ -1,8 +1,7 @@
 use super::*;
-use crate::node::{Node, Retry, Set};
-use crate::plan::{Catch, Limits, Migration, Next, Output, Pattern, PlanNode, Sealed};
+use crate::node::Set;
+use crate::plan::{Catch, Job, Next, Pattern, PlanNode, Work};
 use crate::state::{Channel, Field, Merge, Type};
-use std::time::Duration;
 
 /// Reads `a>b,c` as: `a` goes to `b` and `c`; `a>b!3:x` bounds `a` to 3 visits, then `x`; `a*` joins each; `a>b?h` sends
 /// errors of `a` to `h`, `a>b?timeout=h` those of one kind.
@@ -27,40 +26,20 @@ fn plan(text: &str) -> Plan {
             start = next(to);
             continue;
         }
-        let node: Arc<dyn Node> = Arc::new(Set::default());
         let max_visits = bound.map(|bound| {
             let (most, to) = bound.split_once(':').unwrap();
             (most.parse().unwrap(), target(to))
         });
+        let job = Job::new("route", Work::Node(Arc::new(Set::default())));
         let node = PlanNode {
-            kind: "route",
-            description: None,
-            node,
-            next: next(to),
             on_error: on_error.collect(),
             max_visits,
             join_all: !from.ends_with('*'),
-            retry: Retry::default(),
-            timeout: Duration::MAX,
+            ..PlanNode::new(job, next(to))
         };
         nodes.insert(from.trim_end_matches('*').to_owned(), node);
     }
-    Plan {
-        graph: "test".into(),
-        hash: String::new(),
-        description: None,
-        channels: BTreeMap::new(),
-        messages: None,
-        input: indexmap::IndexMap::new(),
-        output: Output::Public,
-        start,
-        nodes,
-        limits: Limits::default(),
-        migration: Migration::default(),
-        on_limit: None,
-        sealed: Sealed::default(),
-    }
-    .seal()
+    Plan { nodes, ..Plan::new("test", start) }.seal()
 }
 
 fn facts() -> RunFacts {

@@ -16,8 +16,8 @@ use crate::compile::{Catalog, Compiled, Providers};
 use crate::engine;
 use crate::event;
 use crate::id::{Part, RunId, sha256_hex};
-use crate::node::{Attempt, Done, Failure, Node, Retry, assistant_turn};
-use crate::plan::{Limits, Migration, Next, Output, Plan, PlanNode, Sealed, Target};
+use crate::node::{Attempt, Done, Failure, Node, Outcome, assistant_turn};
+use crate::plan::{Job, Next, Plan, PlanNode, Target, Work};
 use crate::state::{self, Field, Merge, Type, Write};
 use crate::store::memory::MemoryStore;
 
@@ -27,7 +27,7 @@ struct Speak(Arc<Semaphore>);
 
 #[async_trait]
 impl Node for Speak {
-    async fn run(&self, attempt: &Attempt) -> Result<Done, Failure> {
+    async fn run(&self, attempt: &Attempt) -> Result<Outcome, Failure> {
         let message_id = attempt.message_id();
         let send = |body| attempt.emit.send(body);
         send(event::Body::MessageStarted { message_id: message_id.clone(), role: "assistant".into() });
@@ -40,7 +40,8 @@ impl Node for Speak {
             writes: vec![Write::Put { channel: "messages".into(), value }],
             events: vec![event::Body::MessageFinished { message_id, content: Some("Hello".into()) }],
             ..Done::default()
-        })
+        }
+        .into())
     }
 }
 
@@ -54,31 +55,15 @@ fn catalog(permits: &Arc<Semaphore>) -> Catalog {
     };
     let number = field(Type::Integer { min: Some(1), max: None });
     let optional = field(Type::Nullable(Box::new(Type::Boolean)));
-    let node = || PlanNode {
-        kind: "custom",
-        description: None,
-        node: Arc::new(Speak(permits.clone())),
-        next: Next::To(Target::End),
-        on_error: Vec::new(),
-        max_visits: None,
-        join_all: true,
-        retry: Retry::default(),
-        timeout: Duration::from_mins(1),
-    };
+    let work = || Work::Node(Arc::new(Speak(permits.clone())));
+    let node = || PlanNode::new(Job::new("custom", work()), Next::To(Target::End));
     let plan = |graph: &str, input| Plan {
-        graph: graph.into(),
         hash: format!("hash-of-{graph}"),
         description: Some("Says hello.".into()),
         channels: BTreeMap::from([("messages".to_owned(), channel.clone())]),
         messages: Some("messages".into()),
         input,
-        output: Output::Public,
-        start: Next::To(Target::Node("speak".into())),
-        nodes: BTreeMap::new(),
-        limits: Limits::default(),
-        migration: Migration::default(),
-        on_limit: None,
-        sealed: Sealed::default(),
+        ..Plan::new(graph, Next::To(Target::Node("speak".into())))
     };
     let mut hello = plan("hello", indexmap::IndexMap::new());
     hello.nodes.insert("speak".into(), node());

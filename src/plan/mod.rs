@@ -2,6 +2,8 @@
 //!
 //! Invariant: immutable, no I/O. Every name in it has been checked to exist.
 
+mod work;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,8 +12,12 @@ use indexmap::IndexMap;
 use serde_json::Value as Json;
 
 use crate::expr::{Expr, ExprTree};
-use crate::node::{Failure, Node, Retry};
+use crate::failure::Failure;
 use crate::state::{Channels, Field};
+
+pub use work::{
+    Ask, Each, Effects, Form, GraphCall, ItemError, Job, OnMessage, Sent, ToolBody, ToolPlan, Work,
+};
 
 /// The name that edges to the end of a branch have.
 pub const END: &str = "end";
@@ -45,6 +51,8 @@ pub struct Plan {
     pub migration: Migration,
     /// Where a run goes on when a limit is used up.
     pub on_limit: Option<Target>,
+    /// The graphs that are called from here, directly or by others; in those themselves it is empty.
+    pub children: BTreeMap<String, Arc<Plan>>,
     /// What follows from nodes and edges; see [`Plan::seal`].
     pub sealed: Sealed,
 }
@@ -63,12 +71,14 @@ pub struct Sealed {
 /// A node with its edges.
 #[derive(Debug, Clone)]
 pub struct PlanNode {
-    /// Its kind, as written.
-    pub kind: &'static str,
     /// For people.
     pub description: Option<String>,
     /// What it does.
-    pub node: Arc<dyn Node>,
+    pub job: Job,
+    /// Where its result goes.
+    pub into: Sent,
+    /// Events for the reader of the stream, by name: expressions over `result`.
+    pub emit: IndexMap<String, ExprTree>,
     /// What comes next.
     pub next: Next,
     /// Where its errors go, its own rules before those of the graph; the first that matches wins.
@@ -77,10 +87,6 @@ pub struct PlanNode {
     pub max_visits: Option<(u64, Target)>,
     /// Runs once for all arrivals; else once for each.
     pub join_all: bool,
-    /// How often a failed attempt is made again.
-    pub retry: Retry,
-    /// How long one attempt may take.
-    pub timeout: Duration,
 }
 
 /// What a run gives at its end.
@@ -224,15 +230,43 @@ pub struct Edge {
 }
 
 impl PlanNode {
+    /// Makes a node without anything that can be left out.
+    pub fn new(job: Job, next: Next) -> Self {
+        Self {
+            description: None,
+            job,
+            into: Sent::Nothing,
+            emit: IndexMap::new(),
+            next,
+            on_error: Vec::new(),
+            max_visits: None,
+            join_all: true,
+        }
+    }
+
+    /// Returns where a question leads that nobody answers in time.
+    pub fn on_timeout(&self) -> Option<&Target> {
+        match &self.job.work {
+            Work::Ask(ask) => ask.timeout.as_ref().map(|(_, to)| to),
+            _ => None,
+        }
+    }
+
+    /// Says whether it does nothing but end the run.
+    pub fn fails(&self) -> bool {
+        self.job.kind == "fail"
+    }
+
     /// Returns every edge that a run can take from the node.
     pub fn edges(&self) -> Vec<Edge> {
         let plain = |to: &Target, condition| Edge { to: to.clone(), condition, fan_out: false, error: false };
         // A node that fails goes on by its errors only: the edge that every node has is never taken.
-        let mut edges = if self.kind == "fail" { Vec::new() } else { self.next.edges() };
+        let mut edges = if self.fails() { Vec::new() } else { self.next.edges() };
         edges.extend(self.max_visits.iter().map(|(most, to)| {
             let visits = if *most == 1 { "visit" } else { "visits" };
             plain(to, Some(format!("after {most} {visits}")))
         }));
+        edges.extend(self.on_timeout().map(|to| plain(to, Some("on_timeout".to_owned()))));
         edges.extend(
             self.on_error.iter().map(|catch| Edge { error: true, ..plain(&catch.to, Some(catch.label())) }),
         );
@@ -306,6 +340,7 @@ impl PlanNode {
     pub fn successors_without_error(&self) -> BTreeSet<Target> {
         let mut targets = self.next.targets();
         targets.extend(self.max_visits.iter().map(|(_, to)| to.clone()));
+        targets.extend(self.on_timeout().cloned());
         targets
     }
 
@@ -316,6 +351,26 @@ impl PlanNode {
 }
 
 impl Plan {
+    /// Makes a graph without nodes, channels and inputs, to be filled in and then [sealed](Self::seal).
+    pub fn new(graph: impl Into<String>, start: Next) -> Self {
+        Self {
+            graph: graph.into(),
+            hash: String::new(),
+            description: None,
+            channels: Channels::new(),
+            messages: None,
+            input: IndexMap::new(),
+            output: Output::Public,
+            start,
+            nodes: BTreeMap::new(),
+            limits: Limits::default(),
+            migration: Migration::default(),
+            on_limit: None,
+            children: BTreeMap::new(),
+            sealed: Sealed::default(),
+        }
+    }
+
     /// Returns the edges of the start, and that of a limit that is used up: it leads on from wherever the run is.
     pub fn start_edges(&self) -> Vec<Edge> {
         let condition = Some("on_limit".to_owned());
@@ -369,7 +424,7 @@ impl Plan {
                 todo.extend(node.successors_without_error().into_iter().filter_map(name_of));
             }
         }
-        for node in self.nodes.values().filter(|node| node.kind != "fail") {
+        for node in self.nodes.values().filter(|node| !node.fails()) {
             plain.extend(node.successors_without_error().into_iter().filter_map(name_of));
         }
         let handlers: BTreeSet<String> =

@@ -1,0 +1,162 @@
+//! Why work fails: the closed list of kinds that a graph can name, and what of an error is kept for its handler.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value as Json, json};
+
+use crate::expr::EvalError;
+use crate::model::{Kind, ModelError};
+
+/// The closed list of error kinds that a graph can name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorKind {
+    /// Something took too long.
+    Timeout,
+    /// No connection, or it broke.
+    Connection,
+    /// The other side asks to slow down.
+    RateLimit,
+    /// The other side failed.
+    ServerError,
+    /// The other side answered with this status.
+    Http(u16),
+    /// A value does not have its type.
+    Schema,
+    /// A tool failed.
+    Tool,
+    /// A write cannot join its channel.
+    Merge,
+    /// An expression or a template failed.
+    Template,
+    /// A `fail` node ended the run.
+    Failed,
+    /// A call that must not be made twice may have been made.
+    Uncertain,
+    /// A question was cancelled.
+    Dismissed,
+    /// A limit of the run is used up.
+    Limit,
+}
+
+impl ErrorKind {
+    /// Returns the most specific name, as `error.kind` and `catch` have it.
+    pub fn name(self) -> String {
+        match self {
+            Self::Timeout => "timeout".into(),
+            Self::Connection => "connection".into(),
+            Self::RateLimit => "rate_limit".into(),
+            Self::ServerError => "server_error".into(),
+            Self::Http(status) => format!("http_{status}"),
+            Self::Schema => "schema".into(),
+            Self::Tool => "tool".into(),
+            Self::Merge => "merge".into(),
+            Self::Template => "template".into(),
+            Self::Failed => "failed".into(),
+            Self::Uncertain => "uncertain".into(),
+            Self::Dismissed => "dismissed".into(),
+            Self::Limit => "limit".into(),
+        }
+    }
+
+    /// Returns the wider kinds that it belongs to, besides `any`.
+    pub fn groups(self) -> &'static [&'static str] {
+        match self {
+            Self::Http(429) => &["http_4xx", "rate_limit"],
+            Self::Http(400..=499) => &["http_4xx"],
+            Self::Http(500..=599) => &["http_5xx", "server_error"],
+            _ => &[],
+        }
+    }
+
+    /// Says whether the same work may succeed later.
+    pub fn retryable(self) -> bool {
+        matches!(self, Self::Timeout | Self::Connection | Self::RateLimit | Self::ServerError)
+    }
+}
+
+/// Why a task failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[error("{message}")]
+pub struct Failure {
+    /// For `catch` and `retry`.
+    pub kind: ErrorKind,
+    /// The `code` of a `fail` node; else the kind's name.
+    pub code: String,
+    /// One sentence that may be shown to the user.
+    pub message: String,
+    /// How long the other side asked to wait.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after: Option<Duration>,
+}
+
+impl Failure {
+    /// Makes a failure whose code is its kind.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, code: kind.name(), message: message.into(), retry_after: None }
+    }
+
+    /// Says whether it is of a kind that a `catch` or the `for` of a retry policy names.
+    pub fn is(&self, kind: &str) -> bool {
+        self.kind.name() == kind || kind == "any" || self.kind.groups().contains(&kind)
+    }
+
+    /// Says whether a graph may handle it: a limit ends the run, or goes to `on_limit`.
+    pub fn can_be_caught(&self) -> bool {
+        self.kind != ErrorKind::Limit
+    }
+}
+
+/// The longest message of an error that is kept for its handler, in bytes: it is stored with every checkpoint.
+const MAX_MESSAGE: usize = 4096;
+
+/// An error on its way to the nodes that handle it: what they read as `error.*`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Caught {
+    /// Its most specific kind.
+    pub kind: String,
+    /// Its code.
+    pub code: String,
+    /// One sentence.
+    pub message: String,
+    /// The node that failed; empty when a limit is used up.
+    pub node: String,
+}
+
+impl Caught {
+    /// The fields of `error`.
+    pub const FIELDS: [&str; 4] = ["kind", "message", "node", "code"];
+
+    /// Takes the failure of a node.
+    pub fn new(node: &str, failure: &Failure) -> Self {
+        let mut message = failure.message.clone();
+        message.truncate(message.floor_char_boundary(MAX_MESSAGE));
+        Self { kind: failure.kind.name(), code: failure.code.clone(), message, node: node.to_owned() }
+    }
+
+    /// Returns the value of `error`.
+    pub fn to_json(&self) -> Json {
+        json!({"kind": self.kind, "message": self.message, "node": self.node, "code": self.code})
+    }
+}
+
+impl From<EvalError> for Failure {
+    fn from(error: EvalError) -> Self {
+        Self::new(ErrorKind::Template, error.to_string())
+    }
+}
+
+impl From<ModelError> for Failure {
+    fn from(error: ModelError) -> Self {
+        let kind = match error.kind {
+            Kind::Timeout => ErrorKind::Timeout,
+            Kind::Connection => ErrorKind::Connection,
+            Kind::RateLimit => ErrorKind::RateLimit,
+            Kind::ServerError => ErrorKind::ServerError,
+            Kind::Http(status) => ErrorKind::Http(status),
+            Kind::Schema => ErrorKind::Schema,
+        };
+        Self { retry_after: error.retry_after, ..Self::new(kind, error.message) }
+    }
+}

@@ -1,0 +1,215 @@
+//! What the nodes of a plan do. Models, requests and texts are the matter of a [`Node`]; whatever is made of other parts,
+//! the engine composes itself.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use indexmap::IndexMap;
+use serde_json::Value as Json;
+
+use super::Target;
+use crate::expr::{ExprTree, Scope};
+use crate::failure::Failure;
+use crate::node::{Node, Retry};
+use crate::state::{Type, Write};
+use crate::template::Templates;
+use crate::tool::Tool;
+
+/// What a node, or the body of a `map`, does.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// Its kind, as written.
+    pub kind: &'static str,
+    /// The work.
+    pub work: Work,
+    /// The tools that a model may call in it, by name.
+    pub tools: BTreeMap<String, Arc<ToolPlan>>,
+    /// A tool that fails is the failure of the node; else the model is told.
+    pub fails_by_tools: bool,
+    /// What a call does outside.
+    pub effects: Effects,
+    /// How often a failed attempt is made again.
+    pub retry: Retry,
+    /// How long one attempt may take.
+    pub timeout: Duration,
+}
+
+impl Job {
+    /// Makes a job that is tried once and takes as long as it takes.
+    pub fn new(kind: &'static str, work: Work) -> Self {
+        Self {
+            kind,
+            work,
+            tools: BTreeMap::new(),
+            fails_by_tools: false,
+            effects: Effects::None,
+            retry: Retry::default(),
+            timeout: Duration::MAX,
+        }
+    }
+}
+
+/// The work of a job.
+#[derive(Debug, Clone)]
+pub enum Work {
+    /// What one node does by itself, in one or more rounds.
+    Node(Arc<dyn Node>),
+    /// A question to a person.
+    Ask(Arc<Ask>),
+    /// One call of a tool, with its arguments by name.
+    Tool(Arc<ToolPlan>, Arc<IndexMap<String, ExprTree>>),
+    /// Another graph.
+    Graph(Arc<GraphCall>),
+    /// The same for each item of a list.
+    Map(Arc<Each>),
+}
+
+/// What a call does outside of the run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Effects {
+    /// Nothing.
+    None,
+    /// Twice is as good as once.
+    #[default]
+    Idempotent,
+    /// It must not happen twice.
+    AtMostOnce,
+}
+
+/// A question to a person.
+#[derive(Debug)]
+pub struct Ask {
+    /// The project's templates.
+    pub templates: Templates,
+    /// The template of the question.
+    pub question: String,
+    /// The channel of the conversation, where question and answer are turns of it: the user is asked. Else an agent is.
+    pub messages: Option<String>,
+    /// What an answer must be.
+    pub form: Form,
+    /// After this time the branch goes there.
+    pub timeout: Option<(Duration, Target)>,
+    /// What a plain message of the user does while the question is open.
+    pub on_message: OnMessage,
+}
+
+/// What an answer must be.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Form {
+    /// Any text.
+    Text,
+    /// One of these texts.
+    Options(Vec<String>),
+    /// A value of this type.
+    Type(Type),
+}
+
+/// What a plain message of the user does while a question is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnMessage {
+    /// It is the answer.
+    Answer,
+    /// It is refused.
+    Refuse,
+    /// The run is ended, and a new one begins with it.
+    Restart,
+}
+
+/// A call of another graph.
+#[derive(Debug)]
+pub struct GraphCall {
+    /// The graph, by its name in [`Plan::children`](super::Plan::children).
+    pub graph: String,
+    /// Its inputs.
+    pub with: IndexMap<String, ExprTree>,
+    /// Its state stays with the calling node from call to call; else each call begins anew.
+    pub keeps: bool,
+}
+
+/// The same work for each item of a list.
+#[derive(Debug)]
+pub struct Each {
+    /// The list.
+    pub over: ExprTree,
+    /// The name of an item in the body's expressions and texts.
+    pub name: String,
+    /// What is done for an item: never a question, and never another list.
+    pub job: Job,
+    /// The most items that are worked on at once.
+    pub at_once: Option<usize>,
+    /// What an item is worth that failed.
+    pub on_error: ItemError,
+}
+
+/// What an item is worth that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ItemError {
+    /// The failure of the whole node.
+    Fail,
+    /// Nothing: the list is shorter.
+    Skip,
+    /// Null.
+    Null,
+}
+
+/// A declared tool.
+#[derive(Debug)]
+pub struct ToolPlan {
+    /// Its name.
+    pub name: String,
+    /// What it is for, for models.
+    pub description: String,
+    /// The type of its arguments: a record.
+    pub args: Type,
+    /// The type of its result.
+    pub result: Type,
+    /// A person is asked before each call.
+    pub approval: bool,
+    /// Its result is the answer of the loop that calls it.
+    pub is_final: bool,
+    /// What a call does outside.
+    pub effects: Effects,
+    /// What is called.
+    pub body: ToolBody,
+}
+
+/// What a tool is.
+#[derive(Debug)]
+pub enum ToolBody {
+    /// A call.
+    Call(Arc<dyn Tool>),
+    /// A graph, by its name in [`Plan::children`](super::Plan::children).
+    Graph(String),
+}
+
+/// Where a node's result goes.
+#[derive(Debug, Clone, Default)]
+pub enum Sent {
+    /// Nowhere.
+    #[default]
+    Nothing,
+    /// Into a channel.
+    Channel(String),
+    /// Into channels, by expressions over `result`.
+    Map(IndexMap<String, ExprTree>),
+}
+
+impl Sent {
+    /// Returns the writes that carry a result to its channels. `scope` has the name `result`.
+    pub fn writes(&self, result: &Json, scope: impl FnOnce() -> Scope) -> Result<Vec<Write>, Failure> {
+        match self {
+            Self::Nothing => Ok(Vec::new()),
+            Self::Channel(channel) => {
+                Ok(vec![Write::Put { channel: channel.clone(), value: result.clone() }])
+            }
+            Self::Map(map) => {
+                let scope = scope();
+                let put = |(channel, tree): (&String, &ExprTree)| {
+                    Ok(Write::Put { channel: channel.clone(), value: tree.eval(&scope)? })
+                };
+                map.iter().map(put).collect()
+            }
+        }
+    }
+}
