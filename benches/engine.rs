@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use graphloom::engine::step::{Finished, apply, begin, plan_step};
-use graphloom::event::Usage;
+use graphloom::engine::step::{Ended, Replies, Worked, World, apply, begin, plan_step};
 use graphloom::id::RunId;
-use graphloom::node::{RunFacts, Set};
+use graphloom::node::{Done, RunFacts, Set};
 use graphloom::plan::{Job, Next, Plan, PlanNode, Target, Work};
 use graphloom::state::{Channel, Field, Merge, State, Type, Write};
 use serde_json::{Value as Json, json};
@@ -22,11 +21,21 @@ fn plan(start: Next, nodes: BTreeMap<String, PlanNode>) -> Plan {
     Plan { channels: BTreeMap::from([("log".to_owned(), log)]), nodes, ..Plan::new("bench", start) }.seal()
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "a barrier takes what may be missing")]
+fn done(writes: Vec<Write>) -> Ended {
+    Some(Worked { attempt: 1, result: Ok(Done { writes, ..Done::default() }.into()) })
+}
+
+fn world<'a>(root: &'a Plan, facts: &'a RunFacts, replies: &'a Replies) -> World<'a> {
+    World { root, facts, replies, number: 1 }
+}
+
 fn superstep(c: &mut Criterion) {
     let run = RunId::default();
     let input = Arc::new(json!({}));
     let facts =
         RunFacts { id: run, step: 1, steps_left: 1, user_text: "".into(), now: chrono::DateTime::default() };
+    let replies = Replies::new();
     let to = |name: &str| Target::Node(name.to_owned());
     let mut group = c.benchmark_group("superstep");
     for history in [0_usize, 10_000] {
@@ -41,17 +50,23 @@ fn superstep(c: &mut Criterion) {
         let frontier = begin(&line, &state, &input, &facts).expect("a plain edge").0;
         group.bench_function(BenchmarkId::new("one no-op node, items in the state", history), |b| {
             b.iter(|| {
-                let step = plan_step(&line, run, &frontier, 1).expect("one task");
-                let results = vec![Ok(Finished { writes: Vec::new(), usage: Usage::default() })];
-                apply(&line, &state, &frontier, &step, results, &input, &facts).expect("no writes")
+                let step = plan_step(world(&line, &facts, &replies), &state, &input, &frontier)
+                    .expect("one task")
+                    .step;
+                let results = vec![done(Vec::new())];
+                apply(world(&line, &facts, &replies), &state, &input, &frontier, step, results)
+                    .expect("no writes")
             });
         });
         group.bench_function(BenchmarkId::new("one appended item, items in the state", history), |b| {
             b.iter(|| {
-                let step = plan_step(&line, run, &frontier, 1).expect("one task");
+                let step = plan_step(world(&line, &facts, &replies), &state, &input, &frontier)
+                    .expect("one task")
+                    .step;
                 let writes = vec![Write::Put { channel: "log".into(), value: json!({"n": 1}) }];
-                let results = vec![Ok(Finished { writes, usage: Usage::default() })];
-                apply(&line, &state, &frontier, &step, results, &input, &facts).expect("an append")
+                let results = vec![done(writes)];
+                apply(world(&line, &facts, &replies), &state, &input, &frontier, step, results)
+                    .expect("an append")
             });
         });
     }
@@ -64,10 +79,12 @@ fn superstep(c: &mut Criterion) {
     let frontier = begin(&wide, &state, &input, &facts).expect("a fan-out").0;
     group.bench_function("a fan-out of 1 000 no-op nodes", |b| {
         b.iter(|| {
-            let step = plan_step(&wide, run, &frontier, 1).expect("1 000 tasks");
-            let results =
-                vec![Ok(Finished { writes: Vec::new(), usage: Usage::default() }); step.tasks.len()];
-            apply(&wide, &state, &frontier, &step, results, &input, &facts).expect("no writes")
+            let step = plan_step(world(&wide, &facts, &replies), &state, &input, &frontier)
+                .expect("1 000 tasks")
+                .step;
+            let results = vec![done(Vec::new()); step.tasks.len()];
+            apply(world(&wide, &facts, &replies), &state, &input, &frontier, step, results)
+                .expect("no writes")
         });
     });
     group.finish();

@@ -25,6 +25,13 @@ pub struct Usage {
     pub model_calls: u64,
 }
 
+impl Usage {
+    /// Says whether nothing was used.
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 impl std::ops::AddAssign for Usage {
     fn add_assign(&mut self, other: Self) {
         self.input_tokens += other.input_tokens;
@@ -61,6 +68,8 @@ pub enum NodeStatus {
     Failed,
     /// It was stopped.
     Cancelled,
+    /// It waits for a person, as the run does; it goes on with the answer.
+    Interrupted,
 }
 
 /// Where in the graph an event comes from.
@@ -73,6 +82,64 @@ pub struct Scope {
     pub task_id: TaskId,
     /// The try of the task, from 1.
     pub attempt: u32,
+    /// The nodes that called the graphs around it, outermost first; absent at the root.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub path: Vec<String>,
+    /// The index within the innermost `map` around it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub item: Option<u64>,
+}
+
+impl Scope {
+    /// Makes the place of a node of the run's own graph.
+    pub fn new(node: impl Into<String>, task_id: TaskId, attempt: u32) -> Self {
+        Self { node: node.into(), task_id, attempt, path: Vec::new(), item: None }
+    }
+}
+
+/// Who is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Who {
+    /// The user of the conversation.
+    User,
+    /// Somebody with the role `agent`.
+    Agent,
+}
+
+/// A question to a person, on which a branch of the run waits.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Interrupt {
+    /// Its id, by which it is answered.
+    pub interrupt_id: String,
+    /// The node that asks.
+    pub node: String,
+    /// The nodes that called the graphs around it, outermost first; absent at the root.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub path: Vec<String>,
+    /// The index within the innermost `map` around it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub item: Option<u64>,
+    /// Who is asked.
+    pub who: Who,
+    /// The question.
+    pub question: String,
+    /// The answers to choose from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub options: Vec<String>,
+    /// The JSON Schema of the answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema: Option<Json>,
+    /// The tool whose call waits for approval: `approve`, `{edit: ARGS}` or `{reject: TEXT}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool: Option<String>,
+    /// The arguments of that call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub args: Option<Json>,
+    /// When it can be answered no more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub expires_at: Option<DateTime<Utc>>,
 }
 
 /// What happened.
@@ -96,6 +163,9 @@ pub enum Body {
         step: u64,
         /// The node's kind.
         kind: String,
+        /// It goes on after the run has waited for a person.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        resumed: bool,
     },
     /// A node ended.
     #[serde(rename = "node.finished")]
@@ -132,6 +202,66 @@ pub enum Body {
         /// The condition of a conditional edge; `on_error: ` and a kind, or `on_limit: ` and a limit, for an error.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         condition: Option<String>,
+        /// The nodes that called the graph that the edge is of, outermost first; absent at the root.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        path: Vec<String>,
+        /// The index within the innermost `map` around it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        item: Option<u64>,
+    },
+    /// A model begins to write the call of a tool.
+    #[serde(rename = "tool.started")]
+    ToolStarted {
+        /// The call.
+        call_id: String,
+        /// The tool.
+        tool: String,
+    },
+    /// A piece of the call's arguments, as the model writes their JSON.
+    #[serde(rename = "tool.args_delta")]
+    ToolArgsDelta {
+        /// The call.
+        call_id: String,
+        /// The piece.
+        delta: String,
+    },
+    /// A tool is called.
+    #[serde(rename = "tool.called")]
+    ToolCalled {
+        /// The call.
+        call_id: String,
+        /// The tool.
+        tool: String,
+        /// Its arguments.
+        args: Json,
+    },
+    /// A call is over.
+    #[serde(rename = "tool.finished")]
+    ToolFinished {
+        /// The call.
+        call_id: String,
+        /// The tool.
+        tool: String,
+        /// The result; absent when it failed, or was refused.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        result: Option<Json>,
+        /// Why there is none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        error: Option<String>,
+    },
+    /// A node waits for a person.
+    #[serde(rename = "interrupt.requested")]
+    InterruptRequested {
+        /// The question.
+        interrupt: Box<Interrupt>,
+    },
+    /// An event of the graph's own: `emit` of a node.
+    #[serde(rename = "custom")]
+    Custom {
+        /// Its name.
+        name: String,
+        /// What it carries.
+        data: Json,
     },
     /// A message to the user begins.
     #[serde(rename = "message.started")]
@@ -238,6 +368,9 @@ pub enum Body {
         output: Option<Json>,
         /// Tokens of the whole run.
         usage: Usage,
+        /// The open questions, when it pauses.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        interrupts: Vec<Interrupt>,
     },
 }
 
@@ -286,6 +419,11 @@ pub enum Group {
 }
 
 impl Body {
+    /// Makes the end of a run that gives no output.
+    pub fn ended(status: RunStatus, usage: Usage) -> Self {
+        Self::RunFinished { status, output: None, usage, interrupts: Vec::new() }
+    }
+
     /// Returns the name of the event.
     pub fn name(&self) -> &'static str {
         match self {
@@ -295,6 +433,12 @@ impl Body {
             Self::NodeRetrying { .. } => "node.retrying",
             Self::NodeReset { .. } => "node.reset",
             Self::EdgeTaken { .. } => "edge.taken",
+            Self::ToolStarted { .. } => "tool.started",
+            Self::ToolArgsDelta { .. } => "tool.args_delta",
+            Self::ToolCalled { .. } => "tool.called",
+            Self::ToolFinished { .. } => "tool.finished",
+            Self::InterruptRequested { .. } => "interrupt.requested",
+            Self::Custom { .. } => "custom",
             Self::MessageStarted { .. } => "message.started",
             Self::MessageDelta { .. } => "message.delta",
             Self::MessageFinished { .. } => "message.finished",
@@ -320,8 +464,14 @@ impl Body {
             | Self::Error { .. }
             | Self::ThreadDeleted {}
             | Self::StreamRewound {}
+            | Self::InterruptRequested { .. }
+            | Self::Custom { .. }
             | Self::NodeReset { .. } => Group::Run,
             Self::NodeStarted { .. } | Self::NodeFinished { .. } | Self::NodeRetrying { .. } => Group::Nodes,
+            Self::ToolStarted { .. }
+            | Self::ToolArgsDelta { .. }
+            | Self::ToolCalled { .. }
+            | Self::ToolFinished { .. } => Group::Tools,
             Self::EdgeTaken { .. } => Group::Edges,
             Self::MessageStarted { .. }
             | Self::MessageDelta { .. }
@@ -336,13 +486,19 @@ impl Body {
 }
 
 /// The names of all events.
-pub const NAMES: [&str; 19] = [
+pub const NAMES: [&str; 25] = [
     "run.started",
     "node.started",
     "node.finished",
     "node.retrying",
     "node.reset",
     "edge.taken",
+    "tool.started",
+    "tool.args_delta",
+    "tool.called",
+    "tool.finished",
+    "interrupt.requested",
+    "custom",
     "message.started",
     "message.delta",
     "message.finished",

@@ -158,6 +158,36 @@ impl TaskId {
         hash.update(node.as_bytes());
         Self(hex(&hash.finalize()[..10]).into())
     }
+
+    /// Derives the id of a part of this task: of a node of a graph that it calls, of an item, of a tool's call.
+    #[must_use]
+    pub fn part(&self, step: u64, node: &str, rank: u64) -> Self {
+        let mut hash = Sha256::new();
+        hash.update(self.0.as_bytes());
+        hash.update(step.to_be_bytes());
+        hash.update(rank.to_be_bytes());
+        hash.update(node.as_bytes());
+        Self(hex(&hash.finalize()[..10]).into())
+    }
+}
+
+/// A question to a person; the same after a crash.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct InterruptId(pub Arc<str>);
+
+impl InterruptId {
+    /// Returns the id of the question that a task asks.
+    #[must_use]
+    pub fn of(task: &TaskId) -> Self {
+        Self(format!("i_{task}").into())
+    }
+}
+
+impl fmt::Display for InterruptId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 impl fmt::Display for TaskId {

@@ -54,10 +54,10 @@ impl Coverage {
     pub(super) fn mark(&mut self, events: &[Event], alone: bool) {
         for event in events {
             match (&event.body, &event.scope) {
-                (Body::NodeStarted { .. }, Some(place)) => {
+                (Body::NodeStarted { .. }, Some(place)) if place.path.is_empty() => {
                     self.nodes.entry(place.node.clone()).and_modify(|started| *started = true);
                 }
-                (Body::EdgeTaken { from, to, condition }, _) if !alone => {
+                (Body::EdgeTaken { from, to, condition, path, .. }, _) if !alone && path.is_empty() => {
                     for (_, _, taken) in self
                         .edges
                         .iter_mut()

@@ -40,7 +40,9 @@ impl Played {
     pub(super) fn path(&self) -> Vec<Vec<String>> {
         let mut steps: BTreeMap<u64, Vec<String>> = BTreeMap::new();
         for event in &self.events {
-            if let (Body::NodeStarted { step, .. }, Some(place)) = (&event.body, &event.scope) {
+            if let (Body::NodeStarted { step, resumed: false, .. }, Some(place)) = (&event.body, &event.scope)
+                && place.path.is_empty()
+            {
                 steps.entry(*step).or_default().push(place.node.clone());
             }
         }

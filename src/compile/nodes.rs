@@ -69,7 +69,7 @@ pub(super) struct Draft {
 
 enum Body {
     Llm(Box<LlmDraft>),
-    Say { text: String, messages: String },
+    Say { text: String },
     Set { clear: Vec<String>, set: IndexMap<String, ExprTree> },
     Fail { error: String, code: Option<String> },
 }
@@ -229,7 +229,8 @@ impl Scene<'_> {
             KindSpec::Say { text } => {
                 let messages = self.conversation("`say`", spec.kind.span, bag);
                 let text = text.as_ref().and_then(|text| self.text(name, "text", text, prompts, bag));
-                Some(Body::Say { text: text?, messages: messages? })
+                messages?;
+                Some(Body::Say { text: text? })
             }
             KindSpec::Set { set, clear } => {
                 let mut fine = true;
@@ -456,11 +457,11 @@ impl Draft {
                     output: llm.output,
                     params: llm.params,
                     timeouts: llm.timeouts,
-                    reply: llm.reply,
+                    reply: llm.reply.is_some(),
                     stream: llm.stream,
                 })
             }
-            Body::Say { text, messages } => Arc::new(Say { templates: templates.clone(), text, messages }),
+            Body::Say { text } => Arc::new(Say { templates: templates.clone(), text }),
             Body::Set { clear, set } => Arc::new(Set { clear, set }),
             Body::Fail { error, code } => Arc::new(Fail { templates: templates.clone(), error, code }),
         };

@@ -292,8 +292,7 @@ impl Follower {
 
     /// Ends the stream of a run whose thread was deleted.
     fn bury(&mut self) {
-        let finished =
-            Body::RunFinished { status: RunStatus::Cancelled, output: None, usage: Usage::default() };
+        let finished = Body::ended(RunStatus::Cancelled, Usage::default());
         for (n, body) in (self.cursor.n + 1..).zip([Body::ThreadDeleted {}, finished]) {
             let seq = Seq { fence: self.cursor.fence, n };
             let event = Event { seq, at: event::to_millis(chrono::Utc::now()), scope: None, body };

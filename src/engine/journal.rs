@@ -156,22 +156,15 @@ impl Journal {
         self.fence
     }
 
-    /// Takes over what earlier owners began and did not end, from all that they stored. Their attempts are dead: the
-    /// readers are told so, and the tasks are returned.
-    pub(super) fn inherit(&self, stored: &[Event]) -> BTreeSet<TaskId> {
-        let mut open = {
-            let mut inner = self.lock();
-            for event in stored {
-                inner.note(event.scope.as_ref(), &event.body);
-            }
-            inner.open.iter().map(|(scope, _)| scope.clone()).collect::<Vec<_>>()
-        };
-        let mut tasks = BTreeSet::new();
-        open.retain(|scope| tasks.insert(scope.task_id.clone()));
-        for scope in open {
-            self.send(Some(&scope), Body::NodeReset { reason: GONE.into() });
+    /// Takes over what earlier owners began and did not end, from all that they stored; returns where.
+    pub(super) fn inherit(&self, stored: &[Event]) -> Vec<Scope> {
+        let mut inner = self.lock();
+        for event in stored {
+            inner.note(event.scope.as_ref(), &event.body);
         }
-        tasks
+        let mut tasks = BTreeSet::new();
+        let open = inner.open.iter().map(|(scope, _)| scope.clone());
+        open.filter(|scope| tasks.insert(scope.task_id.clone())).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -204,12 +197,28 @@ impl Journal {
         inner.frames.push_back(frame);
     }
 
-    /// Ends everything that a task has open: it was stopped.
-    pub(super) fn end(&self, task: &TaskId) {
-        let open: Vec<_> =
-            self.lock().open.iter().filter(|(scope, _)| scope.task_id == *task).cloned().collect();
+    /// Says whether a task was told to have begun, and not to have ended.
+    pub(super) fn is_open(&self, task: &TaskId) -> bool {
+        self.lock().open.iter().any(|(scope, open)| *open == Open::Node && scope.task_id == *task)
+    }
+
+    /// Ends what is open at a barrier and is ended by none of its events: messages, and the nodes that do not go on.
+    pub(super) fn settle(&self, events: &[(Option<Scope>, Body)], alive: &BTreeSet<TaskId>) {
+        let ends = |scope: &Scope, open: &Open| {
+            events.iter().any(|(of, body)| match (open, body) {
+                (Open::Node, Body::NodeFinished { .. }) => {
+                    of.as_ref().is_some_and(|of| of.task_id == scope.task_id)
+                }
+                (Open::Message(id), Body::MessageFinished { message_id, .. })
+                | (Open::Reasoning(id), Body::ReasoningFinished { message_id }) => id == message_id,
+                _ => false,
+            })
+        };
+        let open: Vec<_> = self.lock().open.clone();
         for (scope, open) in open.into_iter().rev() {
-            self.send(Some(&scope), open.end());
+            if !(ends(&scope, &open) || open == Open::Node && alive.contains(&scope.task_id)) {
+                self.send(Some(&scope), open.end());
+            }
         }
     }
 
@@ -282,8 +291,7 @@ impl Journal {
 
     /// Ends the stream of a run whose thread was deleted: there is nothing left to store it with.
     pub(super) fn bury(&self) {
-        let finished =
-            Body::RunFinished { status: RunStatus::Cancelled, output: None, usage: Usage::default() };
+        let finished = Body::ended(RunStatus::Cancelled, Usage::default());
         let (held, _) = self.hold(vec![(None, Body::ThreadDeleted {}), (None, finished)]);
         self.release(held);
     }

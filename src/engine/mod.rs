@@ -331,7 +331,7 @@ impl Engine {
             Outcome { status: RunStatus::Cancelled, output: None, usage: Usage::default(), error: None };
         // The whole stream of a run that never had an owner; `run.started` is number 1.
         let seq = Seq { fence: 0, n: 2 };
-        let body = Body::RunFinished { status: RunStatus::Cancelled, output: None, usage: Usage::default() };
+        let body = Body::ended(RunStatus::Cancelled, Usage::default());
         let last = Event { seq, at: event::to_millis(chrono::Utc::now()), scope: None, body };
         let events = EventBatch { fence: 0, first: 2, last: 2, data: event::encode(&[last]) };
         let row = self.shared.store.request_cancel(owner, run, record::encode(&outcome), events).await?;

@@ -8,7 +8,7 @@ mod limits;
 mod takeover;
 mod tasks;
 
-use std::collections::BTreeSet;
+use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,16 +19,16 @@ use serde_json::{Value as Json, json};
 use tracing::{debug, error};
 
 use self::limits::{most_steps, over_limit};
-use self::tasks::Tasks;
 use super::heads::{self, Head};
 use super::journal::Journal;
 use super::migrate;
 use super::record::{self, Input};
-use super::step::{self, Applied, Frontier, Limit, Step, Taken, Unhandled};
+use super::step::{self, Applied, Frontier, Limit, Planned, Replies, Step, Taken, Unhandled, World};
 use super::{Live, Shared, Stop};
 use crate::event::{Body, RunStatus, Scope, Usage};
+use crate::failure::{ErrorKind, Failure};
 use crate::id::{CheckpointId, TaskId};
-use crate::node::{ErrorKind, Failure, RunFacts};
+use crate::node::RunFacts;
 use crate::plan::{Plan, START, Target};
 use crate::state::{Delta, Write, fold};
 use crate::store::{Checkpoint, Claim, RunState, StoreError};
@@ -106,6 +106,8 @@ struct Position {
     torn: bool,
     /// Since when the run's time is counted.
     clock: Instant,
+    /// When the tasks began that are not over.
+    begun: HashMap<TaskId, Instant>,
 }
 
 impl<'a> Driver<'a> {
@@ -114,11 +116,12 @@ impl<'a> Driver<'a> {
     }
 
     async fn run(&self, claim: &Claim) -> Result<(), Halt> {
-        let void = if claim.run.fence > 1 { self.inherit().await? } else { BTreeSet::new() };
+        let void = if claim.run.fence > 1 { self.inherit().await? } else { Vec::new() };
         let head = self.head(claim).await?;
         // What the thread's last run used up is in the head until this one has its first barrier.
         let usage = if claim.run.step == 0 { Usage::default() } else { head.frontier.usage };
         if claim.run.crashes >= MAX_CRASHES {
+            self.take_back(&void);
             let message = "the process died each time that it worked on this run";
             let failure = Failure { code: "gave_up".into(), ..Failure::new(ErrorKind::Failed, message) };
             return self.end_at(claim.run.step, RunState::Dead, RunStatus::Dead, failure, usage).await;
@@ -147,6 +150,7 @@ impl<'a> Driver<'a> {
             number: claim.run.step,
             torn: false,
             clock: self.started,
+            begun: HashMap::new(),
         };
         if claim.run.step == 0 {
             let checkpoint_id = at.head.checkpoint;
@@ -158,72 +162,99 @@ impl<'a> Driver<'a> {
             return self.fail(at, None, failure).await;
         }
         let mut crashed = claim.crashed;
+        let mut void = Some(void);
         loop {
-            let step = match step::plan_step(&at.plan, claim.run.run, &at.head.frontier, at.number + 1) {
-                Ok(step) => step,
+            let plan = at.plan.clone();
+            let (facts, replies) = (self.facts(&at), Replies::new());
+            let world = World { root: &plan, facts: &facts, replies: &replies, number: at.number + 1 };
+            let planned = step::plan_step(world, &at.head.state, &at.input, &at.head.frontier);
+            let Planned { step, leaves, begun } = match planned {
+                Ok(planned) => planned,
                 Err(failure) => return self.fail(at, None, failure).await,
             };
             if step.tasks.is_empty() {
                 at.edges.extend(diverted(&step));
                 return self.complete(at, Vec::new()).await;
             }
+            if !step.moves() {
+                return self.pause(at).await;
+            }
             if let Some(limit) = over_limit(&at) {
-                match self.divert(at, limit, &Step { tasks: Vec::new(), ..step }, Tasks::none()).await? {
+                let step = Step { tasks: Vec::new(), ..step };
+                match self.divert(at, limit, world, step, Vec::new()).await? {
                     Some(on) => at = on,
                     None => return Ok(()),
                 }
                 continue;
             }
-            if std::mem::take(&mut crashed) {
-                self.reset(&step, &void);
+            if let Some(void) = void.take() {
+                self.reset(&leaves, &void, std::mem::take(&mut crashed));
             }
-            let facts = self.facts(&at);
-            let mut tasks = match self.superstep(&at, &step, &facts).await {
-                Ok(tasks) => tasks,
+            self.begin_tasks(&mut at, &begun, facts.step);
+            let ended = match self.superstep(&at, &leaves, &facts).await {
+                Ok(ended) => ended,
                 Err(Cut::Cancelled) => return self.cancel(at).await,
                 Err(Cut::Gone) => return Err(self.leave().await),
             };
-            if !tasks.are_whole() {
-                match self.divert(at, Limit::Time, &step, tasks).await? {
+            if ended.iter().any(Option::is_none) {
+                match self.divert(at, Limit::Time, world, step, ended).await? {
                     Some(on) => at = on,
                     None => return Ok(()),
                 }
                 continue;
             }
-            let (head, results) = (&at.head, tasks.results().into_iter().flatten().collect());
-            let applied =
-                step::apply(&at.plan, &head.state, &head.frontier, &step, results, &at.input, &facts);
-            let applied = match applied {
+            let head = &at.head;
+            let applied = match step::apply(world, &head.state, &at.input, &head.frontier, step, ended) {
                 Ok(applied) => applied,
-                Err(Unhandled { node, failure, usage }) => {
+                Err(unhandled) => {
+                    let Unhandled { node, failure, usage, events } = *unhandled;
                     at.head.frontier.usage += usage;
-                    return self.fail(at, Some(node), failure).await;
+                    let events = Self::timed(&mut at, events);
+                    return self.fail_with(at, events, Some(node), failure).await;
                 }
             };
-            let events = self.close(tasks, &step, &applied.spoilt);
-            match self.barrier(at, applied, events).await? {
+            match self.barrier(at, applied).await? {
                 Some(on) => at = on,
                 None => return Ok(()),
             }
         }
     }
 
+    /// Fills in how long nodes took that end.
+    fn timed(at: &mut Position, events: Vec<(Scope, Body)>) -> Vec<(Option<Scope>, Body)> {
+        let timed = |(place, mut body): (Scope, Body)| {
+            if let Body::NodeFinished { duration_ms, .. } = &mut body
+                && let Some(begun) = at.begun.remove(&place.task_id)
+            {
+                *duration_ms = begun.elapsed().as_millis() as u64;
+            }
+            (Some(place), body)
+        };
+        events.into_iter().map(timed).collect()
+    }
+
     /// Saves what a superstep made. Nothing: that was the end of the run.
-    async fn barrier(
-        &self,
-        mut at: Position,
-        applied: Applied,
-        mut events: Vec<(Option<Scope>, Body)>,
-    ) -> Result<Option<Position>, Halt> {
+    async fn barrier(&self, mut at: Position, mut applied: Applied) -> Result<Option<Position>, Halt> {
+        let told = std::mem::take(&mut applied.events);
+        let mut events = Self::timed(&mut at, told);
+        let wait = applied.wait;
+        let (asked, _) = at.head.frontier.held(&at.plan);
+        let holding = applied.frontier.is_holding() || at.head.frontier.is_holding();
         at.number += 1;
         if let Err(failure) = self.advance(&mut at, applied) {
             at.number -= 1;
             return self.fail(at, None, failure).await.map(|()| None);
         }
         metrics::counter!("graphloom_supersteps_total").increment(1);
+        let (open, alive) = if holding { at.head.frontier.held(&at.plan) } else { Default::default() };
+        self.journal.settle(&events, &alive);
         // The end of the run is part of its last barrier.
         if at.head.frontier.tokens.is_empty() {
             return self.complete(at, events).await.map(|()| None);
+        }
+        for new in open.iter().filter(|new| asked.iter().all(|old| old.question.id != new.question.id)) {
+            let body = Body::InterruptRequested { interrupt: Box::new(new.interrupt()) };
+            events.push((Some(new.place.clone()), body));
         }
         events.extend(Self::barrier_events(&mut at));
         let cancel = self.commit(&at, events, None).await?;
@@ -234,6 +265,12 @@ impl<'a> Driver<'a> {
         }
         if self.live.stop() == Some(Stop::Leave) {
             return Err(self.leave().await);
+        }
+        tokio::select! {
+            biased;
+            _why = self.live.stopped(), if !wait.is_zero() => {}
+            () = tokio::time::sleep(wait), if !wait.is_zero() => {}
+            else => {}
         }
         Ok(Some(at))
     }
@@ -280,7 +317,9 @@ impl<'a> Driver<'a> {
             Ok((frontier, edges)) => (frontier, edges, None),
             Err(failure) => (Frontier::default(), Vec::new(), Some(failure)),
         };
-        at.head.frontier = Frontier { plan: migrate::short(&at.plan).to_owned(), ..frontier };
+        // What called graphs keep stays with the thread.
+        let kept = std::mem::take(&mut at.head.frontier.kept);
+        at.head.frontier = Frontier { plan: migrate::short(&at.plan).to_owned(), kept, ..frontier };
         at.edges = edges;
         self.checkpoint(at, &delta, "input")?;
         failed.map_or(Ok(()), Err)
@@ -298,7 +337,7 @@ impl<'a> Driver<'a> {
 
     /// Takes the results of a superstep over into the position, as a checkpoint to store.
     fn advance(&self, at: &mut Position, applied: Applied) -> Result<(), Failure> {
-        let Applied { state, delta, frontier, edges, spoilt: _ } = applied;
+        let Applied { state, delta, frontier, edges, .. } = applied;
         at.head.state = state;
         at.head.frontier = frontier;
         at.edges.extend(edges);
@@ -346,7 +385,8 @@ impl<'a> Driver<'a> {
         let mut events = Vec::new();
         for edge in std::mem::take(&mut at.edges) {
             let to = edge.to.name().to_owned();
-            events.push((None, Body::EdgeTaken { from: edge.from, to, condition: edge.condition }));
+            let Taken { from, condition, path, item, .. } = edge;
+            events.push((None, Body::EdgeTaken { from, to, condition, path, item }));
         }
         for row in &at.pending {
             let checkpoint_id = row.checkpoint;
@@ -362,6 +402,8 @@ fn diverted(step: &Step) -> impl Iterator<Item = Taken> + '_ {
         from: from.clone(),
         to: to.clone(),
         condition: Some("max_visits".into()),
+        path: Vec::new(),
+        item: None,
     })
 }
 

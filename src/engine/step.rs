@@ -4,31 +4,39 @@
 //! which task was done first.
 
 mod barrier;
+mod begin;
 mod edges;
+mod held;
 mod join;
+mod result;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
-use crate::event::Usage;
-use crate::id::{RunId, TaskId};
-use crate::node::{self, Caught, ErrorKind, Failure, RunFacts};
-use crate::plan::{Plan, START, Target};
-use crate::state::{Delta, State, Write};
+use crate::event::{Body, Scope as Place, Usage};
+use crate::failure::{Caught, ErrorKind, Failure};
+use crate::id::TaskId;
+use crate::node::{self, Outcome, RunFacts};
+use crate::plan::{Output, Plan, START, Target};
+use crate::state::{Channel, Delta, State};
+use begin::{Due, Level, Origin, Planner};
 use edges::{Sender, choose};
-use join::{ready, settle};
+use join::{Group, ready, settle};
 
 pub use barrier::{apply, divert};
+pub use begin::{Begun, Doing, Leaf, LeafWork, Locals, World};
+pub use held::{Frame, Going, Held, Kept, Open, Question, Replies, Reply};
 
 /// A fan-out that happened: the superstep, the rank of the task in it, and its node.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Activation(pub u64, pub u64, pub String);
 
-/// A live branch: the node that it stands before.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+/// A live branch: the node that it stands before, or is in the middle of.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Token {
     /// The node that comes next.
     pub at: String,
@@ -40,10 +48,21 @@ pub struct Token {
     /// The error that the branch handles.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Caught>,
+    /// The task that it is in the middle of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<Box<Held>>,
+}
+
+impl Token {
+    /// Returns what branches are sorted by.
+    fn rank(&self) -> (&str, &str, &BTreeSet<Activation>, Option<&Caught>, Option<&TaskId>) {
+        let task = self.held.as_ref().map(|held| &held.task);
+        (&self.at, &self.from, &self.open, self.error.as_ref(), task)
+    }
 }
 
 /// What runs next, and what the run has used up; saved with every checkpoint.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Frontier {
     /// The live branches, sorted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -60,6 +79,9 @@ pub struct Frontier {
     /// The limits that were used up once, and granted again.
     #[serde(default, skip_serializing_if = "Granted::is_none")]
     pub granted: Granted,
+    /// The states of called graphs that stay with their calling nodes.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub kept: BTreeMap<String, Kept>,
 }
 
 /// A limit of a run that can be granted again.
@@ -114,20 +136,26 @@ impl Granted {
 }
 
 /// One node in one superstep.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Task {
     /// Its id.
     pub id: TaskId,
     /// The node.
     pub node: String,
+    /// The node that the first branch came from.
+    pub from: String,
     /// The fan-outs of all branches that meet in it.
     pub open: BTreeSet<Activation>,
     /// The error that it handles; where several branches meet, the first one's.
     pub error: Option<Caught>,
+    /// It began in an earlier superstep, and used so many tokens.
+    pub held: Option<Usage>,
+    /// What it does.
+    pub doing: Doing,
 }
 
-/// A decided superstep.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A decided superstep of one graph.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Step {
     /// Its number, from 1.
     pub number: u64,
@@ -139,6 +167,23 @@ pub struct Step {
     pub diverted: Vec<(String, Target)>,
 }
 
+impl Step {
+    /// Says whether anything changes by it; else all of it waits for people.
+    pub fn moves(&self) -> bool {
+        self.tasks.iter().any(|task| !matches!(task.doing, Doing::Waits(_)))
+    }
+}
+
+/// A decided superstep of a run.
+pub struct Planned<'a> {
+    /// That of its own graph; those of called graphs are parts of its tasks.
+    pub step: Step,
+    /// The work that awaits something, in the order in which the barrier takes its results.
+    pub leaves: Vec<Leaf<'a>>,
+    /// The tasks that begin, or go on.
+    pub begun: Vec<Begun>,
+}
+
 /// An edge that the run goes along.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Taken {
@@ -148,6 +193,10 @@ pub struct Taken {
     pub to: Target,
     /// The condition that held.
     pub condition: Option<String>,
+    /// The nodes that called the graph that it is of, outermost first.
+    pub path: Vec<String>,
+    /// The index within the innermost `map` around it.
+    pub item: Option<u64>,
 }
 
 /// What a superstep made.
@@ -161,21 +210,26 @@ pub struct Applied {
     pub frontier: Frontier,
     /// The edges taken, in the order of the tasks.
     pub edges: Vec<Taken>,
-    /// The ranks of the tasks that did their work and failed at the barrier.
-    pub spoilt: Vec<usize>,
+    /// What becomes visible with it, in the order of the tasks.
+    pub events: Vec<(Place, Body)>,
+    /// How long to wait before the next superstep: a called graph is tried again.
+    pub wait: Duration,
 }
 
-/// A task's result at the barrier.
-#[derive(Debug, Clone)]
-pub struct Finished {
-    /// Its writes, in order.
-    pub writes: Vec<Write>,
-    /// Tokens it used.
-    pub usage: Usage,
+/// What a leaf came to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Worked {
+    /// The attempt that did it, or the last one.
+    pub attempt: u32,
+    /// What it came to.
+    pub result: Result<Outcome, Failure>,
 }
 
-/// A failure that nothing handles, and the tokens that the superstep used.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What a leaf came to; nothing when it was stopped.
+pub type Ended = Option<Worked>;
+
+/// A failure that nothing handles, and what the superstep came to besides.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Unhandled {
     /// The node that failed.
     pub node: String,
@@ -183,6 +237,8 @@ pub struct Unhandled {
     pub failure: Failure,
     /// Tokens of all its tasks.
     pub usage: Usage,
+    /// The ends of the tasks that failed.
+    pub events: Vec<(Place, Body)>,
 }
 
 /// Begins a run: takes the edges of `start`.
@@ -192,28 +248,61 @@ pub fn begin(
     input: &Arc<Json>,
     facts: &RunFacts,
 ) -> Result<(Frontier, Vec<Taken>), Failure> {
+    choose_start(plan, state, input, facts)
+}
+
+fn choose_start(
+    plan: &Plan,
+    state: &State,
+    input: &Arc<Json>,
+    facts: &RunFacts,
+) -> Result<(Frontier, Vec<Taken>), Failure> {
     let scope = node::scope(state, input, facts, 1);
     let chosen = choose(&plan.start, &scope)?;
     let mut frontier = Frontier::default();
-    let sender = Sender { node: START, activation: (0, 0), open: &BTreeSet::new(), error: None };
+    let open = BTreeSet::new();
+    let sender = Sender::of(START, (0, 0), &open);
     let edges = sender.send(plan, chosen, &mut frontier.tokens);
     settle(&mut frontier.tokens);
     Ok((frontier, edges))
 }
 
 /// Decides the next superstep. No tasks: the run is over.
-pub fn plan_step(plan: &Plan, run: RunId, frontier: &Frontier, number: u64) -> Result<Step, Failure> {
+pub fn plan_step<'a>(
+    world: World<'a>,
+    state: &State,
+    input: &Arc<Json>,
+    frontier: &Frontier,
+) -> Result<Planned<'a>, Failure> {
+    let mut planner = Planner::new(world);
+    let level =
+        Level { plan: world.root, state: state.clone(), input: input.clone(), path: Vec::new(), item: None };
+    let step = plan_tokens(&mut planner, &level, frontier, Origin::Run(world.facts.id))?;
+    Ok(Planned { step, leaves: planner.leaves, begun: planner.begun })
+}
+
+/// Decides the next superstep of one graph.
+fn plan_tokens<'a>(
+    planner: &mut Planner<'a>,
+    level: &Level<'a>,
+    frontier: &Frontier,
+    origin: Origin<'_>,
+) -> Result<Step, Failure> {
+    let (plan, number) = (level.plan, planner.world.number);
     let mut tokens = frontier.tokens.clone();
     let mut diverted = Vec::new();
     for _ in 0..=plan.nodes.len() {
         let (groups, waiting) = ready(plan, &tokens);
         // Counted over the groups of this superstep too: two arrivals at a bounded node are two visits.
-        let mut planned: BTreeMap<&str, u64> = BTreeMap::new();
+        let mut visits: BTreeMap<&str, u64> = BTreeMap::new();
         let spent: Vec<Option<&Target>> = groups
             .iter()
             .map(|group| {
                 let (most, to) = plan.nodes.get(&group.node)?.max_visits.as_ref()?;
-                let now = planned.entry(&group.node).or_default();
+                if group.is_held() {
+                    return None;
+                }
+                let now = visits.entry(&group.node).or_default();
                 *now += 1;
                 (frontier.visits.get(&group.node).copied().unwrap_or(0) + *now > *most).then_some(to)
             })
@@ -227,7 +316,7 @@ pub fn plan_step(plan: &Plan, run: RunId, frontier: &Frontier, number: u64) -> R
                         if let Target::Node(at) = to {
                             let error = group.error().filter(|_| plan.has_error(at));
                             let (from, open) = (group.node.clone(), group.open());
-                            tokens.push(Token { at: at.clone(), from, open, error });
+                            tokens.push(Token { at: at.clone(), from, open, error, held: None });
                         }
                         diverted.push((group.node.clone(), to.clone()));
                     }
@@ -237,19 +326,72 @@ pub fn plan_step(plan: &Plan, run: RunId, frontier: &Frontier, number: u64) -> R
             continue;
         }
         let mut rank_of_node: BTreeMap<String, u64> = BTreeMap::new();
-        let tasks = groups
-            .into_iter()
-            .map(|group| {
-                let rank = rank_of_node.entry(group.node.clone()).or_default();
-                let id = TaskId::derive(run, number, &group.node, *rank);
-                *rank += 1;
-                Task { id, open: group.open(), error: group.error(), node: group.node }
-            })
-            .collect();
+        let mut tasks = Vec::with_capacity(groups.len());
+        for group in groups {
+            tasks.push(plan_task(planner, level, frontier, origin, group, &mut rank_of_node));
+        }
         return Ok(Step { number, tasks, waiting, diverted });
     }
     // In each round every spent node sent its branches one edge on: without a circle they had come to an end.
     Err(Failure::new(ErrorKind::Limit, "bounded nodes send the run in a circle by their `on_max`"))
+}
+
+fn plan_task<'a>(
+    planner: &mut Planner<'a>,
+    level: &Level<'a>,
+    frontier: &Frontier,
+    origin: Origin<'_>,
+    group: Group,
+    rank_of_node: &mut BTreeMap<String, u64>,
+) -> Task {
+    let (open, error) = (group.open(), group.error());
+    let Group { node, arrivals } = group;
+    let mut from = String::new();
+    let mut held = None;
+    for token in arrivals {
+        if from.is_empty() {
+            from = token.from;
+        }
+        held = held.or(token.held);
+    }
+    let (id, going, held) = match held {
+        Some(held) => (held.task, Some(held.going), Some(held.usage)),
+        None => {
+            let rank = rank_of_node.entry(node.clone()).or_default();
+            let id = origin.task(planner.world.number, &node, *rank);
+            *rank += 1;
+            (id, None, None)
+        }
+    };
+    let due = Due { node: &node, task: &id, error: error.as_ref(), held: going };
+    let doing = planner.task(level, frontier, due);
+    Task { id, node, from, open, error, held, doing }
+}
+
+/// Evaluates what a graph gives at its end.
+pub fn output(plan: &Plan, state: &State, input: &Arc<Json>, facts: &RunFacts) -> Result<Json, Failure> {
+    match &plan.output {
+        Output::Public => {
+            // The conversation is told message by message; repeating it would make each turn cost more
+            // than the one before.
+            let shown = |(name, channel): &(&String, &Channel)| {
+                !channel.private && Some(*name) != plan.messages.as_ref()
+            };
+            let channels = plan.channels.iter().filter(shown);
+            let entry = |(name, _): (&String, &Channel)| Some((name.clone(), state.json(name)?));
+            Ok(Json::Object(channels.filter_map(entry).collect()))
+        }
+        Output::Channels(names) => {
+            let channel = |name: &String| Some((name.clone(), state.json(name)?));
+            Ok(Json::Object(names.iter().filter_map(channel).collect()))
+        }
+        Output::Map(map) => {
+            let scope = node::scope(state, input, facts, 1);
+            let entry =
+                |(name, tree): (&String, &crate::expr::ExprTree)| Ok((name.clone(), tree.eval(&scope)?));
+            map.iter().map(entry).collect::<Result<_, Failure>>().map(Json::Object)
+        }
+    }
 }
 
 #[cfg(test)]

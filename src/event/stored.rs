@@ -21,7 +21,35 @@ struct Record {
     at: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     s: Option<(String, TaskId, u32)>,
+    /// The path of the scope, and its item.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    p: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    i: Option<u64>,
     b: Stored,
+}
+
+impl Record {
+    fn new(event: &Event, b: Stored) -> Self {
+        let scope = event.scope.as_ref();
+        Self {
+            n: event.seq.n,
+            at: event.at.timestamp_millis(),
+            s: scope.map(|s| (s.node.clone(), s.task_id.clone(), s.attempt)),
+            p: scope.map(|s| s.path.clone()).unwrap_or_default(),
+            i: scope.and_then(|s| s.item),
+            b,
+        }
+    }
+
+    /// Says whether it was told by the same attempt as the event.
+    fn is_of(&self, scope: Option<&Scope>) -> bool {
+        match (&self.s, scope) {
+            (None, None) => true,
+            (Some((_, task, attempt)), Some(scope)) => *task == scope.task_id && *attempt == scope.attempt,
+            _ => false,
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -63,11 +91,11 @@ pub fn encode(events: &[impl std::borrow::Borrow<Event>]) -> Vec<u8> {
     for event in events {
         let event = event.borrow();
         let now = event.at.timestamp_millis();
-        let scope = event.scope.as_ref().map(|s| (s.node.clone(), s.task_id.clone(), s.attempt));
         if let Body::MessageDelta { message_id, delta } = &event.body {
-            if let Some(Record { n, at, s, b: Stored::Deltas { id, d, t } }) = records.last_mut()
+            let same = records.last().is_some_and(|last| last.is_of(event.scope.as_ref()));
+            if same
+                && let Some(Record { n, at, b: Stored::Deltas { id, d, t }, .. }) = records.last_mut()
                 && id == message_id
-                && *s == scope
                 && *n + d.len() as u64 == event.seq.n
             {
                 if now != *at || !t.is_empty() {
@@ -78,7 +106,7 @@ pub fn encode(events: &[impl std::borrow::Borrow<Event>]) -> Vec<u8> {
                 continue;
             }
             let b = Stored::Deltas { id: message_id.clone(), d: vec![delta.clone()], t: Vec::new() };
-            records.push(Record { n: event.seq.n, at: now, s: scope, b });
+            records.push(Record::new(event, b));
         } else if let Body::CheckpointSaved { checkpoint_id, step } = &event.body
             && let Some(last) = records.last_mut()
             && last.n + 1 == event.seq.n
@@ -92,7 +120,7 @@ pub fn encode(events: &[impl std::borrow::Borrow<Event>]) -> Vec<u8> {
                 Body::StatePatch { checkpoint_id, .. } => Stored::Patch { id: *checkpoint_id },
                 body => Stored::Body(body.clone()),
             };
-            records.push(Record { n: event.seq.n, at: now, s: scope, b });
+            records.push(Record::new(event, b));
         }
     }
     // Serialising these types into memory cannot fail: no map has a key that is not a text.
@@ -107,7 +135,8 @@ pub fn decode(fence: u64, data: &[u8]) -> Result<Vec<Event>, DecodeError> {
     }
     let mut events = Vec::new();
     for record in batch.e {
-        let scope = record.s.map(|(node, task_id, attempt)| Scope { node, task_id, attempt });
+        let (path, item) = (record.p, record.i);
+        let scope = record.s.map(|(node, task_id, attempt)| Scope { node, task_id, attempt, path, item });
         let mut push = |n, at, body| {
             let at = DateTime::from_timestamp_millis(at).unwrap_or_default();
             events.push(Event { seq: Seq { fence, n }, at, scope: scope.clone(), body });

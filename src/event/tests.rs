@@ -1,7 +1,7 @@
 use super::*;
 
 fn event(n: u64, node: Option<&str>, body: Body) -> Event {
-    let scope = node.map(|node| Scope { node: node.into(), task_id: TaskId("t".into()), attempt: 1 });
+    let scope = node.map(|node| Scope::new(node, TaskId("t".into()), 1));
     Event {
         seq: Seq { fence: 2, n },
         at: DateTime::from_timestamp_millis(1_700_000_000_123).unwrap(),
@@ -17,7 +17,7 @@ fn delta(n: u64, node: &str, id: &str, delta: &str) -> Event {
 #[test]
 fn a_batch_reads_back_event_by_event_and_interleaved_deltas_keep_their_place() {
     let events = vec![
-        event(1, Some("a"), Body::NodeStarted { step: 1, kind: "llm".into() }),
+        event(1, Some("a"), Body::NodeStarted { step: 1, kind: "llm".into(), resumed: false }),
         delta(2, "a", "m1", "Hel"),
         Event {
             at: DateTime::from_timestamp_millis(1_700_000_000_150).unwrap(),
@@ -25,11 +25,7 @@ fn a_batch_reads_back_event_by_event_and_interleaved_deltas_keep_their_place() {
         },
         delta(4, "b", "m2", "x"),
         delta(5, "a", "m1", "!"),
-        event(
-            6,
-            None,
-            Body::RunFinished { status: RunStatus::Completed, output: None, usage: Usage::default() },
-        ),
+        event(6, None, Body::ended(RunStatus::Completed, Usage::default())),
     ];
     let data = encode(&events);
     assert_eq!(decode(2, &data).unwrap(), events);

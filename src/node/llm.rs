@@ -10,7 +10,7 @@ use super::{Attempt, Done, ErrorKind, Failure, Node, Outcome, assistant_turn};
 use crate::event::{Body, Usage};
 use crate::expr::{ExprTree, Scope};
 use crate::model::{ChatModel, Chunk, OutputSchema, Params, Request, Role, Timeouts, Turn};
-use crate::state::{Cell, Type, Write};
+use crate::state::{Cell, Type};
 use crate::template::Templates;
 
 /// The longest answer that is kept, in bytes.
@@ -66,8 +66,8 @@ pub struct Llm {
     pub params: Params,
     /// How long the model may be silent.
     pub timeouts: Timeouts,
-    /// The channel of the conversation that the answer joins.
-    pub reply: Option<String>,
+    /// The answer joins the conversation.
+    pub reply: bool,
     /// Whether the answer's tokens are sent as they come.
     pub stream: bool,
 }
@@ -175,7 +175,7 @@ impl Llm {
             attempt: attempt.attempt,
         };
         let message_id = attempt.message_id();
-        let shown = self.reply.is_some() && self.stream;
+        let shown = self.reply && self.stream;
         let mut answer = Answer::default();
         let mut reasoning = false;
         let mut stream = self.model.stream(request).await?;
@@ -294,7 +294,7 @@ impl Node for Llm {
         }
         let Answer { text, usage, started } = self.call(attempt, self.turns(attempt)?, 1).await?;
         let mut done = Done { usage, ..Done::default() };
-        if let Some(channel) = &self.reply {
+        if self.reply {
             let message_id = attempt.message_id();
             if !started {
                 attempt.emit.send(started_event(&message_id));
@@ -304,8 +304,7 @@ impl Node for Llm {
                         .send(Body::MessageDelta { message_id: message_id.clone(), delta: text.clone() });
                 }
             }
-            let value = assistant_turn(&message_id, &text);
-            done.writes.push(Write::Put { channel: channel.clone(), value });
+            done.said.push(assistant_turn(&message_id, &text));
             done.events.push(Body::MessageFinished { message_id, content: Some(text.clone()) });
         }
         done.result = Json::String(text);

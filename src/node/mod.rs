@@ -48,6 +48,8 @@ impl From<Done> for Outcome {
 pub struct Done {
     /// The result, for `into` and `emit`.
     pub result: Json,
+    /// Turns that join the conversation.
+    pub said: Vec<Json>,
     /// Writes of its own, before those of `into`, in order.
     pub writes: Vec<Write>,
     /// Events that become visible with the barrier.

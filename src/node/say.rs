@@ -6,7 +6,6 @@ use serde_json::Value as Json;
 
 use super::{Attempt, Done, Failure, Node, Outcome, assistant_turn};
 use crate::event::Body;
-use crate::state::Write;
 use crate::template::Templates;
 
 /// Says a rendered text to the user.
@@ -16,8 +15,6 @@ pub struct Say {
     pub templates: Templates,
     /// The template of the text.
     pub text: String,
-    /// The channel that holds the conversation.
-    pub messages: String,
 }
 
 #[async_trait]
@@ -28,10 +25,7 @@ impl Node for Say {
         attempt.emit.send(Body::MessageStarted { message_id: message_id.clone(), role: "assistant".into() });
         attempt.emit.send(Body::MessageDelta { message_id: message_id.clone(), delta: text.clone() });
         Ok(Done {
-            writes: vec![Write::Put {
-                channel: self.messages.clone(),
-                value: assistant_turn(&message_id, &text),
-            }],
+            said: vec![assistant_turn(&message_id, &text)],
             result: Json::String(text.clone()),
             events: vec![Body::MessageFinished { message_id, content: Some(text) }],
             ..Done::default()

@@ -27,7 +27,7 @@ pub(super) async fn drain(run: &Run, follower: &mut Follower) -> Result<InvokeRe
                 let (code, message, node) = (code.clone(), message.clone(), node.clone());
                 error = Some(ErrorView { code, message, retryable: *retryable, node });
             }
-            (_, Body::RunFinished { status: ended, output, usage }) => {
+            (_, Body::RunFinished { status: ended, output, usage, .. }) => {
                 let messages: Vec<SentMessage> = messages.into_iter().map(|(_, message)| message).collect();
                 return Ok(InvokeResult {
                     run_id: Id::new(run.run),

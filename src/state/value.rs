@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use imbl::Vector;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value as Json;
 
 use super::{Change, Channels, Delta};
@@ -83,6 +83,20 @@ struct Loaded {
     written: BTreeSet<String>,
 }
 
+impl Serialize for State {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        Stored { values: &self.0.cells, written: &self.0.written }.serialize(s)
+    }
+}
+
+impl<'de> Deserialize<'de> for State {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let Loaded { values, written } = Loaded::deserialize(d)?;
+        let cells = values.into_iter().map(|(name, value)| (name, Cell::from(value))).collect();
+        Ok(Self(Arc::new(Values { cells, written })))
+    }
+}
+
 /// The leading byte of the stored form.
 const FORMAT: u8 = 1;
 
@@ -139,7 +153,7 @@ impl State {
     #[expect(clippy::missing_panics_doc, reason = "JSON values under text keys can be written to memory")]
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = vec![FORMAT];
-        serde_json::to_writer(&mut bytes, &Stored { values: &self.0.cells, written: &self.0.written })
+        serde_json::to_writer(&mut bytes, self)
             .expect("JSON values under text keys can be written to memory");
         bytes
     }
@@ -149,9 +163,7 @@ impl State {
         let Some((&FORMAT, json)) = bytes.split_first() else {
             return Err(DecodeError::Format { found: bytes.first().copied().unwrap_or(0) });
         };
-        let Loaded { values, written } = serde_json::from_slice(json)?;
-        let cells = values.into_iter().map(|(name, value)| (name, Cell::from(value))).collect();
-        Ok(Self(Arc::new(Values { cells, written })))
+        Ok(serde_json::from_slice(json)?)
     }
 
     /// Does what a barrier did.

@@ -79,6 +79,12 @@ for await (const event of stream) {
     case 'node.finished':
     case 'node.retrying':
     case 'edge.taken':
+    case 'tool.started':
+    case 'tool.args_delta':
+    case 'tool.called':
+    case 'tool.finished':
+    case 'interrupt.requested':
+    case 'custom':
     case 'reasoning.started':
     case 'reasoning.delta':
     case 'reasoning.finished':

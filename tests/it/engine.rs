@@ -15,7 +15,7 @@ use graphloom::model::scripted::{Entry, Scripted};
 use graphloom::node::{Attempt, Done, ErrorKind, Failure, Node, Outcome, Retry, assistant_turn};
 use graphloom::plan::{Job, Next, Plan, PlanNode, Target, Work};
 use graphloom::spec::{Files, load_files};
-use graphloom::state::{Channel, Field, Merge, Type, Write};
+use graphloom::state::{Channel, Field, Merge, Type};
 use graphloom::store::memory::MemoryStore;
 use graphloom::store::{Accepted, EventBatch, Idempotency, NewRun, OnBusy, Process, RunState, Store};
 use serde_json::{Value as Json, json};
@@ -60,9 +60,8 @@ impl Node for Speak {
             }
         }
         let text = self.words.concat();
-        let value = assistant_turn(&message_id, &text);
         Ok(Done {
-            writes: vec![Write::Put { channel: "messages".into(), value }],
+            said: vec![assistant_turn(&message_id, &text)],
             events: vec![Body::MessageFinished { message_id, content: Some(text) }],
             ..Done::default()
         }
@@ -506,9 +505,9 @@ async fn deleting_a_thread_ends_every_stream_on_it_on_every_replica() {
 async fn a_run_that_is_given_up_takes_back_what_its_owners_showed() {
     let store: Arc<MemoryStore> = Arc::default();
     let run = abandoned(&store, &record::encode(&record::Input { message: None, input: json!({}) })).await;
-    let scope = Scope { node: "speak".into(), task_id: TaskId("t".into()), attempt: 1 };
+    let scope = Scope::new("speak", TaskId("t".into()), 1);
     let bodies = [
-        Body::NodeStarted { step: 1, kind: "custom".into() },
+        Body::NodeStarted { step: 1, kind: "custom".into(), resumed: false },
         Body::MessageStarted { message_id: "m".into(), role: "assistant".into() },
         Body::MessageDelta { message_id: "m".into(), delta: "half".into() },
     ];

@@ -88,7 +88,7 @@ impl Driver<'_> {
                 }
                 Err(StoreError::Unavailable(why)) => {
                     warn!(run = %claim.run, why, "Commit waits for the database.");
-                    self.pause().await?;
+                    self.rest().await?;
                 }
                 Err(error) => return Err(Halt::Broken(error)),
             }
@@ -104,13 +104,13 @@ impl Driver<'_> {
         loop {
             match read().await {
                 Ok(value) => return Ok(value),
-                Err(StoreError::Unavailable(_) | StoreError::Unknown(_)) => self.pause().await?,
+                Err(StoreError::Unavailable(_) | StoreError::Unknown(_)) => self.rest().await?,
                 Err(error) => return Err(Halt::Broken(error)),
             }
         }
     }
 
-    pub(super) async fn pause(&self) -> Result<(), Halt> {
+    pub(super) async fn rest(&self) -> Result<(), Halt> {
         if matches!(self.live.stop(), Some(Stop::Leave | Stop::Lost)) {
             return Err(Halt::Gone);
         }

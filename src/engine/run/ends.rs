@@ -2,15 +2,13 @@
 //!
 //! Invariant: the end is part of the last barrier, and whatever was begun is ended before it.
 
-use serde_json::Value as Json;
 use tracing::{debug, info};
 
 use super::{Driver, Halt, Position};
 use crate::engine::record::{self, Outcome, RunError};
+use crate::engine::step;
 use crate::event::{Body, RunStatus, Scope, Usage};
-use crate::node::{ErrorKind, Failure, RunFacts};
-use crate::plan::Output;
-use crate::state::Channel;
+use crate::failure::{ErrorKind, Failure};
 use crate::store::RunState;
 
 impl Driver<'_> {
@@ -19,7 +17,8 @@ impl Driver<'_> {
         at: Position,
         events: Vec<(Option<Scope>, Body)>,
     ) -> Result<(), Halt> {
-        match output(&at, &self.facts(&at)) {
+        let (state, facts) = (&at.head.state, self.facts(&at));
+        match step::output(&at.plan, state, &at.input, &facts) {
             Ok(output) => {
                 let outcome = Outcome {
                     status: RunStatus::Completed,
@@ -76,6 +75,12 @@ impl Driver<'_> {
         self.finish(at, events, &outcome).await
     }
 
+    /// Lets go of a run that waits for people.
+    pub(super) async fn pause(&self, at: Position) -> Result<(), Halt> {
+        let failure = Failure::new(ErrorKind::Failed, "nobody can answer in this build");
+        self.fail(at, None, failure).await
+    }
+
     pub(super) async fn cancel(&self, at: Position) -> Result<(), Halt> {
         let outcome = Outcome {
             status: RunStatus::Cancelled,
@@ -110,6 +115,7 @@ impl Driver<'_> {
                 status: outcome.status,
                 output: outcome.output.clone(),
                 usage: outcome.usage,
+                interrupts: Vec::new(),
             },
         ));
         self.commit(&at, events, Some((state, Some(record::encode(outcome))))).await?;
@@ -154,34 +160,9 @@ impl Driver<'_> {
                 None,
                 Body::Error { code: failure.code, message: failure.message, retryable: false, node: None },
             ),
-            (None, Body::RunFinished { status, output: None, usage }),
+            (None, Body::ended(status, usage)),
         ];
         let next = Some((state, Some(record::encode(&outcome))));
         self.write(step, Vec::new(), events, next).await.map(|_| ())
-    }
-}
-
-fn output(at: &Position, facts: &RunFacts) -> Result<Json, Failure> {
-    match &at.plan.output {
-        Output::Public => {
-            // The conversation is told message by message; repeating it would make each turn cost more
-            // than the one before.
-            let shown = |(name, channel): &(&String, &Channel)| {
-                !channel.private && Some(*name) != at.plan.messages.as_ref()
-            };
-            let channels = at.plan.channels.iter().filter(shown);
-            let entry = |(name, _): (&String, &Channel)| Some((name.clone(), at.head.state.json(name)?));
-            Ok(Json::Object(channels.filter_map(entry).collect()))
-        }
-        Output::Channels(names) => {
-            let channel = |name: &String| Some((name.clone(), at.head.state.json(name)?));
-            Ok(Json::Object(names.iter().filter_map(channel).collect()))
-        }
-        Output::Map(map) => {
-            let scope = crate::node::scope(&at.head.state, &at.input, facts, 1);
-            let entry =
-                |(name, tree): (&String, &crate::expr::ExprTree)| Ok((name.clone(), tree.eval(&scope)?));
-            map.iter().map(entry).collect::<Result<_, Failure>>().map(Json::Object)
-        }
     }
 }

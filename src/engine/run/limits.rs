@@ -4,10 +4,9 @@
 
 use std::time::Instant;
 
-use super::tasks::Tasks;
 use super::{Driver, Halt, Position};
-use crate::engine::step::{self, Frontier, Limit, Step};
-use crate::node::{ErrorKind, Failure};
+use crate::engine::step::{self, Ended, Frontier, Limit, Step, World};
+use crate::failure::{ErrorKind, Failure};
 use crate::plan::Limits;
 
 impl Driver<'_> {
@@ -16,8 +15,9 @@ impl Driver<'_> {
         &self,
         mut at: Position,
         limit: Limit,
-        step: &Step,
-        mut tasks: Tasks,
+        world: World<'_>,
+        step: Step,
+        ended: Vec<Ended>,
     ) -> Result<Option<Position>, Halt> {
         let failure = used_up(limit, &at.plan.limits);
         let granted = at.head.frontier.granted.has(limit);
@@ -25,20 +25,12 @@ impl Driver<'_> {
             return self.fail(at, None, failure).await.map(|()| None);
         };
         let head = &at.head;
-        let applied = step::divert(
-            &at.plan,
-            &head.state,
-            &head.frontier,
-            step,
-            tasks.results(),
-            (limit, &to),
-            &failure,
-        );
-        let events = self.close(tasks, step, &applied.spoilt);
+        let (state, frontier) = (&head.state, &head.frontier);
+        let applied = step::divert(world, state, &at.input, frontier, step, ended, (limit, &to), &failure);
         if limit == Limit::Time {
             at.clock = Instant::now();
         }
-        self.barrier(at, applied, events).await
+        self.barrier(at, applied).await
     }
 }
 

@@ -2,18 +2,16 @@
 //!
 //! Invariant: what an earlier owner showed of an attempt that died is taken back before anything else is told.
 
-use std::collections::BTreeSet;
-
 use super::{Driver, Halt};
 use crate::engine::follow::{PAGE, decode};
 use crate::engine::journal::GONE;
-use crate::engine::step::Step;
+use crate::engine::step::Leaf;
 use crate::event::{Body, Event, Scope};
-use crate::id::{Seq, TaskId};
+use crate::id::Seq;
 
 impl Driver<'_> {
-    /// Tells the readers that what earlier owners began and did not end is void; returns the tasks.
-    pub(super) async fn inherit(&self) -> Result<BTreeSet<TaskId>, Halt> {
+    /// Takes over what earlier owners began and did not end; returns where.
+    pub(super) async fn inherit(&self) -> Result<Vec<Scope>, Halt> {
         let run = &self.claim.run;
         let mut events = Vec::new();
         loop {
@@ -31,11 +29,19 @@ impl Driver<'_> {
         }
     }
 
-    /// Does the same for tasks that a crashed owner may have begun without storing it.
-    pub(super) fn reset(&self, step: &Step, told: &BTreeSet<TaskId>) {
-        for task in step.tasks.iter().filter(|task| !told.contains(&task.id)) {
-            let scope = Scope { node: task.node.clone(), task_id: task.id.clone(), attempt: 1 };
-            self.journal.send(Some(&scope), Body::NodeReset { reason: GONE.into() });
+    /// Tells the readers that what earlier owners showed of the leaves is void: of those that they left open, and after a
+    /// crash of all, which may have begun without being stored.
+    pub(super) fn reset(&self, leaves: &[Leaf<'_>], open: &[Scope], crashed: bool) {
+        let is_open = |leaf: &Leaf<'_>| open.iter().any(|place| place.task_id == leaf.place.task_id);
+        for leaf in leaves.iter().filter(|leaf| crashed || is_open(leaf)) {
+            self.take_back(std::slice::from_ref(&leaf.place));
+        }
+    }
+
+    /// Tells the readers that what was shown of tasks is void.
+    pub(super) fn take_back(&self, places: &[Scope]) {
+        for place in places {
+            self.journal.send(Some(place), Body::NodeReset { reason: GONE.into() });
         }
     }
 }

@@ -1,65 +1,64 @@
-//! Does the tasks of one superstep: attempts, retries, limits of time.
+//! Does the work of one superstep: attempts, retries, limits of time.
 //!
-//! Invariant: every task sees the state of the last barrier, and nothing of what it does is stored here.
+//! Invariant: every leaf sees the state of the last barrier, and nothing of what it does is stored here.
 
+use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_util::{FutureExt, StreamExt, stream};
+use tokio::sync::Semaphore;
 use tracing::{error, info};
 
 use super::{Cut, Driver, Position};
 use crate::engine::Stop;
-use crate::engine::step::{Finished, Step, Task};
-use crate::event::{Body, NodeStatus, Scope, Usage};
-use crate::node::{Attempt, Done, Emitter, ErrorKind, Failure, Outcome, RunFacts, Sink};
-use crate::plan::{PlanNode, Work};
-
-/// A task that ended.
-pub(super) struct TaskDone {
-    place: Scope,
-    result: Result<Done, Failure>,
-    took: Duration,
-}
-
-/// The tasks of a superstep by rank; none: the time of the run was over before its end.
-pub(super) struct Tasks(Vec<Option<TaskDone>>);
-
-impl Tasks {
-    /// Stands for a superstep without tasks.
-    pub(super) fn none() -> Self {
-        Self(Vec::new())
-    }
-
-    /// Says whether all of them came to their end.
-    pub(super) fn are_whole(&self) -> bool {
-        self.0.iter().all(Option::is_some)
-    }
-
-    /// Takes what the barrier makes something of.
-    pub(super) fn results(&mut self) -> Vec<Option<Result<Finished, Failure>>> {
-        let finished =
-            |done: &mut Done| Finished { writes: std::mem::take(&mut done.writes), usage: done.usage };
-        let result =
-            |task: &mut TaskDone| task.result.as_mut().map(finished).map_err(|failure| failure.clone());
-        self.0.iter_mut().map(|task| task.as_mut().map(result)).collect()
-    }
-}
+use crate::engine::step::{Begun, Ended, Leaf, LeafWork, Worked};
+use crate::event::{Body, Scope};
+use crate::failure::{ErrorKind, Failure};
+use crate::id::TaskId;
+use crate::node::{Attempt, Done, Emitter, Outcome, RunFacts};
+use crate::plan::{Effects, ToolBody};
+use crate::tool::Call;
 
 impl Driver<'_> {
-    /// Does the tasks of a superstep at once, each on the state of the last barrier.
-    pub(super) async fn superstep(&self, at: &Position, step: &Step, facts: &RunFacts) -> Result<Tasks, Cut> {
+    /// Tells that tasks begin, or go on after the run has waited.
+    pub(super) fn begin_tasks(&self, at: &mut Position, begun: &[Begun], step: u64) {
+        for Begun { place, kind, held } in begun {
+            at.begun.entry(place.task_id.clone()).or_insert_with(Instant::now);
+            if !self.journal.is_open(&place.task_id) {
+                let kind = (*kind).to_owned();
+                self.journal.send(Some(place), Body::NodeStarted { step, kind, resumed: *held });
+            }
+        }
+    }
+
+    /// Does the leaves of a superstep at once, each on the state of the last barrier. Those without a result were
+    /// stopped because the time of the run is over.
+    pub(super) async fn superstep(
+        &self,
+        at: &Position,
+        leaves: &[Leaf<'_>],
+        facts: &RunFacts,
+    ) -> Result<Vec<Ended>, Cut> {
         let left = at.plan.limits.time.saturating_sub(at.clock.elapsed());
-        let tasks: Vec<_> = step
-            .tasks
-            .iter()
-            .enumerate()
-            .map(|(rank, task)| async move { (rank, self.task(at, task, facts).await) })
-            .collect();
-        let mut work = stream::iter(tasks).buffer_unordered(at.plan.limits.parallel.max(1));
+        let lanes = lanes(leaves);
+        let work = leaves.iter().enumerate().map(|(rank, leaf)| {
+            let lane = leaf.lane.as_ref().and_then(|(map, _)| lanes.get(map));
+            async move {
+                // The semaphore is never closed.
+                let _lane = match lane {
+                    Some(lane) => lane.acquire().await.ok(),
+                    None => None,
+                };
+                (rank, self.leaf(leaf, facts).await)
+            }
+        });
+        // Collected first: a stream of closures that borrow is not `Send` to the compiler.
+        let work: Vec<_> = work.collect();
+        let mut work = stream::iter(work).buffer_unordered(at.plan.limits.parallel.max(1));
         let mut over = std::pin::pin!(tokio::time::sleep(left));
-        let mut done: Vec<Option<TaskDone>> = step.tasks.iter().map(|_| None).collect();
+        let mut ended: Vec<Ended> = leaves.iter().map(|_| None).collect();
         loop {
             tokio::select! {
                 biased;
@@ -69,92 +68,44 @@ impl Driver<'_> {
                 }),
                 () = &mut over => break,
                 next = work.next() => match next {
-                    Some((rank, task)) => done[rank] = Some(task),
+                    Some((rank, worked)) => ended[rank] = Some(worked),
                     None => break,
                 },
             }
         }
-        Ok(Tasks(done))
+        Ok(ended)
     }
 
-    /// Returns the events that the barrier makes visible, by rank. What failed there takes back what it showed, and
-    /// what was stopped is closed.
-    pub(super) fn close(&self, tasks: Tasks, step: &Step, spoilt: &[usize]) -> Vec<(Option<Scope>, Body)> {
-        let mut events = Vec::new();
-        for (rank, task) in tasks.0.into_iter().enumerate() {
-            let Some(TaskDone { place, result, took }) = task else {
-                self.journal.end(&step.tasks[rank].id);
-                continue;
-            };
-            // An attempt that failed has told so.
-            let Ok(done) = result else { continue };
-            let duration_ms = took.as_millis() as u64;
-            let usage = (done.usage != Usage::default()).then_some(done.usage);
-            let status = if spoilt.contains(&rank) {
-                self.journal.discard(&place);
-                NodeStatus::Failed
-            } else {
-                events.extend(done.events.into_iter().map(|body| (Some(place.clone()), body)));
-                NodeStatus::Completed
-            };
-            events.push((Some(place), Body::NodeFinished { status, duration_ms, usage }));
-        }
-        events
-    }
-
-    /// Makes attempts at a task until one succeeds or the policy says stop.
-    pub(super) async fn task(&self, at: &Position, task: &Task, facts: &RunFacts) -> TaskDone {
-        let begun = Instant::now();
-        let error = task.error.clone().map(Arc::new);
-        let Some(node) = at.plan.nodes.get(&task.node) else {
-            let place = Scope { node: task.node.clone(), task_id: task.id.clone(), attempt: 1 };
-            let failure = Failure::new(ErrorKind::Failed, "the plan has no such node");
-            return TaskDone { place, result: Err(failure), took: begun.elapsed() };
-        };
+    /// Makes attempts at a leaf until one succeeds or the policy says stop.
+    async fn leaf(&self, leaf: &Leaf<'_>, facts: &RunFacts) -> Worked {
         for number in 1.. {
-            let place = Scope { node: task.node.clone(), task_id: task.id.clone(), attempt: number };
-            if number == 1 {
-                let started = Body::NodeStarted { step: facts.step, kind: node.job.kind.into() };
-                self.journal.send(Some(&place), started);
-            }
-            let attempt = Attempt {
-                state: at.head.state.clone(),
-                input: at.input.clone(),
-                run: facts.clone(),
-                node: task.node.as_str().into(),
-                task: task.id.clone(),
-                attempt: number,
-                error: error.clone(),
-                locals: [].into(),
-                back: None,
-                emit: Emitter::new(self.journal.clone(), place.clone()),
-            };
-            let work = AssertUnwindSafe(do_work(node, &attempt)).catch_unwind();
-            let failure = match tokio::time::timeout(node.job.timeout, work).await {
-                Ok(Ok(Ok(done))) => return TaskDone { place, result: Ok(done), took: begun.elapsed() },
+            let place = Scope { attempt: number, ..leaf.place.clone() };
+            let emit = Emitter::new(self.journal.clone(), place.clone());
+            let work = AssertUnwindSafe(self.work(leaf, facts, number)).catch_unwind();
+            let failure = match tokio::time::timeout(leaf.job.timeout, work).await {
+                Ok(Ok(Ok(outcome))) => return Worked { attempt: number, result: Ok(outcome) },
                 Ok(Ok(Err(failure))) => failure,
                 Ok(Err(_panic)) => {
-                    error!(node = %task.node, "Node panicked.");
+                    error!(node = %leaf.place.node, "Node panicked.");
                     Failure {
                         code: "internal".into(),
                         ..Failure::new(ErrorKind::ServerError, "the node failed")
                     }
                 }
                 Err(_late) => {
-                    let message = format!("the node takes longer than {} s", node.job.timeout.as_secs_f64());
+                    let message = format!("the node takes longer than {} s", leaf.job.timeout.as_secs_f64());
                     Failure::new(ErrorKind::Timeout, message)
                 }
             };
-            let Some(delay) = node.job.retry.delay(number, &failure, fastrand::f64()) else {
-                attempt.emit.discard();
-                let duration_ms = begun.elapsed().as_millis() as u64;
-                let finished = Body::NodeFinished { status: NodeStatus::Failed, duration_ms, usage: None };
-                self.journal.send(Some(&place), finished);
-                info!(run = %self.claim.run.run, node = %task.node, code = %failure.code, "Task failed.");
-                return TaskDone { place, result: Err(failure), took: begun.elapsed() };
+            let run = self.claim.run.run;
+            let again = leaf.may_repeat().then(|| leaf.job.retry.delay(number, &failure, fastrand::f64()));
+            let Some(delay) = again.flatten() else {
+                emit.discard();
+                info!(%run, node = %leaf.place.node, code = %failure.code, "Task failed.");
+                return Worked { attempt: number, result: Err(failure) };
             };
-            info!(run = %self.claim.run.run, node = %task.node, attempt = number, code = %failure.code, "Attempt failed.");
-            if attempt.emit.has_shown() {
+            info!(%run, node = %leaf.place.node, attempt = number, code = %failure.code, "Attempt failed.");
+            if emit.has_shown() {
                 self.journal.send(Some(&place), Body::NodeReset { reason: failure.message.clone() });
             }
             let delay_ms = delay.as_millis() as u64;
@@ -163,14 +114,80 @@ impl Driver<'_> {
         }
         unreachable!("a policy has a last attempt")
     }
+
+    /// Makes one attempt.
+    async fn work(&self, leaf: &Leaf<'_>, facts: &RunFacts, number: u32) -> Result<Outcome, Failure> {
+        let place = Scope { attempt: number, ..leaf.place.clone() };
+        match &leaf.work {
+            LeafWork::Node(node, back) => {
+                let attempt = Attempt {
+                    state: leaf.state.clone(),
+                    input: Arc::clone(&leaf.input),
+                    run: facts.clone(),
+                    node: place.node.as_str().into(),
+                    task: place.task_id.clone(),
+                    attempt: number,
+                    error: leaf.error.clone(),
+                    locals: Arc::clone(&leaf.locals),
+                    back: back.clone(),
+                    emit: Emitter::new(self.journal.clone(), place),
+                };
+                node.run(&attempt).await
+            }
+            LeafWork::Tool(tool, called) => {
+                let ToolBody::Call(work) = &tool.body else {
+                    return Err(Failure::new(ErrorKind::Tool, "a graph is not called like this"));
+                };
+                let (call_id, name) = (called.id.clone(), tool.name.clone());
+                if number == 1 {
+                    let (call_id, tool) = (call_id.clone(), name.clone());
+                    let args = serde_json::Value::clone(&called.args);
+                    self.journal.send(Some(&place), Body::ToolCalled { call_id, tool, args });
+                }
+                let call = Call {
+                    caller: match leaf.job.kind {
+                        "tool" => place.node.clone(),
+                        _ => format!("{}/{name}", place.node),
+                    },
+                    args: Arc::clone(&called.args),
+                    idempotency_key: called.task.to_string(),
+                    attempt: number,
+                };
+                let result = work.call(&call).await.and_then(|mut result| {
+                    tool.result.check(&result).map_err(|why| {
+                        Failure::new(ErrorKind::Schema, format!("the result of `{name}` does not fit: {why}"))
+                    })?;
+                    tool.result.fill(&mut result);
+                    Ok(result)
+                });
+                let (shown, error) = match &result {
+                    Ok(result) => (Some(result.clone()), None),
+                    Err(failure) => (None, Some(failure.message.clone())),
+                };
+                let finished = Body::ToolFinished { call_id, tool: name, result: shown, error };
+                self.journal.send(Some(&place), finished);
+                Ok(Done { result: result?, ..Done::default() }.into())
+            }
+        }
+    }
 }
 
-async fn do_work(node: &PlanNode, attempt: &Attempt) -> Result<Done, Failure> {
-    let unknown = || Failure::new(ErrorKind::Failed, "this build cannot do the work of the node");
-    let Work::Node(work) = &node.job.work else { return Err(unknown()) };
-    let Outcome::Done(mut done) = work.run(attempt).await? else { return Err(unknown()) };
-    let result = Arc::new(std::mem::take(&mut done.result));
-    let scope = || attempt.scope().json("result", Arc::clone(&result));
-    done.writes.extend(node.into.writes(&result, scope)?);
-    Ok(done)
+impl Leaf<'_> {
+    /// Says whether a second attempt does no harm.
+    fn may_repeat(&self) -> bool {
+        let effects = match &self.work {
+            LeafWork::Node(..) => self.job.effects,
+            LeafWork::Tool(tool, _) => tool.effects,
+        };
+        effects != Effects::AtMostOnce
+    }
+}
+
+/// Makes room for the items of each `map` that bounds how many are worked on at once.
+fn lanes(leaves: &[Leaf<'_>]) -> HashMap<TaskId, Semaphore> {
+    let mut lanes = HashMap::new();
+    for (map, most) in leaves.iter().filter_map(|leaf| leaf.lane.as_ref()) {
+        lanes.entry(map.clone()).or_insert_with(|| Semaphore::new((*most).clamp(1, Semaphore::MAX_PERMITS)));
+    }
+    lanes
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{Activation, Taken, Token};
 use crate::expr::Scope;
-use crate::node::{Caught, ErrorKind, Failure};
+use crate::failure::{Caught, ErrorKind, Failure};
 use crate::plan::{Next, Plan, Rule, Target};
 
 /// A chosen edge: where to, and under which condition.
@@ -71,9 +71,17 @@ pub(super) struct Sender<'a> {
     pub(super) activation: (u64, u64),
     pub(super) open: &'a BTreeSet<Activation>,
     pub(super) error: Option<Caught>,
+    /// Where its graph is called from.
+    pub(super) path: &'a [String],
+    pub(super) item: Option<u64>,
 }
 
-impl Sender<'_> {
+impl<'a> Sender<'a> {
+    /// Makes one of the run's own graph, without an error.
+    pub(super) fn of(node: &'a str, activation: (u64, u64), open: &'a BTreeSet<Activation>) -> Self {
+        Self { node, activation, open, error: None, path: &[], item: None }
+    }
+
     /// Sends a token along each chosen edge. Two or more make a fan-out that all of them remember. An error goes along
     /// as far as it can be read.
     pub(super) fn send(&self, plan: &Plan, chosen: Vec<Choice>, tokens: &mut Vec<Token>) -> Vec<Taken> {
@@ -84,9 +92,11 @@ impl Sender<'_> {
         let take = |(to, condition)| {
             if let Target::Node(at) = &to {
                 let error = self.error.clone().filter(|_| plan.has_error(at));
-                tokens.push(Token { at: at.clone(), from: self.node.to_owned(), open: open.clone(), error });
+                let (at, from) = (at.clone(), self.node.to_owned());
+                tokens.push(Token { at, from, open: open.clone(), error, held: None });
             }
-            Taken { from: self.node.to_owned(), to, condition }
+            let (path, item) = (self.path.to_vec(), self.item);
+            Taken { from: self.node.to_owned(), to, condition, path, item }
         };
         chosen.into_iter().map(take).collect()
     }

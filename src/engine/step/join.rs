@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Activation, Token};
-use crate::node::Caught;
+use crate::failure::Caught;
 use crate::plan::{Plan, Target};
 
 /// Sorts the live branches, and drops a fan-out that only one of them remembers.
@@ -15,7 +15,7 @@ pub(super) fn settle(tokens: &mut [Token]) {
     for token in &mut *tokens {
         token.open.retain(|activation| carriers.get(activation).is_some_and(|n| *n > 1));
     }
-    tokens.sort();
+    tokens.sort_by(|a, b| a.rank().cmp(&b.rank()));
 }
 
 /// Branches that one task takes up.
@@ -33,6 +33,17 @@ impl Group {
     pub(super) fn error(&self) -> Option<Caught> {
         self.arrivals.iter().find_map(|t| t.error.clone())
     }
+
+    /// Says whether its task began in an earlier superstep.
+    pub(super) fn is_held(&self) -> bool {
+        self.arrivals.iter().any(|t| t.held.is_some())
+    }
+
+    fn rank(&self, other: &Self) -> std::cmp::Ordering {
+        self.node
+            .cmp(&other.node)
+            .then_with(|| self.arrivals.iter().map(Token::rank).cmp(other.arrivals.iter().map(Token::rank)))
+    }
 }
 
 /// Splits the live branches into the groups that run now, by node and then by sender, and the rest.
@@ -40,7 +51,7 @@ pub(super) fn ready(plan: &Plan, tokens: &[Token]) -> (Vec<Group>, Vec<Token>) {
     let mut single = Vec::new();
     let mut joins: BTreeMap<&str, Vec<Token>> = BTreeMap::new();
     for token in tokens {
-        if plan.joins(&token.at) {
+        if token.held.is_none() && plan.joins(&token.at) {
             joins.entry(&token.at).or_default().push(token.clone());
         } else {
             single.push(Group { node: token.at.clone(), arrivals: vec![token.clone()] });
@@ -69,7 +80,7 @@ pub(super) fn ready(plan: &Plan, tokens: &[Token]) -> (Vec<Group>, Vec<Token>) {
             waiting.extend(group.arrivals.iter().cloned());
         }
     }
-    now.sort_by(|a, b| (&a.node, &a.arrivals).cmp(&(&b.node, &b.arrivals)));
+    now.sort_by(Group::rank);
     (now, waiting)
 }
 

@@ -1,7 +1,8 @@
 use super::*;
-use crate::node::Set;
+use crate::id::RunId;
+use crate::node::{Done, Set};
 use crate::plan::{Catch, Job, Next, Pattern, PlanNode, Work};
-use crate::state::{Channel, Field, Merge, Type};
+use crate::state::{Channel, Field, Merge, Type, Write};
 
 /// Reads `a>b,c` as: `a` goes to `b` and `c`; `a>b!3:x` bounds `a` to 3 visits, then `x`; `a*` joins each; `a>b?h` sends
 /// errors of `a` to `h`, `a>b?timeout=h` those of one kind.
@@ -66,14 +67,17 @@ fn path_with(text: &str, failing: &[&str]) -> String {
         let kind = failing.iter().find_map(|f| f.strip_prefix(node)?.strip_prefix(' '))?;
         Some(Failure::new(kinds.into_iter().find(|k| k.name() == kind).unwrap(), "no"))
     };
-    let (run, input, state) = (RunId::default(), Arc::new(Json::Null), State::default());
+    let (input, state) = (Arc::new(Json::Null), State::default());
     let mut frontier = begin(&plan, &state, &input, &facts()).unwrap().0;
     let mut steps = Vec::new();
     for number in 1..30 {
         // What is stored is all that the next superstep knows.
         frontier = serde_json::from_value(serde_json::to_value(&frontier).unwrap()).unwrap();
-        let step = match plan_step(&plan, run, &frontier, number) {
-            Ok(step) => step,
+        let facts = facts();
+        let replies = Replies::new();
+        let world = World { root: &plan, facts: &facts, replies: &replies, number };
+        let step = match plan_step(world, &state, &input, &frontier) {
+            Ok(planned) => planned.step,
             Err(failure) => {
                 steps.push(failure.kind.name());
                 break;
@@ -88,13 +92,14 @@ fn path_with(text: &str, failing: &[&str]) -> String {
         };
         steps.push(step.tasks.iter().map(shown).collect::<Vec<_>>().join(" "));
         let ended = |task: &Task| match failure(&task.node) {
-            Some(failure) => Err(failure),
-            None => Ok(Finished { writes: Vec::new(), usage: Usage::default() }),
+            Some(failure) => Worked { attempt: 1, result: Err(failure) },
+            None => done(Vec::new(), Usage::default()),
         };
-        let results = step.tasks.iter().map(ended).collect();
-        frontier = match apply(&plan, &state, &frontier, &step, results, &input, &facts()) {
+        let results = step.tasks.iter().map(|task| Some(ended(task))).collect();
+        frontier = match apply(world, &state, &input, &frontier, step, results) {
             Ok(applied) => applied.frontier,
-            Err(Unhandled { node, failure, .. }) => {
+            Err(unhandled) => {
+                let Unhandled { node, failure, .. } = *unhandled;
                 steps.push(format!("{node} fails: {}", failure.kind.name()));
                 break;
             }
@@ -174,6 +179,10 @@ fn an_error_goes_where_the_rules_say_and_its_siblings_go_on() {
     }
 }
 
+fn done(writes: Vec<Write>, usage: Usage) -> Worked {
+    Worked { attempt: 1, result: Ok(Done { writes, usage, ..Done::default() }.into()) }
+}
+
 /// A channel that holds one value, and tasks that write it in one superstep.
 fn writers(text: &str, writes: &[(&str, Json)]) -> Result<(Option<Json>, Vec<String>), String> {
     let mut plan = plan(text);
@@ -186,18 +195,21 @@ fn writers(text: &str, writes: &[(&str, Json)]) -> Result<(Option<Json>, Vec<Str
         from: from.into(),
         open: BTreeSet::new(),
         error: plan.has_error(at).then(|| error(from)),
+        held: None,
     };
     let from = ["p", "q", "r"];
     let tokens = writes.iter().zip(from).map(|((at, _), from)| token(at, from)).collect();
     let frontier = Frontier { tokens, ..Frontier::default() };
     let (input, state) = (Arc::new(Json::Null), State::initial(&plan.channels));
-    let step = plan_step(&plan, RunId::default(), &frontier, 1).unwrap();
+    let (facts, replies) = (facts(), Replies::new());
+    let world = World { root: &plan, facts: &facts, replies: &replies, number: 1 };
+    let step = plan_step(world, &state, &input, &frontier).unwrap().step;
     let result = |(_, value): &(&str, Json)| {
         let write = Write::Put { channel: "x".into(), value: value.clone() };
-        Ok(Finished { writes: vec![write], usage: Usage::default() })
+        Some(done(vec![write], Usage::default()))
     };
     let results = writes.iter().map(result).collect();
-    match apply(&plan, &state, &frontier, &step, results, &input, &facts()) {
+    match apply(world, &state, &input, &frontier, step, results) {
         Ok(applied) => {
             let to = |edge: &Taken| format!("{}>{}", edge.from, edge.to.name());
             Ok((applied.state.json("x"), applied.edges.iter().map(to).collect()))
@@ -231,10 +243,12 @@ fn a_limit_ends_every_branch_keeps_what_is_done_and_goes_on_with_the_error() {
     plan.on_limit = Some(Target::Node("l".into()));
     let plan = plan.seal();
     let (input, state) = (Arc::new(Json::Null), State::default());
-    let frontier = begin(&plan, &state, &input, &facts()).unwrap().0;
-    let step = plan_step(&plan, RunId::default(), &frontier, 7).unwrap();
+    let (facts, replies) = (facts(), Replies::new());
+    let frontier = begin(&plan, &state, &input, &facts).unwrap().0;
+    let world = |number| World { root: &plan, facts: &facts, replies: &replies, number };
+    let step = plan_step(world(7), &state, &input, &frontier).unwrap().step;
     let usage = Usage { input_tokens: 3, output_tokens: 4, ..Usage::default() };
-    let results = vec![Some(Ok(Finished { writes: Vec::new(), usage })), None];
+    let results = vec![Some(done(Vec::new(), usage)), None];
     let failure = Failure::new(ErrorKind::Limit, "too long");
     let to = Target::Node("l".into());
     for (limit, granted) in [
@@ -242,12 +256,13 @@ fn a_limit_ends_every_branch_keeps_what_is_done_and_goes_on_with_the_error() {
         (Limit::Tokens, Granted { tokens: Some(7), ..Granted::default() }),
         (Limit::Time, Granted { time: true, ..Granted::default() }),
     ] {
-        let applied = divert(&plan, &state, &frontier, &step, results.clone(), (limit, &to), &failure);
+        let (step, results) = (step.clone(), results.clone());
+        let applied = divert(world(7), &state, &input, &frontier, step, results, (limit, &to), &failure);
         assert_eq!(applied.frontier.granted, granted);
         assert!(applied.frontier.granted.has(limit));
         assert_eq!(applied.frontier.usage, usage);
         assert_eq!(applied.edges[0].condition, Some(format!("on_limit: {}", limit.name())));
-        let next = plan_step(&plan, RunId::default(), &applied.frontier, 8).unwrap();
+        let next = plan_step(world(8), &state, &input, &applied.frontier).unwrap().step;
         assert_eq!(next.tasks.len(), 1);
         assert_eq!(next.tasks[0].error.as_ref().unwrap().kind, "limit");
     }

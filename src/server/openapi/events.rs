@@ -157,5 +157,11 @@ fn rename(object: &mut Map<String, Json>) {
         && let Some((path, name)) = reference.rsplit_once('/')
     {
         *reference = format!("{path}/{}", new_name(name));
+        if object.len() > 1
+            && let Some(reference) = object.shift_remove("$ref")
+        {
+            // Beside a reference nothing else is read, so the description needs a list.
+            object.insert("allOf".into(), json!([{"$ref": reference}]));
+        }
     }
 }

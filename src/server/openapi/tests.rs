@@ -131,17 +131,26 @@ fn an_event_on_the_wire_has_what_its_schema_promises() {
     use crate::event::{Body, Event, RunStatus, Scope, Usage};
     use crate::id::{RunId, Seq, TaskId};
     let document = base();
-    let scope = Scope { node: "a".into(), task_id: TaskId("t".into()), attempt: 1 };
+    let scope = Scope::new("a", TaskId("t".into()), 1);
     let bodies = [
         (None, Body::RunStarted { session_id: "s".into(), graph: "g".into(), graph_hash: "h".into() }),
         (Some(&scope), Body::MessageDelta { message_id: "m".into(), delta: "x".into() }),
         (Some(&scope), Body::MessageFinished { message_id: "m".into(), content: None }),
-        (None, Body::EdgeTaken { from: "a".into(), to: "b".into(), condition: None }),
+        (
+            None,
+            Body::EdgeTaken {
+                from: "a".into(),
+                to: "b".into(),
+                condition: None,
+                path: Vec::new(),
+                item: None,
+            },
+        ),
         (
             None,
             Body::Error { code: "c".into(), message: "m".into(), retryable: true, node: Some("a".into()) },
         ),
-        (None, Body::RunFinished { status: RunStatus::Failed, output: None, usage: Usage::default() }),
+        (None, Body::ended(RunStatus::Failed, Usage::default())),
     ];
     for (scope, body) in bodies {
         let seq = Seq { fence: 1, n: 1 };

@@ -45,7 +45,7 @@ fn parse(text: &str) -> Vec<Seen> {
 }
 
 fn frame(run: RunId, n: u64, body: What) -> Arc<Frame> {
-    let scope = Scope { node: "a".into(), task_id: TaskId("t".into()), attempt: 1 };
+    let scope = Scope::new("a", TaskId("t".into()), 1);
     let scope = (body.group() != Group::Run).then_some(scope);
     Arc::new(Frame::new(run, Event { seq: Seq { fence: 3, n }, at: chrono::Utc::now(), scope, body }))
 }
@@ -55,7 +55,7 @@ fn delta(text: &str) -> What {
 }
 
 fn finished() -> What {
-    What::RunFinished { status: RunStatus::Completed, output: None, usage: Usage::default() }
+    What::ended(RunStatus::Completed, Usage::default())
 }
 
 fn open(
@@ -115,7 +115,8 @@ async fn one_event_in_is_one_event_out_whatever_a_model_says() {
 async fn a_filter_drops_events_and_keeps_the_numbers() {
     let run = RunId::new();
     let (send, mut stream) = open(run, Groups::parse(["edges"]).unwrap());
-    let edge = What::EdgeTaken { from: "a".into(), to: "b".into(), condition: None };
+    let edge =
+        What::EdgeTaken { from: "a".into(), to: "b".into(), condition: None, path: Vec::new(), item: None };
     for (n, body) in [(1, delta("x")), (2, edge), (3, delta("y")), (4, finished())] {
         send.send(Ok(frame(run, n, body))).await.unwrap();
     }

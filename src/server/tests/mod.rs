@@ -18,7 +18,7 @@ use crate::event;
 use crate::id::{Part, RunId, sha256_hex};
 use crate::node::{Attempt, Done, Failure, Node, Outcome, assistant_turn};
 use crate::plan::{Job, Next, Plan, PlanNode, Target, Work};
-use crate::state::{self, Field, Merge, Type, Write};
+use crate::state::{self, Field, Merge, Type};
 use crate::store::memory::MemoryStore;
 
 /// Says two words, each when it is permitted.
@@ -35,9 +35,8 @@ impl Node for Speak {
             self.0.acquire().await.unwrap().forget();
             send(event::Body::MessageDelta { message_id: message_id.clone(), delta: word.into() });
         }
-        let value = assistant_turn(&message_id, "Hello");
         Ok(Done {
-            writes: vec![Write::Put { channel: "messages".into(), value }],
+            said: vec![assistant_turn(&message_id, "Hello")],
             events: vec![event::Body::MessageFinished { message_id, content: Some("Hello".into()) }],
             ..Done::default()
         }

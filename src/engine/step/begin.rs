@@ -1,0 +1,603 @@
+//! What the tasks of a superstep do: which calls are made, in which of the graphs.
+//!
+//! Invariant: pure, and the leaves stand in the order in which the barrier takes their results.
+
+use std::sync::Arc;
+
+use serde_json::Value as Json;
+
+use super::held::{Called, Frame, Going, Item, ItemStage, Question, Replies, Reply, Stage};
+use super::{Frontier, Step, choose_start, plan_tokens};
+use crate::event::Scope as Place;
+use crate::expr::Scope;
+use crate::failure::{Caught, ErrorKind, Failure};
+use crate::id::{InterruptId, RunId, TaskId};
+use crate::node::{self, Back, Node, RunFacts};
+use crate::plan::{Ask, Each, GraphCall, Job, Plan, ToolBody, ToolPlan, Work};
+use crate::state::State;
+
+/// The most graphs that call each other.
+const MAX_DEPTH: usize = 16;
+/// The most items of a list that a `map` works on.
+pub(super) const MAX_ITEMS: usize = 10_000;
+
+/// What every graph of a run has in common.
+#[derive(Clone, Copy)]
+pub struct World<'a> {
+    /// The graph of the run, which knows those that are called.
+    pub root: &'a Plan,
+    /// The run.
+    pub facts: &'a RunFacts,
+    /// What people said.
+    pub replies: &'a Replies,
+    /// The number of the superstep.
+    pub number: u64,
+}
+
+/// Names that only a part of a graph has.
+pub type Locals = Arc<[(String, Arc<Json>)]>;
+
+/// One of the graphs of a run, at its last barrier.
+#[derive(Clone)]
+pub(super) struct Level<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) state: State,
+    pub(super) input: Arc<Json>,
+    /// The nodes that called it, outermost first.
+    pub(super) path: Vec<String>,
+    pub(super) item: Option<u64>,
+}
+
+impl Level<'_> {
+    /// Returns where a task of the graph is told from.
+    pub(super) fn place(&self, node: &str, task: &TaskId) -> Place {
+        let (path, item) = (self.path.clone(), self.item);
+        Place { node: node.to_owned(), task_id: task.clone(), attempt: 1, path, item }
+    }
+}
+
+/// What a task does in a superstep.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Doing {
+    /// Nothing: it cannot begin, or not go on.
+    Fails(Failure),
+    /// Nothing, before a person says something.
+    Waits(Going),
+    /// Its node works.
+    Works,
+    /// It puts a question.
+    Asks(Question),
+    /// A question is answered.
+    Answered(Question, Json),
+    /// A question was not answered in time.
+    Late,
+    /// The calls of a node are made.
+    Calls {
+        /// What the node left for itself.
+        memo: Json,
+        /// The calls, in order.
+        calls: Vec<Calling>,
+    },
+    /// The call of a tool.
+    Tool(Calling),
+    /// A superstep of another graph.
+    Graph(Box<Frame>, Box<Step>),
+    /// The items of a list.
+    Map(Vec<(Item, Option<Doing>)>),
+}
+
+/// A call of a tool in a superstep.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Calling {
+    /// The call.
+    pub called: Called,
+    /// What of it is done.
+    pub making: Making,
+}
+
+/// What of a call is done in a superstep.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Making {
+    /// Nothing: it is over, or waits.
+    Rests,
+    /// A person is asked.
+    Asks(Question),
+    /// The call.
+    Leaf,
+    /// A superstep of the graph that the tool is.
+    Graph(Box<Frame>, Box<Step>),
+    /// Its question was cancelled.
+    Fails(Failure),
+}
+
+/// A piece of work that awaits something.
+pub struct Leaf<'a> {
+    /// Where it is told from; its attempt is 1.
+    pub place: Place,
+    /// How often it is tried, and how long it may take.
+    pub job: &'a Job,
+    /// What is done.
+    pub work: LeafWork,
+    /// What it reads.
+    pub state: State,
+    /// What the graph was called with.
+    pub input: Arc<Json>,
+    /// The error that the branch handles.
+    pub error: Option<Arc<Caught>>,
+    /// The names of the `map` around it.
+    pub locals: Locals,
+    /// The `map` that it is an item of, and how many of its items may be worked on at once.
+    pub lane: Option<(TaskId, usize)>,
+}
+
+/// The work of a leaf.
+pub enum LeafWork {
+    /// A node's, and what it left in an earlier round.
+    Node(Arc<dyn Node>, Option<Back>),
+    /// The call of a tool.
+    Tool(Arc<ToolPlan>, Called),
+}
+
+/// A task whose beginning is told.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Begun {
+    /// Where.
+    pub place: Place,
+    /// Its kind.
+    pub kind: &'static str,
+    /// It went on before.
+    pub held: bool,
+}
+
+/// Where the ids of a graph's tasks come from.
+#[derive(Clone, Copy)]
+pub(super) enum Origin<'a> {
+    Run(RunId),
+    Task(&'a TaskId),
+}
+
+impl Origin<'_> {
+    pub(super) fn task(self, number: u64, node: &str, rank: u64) -> TaskId {
+        match self {
+            Self::Run(run) => TaskId::derive(run, number, node, rank),
+            Self::Task(task) => task.part(number, node, rank),
+        }
+    }
+}
+
+/// What a task is asked to do.
+pub(super) struct Due<'t> {
+    pub(super) node: &'t str,
+    pub(super) task: &'t TaskId,
+    pub(super) error: Option<&'t Caught>,
+    pub(super) held: Option<Going>,
+}
+
+/// A part of a task: the task itself, or an item of it.
+struct Part<'a, 't> {
+    due: &'t Due<'t>,
+    task: TaskId,
+    job: &'a Job,
+    locals: Locals,
+    item: Option<u64>,
+    lane: Option<(TaskId, usize)>,
+    /// Where the state of a called graph is, that stays with the node.
+    kept: Option<super::held::Kept>,
+}
+
+/// Plans what the tasks of a superstep do.
+pub(super) struct Planner<'a> {
+    pub(super) world: World<'a>,
+    pub(super) leaves: Vec<Leaf<'a>>,
+    pub(super) begun: Vec<Begun>,
+}
+
+impl<'a> Planner<'a> {
+    pub(super) fn new(world: World<'a>) -> Self {
+        Self { world, leaves: Vec::new(), begun: Vec::new() }
+    }
+
+    /// Plans a task; what it begins is told.
+    pub(super) fn task(&mut self, level: &Level<'a>, frontier: &Frontier, mut due: Due<'_>) -> Doing {
+        let Some(node) = level.plan.nodes.get(due.node) else {
+            return Doing::Fails(Failure::new(ErrorKind::Failed, "the plan has no such node"));
+        };
+        let held = due.held.take();
+        let at = self.begun.len();
+        let was_held = held.is_some();
+        let part = Part {
+            task: due.task.clone(),
+            due: &due,
+            job: &node.job,
+            locals: Locals::from([]),
+            item: level.item,
+            lane: None,
+            kept: frontier.kept.get(due.node).cloned(),
+        };
+        let doing = self.part(level, &part, held);
+        if !matches!(doing, Doing::Waits(_)) {
+            let place = level.place(due.node, due.task);
+            self.begun.insert(at, Begun { place, kind: node.job.kind, held: was_held });
+        }
+        doing
+    }
+
+    fn scope(&self, level: &Level<'_>, part: &Part<'_, '_>) -> Scope {
+        let mut scope = node::scope(&level.state, &level.input, self.world.facts, 1);
+        for (name, value) in &*part.locals {
+            scope = scope.json(name, Arc::clone(value));
+        }
+        match part.due.error {
+            Some(error) => scope.json("error", Arc::new(error.to_json())),
+            None => scope,
+        }
+    }
+
+    fn leaf(&mut self, level: &Level<'_>, part: &Part<'a, '_>, task: &TaskId, work: LeafWork) {
+        let mut place = level.place(part.due.node, task);
+        place.item = part.item;
+        self.leaves.push(Leaf {
+            place,
+            job: part.job,
+            work,
+            state: level.state.clone(),
+            input: Arc::clone(&level.input),
+            error: part.due.error.cloned().map(Arc::new),
+            locals: Arc::clone(&part.locals),
+            lane: part.lane.clone(),
+        });
+    }
+
+    fn part(&mut self, level: &Level<'a>, part: &Part<'a, '_>, held: Option<Going>) -> Doing {
+        let doing = match (&part.job.work, held) {
+            (Work::Node(node), None) => {
+                self.leaf(level, part, &part.task, LeafWork::Node(Arc::clone(node), None));
+                Ok(Doing::Works)
+            }
+            (Work::Node(node), Some(Going::Calls { memo, calls })) => {
+                return self.calls(level, part, node, memo, calls);
+            }
+            (Work::Ask(ask), None) => self.ask(level, part, ask).map(Doing::Asks),
+            (Work::Ask(_), Some(Going::Question(question))) => return self.answered(question),
+            (Work::Tool(tool, with), None) => self.tool(level, part, tool, with),
+            (Work::Tool(..), Some(Going::Tool(called))) => return self.going_tool(level, part, called),
+            (Work::Graph(call), None) => self.enter(level, part, call),
+            (Work::Graph(_), Some(Going::Graph(frame))) => return self.graph(level, part, &part.task, frame),
+            (Work::Map(each), None) => self.map(level, part, each),
+            (Work::Map(each), Some(Going::Map(items))) => return self.items(level, part, each, items),
+            (_, Some(_)) => Err(Failure::new(ErrorKind::Failed, "the task cannot go on with what is stored")),
+        };
+        doing.unwrap_or_else(Doing::Fails)
+    }
+
+    fn ask(&self, level: &Level<'_>, part: &Part<'_, '_>, ask: &Ask) -> Result<Question, Failure> {
+        let text = ask.templates.render(&ask.question, &self.scope(level, part))?;
+        let expires_at = ask.timeout.as_ref().and_then(|(time, _)| {
+            self.world.facts.now.checked_add_signed(chrono::TimeDelta::from_std(*time).ok()?)
+        });
+        Ok(Question { id: InterruptId::of(&part.task), text, expires_at })
+    }
+
+    fn answered(&self, question: Question) -> Doing {
+        match self.world.replies.get(&question.id) {
+            Some(Reply::Answer(value)) => Doing::Answered(question, value.clone()),
+            Some(Reply::Dismissed) => Doing::Fails(dismissed()),
+            None if question.expires_at.is_some_and(|at| at <= self.world.facts.now) => Doing::Late,
+            None => Doing::Waits(Going::Question(question)),
+        }
+    }
+
+    fn tool(
+        &mut self,
+        level: &Level<'a>,
+        part: &Part<'a, '_>,
+        tool: &Arc<ToolPlan>,
+        with: &indexmap::IndexMap<String, crate::expr::ExprTree>,
+    ) -> Result<Doing, Failure> {
+        let scope = self.scope(level, part);
+        let args = with
+            .iter()
+            .map(|(name, tree)| Ok((name.clone(), tree.eval(&scope)?)))
+            .collect::<Result<serde_json::Map<_, _>, Failure>>()?;
+        let mut args = Json::Object(args);
+        fit(&tool.args, &mut args)?;
+        let called = Called {
+            id: part.task.to_string(),
+            tool: tool.name.clone(),
+            task: part.task.part(self.world.number, &tool.name, 0),
+            args: Arc::new(args),
+            stage: Stage::Due,
+        };
+        let making = match approval(tool, &called) {
+            Some(question) => Making::Asks(question),
+            None => self.make(level, part, tool, &called)?,
+        };
+        Ok(Doing::Tool(Calling { called, making }))
+    }
+
+    /// Begins a call that nothing stands in the way of.
+    fn make(
+        &mut self,
+        level: &Level<'a>,
+        part: &Part<'a, '_>,
+        tool: &Arc<ToolPlan>,
+        called: &Called,
+    ) -> Result<Making, Failure> {
+        match &tool.body {
+            ToolBody::Call(_) => {
+                let work = LeafWork::Tool(Arc::clone(tool), called.clone());
+                self.leaf(level, part, &called.task, work);
+                Ok(Making::Leaf)
+            }
+            ToolBody::Graph(graph) => {
+                let frame = self.frame(graph, Json::clone(&called.args), None)?;
+                Ok(match self.graph(level, part, &called.task, Box::new(frame)) {
+                    Doing::Graph(frame, step) => Making::Graph(frame, step),
+                    Doing::Fails(failure) => Making::Fails(failure),
+                    _ => Making::Rests,
+                })
+            }
+        }
+    }
+
+    fn going_tool(&mut self, level: &Level<'a>, part: &Part<'a, '_>, called: Called) -> Doing {
+        let Work::Tool(tool, _) = &part.job.work else { return Doing::Waits(Going::Tool(called)) };
+        let calling = self.calling(level, part, tool, called);
+        match calling.making {
+            Making::Fails(failure) => Doing::Fails(failure),
+            Making::Rests if matches!(calling.called.stage, Stage::Settled(_)) => Doing::Tool(calling),
+            Making::Rests => Doing::Waits(Going::Tool(calling.called)),
+            _ => Doing::Tool(calling),
+        }
+    }
+
+    /// Plans how a call goes on.
+    fn calling(
+        &mut self,
+        level: &Level<'a>,
+        part: &Part<'a, '_>,
+        tool: &Arc<ToolPlan>,
+        mut called: Called,
+    ) -> Calling {
+        let fails = |called, failure| Calling { called, making: Making::Fails(failure) };
+        match called.stage.clone() {
+            Stage::Settled(_) => return Calling { called, making: Making::Rests },
+            Stage::Asked(question) => match self.world.replies.get(&question.id) {
+                None => return Calling { called, making: Making::Rests },
+                Some(Reply::Dismissed) => return fails(called, dismissed()),
+                Some(Reply::Answer(answer)) => match approved(answer, tool) {
+                    Ok(None) => called.stage = Stage::Due,
+                    Ok(Some(args)) => (called.stage, called.args) = (Stage::Due, Arc::new(args)),
+                    Err(why) => {
+                        called.stage = Stage::Settled(Err(why));
+                        return Calling { called, making: Making::Rests };
+                    }
+                },
+            },
+            Stage::Graph(frame) => {
+                return match self.graph(level, part, &called.task.clone(), frame) {
+                    Doing::Graph(frame, step) => Calling { called, making: Making::Graph(frame, step) },
+                    Doing::Fails(failure) => fails(called, failure),
+                    _ => Calling { called, making: Making::Rests },
+                };
+            }
+            Stage::Due => {}
+        }
+        match self.make(level, part, tool, &called) {
+            Ok(making) => Calling { called, making },
+            Err(failure) => fails(called, failure),
+        }
+    }
+
+    fn calls(
+        &mut self,
+        level: &Level<'a>,
+        part: &Part<'a, '_>,
+        node: &Arc<dyn Node>,
+        memo: Json,
+        calls: Vec<Called>,
+    ) -> Doing {
+        if let Some(answers) = calls.iter().map(Called::answered).collect::<Option<Vec<_>>>() {
+            let back = Some(Back { memo, answers });
+            self.leaf(level, part, &part.task, LeafWork::Node(Arc::clone(node), back));
+            return Doing::Works;
+        }
+        let mut moves = false;
+        let mut failed = None;
+        let mut making = Vec::with_capacity(calls.len());
+        for called in calls {
+            let Some(tool) = part.job.tools.get(&called.tool) else {
+                failed = Some(Failure::new(ErrorKind::Tool, format!("there is no tool `{}`", called.tool)));
+                continue;
+            };
+            let settled = matches!(called.stage, Stage::Settled(_));
+            let calling = self.calling(level, part, tool, called);
+            moves |= calling.making != Making::Rests
+                || (!settled && matches!(calling.called.stage, Stage::Settled(_)));
+            making.push(calling);
+        }
+        match failed {
+            Some(failure) => Doing::Fails(failure),
+            None if moves => Doing::Calls { memo, calls: making },
+            None => {
+                let calls = making.into_iter().map(|calling| calling.called).collect();
+                Doing::Waits(Going::Calls { memo, calls })
+            }
+        }
+    }
+
+    fn enter(&mut self, level: &Level<'a>, part: &Part<'a, '_>, call: &GraphCall) -> Result<Doing, Failure> {
+        let scope = self.scope(level, part);
+        let with = call
+            .with
+            .iter()
+            .map(|(name, tree)| Ok((name.clone(), tree.eval(&scope)?)))
+            .collect::<Result<serde_json::Map<_, _>, Failure>>()?;
+        let kept = part.kept.clone().filter(|_| call.keeps);
+        let frame = self.frame(&call.graph, Json::Object(with), kept)?;
+        Ok(self.graph(level, part, &part.task, Box::new(frame)))
+    }
+
+    /// Begins a called graph: its input and its first edges.
+    fn frame(&self, graph: &str, mut with: Json, kept: Option<super::held::Kept>) -> Result<Frame, Failure> {
+        let plan = self.child(graph)?;
+        for (name, field) in &plan.input {
+            let Json::Object(given) = &mut with else { break };
+            match given.get_mut(name) {
+                Some(value) => fit_field(name, &field.ty, value)?,
+                None => {
+                    let missing =
+                        || Failure::new(ErrorKind::Schema, format!("the input `{name}` is missing"));
+                    let value =
+                        field.default.clone().or_else(|| field.ty.is_nullable().then_some(Json::Null));
+                    given.insert(name.clone(), value.ok_or_else(missing)?);
+                }
+            }
+        }
+        let kept = kept.unwrap_or_default();
+        let mut state = kept.state;
+        state.begin_run(&plan.channels);
+        let input = Arc::new(with);
+        let mut frontier = choose_start(plan, &state, &input, self.world.facts)?.0;
+        frontier.kept = kept.kept;
+        Ok(Frame { graph: graph.to_owned(), input, state, frontier, failed: 0 })
+    }
+
+    fn child(&self, graph: &str) -> Result<&'a Plan, Failure> {
+        let unknown = || Failure::new(ErrorKind::Failed, format!("the plan has no graph `{graph}`"));
+        self.world.root.children.get(graph).map(|plan| &**plan).ok_or_else(unknown)
+    }
+
+    /// Plans a superstep of a called graph.
+    fn graph(&mut self, level: &Level<'a>, part: &Part<'a, '_>, task: &TaskId, frame: Box<Frame>) -> Doing {
+        let plan = match self.child(&frame.graph) {
+            Ok(_) if level.path.len() >= MAX_DEPTH => {
+                let message = format!("more than {MAX_DEPTH} graphs call each other");
+                return Doing::Fails(Failure::new(ErrorKind::Limit, message));
+            }
+            Ok(plan) => plan,
+            Err(failure) => return Doing::Fails(failure),
+        };
+        let mut path = level.path.clone();
+        path.push(part.due.node.to_owned());
+        let (state, input) = (frame.state.clone(), Arc::clone(&frame.input));
+        let inner = Level { plan, state, input, path, item: part.item };
+        let marks = (self.leaves.len(), self.begun.len());
+        match plan_tokens(self, &inner, &frame.frontier, Origin::Task(task)) {
+            Ok(step) if step.moves() || step.tasks.is_empty() => Doing::Graph(frame, Box::new(step)),
+            Ok(_) => Doing::Waits(Going::Graph(frame)),
+            Err(failure) => {
+                self.leaves.truncate(marks.0);
+                self.begun.truncate(marks.1);
+                Doing::Fails(failure)
+            }
+        }
+    }
+
+    fn map(&mut self, level: &Level<'a>, part: &Part<'a, '_>, each: &'a Each) -> Result<Doing, Failure> {
+        let list = each.over.eval(&self.scope(level, part))?;
+        let Json::Array(list) = list else {
+            return Err(Failure::new(ErrorKind::Schema, "`over` is not a list"));
+        };
+        if list.len() > MAX_ITEMS {
+            let message = format!("the list has {} items, {MAX_ITEMS} at most are worked on", list.len());
+            return Err(Failure::new(ErrorKind::Schema, message));
+        }
+        let mut items = Vec::with_capacity(list.len());
+        for (index, value) in list.into_iter().enumerate() {
+            let task = part.task.part(self.world.number, "item", index as u64);
+            let item = Item { task, value: Arc::new(value), stage: ItemStage::Due };
+            let doing = self.item(level, part, each, index, &item, None);
+            items.push((item, Some(doing)));
+        }
+        Ok(Doing::Map(items))
+    }
+
+    fn item(
+        &mut self,
+        level: &Level<'a>,
+        part: &Part<'a, '_>,
+        each: &'a Each,
+        index: usize,
+        item: &Item,
+        held: Option<Going>,
+    ) -> Doing {
+        let index = index as u64;
+        let inner = Part {
+            due: part.due,
+            task: item.task.clone(),
+            job: &each.job,
+            locals: Locals::from([
+                (each.name.clone(), Arc::clone(&item.value)),
+                ("index".to_owned(), Arc::new(Json::from(index))),
+            ]),
+            item: Some(index),
+            lane: each.at_once.map(|most| (part.task.clone(), most)),
+            kept: None,
+        };
+        self.part(level, &inner, held)
+    }
+
+    fn items(&mut self, level: &Level<'a>, part: &Part<'a, '_>, each: &'a Each, items: Vec<Item>) -> Doing {
+        let mut moves = false;
+        let mut doing = Vec::with_capacity(items.len());
+        for (index, mut item) in items.into_iter().enumerate() {
+            let ItemStage::Going(going) = &mut item.stage else {
+                doing.push((item, None));
+                continue;
+            };
+            let going = going.clone();
+            let next = self.item(level, part, each, index, &item, Some(going));
+            moves |= !matches!(next, Doing::Waits(_));
+            doing.push((item, Some(next)));
+        }
+        if moves {
+            return Doing::Map(doing);
+        }
+        Doing::Waits(Going::Map(doing.into_iter().map(|(item, _)| item).collect()))
+    }
+}
+
+fn dismissed() -> Failure {
+    Failure::new(ErrorKind::Dismissed, "the question was cancelled")
+}
+
+/// Returns the question that stands before a call.
+pub(super) fn approval(tool: &ToolPlan, called: &Called) -> Option<Question> {
+    tool.approval.then(|| Question {
+        id: InterruptId::of(&called.task),
+        text: format!("May `{}` be called?", tool.name),
+        expires_at: None,
+    })
+}
+
+/// Reads what a person says to a call: other arguments, or why it must not be made.
+fn approved(answer: &Json, tool: &ToolPlan) -> Result<Option<Json>, String> {
+    match answer {
+        Json::String(word) if word == "approve" => Ok(None),
+        Json::Object(map) => match (map.get("edit"), map.get("reject")) {
+            (Some(args), None) => {
+                let mut args = args.clone();
+                fit(&tool.args, &mut args).map_err(|failure| failure.message)?;
+                Ok(Some(args))
+            }
+            (None, Some(Json::String(why))) => Err(format!("a person refused the call: {why}")),
+            _ => Err("a person refused the call".into()),
+        },
+        _ => Err("a person refused the call".into()),
+    }
+}
+
+/// Checks arguments against their type, and fills in what was left out.
+fn fit(ty: &crate::state::Type, args: &mut Json) -> Result<(), Failure> {
+    ty.check(args)
+        .map_err(|why| Failure::new(ErrorKind::Schema, format!("the arguments do not fit: {why}")))?;
+    ty.fill(args);
+    Ok(())
+}
+
+fn fit_field(name: &str, ty: &crate::state::Type, value: &mut Json) -> Result<(), Failure> {
+    ty.check(value).map_err(|why| Failure::new(ErrorKind::Schema, format!("input `{name}`: {why}")))?;
+    ty.fill(value);
+    Ok(())
+}

@@ -1,0 +1,371 @@
+//! What the tasks of a superstep came to: done, failed, or not done yet.
+//!
+//! Invariant: every result is taken, in the order of the leaves, also when one before it is a failure.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value as Json, json};
+
+use super::begin::{Calling, Level, Making, approval};
+use super::held::{Called, Frame, Going, Item, ItemStage, Kept, Question, Stage};
+use super::{Doing, Ended, Step, Taken, World, output};
+use crate::event::{Body, Scope as Place, Usage};
+use crate::failure::{ErrorKind, Failure};
+use crate::node::{Done, Outcome, Round, assistant_turn};
+use crate::plan::{Each, ItemError, Job, Work};
+use crate::state::Write;
+
+/// A barrier, while the results of its tasks are taken.
+pub(super) struct Results<'a> {
+    pub(super) world: World<'a>,
+    pub(super) ended: std::vec::IntoIter<Ended>,
+    pub(super) usage: Usage,
+    pub(super) wait: Duration,
+}
+
+/// What becomes visible with a part of a barrier.
+#[derive(Default)]
+pub(super) struct Told {
+    pub(super) events: Vec<(Place, Body)>,
+    pub(super) edges: Vec<Taken>,
+    /// Turns that join the conversation.
+    pub(super) said: Vec<Json>,
+}
+
+impl Told {
+    fn take(&mut self, other: Self) {
+        self.events.extend(other.events);
+        self.edges.extend(other.edges);
+    }
+}
+
+/// What a task, or an item of it, came to.
+pub(super) enum Came {
+    /// It is done.
+    Done { result: Json, writes: Vec<Write>, kept: Option<Kept>, told: Told },
+    /// It failed.
+    Failed(Failure),
+    /// Its question was not answered in time.
+    Late,
+    /// It goes on.
+    Still(Going, Told),
+    /// It was stopped.
+    Cut,
+}
+
+/// A task, or an item of it.
+pub(super) struct Part<'a, 'l> {
+    pub(super) level: &'l Level<'a>,
+    pub(super) job: &'a Job,
+    pub(super) place: Place,
+}
+
+impl<'a> Results<'a> {
+    /// Takes what a part did.
+    pub(super) fn part(&mut self, part: &mut Part<'a, '_>, doing: Doing) -> Came {
+        match doing {
+            Doing::Fails(failure) => Came::Failed(failure),
+            Doing::Waits(going) => Came::Still(going, Told::default()),
+            Doing::Works => self.worked(part),
+            Doing::Asks(question) => Self::asked(part, question),
+            Doing::Answered(_, answer) => Self::answered(part, answer),
+            Doing::Late => Came::Late,
+            Doing::Calls { memo, calls } => self.calls(part, memo, calls),
+            Doing::Tool(calling) => self.tool(part, calling),
+            Doing::Graph(frame, step) => self.graph(part, *frame, *step),
+            Doing::Map(items) => self.map(part, items),
+        }
+    }
+
+    fn worked(&mut self, part: &mut Part<'a, '_>) -> Came {
+        let Some(worked) = self.ended.next().flatten() else { return Came::Cut };
+        part.place.attempt = worked.attempt;
+        let at = |events: Vec<Body>| events.into_iter().map(|body| (part.place.clone(), body)).collect();
+        match worked.result {
+            Err(failure) => Came::Failed(failure),
+            Ok(Outcome::Done(Done { result, said, writes, events, usage })) => {
+                self.usage += usage;
+                let told = Told { events: at(events), said, ..Told::default() };
+                Came::Done { result, writes, kept: None, told }
+            }
+            Ok(Outcome::More(round)) => {
+                self.usage += round.usage;
+                let calls = self.wanted(part, &round);
+                let told = Told { events: at(round.events), ..Told::default() };
+                Came::Still(Going::Calls { memo: round.memo, calls }, told)
+            }
+        }
+    }
+
+    /// Takes the calls that a node wants.
+    fn wanted(&self, part: &Part<'a, '_>, round: &Round) -> Vec<Called> {
+        let call = |(rank, wanted): (usize, &crate::node::Wanted)| {
+            let task = part.place.task_id.part(self.world.number, &wanted.tool, rank as u64);
+            let (args, stage) = match (&wanted.args, part.job.tools.get(&wanted.tool)) {
+                (Err(why), _) => (Json::Null, Stage::Settled(Err(why.clone()))),
+                (Ok(args), Some(_)) => (args.clone(), Stage::Due),
+                (Ok(args), None) => {
+                    (args.clone(), Stage::Settled(Err(format!("there is no tool `{}`", wanted.tool))))
+                }
+            };
+            let (id, tool) = (wanted.id.clone(), wanted.tool.clone());
+            let mut called = Called { id, tool, task, args: Arc::new(args), stage };
+            if called.stage == Stage::Due
+                && let Some(tool) = part.job.tools.get(&called.tool)
+                && let Some(question) = approval(tool, &called)
+            {
+                called.stage = Stage::Asked(question);
+            }
+            called
+        };
+        round.calls.iter().enumerate().map(call).collect()
+    }
+
+    fn asked(part: &Part<'a, '_>, question: Question) -> Came {
+        let Work::Ask(ask) = &part.job.work else { return Came::Cut };
+        let mut told = Told::default();
+        if ask.messages.is_some() {
+            let message_id = format!("m_{}", part.place.task_id);
+            let said = [
+                Body::MessageStarted { message_id: message_id.clone(), role: "assistant".into() },
+                Body::MessageDelta { message_id: message_id.clone(), delta: question.text.clone() },
+                Body::MessageFinished {
+                    message_id: message_id.clone(),
+                    content: Some(question.text.clone()),
+                },
+            ];
+            told.events.extend(said.map(|body| (part.place.clone(), body)));
+            told.said.push(assistant_turn(&message_id, &question.text));
+        }
+        Came::Still(Going::Question(question), told)
+    }
+
+    fn answered(part: &Part<'a, '_>, answer: Json) -> Came {
+        let mut told = Told::default();
+        if let Work::Ask(ask) = &part.job.work
+            && ask.messages.is_some()
+        {
+            let id = format!("u_{}", part.place.task_id);
+            let content = match &answer {
+                Json::String(text) => text.clone(),
+                other => other.to_string(),
+            };
+            told.said.push(json!({"id": id, "role": "user", "content": content}));
+        }
+        Came::Done { result: answer, writes: Vec::new(), kept: None, told }
+    }
+
+    fn calls(&mut self, part: &mut Part<'a, '_>, memo: Json, calls: Vec<Calling>) -> Came {
+        let mut told = Told::default();
+        let mut came = Vec::with_capacity(calls.len());
+        let (mut failed, mut cut) = (None, false);
+        for calling in calls {
+            match self.call(part, calling, &mut told) {
+                Ok((called, failure)) => {
+                    if failed.is_none() && part.job.fails_by_tools {
+                        failed = failure;
+                    }
+                    came.push(called);
+                }
+                Err(Some(failure)) => failed = failed.or(Some(failure)),
+                Err(None) => cut = true,
+            }
+        }
+        match failed {
+            _ if cut => Came::Cut,
+            Some(failure) => Came::Failed(failure),
+            None => Came::Still(Going::Calls { memo, calls: came }, told),
+        }
+    }
+
+    fn tool(&mut self, part: &mut Part<'a, '_>, calling: Calling) -> Came {
+        let mut told = Told::default();
+        match self.call(part, calling, &mut told) {
+            Ok((_, Some(failure))) | Err(Some(failure)) => Came::Failed(failure),
+            Ok((Called { stage: Stage::Settled(Ok(result)), .. }, None)) => {
+                Came::Done { result, writes: Vec::new(), kept: None, told }
+            }
+            Ok((Called { stage: Stage::Settled(Err(why)), .. }, None)) => {
+                Came::Failed(Failure::new(ErrorKind::Tool, why))
+            }
+            Ok((called, None)) => Came::Still(Going::Tool(called), told),
+            Err(None) => Came::Cut,
+        }
+    }
+
+    /// Takes what a call came to, with its failure; no call: the whole task failed, or was stopped.
+    fn call(
+        &mut self,
+        part: &mut Part<'a, '_>,
+        calling: Calling,
+        told: &mut Told,
+    ) -> Result<(Called, Option<Failure>), Option<Failure>> {
+        let Calling { mut called, making } = calling;
+        let mut failure = None;
+        match making {
+            Making::Rests => {}
+            Making::Fails(failure) => return Err(Some(failure)),
+            Making::Asks(question) => called.stage = Stage::Asked(question),
+            Making::Leaf => {
+                let Some(worked) = self.ended.next().flatten() else { return Err(None) };
+                called.stage = Stage::Settled(match worked.result {
+                    Ok(Outcome::Done(done)) => {
+                        self.usage += done.usage;
+                        Ok(done.result)
+                    }
+                    Ok(Outcome::More(_)) => Err("the tool did not end".into()),
+                    Err(why) => {
+                        failure = Some(why.clone());
+                        Err(why.message)
+                    }
+                });
+            }
+            Making::Graph(frame, step) => {
+                called.stage = match self.step_of(part, *frame, *step) {
+                    Stepped::Over { result, told: inner, .. } => {
+                        told.take(inner);
+                        Stage::Settled(Ok(result))
+                    }
+                    Stepped::On(frame, inner) => {
+                        told.take(inner);
+                        Stage::Graph(frame)
+                    }
+                    Stepped::Failed(_, why, events) => {
+                        told.events.extend(events);
+                        failure = Some(why.clone());
+                        Stage::Settled(Err(why.message))
+                    }
+                    Stepped::Cut => return Err(None),
+                };
+            }
+        }
+        Ok((called, failure))
+    }
+
+    fn graph(&mut self, part: &mut Part<'a, '_>, frame: Frame, step: Step) -> Came {
+        let Work::Graph(call) = &part.job.work else { return Came::Cut };
+        match self.step_of(part, frame, step) {
+            Stepped::Over { result, kept, told } => {
+                Came::Done { result, writes: Vec::new(), kept: call.keeps.then_some(kept), told }
+            }
+            Stepped::On(frame, told) => Came::Still(Going::Graph(frame), told),
+            Stepped::Failed(mut frame, failure, events) => {
+                // It goes on where it failed: what its other nodes did before is not done again.
+                match part.job.retry.delay(frame.failed + 1, &failure, 1.0) {
+                    None => Came::Failed(failure),
+                    Some(delay) => {
+                        frame.failed += 1;
+                        self.wait = self.wait.max(delay);
+                        Came::Still(Going::Graph(frame), Told { events, ..Told::default() })
+                    }
+                }
+            }
+            Stepped::Cut => Came::Cut,
+        }
+    }
+
+    /// Takes the superstep of a called graph.
+    fn step_of(&mut self, part: &Part<'a, '_>, frame: Frame, step: Step) -> Stepped {
+        let root: &'a crate::plan::Plan = self.world.root;
+        let Some(plan) = root.children.get(&frame.graph) else { return Stepped::Cut };
+        let mut path = part.level.path.clone();
+        path.push(part.place.node.clone());
+        let level = Level {
+            plan,
+            state: frame.state.clone(),
+            input: Arc::clone(&frame.input),
+            path,
+            item: part.place.item,
+        };
+        let framed = match self.frame(&level, &frame.frontier, step) {
+            Ok(framed) => framed,
+            Err(super::barrier::Dropped::Cut) => return Stepped::Cut,
+            Err(super::barrier::Dropped::Failed { failure, events, .. }) => {
+                return Stepped::Failed(Box::new(frame), failure, events);
+            }
+        };
+        let mut told = framed.told;
+        // What a caller hears are replies; how they came about stays inside.
+        told.said.retain(|turn| turn["role"] != "tool" && turn.get("tool_calls").is_none());
+        if !framed.frontier.tokens.is_empty() {
+            let (state, frontier) = (framed.state, framed.frontier);
+            return Stepped::On(Box::new(Frame { state, frontier, failed: 0, ..frame }), told);
+        }
+        match output(plan, &framed.state, &frame.input, self.world.facts) {
+            Ok(result) => {
+                let kept = Kept { state: framed.state, kept: framed.frontier.kept };
+                Stepped::Over { result, kept, told }
+            }
+            Err(failure) => Stepped::Failed(Box::new(frame), failure, told.events),
+        }
+    }
+
+    fn map(&mut self, part: &mut Part<'a, '_>, items: Vec<(Item, Option<Doing>)>) -> Came {
+        let Work::Map(each) = &part.job.work else { return Came::Cut };
+        let each: &'a Each = each;
+        let mut told = Told::default();
+        let mut left = Vec::with_capacity(items.len());
+        let (mut failed, mut cut) = (None, false);
+        for (index, (mut item, doing)) in items.into_iter().enumerate() {
+            if let Some(doing) = doing {
+                let place =
+                    Place { task_id: item.task.clone(), item: Some(index as u64), ..part.place.clone() };
+                let mut inner = Part { level: part.level, job: &each.job, place };
+                item.stage = match self.part(&mut inner, doing) {
+                    Came::Done { result, told: inner, .. } => {
+                        told.take(inner);
+                        ItemStage::Done(of_item(&each.job, result))
+                    }
+                    Came::Still(going, inner) => {
+                        told.take(inner);
+                        ItemStage::Going(going)
+                    }
+                    Came::Failed(failure) => match each.on_error {
+                        ItemError::Skip if failure.can_be_caught() => ItemStage::Skipped,
+                        ItemError::Null if failure.can_be_caught() => ItemStage::Done(Json::Null),
+                        _ => {
+                            failed = failed.or(Some(failure));
+                            ItemStage::Skipped
+                        }
+                    },
+                    Came::Late | Came::Cut => {
+                        cut = true;
+                        ItemStage::Skipped
+                    }
+                };
+            }
+            left.push(item);
+        }
+        match failed {
+            _ if cut => Came::Cut,
+            Some(failure) => Came::Failed(failure),
+            None if left.iter().any(|item| matches!(item.stage, ItemStage::Going(_))) => {
+                Came::Still(Going::Map(left), told)
+            }
+            None => {
+                let done = left.into_iter().filter_map(|item| match item.stage {
+                    ItemStage::Done(value) => Some(value),
+                    ItemStage::Due | ItemStage::Going(_) | ItemStage::Skipped => None,
+                });
+                Came::Done { result: done.collect(), writes: Vec::new(), kept: None, told }
+            }
+        }
+    }
+}
+
+/// What a superstep of a called graph came to.
+enum Stepped {
+    Over { result: Json, kept: Kept, told: Told },
+    On(Box<Frame>, Told),
+    Failed(Box<Frame>, Failure, Vec<(Place, Body)>),
+    Cut,
+}
+
+/// Of a request, an item is worth its body.
+fn of_item(job: &Job, result: Json) -> Json {
+    match result {
+        Json::Object(mut answer) if job.kind == "http" => answer.remove("body").unwrap_or(Json::Null),
+        result => result,
+    }
+}
