@@ -4,6 +4,7 @@
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
@@ -76,10 +77,8 @@ impl Drop for Provider {
 fn asking(text: &str) -> Request {
     Request {
         node: "answer".to_owned(),
-        turns: vec![
-            Turn { role: Role::System, content: json!("Be brief.") },
-            Turn { role: Role::User, content: json!(text) },
-        ],
+        turns: vec![Turn::new(Role::System, json!("Be brief.")), Turn::new(Role::User, json!(text))],
+        tools: Arc::default(),
         output: None,
         params: Params::default(),
         timeouts: Timeouts::default(),

@@ -26,12 +26,16 @@ pub(super) fn prompt_text<'r>(requests: impl IntoIterator<Item = &'r Request>) -
                 Role::System => "@system\n",
                 Role::User => "@user\n",
                 Role::Assistant => "@assistant\n",
+                Role::Tool => "@tool\n",
             };
             match &turn.content {
                 Json::String(content) => text += content,
                 parts => text += &parts.to_string(),
             }
             text += "\n";
+            for call in &turn.tool_calls {
+                text += &format!("call {}({})\n", call.name, call.arguments);
+            }
         }
     }
     text

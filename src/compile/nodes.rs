@@ -455,6 +455,8 @@ impl Draft {
                     binds: llm.binds,
                     clip: llm.clip,
                     output: llm.output,
+                    tools: Arc::from([]),
+                    max_rounds: 8,
                     params: llm.params,
                     timeouts: llm.timeouts,
                     reply: llm.reply.is_some(),

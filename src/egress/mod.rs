@@ -15,11 +15,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use base64::Engine as _;
 use bytes::Bytes;
 use futures_util::stream::{BoxStream, Stream, StreamExt};
-pub use reqwest::Url;
+use indexmap::IndexMap;
 pub use reqwest::header;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+pub use reqwest::{Method, Url};
 
 /// The most bytes of an error answer that are read.
 pub const ERROR_BODY_LIMIT: usize = 64 * 1024;
@@ -176,6 +178,12 @@ pub fn parse_url(text: &str) -> Result<Url, Error> {
     if url.username().is_empty() && url.password().is_none() { Ok(url) } else { Err(Error::Url) }
 }
 
+/// Returns bytes as Base64, as `Authorization: Basic` has them.
+#[must_use]
+pub fn base64(bytes: &[u8]) -> String {
+    base64::engine::general_purpose::STANDARD.encode(bytes)
+}
+
 /// Builds one header; control characters, line breaks and non-ASCII are refused.
 pub fn header_value(name: &str, value: &str) -> Result<HeaderValue, Error> {
     let plain = Some(value).filter(|value| value.is_ascii());
@@ -244,14 +252,31 @@ impl Client {
     ///
     /// Dropping the future or the body closes the call. Only the connect timeout runs here: how long an
     /// answer may be silent is the caller's matter.
-    pub async fn post_json(&self, url: &Url, headers: HeaderMap, body: Vec<u8>) -> Result<Response, Error> {
+    pub async fn post_json(
+        &self,
+        url: &Url,
+        mut headers: HeaderMap,
+        body: Vec<u8>,
+    ) -> Result<Response, Error> {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        self.send(Method::POST, url, headers, body).await
+    }
+
+    /// Sends a request and returns as soon as the answer's head is there; an empty body is none.
+    ///
+    /// Dropping the future or the body closes the call. Only the connect timeout runs here.
+    pub async fn send(
+        &self,
+        method: Method,
+        url: &Url,
+        headers: HeaderMap,
+        body: Vec<u8>,
+    ) -> Result<Response, Error> {
         let target = Target::of(url)?;
-        let request = self
-            .pool(url, &target)?
-            .post(url.clone())
-            .headers(headers)
-            .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
-            .body(body);
+        let mut request = self.pool(url, &target)?.request(method, url.clone()).headers(headers);
+        if !body.is_empty() {
+            request = request.body(body);
+        }
         match request.send().await {
             Ok(response) => Ok(Response(response)),
             Err(error) => Err(match guard::refusal(&error) {
@@ -301,6 +326,15 @@ impl Response {
     #[must_use]
     pub fn header(&self, name: &HeaderName) -> Option<&str> {
         self.0.headers().get(name)?.to_str().ok()
+    }
+
+    /// Returns the headers that are ASCII, by their names in small letters; of one that comes again the last.
+    #[must_use]
+    pub fn headers(&self) -> IndexMap<String, String> {
+        let text = |(name, value): (&HeaderName, &HeaderValue)| {
+            Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned()))
+        };
+        self.0.headers().iter().filter_map(text).collect()
     }
 
     /// Returns the body as it arrives; dropping it closes the call.

@@ -140,17 +140,19 @@ fn answer(turns: &[Turn]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use serde_json::json;
 
     use super::*;
     use crate::model::{Params, Timeouts};
 
     async fn ask(turns: &[(Role, Json)], max_tokens: Option<u64>) -> Vec<Chunk> {
-        let turns =
-            turns.iter().map(|(role, content)| Turn { role: *role, content: content.clone() }).collect();
+        let turns = turns.iter().map(|(role, content)| Turn::new(*role, content.clone())).collect();
         let request = Request {
             node: "answer".to_owned(),
             turns,
+            tools: Arc::default(),
             output: None,
             params: Params { max_tokens, ..Params::default() },
             timeouts: Timeouts::default(),

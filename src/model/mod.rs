@@ -27,15 +27,93 @@ pub enum Role {
     User,
     /// The model.
     Assistant,
+    /// A tool, with the result of a call.
+    Tool,
 }
 
 /// One chat turn of a request.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Turn {
     /// Who says it.
     pub role: Role,
     /// A text, or a list of parts as the conversation holds them.
     pub content: Json,
+    /// The tools that the model calls, in its order.
+    pub tool_calls: Vec<ToolCall>,
+    /// The call whose result this is.
+    pub tool_call_id: Option<String>,
+}
+
+impl Turn {
+    /// Makes a turn without tools.
+    #[must_use]
+    pub fn new(role: Role, content: Json) -> Self {
+        Self { role, content, tool_calls: Vec::new(), tool_call_id: None }
+    }
+
+    /// Makes an assistant's turn that calls tools.
+    #[must_use]
+    pub fn calls(content: Json, calls: Vec<ToolCall>) -> Self {
+        Self { tool_calls: calls, ..Self::new(Role::Assistant, content) }
+    }
+
+    /// Makes the result of a call.
+    #[must_use]
+    pub fn result(id: impl Into<String>, content: Json) -> Self {
+        Self { tool_call_id: Some(id.into()), ..Self::new(Role::Tool, content) }
+    }
+}
+
+/// A call of a tool, as a model writes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToolCall {
+    /// Its id; the result carries it, too.
+    pub id: String,
+    /// The tool.
+    pub name: String,
+    /// A JSON object in the model's own words, which may be broken JSON.
+    pub arguments: String,
+}
+
+impl ToolCall {
+    /// Returns the arguments, or what is wrong with them, without their text. No text at all is no argument.
+    pub fn args(&self) -> Result<serde_json::Map<String, Json>, String> {
+        if self.arguments.trim().is_empty() {
+            return Ok(serde_json::Map::new());
+        }
+        match serde_json::from_str(&self.arguments) {
+            Ok(Json::Object(args)) => Ok(args),
+            Ok(_) => Err("the arguments are no JSON object".to_owned()),
+            Err(error) => {
+                Err(format!("the arguments are not JSON (line {} column {})", error.line(), error.column()))
+            }
+        }
+    }
+
+    /// Reads a call of the conversation: `{id, name, args}`.
+    #[must_use]
+    pub fn of_json(call: &Json) -> Option<Self> {
+        let text = |key: &str| Some(call.get(key)?.as_str()?.to_owned());
+        let arguments = call.get("args").map_or_else(|| "{}".to_owned(), Json::to_string);
+        Some(Self { id: text("id")?, name: text("name")?, arguments })
+    }
+
+    /// Returns the call as the conversation holds it; arguments that cannot be read are none.
+    #[must_use]
+    pub fn to_json(&self) -> Json {
+        serde_json::json!({"id": self.id, "name": self.name, "args": self.args().unwrap_or_default()})
+    }
+}
+
+/// A tool that a model may call.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ToolSpec {
+    /// Its name, of letters, digits, `_` and `-`.
+    pub name: String,
+    /// What it does and when to call it, for the model.
+    pub description: String,
+    /// A JSON Schema of an object: its arguments.
+    pub parameters: Json,
 }
 
 /// The parameters of a call; absent ones are left to the provider.
@@ -90,6 +168,8 @@ pub struct Request {
     pub node: String,
     /// The conversation, oldest first.
     pub turns: Vec<Turn>,
+    /// The tools that the model may call.
+    pub tools: Arc<[ToolSpec]>,
     /// What the answer must be; a text where nothing is said.
     pub output: Option<Arc<OutputSchema>>,
     /// The parameters.
@@ -109,6 +189,22 @@ pub enum Chunk {
     Text(String),
     /// Text of the model's reasoning.
     Reasoning(String),
+    /// A call of a tool begins. Calls are counted from 0, and each begins once.
+    ToolCall {
+        /// Which call of the answer.
+        index: usize,
+        /// Its id, unique within the answer.
+        id: String,
+        /// The tool.
+        name: String,
+    },
+    /// More of the arguments of a call that has begun; together they are the text of a JSON object, or nothing.
+    ToolArgs {
+        /// Which call of the answer.
+        index: usize,
+        /// The next piece.
+        delta: String,
+    },
     /// What the call used; may come more than once, the last one counts.
     Usage(Usage),
     /// The answer is whole. A stream that ends without it was cut.

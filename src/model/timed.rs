@@ -85,7 +85,7 @@ impl<S: Stream<Item = Result<Chunk, ModelError>> + Unpin> Stream for Timed<S> {
         let Some(chunks) = &mut this.chunks else { return Poll::Ready(None) };
         if let Poll::Ready(item) = chunks.poll_next_unpin(cx) {
             (this.begun, this.waiting) = (true, None);
-            if !matches!(item, Some(Ok(Chunk::Text(_) | Chunk::Reasoning(_) | Chunk::Usage(_)))) {
+            if matches!(item, None | Some(Err(_) | Ok(Chunk::End { .. }))) {
                 this.chunks = None;
             }
             return Poll::Ready(item);

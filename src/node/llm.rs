@@ -6,10 +6,11 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use serde_json::{Value as Json, json};
 
+use super::tools::{self, Memo, Offered};
 use super::{Attempt, Done, ErrorKind, Failure, Node, Outcome, assistant_turn};
 use crate::event::{Body, Usage};
 use crate::expr::{ExprTree, Scope};
-use crate::model::{ChatModel, Chunk, OutputSchema, Params, Request, Role, Timeouts, Turn};
+use crate::model::{ChatModel, Chunk, OutputSchema, Params, Request, Role, Timeouts, ToolCall, Turn};
 use crate::state::{Cell, Type};
 use crate::template::Templates;
 
@@ -62,6 +63,10 @@ pub struct Llm {
     pub clip: Clip,
     /// The type of the answer; a text where nothing is said.
     pub output: Option<Output>,
+    /// The tools that the model may call.
+    pub tools: Arc<[Offered]>,
+    /// How often it may ask for some of them.
+    pub max_rounds: u64,
     /// The parameters of the call.
     pub params: Params,
     /// How long the model may be silent.
@@ -87,7 +92,7 @@ impl Llm {
             match piece {
                 Piece::Turn(role, template) => {
                     let text = self.templates.render(template, scope)?;
-                    turns.push(Turn { role: *role, content: Json::String(text.trim().to_owned()) });
+                    turns.push(Turn::new(*role, Json::String(text.trim().to_owned())));
                 }
                 Piece::Messages(tree) => {
                     let Json::Array(items) = tree.eval(scope)? else {
@@ -110,6 +115,13 @@ impl Llm {
         }
         Ok(turns)
     }
+
+    /// Returns the prompt, with what came of the rounds before.
+    fn asked(&self, attempt: &Attempt, memo: &Memo) -> Result<Vec<Turn>, Failure> {
+        let mut turns = self.turns(attempt)?;
+        turns.extend(memo.turns.iter().filter_map(turn));
+        Ok(tools::repaired(turns))
+    }
 }
 
 fn turn(message: &Json) -> Option<Turn> {
@@ -118,7 +130,10 @@ fn turn(message: &Json) -> Option<Turn> {
         Json::Array(parts) => Json::Array(parts.iter().cloned().map(part).collect()),
         text => text.clone(),
     };
-    Some(Turn { role, content })
+    let calls = message.get("tool_calls").and_then(Json::as_array).into_iter().flatten();
+    let tool_calls = calls.map(ToolCall::of_json).collect::<Option<_>>()?;
+    let tool_call_id = message.get("tool_call_id").and_then(Json::as_str).map(str::to_owned);
+    Some(Turn { role, content, tool_calls, tool_call_id })
 }
 
 /// A bare text within a list of parts is a text part.
@@ -155,11 +170,19 @@ struct Answer {
     usage: Usage,
     /// The reply was begun before the eyes of the user.
     started: bool,
+    /// The tools that it asks for.
+    calls: Vec<ToolCall>,
 }
 
 impl Llm {
-    /// Makes one call. `nth` counts the calls of the attempt.
-    async fn call(&self, attempt: &Attempt, turns: Vec<Turn>, nth: u32) -> Result<Answer, Failure> {
+    /// Makes one call. `nth` counts the calls of the task.
+    async fn call(
+        &self,
+        attempt: &Attempt,
+        message_id: &str,
+        turns: Vec<Turn>,
+        nth: u64,
+    ) -> Result<Answer, Failure> {
         let key = match nth {
             1 => attempt.task.to_string(),
             // A provider must not take the second question for the first.
@@ -168,13 +191,14 @@ impl Llm {
         let request = Request {
             node: attempt.node.to_string(),
             turns,
+            tools: self.tools.iter().map(|tool| tool.spec.clone()).collect(),
             output: self.output.as_ref().map(|output| Arc::clone(&output.schema)),
             params: self.params.clone(),
             timeouts: self.timeouts,
             idempotency_key: key,
             attempt: attempt.attempt,
         };
-        let message_id = attempt.message_id();
+        let message_id = message_id.to_owned();
         let shown = self.reply && self.stream;
         let mut answer = Answer::default();
         let mut reasoning = false;
@@ -213,6 +237,23 @@ impl Llm {
                         attempt.emit.send(Body::ReasoningDelta { message_id: message_id.clone(), delta });
                     }
                 }
+                Some(Ok(Chunk::ToolCall { index: _, id, name })) => {
+                    let started = Body::ToolStarted { call_id: id.clone(), tool: name.clone() };
+                    attempt.emit.send(started);
+                    answer.calls.push(ToolCall { id, name, arguments: String::new() });
+                }
+                Some(Ok(Chunk::ToolArgs { index, delta })) => {
+                    let Some(call) = answer.calls.get_mut(index).filter(|_| !delta.is_empty()) else {
+                        continue;
+                    };
+                    call.arguments.push_str(&delta);
+                    if call.arguments.len() > MAX_ANSWER {
+                        let message = "the model's call of a tool is longer than 1 MiB";
+                        return Err(Failure::new(ErrorKind::Schema, message));
+                    }
+                    let call_id = call.id.clone();
+                    attempt.emit.send(Body::ToolArgsDelta { call_id, delta });
+                }
                 Some(Ok(Chunk::Usage(used))) => answer.usage = used,
                 Some(Ok(Chunk::End { .. })) => break,
                 Some(Err(error)) => return Err(error.into()),
@@ -226,24 +267,43 @@ impl Llm {
         Ok(answer)
     }
 
-    /// Asks for an answer of a type, and once more with what was wrong with the first.
-    async fn typed(&self, output: &Output, attempt: &Attempt) -> Result<(Json, Usage), Failure> {
-        let mut turns = self.turns(attempt)?;
-        let first = self.call(attempt, turns.clone(), 1).await?;
+    /// Reads an answer of a type; where it does not fit, asks once more with what was wrong.
+    async fn typed(
+        &self,
+        output: &Output,
+        attempt: &Attempt,
+        mut turns: Vec<Turn>,
+        first: Answer,
+        nth: u64,
+    ) -> Result<(Json, Usage), Failure> {
         let why = match output.read(&first.text) {
             Ok(value) => return Ok((value, first.usage)),
             Err(why) => why,
         };
-        turns.push(Turn { role: Role::Assistant, content: Json::String(first.text) });
+        turns.push(Turn::new(Role::Assistant, Json::String(first.text)));
         let again = format!("This answer does not fit: {why}. Answer again, with the JSON alone.");
-        turns.push(Turn { role: Role::User, content: Json::String(again) });
-        let second = self.call(attempt, turns, 2).await?;
+        turns.push(Turn::new(Role::User, Json::String(again)));
+        let second = self.call(attempt, &attempt.message_id(), turns, nth).await?;
         let value = output.read(&second.text).map_err(|why| {
             Failure::new(ErrorKind::Schema, format!("the model's answer does not fit its type: {why}"))
         })?;
         let mut usage = first.usage;
         usage += second.usage;
         Ok((value, usage))
+    }
+
+    /// Makes the turn of an answer that is said to the user, and the events around it.
+    fn say(attempt: &Attempt, message_id: &str, answer: &Answer) -> (Json, Body) {
+        let message_id = message_id.to_owned();
+        if !answer.started {
+            attempt.emit.send(started_event(&message_id));
+            if !answer.text.is_empty() {
+                let (message_id, delta) = (message_id.clone(), answer.text.clone());
+                attempt.emit.send(Body::MessageDelta { message_id, delta });
+            }
+        }
+        let turn = assistant_turn(&message_id, &answer.text);
+        (turn, Body::MessageFinished { message_id, content: Some(answer.text.clone()) })
     }
 }
 
@@ -288,27 +348,60 @@ fn unfenced(text: &str) -> &str {
 #[async_trait]
 impl Node for Llm {
     async fn run(&self, attempt: &Attempt) -> Result<Outcome, Failure> {
+        let mut memo = Memo::of(attempt)?;
+        if let Some(result) = memo.ended(&self.tools) {
+            return Ok(self.finish(attempt, memo, result).into());
+        }
+        // The repair of an answer that does not fit is a call, too.
+        let nth = 2 * memo.rounds + 1;
+        let message_id = memo.message_id(attempt);
+        let turns = self.asked(attempt, &memo)?;
+        let again = self.output.as_ref().map(|_| turns.clone()).unwrap_or_default();
+        let answer = self.call(attempt, &message_id, turns, nth).await?;
+        if !answer.calls.is_empty() {
+            if memo.rounds >= self.max_rounds {
+                let message = format!("the model asks for tools more than {} times", self.max_rounds);
+                return Err(Failure::new(ErrorKind::Tool, message));
+            }
+            let mut events = Vec::new();
+            if self.reply && !answer.text.is_empty() {
+                events.push(Self::say(attempt, &message_id, &answer).1);
+            }
+            let round = memo.round(&message_id, &answer.text, &answer.calls, &self.tools, events);
+            return Ok(Outcome::More(super::Round { usage: answer.usage, ..round }));
+        }
         if let Some(output) = &self.output {
-            let (value, usage) = self.typed(output, attempt).await?;
+            let (value, usage) = self.typed(output, attempt, again, answer, nth + 1).await?;
             return Ok(Done { result: value, usage, ..Done::default() }.into());
         }
-        let Answer { text, usage, started } = self.call(attempt, self.turns(attempt)?, 1).await?;
-        let mut done = Done { usage, ..Done::default() };
+        let mut done = Done { usage: answer.usage, ..Done::default() };
         if self.reply {
-            let message_id = attempt.message_id();
-            if !started {
-                attempt.emit.send(started_event(&message_id));
-                if !text.is_empty() {
-                    attempt
-                        .emit
-                        .send(Body::MessageDelta { message_id: message_id.clone(), delta: text.clone() });
-                }
-            }
-            done.said.push(assistant_turn(&message_id, &text));
-            done.events.push(Body::MessageFinished { message_id, content: Some(text.clone()) });
+            let (turn, event) = Self::say(attempt, &message_id, &answer);
+            done.said = memo.turns;
+            done.said.push(turn);
+            done.events.push(event);
         }
-        done.result = Json::String(text);
+        done.result = Json::String(answer.text);
         Ok(done.into())
+    }
+}
+
+impl Llm {
+    /// Takes the result of a tool as the answer.
+    fn finish(&self, attempt: &Attempt, memo: Memo, result: Json) -> Done {
+        let mut done = Done::default();
+        if self.reply {
+            let answer = Answer { text: tools::text_of(&result), ..Answer::default() };
+            let (turn, event) = Self::say(attempt, &memo.message_id(attempt), &answer);
+            done.said = memo.turns;
+            done.said.push(turn);
+            done.events.push(event);
+        }
+        done.result = match self.output {
+            Some(_) => result,
+            None => Json::String(tools::text_of(&result)),
+        };
+        done
     }
 }
 

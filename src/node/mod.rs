@@ -4,10 +4,12 @@
 //! writes, and changes nothing itself.
 
 mod fail;
+mod http;
 mod llm;
 mod retry;
 mod say;
 mod set;
+mod tools;
 
 use std::sync::Arc;
 
@@ -27,6 +29,7 @@ pub use llm::{Bind, Clip, Llm, Output, Piece};
 pub use retry::Retry;
 pub use say::Say;
 pub use set::Set;
+pub use tools::{Offered, parameters};
 
 /// What an attempt came to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -3,6 +3,8 @@
 //! Invariant: a tool gets arguments that fit their declared type, and gives a result or a failure; whether it may be
 //! called, and how often, is decided before.
 
+pub mod http;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;

@@ -1,6 +1,6 @@
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -31,7 +31,8 @@ const TEXT: &str = "Grüße, 世\n界 🌍";
 fn request() -> Request {
     Request {
         node: "answer".to_owned(),
-        turns: vec![Turn { role: Role::User, content: json!("hi") }],
+        turns: vec![Turn::new(Role::User, json!("hi"))],
+        tools: Arc::default(),
         output: None,
         params: Params::default(),
         timeouts: Timeouts::default(),
@@ -291,7 +292,7 @@ fn images_and_files_are_named_as_the_protocol_names_them() {
         {"type": "image", "url": "https://example.org/a.png"},
         {"type": "file", "url": "data:application/pdf;base64,AA==", "name": "a.pdf"},
     ]);
-    let turns = [Turn { role: Role::User, content }];
+    let turns = [Turn::new(Role::User, content)];
     let body = Body { model: "m", turns: &turns, params: &Params::default(), output: None };
     let body = serde_json::to_value(body).unwrap();
     let expected = json!([

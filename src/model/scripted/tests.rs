@@ -6,7 +6,8 @@ use crate::model::{Params, Role, Timeouts, Turn};
 fn request(node: &str) -> Request {
     Request {
         node: node.to_owned(),
-        turns: vec![Turn { role: Role::User, content: json!("hi there") }],
+        turns: vec![Turn::new(Role::User, json!("hi there"))],
+        tools: Arc::default(),
         output: None,
         params: Params::default(),
         timeouts: Timeouts::default(),

@@ -1,0 +1,267 @@
+//! Requests: of `http` nodes, and of tools that are one.
+//!
+//! Invariant: where a request goes was checked before it is rendered; what a run fills in can change its path, its query
+//! and its body, never its host.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use futures_util::StreamExt;
+use indexmap::IndexMap;
+use serde_json::{Map, Value as Json, json};
+
+use super::{Call, Tool};
+use crate::egress::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use crate::egress::{self, Method, Secret, Url, header_value};
+use crate::expr::Scope;
+use crate::failure::{ErrorKind, Failure};
+use crate::state::Type;
+use crate::template::Templates;
+
+/// The largest body of a response that is read.
+const MAX_BODY: usize = 1024 * 1024;
+/// The longest wait that another side may ask for.
+const LONGEST_WAIT: Duration = Duration::from_mins(1);
+
+/// A request, ready to be sent.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The method.
+    pub method: Method,
+    /// The address.
+    pub url: Url,
+    /// The headers; those with secrets are marked sensitive.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Option<String>,
+}
+
+/// What came back.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Response {
+    /// The status.
+    pub status: u16,
+    /// The headers, by their names in small letters.
+    pub headers: IndexMap<String, String>,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+/// Sends requests: to the world, or to a script in its place.
+#[async_trait]
+pub trait Caller: Send + Sync + std::fmt::Debug + 'static {
+    /// Sends one request. `from` is the node, or `node/tool`; dropping the future closes the connection.
+    async fn send(&self, from: &str, request: Request) -> Result<Response, Failure>;
+}
+
+#[async_trait]
+impl Caller for egress::Client {
+    async fn send(&self, _from: &str, request: Request) -> Result<Response, Failure> {
+        let Request { method, url, headers, body } = request;
+        let body = body.unwrap_or_default().into_bytes();
+        let answer = self.send(method, &url, headers, body).await.map_err(|error| failed(&error))?;
+        let status = answer.status();
+        let headers = answer.headers();
+        let mut read = Vec::new();
+        let mut pieces = answer.into_body();
+        while let Some(piece) = pieces.next().await {
+            read.extend_from_slice(&piece.map_err(|error| failed(&error))?);
+            if read.len() > MAX_BODY {
+                let message = "the body of the response is larger than 1 MiB";
+                return Err(Failure::new(ErrorKind::Schema, message));
+            }
+        }
+        Ok(Response { status, headers, body: read })
+    }
+}
+
+fn failed(error: &egress::Error) -> Failure {
+    let kind = match error {
+        egress::Error::Connect { .. } | egress::Error::Broken(_) => ErrorKind::Connection,
+        _ => ErrorKind::Schema,
+    };
+    Failure::new(kind, error.to_string())
+}
+
+/// The value of a header.
+#[derive(Debug, Clone)]
+pub enum Header {
+    /// The name of a template.
+    Text(String),
+    /// A secret; nothing where it is missing and nobody calls.
+    Secret(Option<Secret>),
+}
+
+/// How a request is signed in.
+#[derive(Debug, Clone)]
+pub enum Auth {
+    /// `Authorization: Bearer`.
+    Bearer(Option<Secret>),
+    /// `Authorization: Basic`, with the template of the user.
+    Basic(String, Option<Secret>),
+    /// A header.
+    Header(HeaderName, Option<Secret>),
+}
+
+/// A declared request.
+#[derive(Debug, Clone)]
+pub struct Http {
+    /// Who sends it.
+    pub caller: Arc<dyn Caller>,
+    /// The project's templates.
+    pub templates: Templates,
+    /// The method.
+    pub method: Method,
+    /// The template of the address.
+    pub url: String,
+    /// The headers.
+    pub headers: Vec<(HeaderName, Header)>,
+    /// The template of the body.
+    pub body: Option<String>,
+    /// How it is signed in.
+    pub auth: Option<Auth>,
+    /// What `env` is in its templates.
+    pub env: Arc<Json>,
+    /// The type of the response's body.
+    pub response: Type,
+}
+
+impl Http {
+    /// Renders and sends the request; gives `{status, headers, body}`. A status from 400 up is a failure.
+    pub async fn call(&self, from: &str, scope: Scope, key: &str, attempt: u32) -> Result<Json, Failure> {
+        let request = self.render(&scope.json("env", Arc::clone(&self.env)), key, attempt)?;
+        let response = self.caller.send(from, request).await?;
+        if response.status >= 400 {
+            return Err(refused(&response));
+        }
+        let body = self.read(&response)?;
+        Ok(json!({"status": response.status, "headers": response.headers, "body": body}))
+    }
+
+    fn render(&self, scope: &Scope, key: &str, attempt: u32) -> Result<Request, Failure> {
+        let text = |template: &String| self.templates.render(template, scope);
+        let url = egress::parse_url(text(&self.url)?.trim()).map_err(|error| failed(&error))?;
+        let mut headers = HeaderMap::new();
+        for (name, value) in &self.headers {
+            let value = match value {
+                Header::Text(template) => plain(name, &text(template)?)?,
+                Header::Secret(secret) => secret_value(name, "", secret.as_ref())?,
+            };
+            headers.insert(name.clone(), value);
+        }
+        match &self.auth {
+            None => {}
+            Some(Auth::Bearer(secret)) => {
+                headers.insert(AUTHORIZATION, secret_value(&AUTHORIZATION, "Bearer ", secret.as_ref())?);
+            }
+            Some(Auth::Basic(user, secret)) => {
+                let password = secret.as_ref().map(Secret::expose).unwrap_or_default();
+                let pair = egress::base64(format!("{}:{password}", text(user)?).as_bytes());
+                headers
+                    .insert(AUTHORIZATION, secret_value(&AUTHORIZATION, "Basic ", Some(&Secret::new(pair)))?);
+            }
+            Some(Auth::Header(name, secret)) => {
+                headers.insert(name.clone(), secret_value(name, "", secret.as_ref())?);
+            }
+        }
+        if self.method != Method::GET && self.method != Method::HEAD {
+            let name = HeaderName::from_static("idempotency-key");
+            let value = plain(&name, key)?;
+            headers.entry(name).or_insert(value);
+        }
+        headers.insert(HeaderName::from_static("x-attempt"), HeaderValue::from(attempt));
+        let body = self.body.as_ref().map(text).transpose()?;
+        if let Some(body) = &body
+            && !headers.contains_key(CONTENT_TYPE)
+        {
+            let is_json = serde_json::from_str::<serde::de::IgnoredAny>(body).is_ok();
+            let kind = if is_json { "application/json" } else { "text/plain; charset=utf-8" };
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+        }
+        Ok(Request { method: self.method.clone(), url, headers, body })
+    }
+
+    /// Reads a body: JSON where the response says so, or where its type is none of a text; else a text.
+    fn read(&self, response: &Response) -> Result<Json, Failure> {
+        let kind = response.headers.get("content-type").map(String::as_str).unwrap_or_default();
+        let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        let says_json = kind == "application/json" || kind.ends_with("+json");
+        let is_text = matches!(self.response.non_null(), Type::String { .. } | Type::Enum(_));
+        let is_any = matches!(self.response.non_null(), Type::Any);
+        let mut body = if response.body.is_empty() {
+            if is_text { Json::String(String::new()) } else { Json::Null }
+        } else if says_json || !(is_text || is_any) {
+            serde_json::from_slice(&response.body).map_err(|error| {
+                Failure::new(ErrorKind::Schema, format!("the response is not JSON ({error})"))
+            })?
+        } else {
+            Json::String(String::from_utf8_lossy(&response.body).into_owned())
+        };
+        if is_any {
+            return Ok(body);
+        }
+        self.response
+            .check(&body)
+            .map_err(|why| Failure::new(ErrorKind::Schema, format!("the response does not fit: {why}")))?;
+        self.response.fill(&mut body);
+        Ok(body)
+    }
+}
+
+fn plain(name: &HeaderName, value: &str) -> Result<HeaderValue, Failure> {
+    header_value(name.as_str(), value).map_err(|error| failed(&error))
+}
+
+/// Builds a header with a secret; the HTTP stack never prints nor indexes it.
+fn secret_value(name: &HeaderName, before: &str, secret: Option<&Secret>) -> Result<HeaderValue, Failure> {
+    let missing = || Failure::new(ErrorKind::Schema, format!("the secret of the header `{name}` is not set"));
+    let secret = secret.ok_or_else(missing)?;
+    let mut value = plain(name, &format!("{before}{}", secret.expose()))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// Explains a status that is a failure.
+fn refused(response: &Response) -> Failure {
+    let kind = match response.status {
+        408 => ErrorKind::Timeout,
+        status => ErrorKind::Http(status),
+    };
+    let asked = response.headers.get("retry-after").and_then(|text| retry_after(text, Utc::now()));
+    let message = format!("the other side answered {}", response.status);
+    Failure { retry_after: asked, ..Failure::new(kind, message) }
+}
+
+/// Reads `Retry-After`: seconds or an HTTP date.
+fn retry_after(text: &str, now: DateTime<Utc>) -> Option<Duration> {
+    let text = text.trim();
+    let wait = match text.parse::<f64>() {
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).ok()?,
+        Err(_) => (DateTime::parse_from_rfc2822(text).ok()?.to_utc() - now).to_std().unwrap_or_default(),
+    };
+    Some(wait.min(LONGEST_WAIT))
+}
+
+/// A tool that is a request.
+#[derive(Debug)]
+pub struct HttpTool(pub Http);
+
+#[async_trait]
+impl Tool for HttpTool {
+    async fn call(&self, call: &Call) -> Result<Json, Failure> {
+        let scope = Scope::new().json("args", Arc::clone(&call.args));
+        let answer = self.0.call(&call.caller, scope, &call.idempotency_key, call.attempt).await?;
+        Ok(match answer {
+            Json::Object(mut answer) => answer.remove("body").unwrap_or(Json::Null),
+            other => other,
+        })
+    }
+}
+
+/// Returns the result of a request as its `into: NAME` takes it.
+#[must_use]
+pub fn body_of(result: &Json) -> Json {
+    result.get("body").cloned().unwrap_or_else(|| Json::Object(Map::new()))
+}
