@@ -1,3 +1,5 @@
+mod going;
+
 use super::*;
 use crate::id::RunId;
 use crate::node::{Done, Set};
