@@ -1,4 +1,5 @@
 //! Tasks that take more than one superstep.
+#![expect(clippy::unnecessary_wraps, reason = "leaves give results")]
 
 use indexmap::IndexMap;
 use serde_json::json;
@@ -65,7 +66,7 @@ fn ask(question: &str, timeout: Option<Target>) -> Work {
         question: "q".into(),
         messages: None,
         form: Form::Text,
-        timeout: timeout.map(|to| (Duration::from_secs(60), to)),
+        timeout: timeout.map(|to| (Duration::from_mins(1), to)),
         on_message: OnMessage::Refuse,
     }))
 }
