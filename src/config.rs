@@ -148,8 +148,19 @@ pub struct KeyFile {
     pub tenant: String,
     /// The user; when left out, the caller names the user in `X-User-Id`.
     pub user: Option<String>,
+    /// What it may do besides: `agent` answers what is asked of agents of the tenant.
+    #[serde(default)]
+    pub roles: Vec<Role>,
     /// From when on it is refused (RFC 3339).
     pub expires: Option<chrono::DateTime<chrono::Utc>>,
+}
+
+/// What the holder of a key may do besides talking for himself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Answers what is asked of agents of the tenant.
+    Agent,
 }
 
 /// `[limits]` of the settings file.

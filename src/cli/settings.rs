@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::config::{AuthMode, File, KeyFile, ServeFlags};
+use crate::config::{AuthMode, File, KeyFile, Role, ServeFlags};
 use crate::id::Part;
 use crate::server::{ApiKey, ApiKeys, Auth, Network, Settings};
 
@@ -39,6 +39,8 @@ fn key(key: &KeyFile) -> Result<ApiKey> {
         .map(str::parse)
         .transpose()
         .with_context(|| format!("the user of key `{}`", key.id))?;
+    let agent = key.roles.contains(&Role::Agent);
     ApiKey::new(&key.id, &key.hash, tenant, user, key.expires)
+        .map(|key| key.as_agent(agent))
         .context("the settings under [auth] cannot work")
 }

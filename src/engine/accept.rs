@@ -8,8 +8,8 @@ use std::sync::atomic::Ordering;
 use serde_json::Value as Json;
 
 use super::record::{self, Input};
-use super::{Engine, Start, StartError, Started, heads, migrate};
-use crate::id::{Owner, RunId, ThreadKey};
+use super::{Answered, Engine, Start, StartError, Started, heads, migrate};
+use crate::id::{Owner, RunId, Seq, ThreadKey};
 use crate::plan::Plan;
 use crate::state::Mismatch;
 use crate::store::{Accepted, Claim, NewRun, StoreError};
@@ -44,12 +44,19 @@ impl Engine {
         for _ in 0..VERSION_TRIES {
             let started = |run, replayed: bool| {
                 metrics::counter!("graphloom_runs_accepted_total").increment(u64::from(!replayed));
-                Ok(Started { run, replayed })
+                Ok(Started { run, replayed, after: Seq::default() })
             };
             match self.accept(new.clone(), plan.clone()).await? {
                 Accepted::Claimed { run, .. } | Accepted::Queued { run } => return started(run, false),
                 Accepted::Replayed { run } => return started(run, true),
                 Accepted::KeyReused => return Err(StartError::KeyReused),
+                Accepted::Waits => {
+                    if let Some(Answered { run, after }) =
+                        self.message(&new.key, input.message.as_ref()).await?
+                    {
+                        return Ok(Started { run, replayed: false, after });
+                    }
+                }
                 Accepted::Busy { active } => return Err(StartError::Busy(active)),
                 Accepted::QueueFull => return Err(StartError::QueueFull),
                 Accepted::OtherVersion { graph, hash } => {

@@ -11,7 +11,7 @@ use super::states::States;
 use super::{Engine, Live, is_over};
 use crate::event::{self, Body, Event, RunStatus, Usage};
 use crate::id::{Owner, RunId, Seq};
-use crate::store::{EventBatch, Run, StoreError};
+use crate::store::{EventBatch, Run, RunState, StoreError};
 
 /// How often the table is read for a run that another replica owns.
 const TAIL: Duration = Duration::from_millis(250);
@@ -75,7 +75,7 @@ impl Engine {
         let mut follower = self.follower(owner, &row, after, state);
         if after.fence > row.fence {
             follower.rewind();
-        } else if is_over(row.state) && after > Seq::default() {
+        } else if rests(row.state) && after > Seq::default() {
             follower.fill().await?;
             if follower.ahead.is_empty() {
                 if follower.knows(after).await? {
@@ -113,6 +113,11 @@ impl Engine {
     }
 }
 
+/// Says whether a run tells nothing more by itself.
+fn rests(state: RunState) -> bool {
+    is_over(state) || state == RunState::Interrupted
+}
+
 /// Reads a stored batch.
 pub(super) fn decode(batch: &EventBatch) -> Result<Vec<Event>, StoreError> {
     event::decode(batch.fence, &batch.data)
@@ -125,11 +130,28 @@ impl Follower {
         loop {
             if let Some(frame) = self.ahead.front().cloned() {
                 // Taken only when it is whole: a caller that stops waiting loses nothing.
-                let told = if frame.is_of_state() { self.with_state(&frame).await } else { Ok(Some(frame)) };
-                self.pop();
+                let told = if frame.is_of_state() {
+                    self.with_state(&frame).await
+                } else if frame.is_pause() {
+                    // Where the run went on since, its next owner tells the rest.
+                    self.went_on(&frame).await.map(|on| if on { None } else { Some(frame) })
+                } else {
+                    Ok(Some(frame))
+                };
                 match told {
-                    Ok(Some(frame)) => return Some(Ok(frame)),
-                    Ok(None) => continue,
+                    Ok(Some(frame)) => {
+                        self.pop();
+                        return Some(Ok(frame));
+                    }
+                    Ok(None) => {
+                        if let Some(frame) = self.ahead.pop_front() {
+                            self.cursor = self.cursor.max(frame.seq());
+                            if frame.is_pause() {
+                                self.heard = None;
+                            }
+                        }
+                        continue;
+                    }
                     Err(aborted) => {
                         self.done = true;
                         return Some(Err(aborted));
@@ -156,7 +178,8 @@ impl Follower {
             self.ahead.extend(frames);
         }
         // What has to be read first is left to `next`.
-        if self.ahead.front()?.is_of_state() { None } else { self.pop() }
+        let front = self.ahead.front()?;
+        if front.is_of_state() || front.is_pause() { None } else { self.pop() }
     }
 
     fn pop(&mut self) -> Option<Arc<Frame>> {
@@ -164,6 +187,22 @@ impl Follower {
         self.cursor = self.cursor.max(frame.seq());
         self.done |= frame.is_last();
         Some(frame)
+    }
+
+    /// Says whether a run that paused went on since.
+    async fn went_on(&self, pause: &Frame) -> Result<bool, Aborted> {
+        for _ in 0..PATIENCE {
+            match self.engine.shared.store.run(&self.owner, self.run).await {
+                Ok(row) => {
+                    let waits =
+                        |row: &Run| row.state == RunState::Interrupted && row.fence == pause.seq().fence;
+                    return Ok(row.is_some_and(|row| !waits(&row)));
+                }
+                Err(StoreError::Unavailable(_) | StoreError::Unknown(_)) => tokio::time::sleep(TAIL).await,
+                Err(_) => break,
+            }
+        }
+        Err(Aborted)
     }
 
     /// Waits until something is ahead, or there is nothing to wait for.
@@ -255,7 +294,7 @@ impl Follower {
         // The row before the events: when it says over, the last event is there to be read.
         let stands = match store.run(&self.owner, self.run).await? {
             None => Stands::Deleted,
-            Some(row) if is_over(row.state) => Stands::Over,
+            Some(row) if rests(row.state) => Stands::Over,
             Some(_) => Stands::Open,
         };
         for batch in store.events(&self.owner, self.run, self.cursor, PAGE).await? {

@@ -20,6 +20,8 @@ pub(super) struct Head {
     pub(super) checkpoint: Option<CheckpointId>,
     /// The state at it.
     pub(super) state: State,
+    /// The superstep of its run.
+    pub(super) step: u64,
     /// What runs next from it.
     pub(super) frontier: Frontier,
     /// Bytes of the newest snapshot on the line.
@@ -116,6 +118,7 @@ pub(super) async fn load(
             head.deltas += 1;
         }
     }
+    head.step = last.step;
     head.frontier = record::decode_frontier(&last.frontier)?;
     Ok(Some((head, last)))
 }

@@ -45,6 +45,11 @@ impl Frame {
         matches!(self.event.body, Body::RunFinished { .. })
     }
 
+    /// Says whether the run paused with it.
+    pub(super) fn is_pause(&self) -> bool {
+        matches!(self.event.body, Body::RunFinished { status: RunStatus::Interrupted, .. })
+    }
+
     /// Says whether it tells the state, which is read only for those who ask.
     pub(super) fn is_of_state(&self) -> bool {
         matches!(self.event.body, Body::StateSnapshot { .. } | Body::StatePatch { .. })
@@ -230,9 +235,16 @@ impl Journal {
         let open = inner.open.clone();
         for (scope, body) in bodies {
             // Whatever is open is ended before the run is.
+            let pauses = matches!(body, Body::RunFinished { status: RunStatus::Interrupted, .. });
             if matches!(body, Body::Error { .. } | Body::RunFinished { .. }) {
                 while let Some((scope, open)) = inner.open.last().cloned() {
-                    frames.push(self.number(&mut inner, Some(&scope), open.end()));
+                    let mut end = open.end();
+                    if let Body::NodeFinished { status, .. } = &mut end
+                        && pauses
+                    {
+                        *status = NodeStatus::Interrupted;
+                    }
+                    frames.push(self.number(&mut inner, Some(&scope), end));
                 }
             }
             frames.push(self.number(&mut inner, scope.as_ref(), body));

@@ -3,6 +3,7 @@
 //! Invariant: there is one execution path, the stream; an answer in one piece is the stream, drained.
 
 mod accept;
+mod answer;
 mod follow;
 mod heads;
 mod journal;
@@ -34,6 +35,7 @@ use crate::plan::Plan;
 use crate::state::Mismatch;
 use crate::store::{Claim, EventBatch, Idempotency, OnBusy, Process, Run, RunState, Store, StoreError};
 
+pub use answer::{AnswerError, Answered, Answerer, Approval};
 pub use follow::{Aborted, Followed, Follower};
 use heads::Heads;
 pub use journal::Frame;
@@ -107,6 +109,8 @@ pub struct Started {
     pub run: Run,
     /// An earlier request started it.
     pub replayed: bool,
+    /// What it told before is not of this request: the message was the answer to its question.
+    pub after: Seq,
 }
 
 /// Why a run was not accepted. Nothing was stored.
@@ -136,6 +140,12 @@ pub enum StartError {
     /// The process goes away.
     #[error("the service is shutting down")]
     Draining,
+    /// The thread waits for an answer, and a plain message is none; these questions are open.
+    #[error("the thread waits for an answer")]
+    Waits(Vec<String>),
+    /// The message is the answer to a question, and was not taken.
+    #[error(transparent)]
+    Answer(Box<AnswerError>),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -23,15 +23,15 @@ use super::heads::{self, Head};
 use super::journal::Journal;
 use super::migrate;
 use super::record::{self, Input};
-use super::step::{self, Applied, Frontier, Limit, Planned, Replies, Step, Taken, Unhandled, World};
+use super::step::{self, Applied, Frontier, Limit, Planned, Replies, Step, Taken, Unhandled, Worked, World};
 use super::{Live, Shared, Stop};
-use crate::event::{Body, RunStatus, Scope, Usage};
+use crate::event::{Body, RunStatus, Scope, Usage, Who};
 use crate::failure::{ErrorKind, Failure};
-use crate::id::{CheckpointId, TaskId};
+use crate::id::{CheckpointId, InterruptId, TaskId};
 use crate::node::RunFacts;
 use crate::plan::{Plan, START, Target};
 use crate::state::{Delta, Write, fold};
-use crate::store::{Checkpoint, Claim, RunState, StoreError};
+use crate::store::{Checkpoint, Claim, Question, RunState, StoreError};
 
 /// Checkpoints between two snapshots at least.
 const SNAPSHOT_EVERY: usize = 50;
@@ -102,12 +102,34 @@ struct Position {
     edges: Vec<Taken>,
     /// Supersteps done.
     number: u64,
+    /// What the store has counted: its gate.
+    gate: u64,
     /// The state went further than the checkpoint that it stands at.
     torn: bool,
     /// Since when the run's time is counted.
     clock: Instant,
     /// When the tasks began that are not over.
     begun: HashMap<TaskId, Instant>,
+    /// Questions that are put, and not stored yet.
+    asked: Vec<Question>,
+    /// Questions that are over, and not yet so in the store.
+    closed: Vec<InterruptId>,
+    /// What leaves of the next superstep came to before the run was taken over.
+    kept: HashMap<TaskId, Option<Worked>>,
+    /// The store may hold results of leaves of this superstep.
+    has_kept: bool,
+}
+
+impl Position {
+    /// Forgets what a commit has stored.
+    fn stored(&mut self) {
+        self.gate += 1;
+        self.pending.clear();
+        self.asked.clear();
+        self.closed.clear();
+        self.kept.clear();
+        self.has_kept = false;
+    }
 }
 
 impl<'a> Driver<'a> {
@@ -126,6 +148,7 @@ impl<'a> Driver<'a> {
             let failure = Failure { code: "gave_up".into(), ..Failure::new(ErrorKind::Failed, message) };
             return self.end_at(claim.run.step, RunState::Dead, RunStatus::Dead, failure, usage).await;
         }
+        let head_step = head.step;
         let input: Input = record::decode("run", &claim.run.input).map_err(Halt::Broken)?;
         let plan = match &self.live.accepted {
             // What is served may be another project by now, without the models of this one.
@@ -147,11 +170,19 @@ impl<'a> Driver<'a> {
             head,
             pending: Vec::new(),
             edges: Vec::new(),
-            number: claim.run.step,
+            number: if claim.run.step == 0 { 0 } else { head_step },
+            gate: claim.run.step,
             torn: false,
             clock: self.started,
             begun: HashMap::new(),
+            asked: Vec::new(),
+            closed: Vec::new(),
+            kept: HashMap::new(),
+            has_kept: false,
         };
+        if claim.run.fence > 1 {
+            self.recall(&mut at).await?;
+        }
         if claim.run.step == 0 {
             let checkpoint_id = at.head.checkpoint;
             self.journal.send(None, Body::StateSnapshot { checkpoint_id, state: Json::Null });
@@ -165,7 +196,7 @@ impl<'a> Driver<'a> {
         let mut void = Some(void);
         loop {
             let plan = at.plan.clone();
-            let (facts, replies) = (self.facts(&at), Replies::new());
+            let (facts, replies) = (self.facts(&at), self.replies(&at).await?);
             let world = World { root: &plan, facts: &facts, replies: &replies, number: at.number + 1 };
             let planned = step::plan_step(world, &at.head.state, &at.input, &at.head.frontier);
             let Planned { step, leaves, begun } = match planned {
@@ -177,7 +208,7 @@ impl<'a> Driver<'a> {
                 return self.complete(at, Vec::new()).await;
             }
             if !step.moves() {
-                return self.pause(at).await;
+                return self.pause(at, Vec::new()).await;
             }
             if let Some(limit) = over_limit(&at) {
                 let step = Step { tasks: Vec::new(), ..step };
@@ -191,7 +222,7 @@ impl<'a> Driver<'a> {
                 self.reset(&leaves, &void, std::mem::take(&mut crashed));
             }
             self.begin_tasks(&mut at, &begun, facts.step);
-            let ended = match self.superstep(&at, &leaves, &facts).await {
+            let ended = match self.superstep(&mut at, &leaves, &facts).await {
                 Ok(ended) => ended,
                 Err(Cut::Cancelled) => return self.cancel(at).await,
                 Err(Cut::Gone) => return Err(self.leave().await),
@@ -218,6 +249,26 @@ impl<'a> Driver<'a> {
                 None => return Ok(()),
             }
         }
+    }
+
+    /// Returns what people said to the open questions.
+    async fn replies(&self, at: &Position) -> Result<Replies, Halt> {
+        if !at.head.frontier.is_holding() || at.head.frontier.held(&at.plan).0.is_empty() {
+            return Ok(Replies::new());
+        }
+        let run = &self.claim.run;
+        let said = self.patiently(|| self.shared.store.answers(&run.key.owner, run.run)).await?;
+        let reply = |(id, bytes): (InterruptId, Vec<u8>)| Ok((id, record::decode("answer", &bytes)?));
+        said.into_iter().map(reply).collect::<Result<_, _>>().map_err(Halt::Broken)
+    }
+
+    /// Says whether nothing can go on before a person says something.
+    async fn waits(&self, at: &Position) -> Result<bool, Halt> {
+        let (facts, replies) = (self.facts(at), self.replies(at).await?);
+        let world = World { root: &at.plan, facts: &facts, replies: &replies, number: at.number + 1 };
+        let planned = step::plan_step(world, &at.head.state, &at.input, &at.head.frontier);
+        // Whatever cannot be planned is a failure, which is not waited for.
+        Ok(planned.is_ok_and(|planned| !planned.step.tasks.is_empty() && !planned.step.moves()))
     }
 
     /// Fills in how long nodes took that end.
@@ -253,12 +304,24 @@ impl<'a> Driver<'a> {
             return self.complete(at, events).await.map(|()| None);
         }
         for new in open.iter().filter(|new| asked.iter().all(|old| old.question.id != new.question.id)) {
-            let body = Body::InterruptRequested { interrupt: Box::new(new.interrupt()) };
+            let interrupt = new.interrupt();
+            at.asked.push(Question {
+                id: new.question.id.clone(),
+                agent: new.who == Who::Agent,
+                data: record::encode(&interrupt),
+                expires_at: new.question.expires_at,
+            });
+            let body = Body::InterruptRequested { interrupt: Box::new(interrupt) };
             events.push((Some(new.place.clone()), body));
         }
+        let over = asked.into_iter().map(|old| old.question.id);
+        at.closed.extend(over.filter(|id| open.iter().all(|new| new.question.id != *id)));
         events.extend(Self::barrier_events(&mut at));
+        if !open.is_empty() && self.waits(&at).await? {
+            return self.pause(at, events).await.map(|()| None);
+        }
         let cancel = self.commit(&at, events, None).await?;
-        at.pending.clear();
+        at.stored();
         debug!(run = %self.claim.run.run, step = at.number, "Barrier saved.");
         if cancel {
             return self.cancel(at).await.map(|()| None);
@@ -377,6 +440,7 @@ impl<'a> Driver<'a> {
             created_at: Utc::now(),
         });
         at.head.checkpoint = Some(checkpoint);
+        at.head.step = at.number;
         Ok(())
     }
 
@@ -419,7 +483,7 @@ fn join(delta: &mut Delta, later: Delta) {
 }
 
 /// Returns the text of a user turn.
-fn user_text(message: Option<&Json>) -> String {
+pub(super) fn user_text(message: Option<&Json>) -> String {
     match message {
         Some(Json::String(text)) => text.clone(),
         Some(Json::Array(parts)) => {

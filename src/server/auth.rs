@@ -1,4 +1,4 @@
-//! Who asks: tenant and user, by API key, from a trusted proxy, or from nobody on loopback.
+//! Who asks: tenant, user and role, by API key, from a trusted proxy, or from nobody on loopback.
 //!
 //! Invariant: an identity comes from here and from nowhere else; no body and no query can set it.
 
@@ -18,6 +18,9 @@ use crate::id::{Owner, Part};
 const TENANT: &str = "X-Tenant-Id";
 const USER: &str = "X-User-Id";
 const API_KEY: &str = "X-API-Key";
+const ROLES: &str = "X-Roles";
+/// The role of those who answer what is asked of agents.
+const AGENT: &str = "agent";
 /// The tenant and the user of a caller who names none, in mode `none`.
 const NOBODY: &str = "dev";
 
@@ -29,7 +32,7 @@ pub enum Auth {
     None,
     /// By a key in `Authorization: Bearer` or `X-API-Key`.
     ApiKeys(ApiKeys),
-    /// By `X-Tenant-Id` and `X-User-Id`, believed from these peers only.
+    /// By `X-Tenant-Id`, `X-User-Id` and `X-Roles`, believed from these peers only.
     Proxy(Vec<Network>),
 }
 
@@ -61,6 +64,7 @@ pub struct ApiKey {
     tenant: Part,
     user: Option<Part>,
     expires: Option<DateTime<Utc>>,
+    agent: bool,
 }
 
 impl ApiKey {
@@ -77,7 +81,13 @@ impl ApiKey {
             return Err(AuthError::Id(id.to_owned()));
         }
         let hash = unhex(hash).ok_or_else(|| AuthError::Hash(id.to_owned()))?;
-        Ok(Self { id: id.to_owned(), hash, tenant, user, expires })
+        Ok(Self { id: id.to_owned(), hash, tenant, user, expires, agent: false })
+    }
+
+    /// Gives the key the role `agent`: it answers what is asked of agents of its tenant.
+    #[must_use]
+    pub fn as_agent(self, agent: bool) -> Self {
+        Self { agent, ..self }
     }
 }
 
@@ -148,14 +158,17 @@ impl Network {
 
 impl Auth {
     /// Finds out who sent a request with these headers from this address.
-    pub(super) fn identify(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> Result<Owner, Problem> {
+    pub(super) fn identify(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> Result<Identity, Problem> {
         match self {
             Self::None => {
                 let or_nobody = |name| match part(headers, name)? {
                     Some(part) => Ok(part),
                     None => NOBODY.parse().map_err(|_| Problem::internal()),
                 };
-                Ok(Owner { tenant: or_nobody(TENANT)?, user: or_nobody(USER)? })
+                Ok(Identity {
+                    owner: Owner { tenant: or_nobody(TENANT)?, user: or_nobody(USER)? },
+                    agent: true,
+                })
             }
             Self::ApiKeys(keys) => {
                 let text = credentials(headers)?.ok_or_else(unauthorized)?;
@@ -166,7 +179,7 @@ impl Auth {
                         Problem::new(Code::InvalidIdentity, format!("this key needs the user in `{USER}`"))
                     })?,
                 };
-                Ok(Owner { tenant: key.tenant.clone(), user })
+                Ok(Identity { owner: Owner { tenant: key.tenant.clone(), user }, agent: key.agent })
             }
             Self::Proxy(peers) => {
                 let believed = peer.is_some_and(|peer| peers.iter().any(|network| network.contains(peer)));
@@ -174,19 +187,31 @@ impl Auth {
                     return Err(unauthorized());
                 }
                 let named = |name| part(headers, name)?.ok_or_else(unauthorized);
-                Ok(Owner { tenant: named(TENANT)?, user: named(USER)? })
+                let roles = one(headers, ROLES)?.unwrap_or_default();
+                let agent = roles.split(',').any(|role| role.trim() == AGENT);
+                Ok(Identity { owner: Owner { tenant: named(TENANT)?, user: named(USER)? }, agent })
             }
         }
     }
 }
 
-/// The caller of an operation, as the front door found it.
-pub(super) struct Caller(pub(super) Owner);
+/// Who sent a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Identity {
+    /// The tenant and the user.
+    pub(super) owner: Owner,
+    /// The role `agent`.
+    pub(super) agent: bool,
+}
+
+/// The caller of an operation, as the front door found it, and whether he has the role `agent`.
+pub(super) struct Caller(pub(super) Owner, pub(super) bool);
 
 impl<'a> FromRequest<'a> for Caller {
     async fn from_request(request: &'a Request, _body: &mut RequestBody) -> poem::Result<Self> {
         // Whoever did not come through the front door is nobody.
-        Ok(Self(request.data::<Owner>().cloned().ok_or_else(unauthorized)?))
+        let Identity { owner, agent } = request.data::<Identity>().cloned().ok_or_else(unauthorized)?;
+        Ok(Self(owner, agent))
     }
 }
 
@@ -292,7 +317,7 @@ mod tests {
     fn who(auth: &Auth, peer: &str, pairs: &[(&str, &str)]) -> Result<String, &'static str> {
         let peer = Some(peer.parse().unwrap());
         match auth.identify(peer, &headers(pairs)) {
-            Ok(owner) => Ok(format!("{}:{}", owner.tenant, owner.user)),
+            Ok(Identity { owner, .. }) => Ok(format!("{}:{}", owner.tenant, owner.user)),
             Err(problem) => Err(problem.code.name()),
         }
     }

@@ -63,8 +63,8 @@ impl<E> Front<E> {
             path => path.starts_with("/v1/"),
         };
         if closed {
-            let owner = settings.auth.identify(peer(request), request.headers())?;
-            request.set_data(owner);
+            let identity = settings.auth.identify(peer(request), request.headers())?;
+            request.set_data(identity);
         }
         decode(request.uri().path(), false)?;
         decode(request.uri().query().unwrap_or_default(), true)?;

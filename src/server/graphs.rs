@@ -19,7 +19,7 @@ use super::view::{Answer, InvokeResult, run_urls};
 use super::{App, Tag};
 use crate::engine::{Followed, Follower, Start, Started};
 use crate::event::Group;
-use crate::id::{EventId, Owner, Seq};
+use crate::id::{EventId, Owner};
 use crate::plan::{Edge, Plan, START};
 use crate::render;
 use crate::store::{Idempotency, Run};
@@ -241,8 +241,8 @@ impl Graphs {
             let (run, follower) = self.resume(&caller.0, &graph.0, &turn, last).await?;
             return Ok(stream(&run, follower, false));
         }
-        let Started { run, replayed } = self.start("chat", &caller.0, graph.0, key.0, turn).await?;
-        let follower = self.0.engine.follower(&caller.0, &run, Seq::default(), groups.has(Group::State));
+        let Started { run, replayed, after } = self.start("chat", &caller.0, graph.0, key.0, turn).await?;
+        let follower = self.0.engine.follower(&caller.0, &run, after, groups.has(Group::State));
         Ok(stream(&run, Some(follower), replayed))
     }
 
@@ -260,8 +260,8 @@ impl Graphs {
         key: Header<IdempotencyKey>,
         turn: Turn,
     ) -> Result<InvokeReply, Problem> {
-        let Started { run, replayed } = self.start("invoke", &caller.0, graph.0, key.0, turn).await?;
-        let mut follower = self.0.engine.follower(&caller.0, &run, Seq::default(), false);
+        let Started { run, replayed, after } = self.start("invoke", &caller.0, graph.0, key.0, turn).await?;
+        let mut follower = self.0.engine.follower(&caller.0, &run, after, false);
         let result = drain(&run, &mut follower).await?;
         let (_, content_location) = run_urls(run.run);
         Ok(InvokeReply::Done(Answer(result), run.run.to_string(), content_location, replayed.then_some(true)))

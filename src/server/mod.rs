@@ -7,6 +7,7 @@ mod docs;
 mod front;
 mod graphs;
 mod health;
+mod interrupts;
 mod invoke;
 mod json;
 pub mod openapi;
@@ -49,6 +50,7 @@ pub use telemetry::install as install_metrics;
 use front::{Front, Methods};
 use graphs::Graphs;
 use health::Health;
+use interrupts::Interrupts;
 use problem::{Code, Problem};
 use runs::Runs;
 use threads::Threads;
@@ -171,6 +173,8 @@ enum Tag {
     Runs,
     /// Conversations.
     Threads,
+    /// Questions to people.
+    Interrupts,
     /// The service itself.
     Service,
 }
@@ -246,7 +250,13 @@ fn check(settings: &Settings) -> Result<(), ServeError> {
 /// Returns everything that is served.
 fn endpoint(app: Arc<App>) -> impl Endpoint<Output = Response> {
     let mut table = HashMap::new();
-    (Graphs(app.clone()), Runs(app.clone()), Threads(app.clone()), Health(app.clone()))
+    (
+        Graphs(app.clone()),
+        Runs(app.clone()),
+        Threads(app.clone()),
+        Interrupts(app.clone()),
+        Health(app.clone()),
+    )
         .add_routes(&mut table);
     let mut table: Vec<_> = table.into_iter().collect();
     table.sort_by(|a, b| a.0.cmp(&b.0));

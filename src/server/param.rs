@@ -15,7 +15,7 @@ use super::auth::one;
 use super::problem::{Code, Problem};
 use super::sse::Groups;
 use super::view::parse_cursor;
-use crate::id::{CheckpointId, EventId, Part, RunId, ThreadId};
+use crate::id::{CheckpointId, EventId, InterruptId, Part, RunId, ThreadId};
 
 /// A type that a parameter can have.
 pub(super) trait Param: Sized + Send + Sync {
@@ -195,6 +195,25 @@ impl Param for RunId {
 
     fn parse(text: &str) -> Result<Self, String> {
         uuid(text, "run")
+    }
+}
+
+/// The id of a question.
+pub(super) struct InterruptIdText(pub(super) InterruptId);
+
+impl Param for InterruptIdText {
+    fn schema() -> MetaSchema {
+        MetaSchema { pattern: Some("^i_[0-9a-f]{20}$".into()), ..MetaSchema::new("string") }
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let digits = text.strip_prefix("i_").filter(|digits| {
+            digits.len() == 20 && digits.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+        });
+        match digits {
+            Some(_) => Ok(Self(InterruptId(text.into()))),
+            None => Err("the id of a question is `i_` and 20 hex digits".into()),
+        }
     }
 }
 

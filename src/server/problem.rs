@@ -13,7 +13,7 @@ use poem_openapi::types::{ToJSON, Type};
 use poem_openapi::{ApiResponse, Object};
 use tracing::error;
 
-use crate::engine::StartError;
+use crate::engine::{AnswerError, StartError};
 use crate::id::RunId;
 use crate::state::Mismatch;
 use crate::store::StoreError;
@@ -61,12 +61,16 @@ codes! {
     NulCharacter = "nul_character", 400, "The request holds the character U+0000";
     Unauthorized = "unauthorized", 401, "Authentication is needed";
     ForbiddenHost = "forbidden_host", 403, "This host name is not served";
+    Forbidden = "forbidden", 403, "The caller may not do this";
     RouteNotFound = "route_not_found", 404, "There is no such route";
     GraphNotFound = "graph_not_found", 404, "There is no such graph";
     NotFound = "not_found", 404, "There is no such thing";
     MethodNotAllowed = "method_not_allowed", 405, "The route does not take this method";
     RequestTimeout = "request_timeout", 408, "The body took too long";
     ThreadBusy = "thread_busy", 409, "The thread has a run that is not over";
+    ThreadInterrupted = "thread_interrupted", 409, "The thread waits for an answer";
+    InterruptAnswered = "interrupt_answered", 409, "The question was answered";
+    NothingToResume = "nothing_to_resume", 409, "Nothing waits to go on";
     StateIncompatible = "state_incompatible", 409, "The thread does not fit the graph";
     PayloadTooLarge = "payload_too_large", 413, "The body is too large";
     UnsupportedMediaType = "unsupported_media_type", 415, "The body has to be `application/json`";
@@ -284,7 +288,44 @@ impl From<StartError> for Problem {
             StartError::Draining => {
                 Self::new(Code::Draining, "another replica, or this one after its restart, will answer")
             }
+            StartError::Waits(open) => {
+                let detail = match open.as_slice() {
+                    [] => "answer its question first".to_owned(),
+                    open => format!("answer first: {}", open.join(", ")),
+                };
+                Self::new(Code::ThreadInterrupted, detail)
+            }
+            StartError::Answer(error) => (*error).into(),
             StartError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<AnswerError> for Problem {
+    fn from(error: AnswerError) -> Self {
+        match error {
+            // In the same words as whatever else does not exist.
+            AnswerError::Unknown(_) => Self::not_found(),
+            AnswerError::Taken { by, at, .. } => {
+                let at = at.to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
+                Self::new(Code::InterruptAnswered, format!("by `{by}`, at {at}"))
+            }
+            AnswerError::SeveralRuns => Self::at(
+                Code::InvalidRequest,
+                "/answers",
+                "answers are to questions of one run, at least one",
+            ),
+            AnswerError::Unfit(_, wrong) => {
+                let at = |Mismatch { pointer, why }| ProblemAt { pointer, detail: why };
+                Self::places(Code::Unprocessable, wrong.into_iter().map(at).collect())
+            }
+            AnswerError::Version(failure) => Self::new(Code::StateIncompatible, failure.message),
+            AnswerError::Nothing => {
+                Self::new(Code::NothingToResume, "the newest run of the thread neither failed nor waits")
+            }
+            AnswerError::Overloaded => StartError::Overloaded.into(),
+            AnswerError::Draining => StartError::Draining.into(),
+            AnswerError::Store(error) => error.into(),
         }
     }
 }

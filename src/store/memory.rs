@@ -11,10 +11,11 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{
-    Accepted, Beat, Checkpoint, Claim, Commit, Committed, EventBatch, GraphVersion, NewRun, OnBusy, Process,
-    Result, Run, RunState, Store, Thread, VersionUse,
+    Accepted, Answer, Answering, Beat, Checkpoint, Claim, Commit, Committed, EventBatch, GraphVersion,
+    NewRun, OnBusy, OpenQuestion, Process, Question, Result, Run, RunState, Store, StoreError, Thread,
+    VersionUse,
 };
-use crate::id::{CheckpointId, Owner, Part, RunId, Seq, ThreadId, ThreadKey};
+use crate::id::{CheckpointId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey};
 
 type Key = (Part, Part, Part);
 
@@ -67,7 +68,31 @@ struct Tables {
     runs: BTreeMap<RunId, RunRow>,
     keys: BTreeMap<(Part, Part, String, String), KeyRow>,
     versions: BTreeMap<String, GraphVersion>,
+    questions: BTreeMap<InterruptId, QuestionRow>,
+    pending: BTreeMap<(RunId, u64, TaskId), Vec<u8>>,
     next_ord: u64,
+}
+
+#[derive(Debug)]
+struct QuestionRow {
+    ord: u64,
+    question: OpenQuestion,
+    expires_at: Option<DateTime<Utc>>,
+    answer: Option<Vec<u8>>,
+    closed: bool,
+}
+
+impl QuestionRow {
+    fn is_open(&self) -> bool {
+        !self.closed && self.answer.is_none()
+    }
+
+    /// Says whether somebody may answer it.
+    fn is_for(&self, owner: &Owner, agent: bool) -> bool {
+        let asked = &self.question.key.owner;
+        *asked == *owner && !self.question.agent
+            || agent && self.question.agent && asked.tenant == owner.tenant
+    }
 }
 
 /// Keeps everything in memory, for as long as the process lives.
@@ -111,6 +136,33 @@ impl Tables {
         let mut rows: Vec<&RunRow> = self.runs.values().filter(|row| row.run.thread == thread).collect();
         rows.sort_by_key(|row| row.ord);
         rows
+    }
+
+    /// Closes all questions of a run: it is over.
+    fn close_questions(&mut self, run: RunId) {
+        for row in self.questions.values_mut().filter(|row| row.question.run == run) {
+            row.closed = true;
+        }
+    }
+
+    /// Makes a process the owner of a run.
+    fn take(&mut self, run: RunId, process: &Process, crashed: bool) -> Option<Claim> {
+        let row = self.runs.get_mut(&run)?;
+        row.run.state = RunState::Running;
+        row.run.fence += 1;
+        row.run.crashes += u32::from(crashed);
+        row.instance.clone_from(&process.instance);
+        row.boot = process.boot;
+        row.lease_until = lease(process.lease);
+        let run = row.run.clone();
+        let head = self.threads.get(&key(&run.key)).and_then(|thread| thread.head);
+        Some(Claim { run, head, crashed })
+    }
+
+    fn open_questions(&self, is: impl Fn(&QuestionRow) -> bool) -> Vec<OpenQuestion> {
+        let mut rows: Vec<_> = self.questions.values().filter(|row| row.is_open() && is(row)).collect();
+        rows.sort_by_key(|row| row.ord);
+        rows.into_iter().map(|row| row.question.clone()).collect()
     }
 
     fn view(&self, row: &ThreadRow) -> Thread {
@@ -187,6 +239,9 @@ impl Store for MemoryStore {
             .map(|row| (row.run.run, row.run.state))
             .filter(|(_, state)| holds_thread(*state) || *state == RunState::Queued)
             .collect();
+        if open.iter().any(|(_, state)| *state == RunState::Interrupted) {
+            return Ok(Accepted::Waits);
+        }
         if let Some((active, _)) = open.first() {
             if new.on_busy == OnBusy::Reject {
                 return Ok(Accepted::Busy { active: *active });
@@ -252,16 +307,48 @@ impl Store for MemoryStore {
         run.step += 1;
         run.crashes = 0;
         row.lease_until = lease(commit.lease);
-        if let Some((state, result)) = commit.next {
+        let cancel_requested = run.cancel_requested;
+        if let Some((state, result)) = commit.next.clone() {
             run.state = state;
             if !holds_thread(state) && state != RunState::Queued {
                 run.finished_at = Some(now);
             }
             run.result = result;
         }
-        let cancel_requested = run.cancel_requested;
+        let thread_key = run.key.clone();
         if let Some(batch) = commit.events {
             row.store(batch);
+        }
+        for Question { id, agent, data, expires_at } in commit.questions {
+            tables.next_ord += 1;
+            let (run, key) = (commit.run, thread_key.clone());
+            let question =
+                OpenQuestion { id: id.clone(), run, key, agent, data, created_at: now, answered: None };
+            let ord = tables.next_ord;
+            let row = QuestionRow { ord, question, expires_at, answer: None, closed: false };
+            tables.questions.entry(id).or_insert(row);
+        }
+        for id in &commit.closed {
+            if let Some(row) = tables.questions.get_mut(id).filter(|row| row.question.run == commit.run) {
+                row.closed = true;
+            }
+        }
+        let failed = matches!(commit.next, Some((RunState::Failed | RunState::Dead, _)));
+        if commit.pending && !failed {
+            tables.pending.retain(|(run, step, _), _| *run != commit.run || *step > commit.step + 1);
+        }
+        match commit.next {
+            Some((RunState::Interrupted, _)) => {
+                let came =
+                    |row: &QuestionRow| row.question.run == commit.run && !row.closed && row.answer.is_some();
+                if (cancel_requested || tables.questions.values().any(came))
+                    && let Some(row) = tables.runs.get_mut(&commit.run)
+                {
+                    row.run.state = RunState::Queued;
+                }
+            }
+            Some((state, _)) if state != RunState::Queued => tables.close_questions(commit.run),
+            _ => {}
         }
         if let Some(thread) = tables.thread_of(&commit.owner, commit.thread) {
             thread.updated_at = now;
@@ -314,18 +401,19 @@ impl Store for MemoryStore {
                     }
                     false
                 }
+                RunState::Interrupted => {
+                    let due = |row: &QuestionRow| {
+                        let due = row.expires_at.is_some_and(|at| at <= now);
+                        row.question.run == id && row.is_open() && due
+                    };
+                    if !tables.questions.values().any(due) {
+                        continue;
+                    }
+                    false
+                }
                 _ => continue,
             };
-            let Some(row) = tables.runs.get_mut(&id) else { continue };
-            row.run.state = RunState::Running;
-            row.run.fence += 1;
-            row.run.crashes += u32::from(crashed);
-            row.instance.clone_from(&process.instance);
-            row.boot = process.boot;
-            row.lease_until = lease(process.lease);
-            let run = row.run.clone();
-            let head = tables.threads.get(&key(&run.key)).and_then(|thread| thread.head);
-            claims.push(Claim { run, head, crashed });
+            claims.extend(tables.take(id, process, crashed));
         }
         Ok(claims)
     }
@@ -368,7 +456,7 @@ impl Store for MemoryStore {
         let mut tables = self.lock();
         let Some(row) = tables.own(owner, run) else { return Ok(None) };
         match row.run.state {
-            RunState::Queued => {
+            RunState::Queued | RunState::Interrupted => {
                 // The end of a run that had an owner sorts after all that the owner sent.
                 row.run.fence += u64::from(row.run.fence > 0);
                 let events = EventBatch { fence: row.run.fence, ..events };
@@ -381,7 +469,111 @@ impl Store for MemoryStore {
             state if holds_thread(state) => row.run.cancel_requested = true,
             _ => {}
         }
-        Ok(Some(row.run.clone()))
+        let cancelled = row.run.clone();
+        if cancelled.state == RunState::Cancelled {
+            tables.close_questions(run);
+        }
+        Ok(Some(cancelled))
+    }
+
+    async fn answer(&self, answer: Answer) -> Result<Answering> {
+        let mut tables = self.lock();
+        let now = Utc::now();
+        for (id, _) in &answer.answers {
+            let row = tables.questions.get(id).filter(|row| {
+                row.question.run == answer.run && !row.closed && row.is_for(&answer.owner, answer.agent)
+            });
+            match row.map(|row| &row.question.answered) {
+                None => return Ok(Answering::Unknown(id.clone())),
+                Some(None) => {}
+                Some(Some((by, at))) => {
+                    return Ok(Answering::Taken { id: id.clone(), by: by.clone(), at: *at });
+                }
+            }
+        }
+        for (id, data) in answer.answers {
+            if let Some(row) = tables.questions.get_mut(&id) {
+                row.answer = Some(data);
+                row.question.answered = Some((answer.by.clone(), now));
+            }
+        }
+        let Some(row) = tables.runs.get(&answer.run) else {
+            return Err(StoreError::Corrupt { what: "run", why: "its question has none".into() });
+        };
+        if row.run.state != RunState::Interrupted {
+            return Ok(Answering::Stored(row.run.clone()));
+        }
+        match tables.take(answer.run, &answer.process, false) {
+            Some(claim) => Ok(Answering::Claimed(claim)),
+            None => Err(StoreError::Corrupt { what: "run", why: "it is gone".into() }),
+        }
+    }
+
+    async fn answers(&self, owner: &Owner, run: RunId) -> Result<Vec<(InterruptId, Vec<u8>)>> {
+        let tables = self.lock();
+        let of =
+            |row: &&QuestionRow| row.question.run == run && row.question.key.owner == *owner && !row.closed;
+        let rows = tables.questions.values().filter(of);
+        Ok(rows.filter_map(|row| Some((row.question.id.clone(), row.answer.clone()?))).collect())
+    }
+
+    async fn questions(&self, key: &ThreadKey) -> Result<Vec<OpenQuestion>> {
+        Ok(self.lock().open_questions(|row| row.question.key == *key))
+    }
+
+    async fn question(&self, owner: &Owner, agent: bool, id: &InterruptId) -> Result<Option<OpenQuestion>> {
+        let tables = self.lock();
+        let row = tables.questions.get(id).filter(|row| !row.closed && row.is_for(owner, agent));
+        Ok(row.map(|row| row.question.clone()))
+    }
+
+    async fn approvals(&self, tenant: &Part, limit: u32) -> Result<Vec<OpenQuestion>> {
+        let of = |row: &QuestionRow| row.question.agent && row.question.key.owner.tenant == *tenant;
+        let mut open = self.lock().open_questions(of);
+        open.truncate(limit as usize);
+        Ok(open)
+    }
+
+    async fn put_pending(
+        &self,
+        owner: &Owner,
+        run: RunId,
+        fence: u64,
+        step: u64,
+        task: &TaskId,
+        data: Vec<u8>,
+    ) -> Result<bool> {
+        let mut tables = self.lock();
+        let holds = |row: &mut RunRow| row.run.fence == fence && row.run.state == RunState::Running;
+        if !tables.own(owner, run).is_some_and(holds) {
+            return Ok(false);
+        }
+        tables.pending.entry((run, step, task.clone())).or_insert(data);
+        Ok(true)
+    }
+
+    async fn pending(&self, owner: &Owner, run: RunId, step: u64) -> Result<Vec<(TaskId, Vec<u8>)>> {
+        let mut tables = self.lock();
+        if tables.own(owner, run).is_none() {
+            return Ok(Vec::new());
+        }
+        let of = tables.pending.iter().filter(|((of, at, _), _)| *of == run && *at == step);
+        Ok(of.map(|((_, _, task), data)| (task.clone(), data.clone())).collect())
+    }
+
+    async fn resume(&self, owner: &Owner, run: RunId, process: Process) -> Result<Option<Claim>> {
+        let mut tables = self.lock();
+        let Some(row) = tables.own(owner, run) else { return Ok(None) };
+        let (thread, state) = (row.run.thread, row.run.state);
+        let newest = tables.runs_of(thread).last().is_some_and(|newest| newest.run.run == run);
+        if !newest || !matches!(state, RunState::Failed | RunState::Dead) {
+            return Ok(None);
+        }
+        if let Some(row) = tables.runs.get_mut(&run) {
+            (row.run.result, row.run.finished_at, row.run.crashes) = (None, None, 0);
+            row.run.cancel_requested = false;
+        }
+        Ok(tables.take(run, &process, false))
     }
 
     async fn run(&self, owner: &Owner, run: RunId) -> Result<Option<Run>> {
@@ -429,7 +621,9 @@ impl Store for MemoryStore {
         let mut tables = self.lock();
         let Some(row) = tables.threads.remove(&key(thread)) else { return Ok(false) };
         tables.runs.retain(|_, run| run.run.thread != row.thread);
-        let Tables { keys, runs, .. } = &mut *tables;
+        let Tables { keys, runs, questions, pending, .. } = &mut *tables;
+        questions.retain(|_, row| runs.contains_key(&row.question.run));
+        pending.retain(|(run, ..), _| runs.contains_key(run));
         keys.retain(|_, key| runs.contains_key(&key.run));
         Ok(true)
     }

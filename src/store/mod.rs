@@ -11,7 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
-use crate::id::{CheckpointId, Owner, RunId, Seq, ThreadId, ThreadKey};
+use crate::id::{CheckpointId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey};
 
 /// Where a run stands. `Completed`, `Failed`, `Cancelled`, `RolledBack` and `Dead` are terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -208,6 +208,8 @@ pub enum Accepted {
         /// The version of its newest run.
         hash: String,
     },
+    /// The thread's run waits for a person; nothing was stored.
+    Waits,
     /// The thread is busy and `on_busy` says reject; nothing was stored.
     Busy {
         /// The run that holds the thread.
@@ -232,12 +234,89 @@ pub struct Commit {
     pub step: u64,
     /// New checkpoints, oldest first; the last becomes the head of the thread.
     pub checkpoints: Vec<Checkpoint>,
+    /// Questions that are put with the barrier.
+    pub questions: Vec<Question>,
+    /// Questions whose answers were taken, or that nobody needs any more.
+    pub closed: Vec<InterruptId>,
+    /// There may be pending writes of this step: they are part of the barrier now.
+    pub pending: bool,
     /// Events that become visible with the barrier.
     pub events: Option<EventBatch>,
-    /// The state that the run enters, with its encoded result when terminal; absent: goes on.
+    /// The state that the run enters, with its encoded result when terminal; absent: goes on. A run that pauses
+    /// (`interrupted`) while an answer to one of its open questions is there, or its end was asked for, is `queued`
+    /// instead, so that it never waits for what has come.
     pub next: Option<(RunState, Option<Vec<u8>>)>,
     /// How long the lease holds from now.
     pub lease: Duration,
+}
+
+/// A question that a run puts to a person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    /// Its id.
+    pub id: InterruptId,
+    /// Whoever has the role `agent` in the tenant may answer; else only the owner of the thread.
+    pub agent: bool,
+    /// What is asked, as the engine encoded it.
+    pub data: Vec<u8>,
+    /// When the run is to go on without an answer.
+    pub expires_at: Option<DateTime<Utc>>,
+}
+
+/// A question as stored, open or answered.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OpenQuestion {
+    /// Its id.
+    pub id: InterruptId,
+    /// The run that waits.
+    pub run: RunId,
+    /// Whose it is, and on which session.
+    pub key: ThreadKey,
+    /// An agent is asked.
+    pub agent: bool,
+    /// What is asked, as the engine encoded it.
+    pub data: Vec<u8>,
+    /// When it was asked.
+    pub created_at: DateTime<Utc>,
+    /// Who answered, and when.
+    pub answered: Option<(String, DateTime<Utc>)>,
+}
+
+/// Answers to open questions of one run: all are taken, or none.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// The caller.
+    pub owner: Owner,
+    /// He may answer what is asked of agents in his tenant.
+    pub agent: bool,
+    /// The run.
+    pub run: RunId,
+    /// The answers, as the engine encoded them.
+    pub answers: Vec<(InterruptId, Vec<u8>)>,
+    /// Who answers, for those who come later.
+    pub by: String,
+    /// The process that goes on with the run when it waits.
+    pub process: Process,
+}
+
+/// What became of answers.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answering {
+    /// They are stored, and the run is the process's.
+    Claimed(Claim),
+    /// They are stored, for whoever works on the run.
+    Stored(Run),
+    /// One of the questions was answered before; nothing was stored.
+    Taken {
+        /// The question.
+        id: InterruptId,
+        /// Who.
+        by: String,
+        /// When.
+        at: DateTime<Utc>,
+    },
+    /// One of the questions does not exist, is over, or is not for the caller; nothing was stored.
+    Unknown(InterruptId),
 }
 
 /// What became of a commit.
@@ -348,8 +427,8 @@ pub trait Store: Send + Sync + 'static {
     /// [`Store::commit`] a batch replaces a shorter one with the same fence and first number, and never a longer one.
     async fn append_events(&self, batches: Vec<(Owner, RunId, EventBatch)>) -> Result<()>;
 
-    /// Claims up to `limit` runs: queued ones whose turn it is, those whose lease ran out, and those
-    /// that an earlier boot of this instance left. Raises the fence, and counts a crash for a
+    /// Claims up to `limit` runs: queued ones whose turn it is, those whose lease ran out, those that an earlier boot of
+    /// this instance left, and those that wait for an answer whose time is over. Raises the fence, and counts a crash for a
     /// run that was taken while running.
     async fn claim(&self, process: &Process, limit: u32) -> Result<Vec<Claim>>;
 
@@ -360,7 +439,7 @@ pub trait Store: Send + Sync + 'static {
     /// Gives a claimed run back to the queue without counting a crash.
     async fn release(&self, owner: &Owner, run: RunId, fence: u64) -> Result<()>;
 
-    /// Asks for the end of a run. A queued run becomes `cancelled` at once, with `result`, and with `events` as
+    /// Asks for the end of a run. A run that is queued, or waits for a person, becomes `cancelled` at once, with `result`, and with `events` as
     /// the end of its stream: under fence 0 when it never had an owner, else under a new fence. Returns the run
     /// as it is now.
     async fn request_cancel(
@@ -370,6 +449,39 @@ pub trait Store: Send + Sync + 'static {
         result: Vec<u8>,
         events: EventBatch,
     ) -> Result<Option<Run>>;
+
+    /// Answers open questions of one run. A run that waits is claimed for it.
+    async fn answer(&self, answer: Answer) -> Result<Answering>;
+
+    /// Reads the answers to a run's questions that its owner has not taken.
+    async fn answers(&self, owner: &Owner, run: RunId) -> Result<Vec<(InterruptId, Vec<u8>)>>;
+
+    /// Lists the open questions of a thread, oldest first.
+    async fn questions(&self, key: &ThreadKey) -> Result<Vec<OpenQuestion>>;
+
+    /// Reads a question that is not over, when the caller may answer it.
+    async fn question(&self, owner: &Owner, agent: bool, id: &InterruptId) -> Result<Option<OpenQuestion>>;
+
+    /// Lists the open questions to agents of a tenant, oldest first.
+    async fn approvals(&self, tenant: &Part, limit: u32) -> Result<Vec<OpenQuestion>>;
+
+    /// Stores what a task of an unfinished superstep came to; the first stays. False: the fence is lost.
+    async fn put_pending(
+        &self,
+        owner: &Owner,
+        run: RunId,
+        fence: u64,
+        step: u64,
+        task: &TaskId,
+        data: Vec<u8>,
+    ) -> Result<bool>;
+
+    /// Reads what tasks of a superstep came to.
+    async fn pending(&self, owner: &Owner, run: RunId, step: u64) -> Result<Vec<(TaskId, Vec<u8>)>>;
+
+    /// Claims a run that failed or was given up, so that it goes on. Nothing: it did neither, it is not the newest of its
+    /// thread, or there is none.
+    async fn resume(&self, owner: &Owner, run: RunId, process: Process) -> Result<Option<Claim>>;
 
     /// Reads a run of this owner.
     async fn run(&self, owner: &Owner, run: RunId) -> Result<Option<Run>>;

@@ -31,10 +31,10 @@ use self::entity::graph_version;
 use self::error::{undone, unsure};
 use self::postgres::Lanes;
 use super::{
-    Accepted, Beat, Checkpoint, Claim, Commit, Committed, EventBatch, GraphVersion, NewRun, Process, Result,
-    Run, Store, StoreError, Thread, VersionUse,
+    Accepted, Answer, Answering, Beat, Checkpoint, Claim, Commit, Committed, EventBatch, GraphVersion,
+    NewRun, OpenQuestion, Process, Result, Run, Store, StoreError, Thread, VersionUse,
 };
-use crate::id::{CheckpointId, Owner, RunId, Seq, ThreadId, ThreadKey};
+use crate::id::{CheckpointId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey};
 
 /// How long an idempotency key is remembered, in hours.
 const KEY_HOURS: i64 = 24;
@@ -297,6 +297,51 @@ impl Store for SqlStore {
             Ok(found)
         })
         .await
+    }
+
+    async fn answer(&self, _answer: Answer) -> Result<Answering> {
+        Err(StoreError::Config("not yet".into()))
+    }
+
+    async fn answers(&self, _owner: &Owner, _run: RunId) -> Result<Vec<(InterruptId, Vec<u8>)>> {
+        Err(StoreError::Config("not yet".into()))
+    }
+
+    async fn questions(&self, _key: &ThreadKey) -> Result<Vec<OpenQuestion>> {
+        Err(StoreError::Config("not yet".into()))
+    }
+
+    async fn question(
+        &self,
+        _owner: &Owner,
+        _agent: bool,
+        _id: &InterruptId,
+    ) -> Result<Option<OpenQuestion>> {
+        Err(StoreError::Config("not yet".into()))
+    }
+
+    async fn approvals(&self, _tenant: &Part, _limit: u32) -> Result<Vec<OpenQuestion>> {
+        Err(StoreError::Config("not yet".into()))
+    }
+
+    async fn put_pending(
+        &self,
+        _owner: &Owner,
+        _run: RunId,
+        _fence: u64,
+        _step: u64,
+        _task: &TaskId,
+        _data: Vec<u8>,
+    ) -> Result<bool> {
+        Ok(true)
+    }
+
+    async fn pending(&self, _owner: &Owner, _run: RunId, _step: u64) -> Result<Vec<(TaskId, Vec<u8>)>> {
+        Ok(Vec::new())
+    }
+
+    async fn resume(&self, _owner: &Owner, _run: RunId, _process: Process) -> Result<Option<Claim>> {
+        Err(StoreError::Config("not yet".into()))
     }
 
     async fn run(&self, owner: &Owner, run: RunId) -> Result<Option<Run>> {

@@ -12,6 +12,7 @@ mod guide;
 mod handlers;
 mod language;
 mod openapi;
+mod people;
 mod schemas;
 mod service;
 mod service_clients;

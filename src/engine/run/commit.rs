@@ -10,29 +10,39 @@ use super::{COMMIT_RETRY, Driver, Halt, Position};
 use crate::engine::Stop;
 use crate::engine::journal::Held;
 use crate::event::{Body, Scope};
-use crate::store::{Checkpoint, Commit, Committed, RunState, StoreError};
+use crate::id::InterruptId;
+use crate::store::{Checkpoint, Commit, Committed, Question, RunState, StoreError};
+
+/// What a barrier stores besides its events.
+#[derive(Default)]
+pub(super) struct Barrier {
+    checkpoints: Vec<Checkpoint>,
+    questions: Vec<Question>,
+    closed: Vec<InterruptId>,
+    pending: bool,
+}
 
 impl Driver<'_> {
-    /// Returns the number of barriers that the store has: one for each superstep that is not pending.
-    pub(super) fn stored_step(at: &Position) -> u64 {
-        let pending_steps = at.pending.iter().filter(|row| row.source == "step").count() as u64;
-        at.number - pending_steps
-    }
-
     pub(super) async fn commit(
         &self,
         at: &Position,
         events: Vec<(Option<Scope>, Body)>,
         next: Option<(RunState, Option<Vec<u8>>)>,
     ) -> Result<bool, Halt> {
-        self.write(Self::stored_step(at), at.pending.clone(), events, next).await
+        let barrier = Barrier {
+            checkpoints: at.pending.clone(),
+            questions: at.asked.clone(),
+            closed: at.closed.clone(),
+            pending: at.has_kept,
+        };
+        self.write(at.gate, barrier, events, next).await
     }
 
     /// Writes a barrier, for as long as it takes: the fence says when it is too late.
     pub(super) async fn write(
         &self,
         step: u64,
-        checkpoints: Vec<Checkpoint>,
+        barrier: Barrier,
         events: Vec<(Option<Scope>, Body)>,
         next: Option<(RunState, Option<Vec<u8>>)>,
     ) -> Result<bool, Halt> {
@@ -44,7 +54,10 @@ impl Driver<'_> {
             run: claim.run,
             fence: claim.fence,
             step,
-            checkpoints,
+            checkpoints: barrier.checkpoints,
+            questions: barrier.questions,
+            closed: barrier.closed,
+            pending: barrier.pending,
             events: batch,
             next,
             lease: self.shared.process.lease,

@@ -4,9 +4,10 @@
 
 use tracing::{debug, info};
 
+use super::commit::Barrier;
 use super::{Driver, Halt, Position};
 use crate::engine::record::{self, Outcome, RunError};
-use crate::engine::step;
+use crate::engine::step::{self, Open};
 use crate::event::{Body, RunStatus, Scope, Usage};
 use crate::failure::{ErrorKind, Failure};
 use crate::store::RunState;
@@ -75,10 +76,30 @@ impl Driver<'_> {
         self.finish(at, events, &outcome).await
     }
 
-    /// Lets go of a run that waits for people.
-    pub(super) async fn pause(&self, at: Position) -> Result<(), Halt> {
-        let failure = Failure::new(ErrorKind::Failed, "nobody can answer in this build");
-        self.fail(at, None, failure).await
+    /// Lets go of a run that waits for people, with its last barrier. What was said to it meanwhile puts it into the queue.
+    pub(super) async fn pause(
+        &self,
+        mut at: Position,
+        mut events: Vec<(Option<Scope>, Body)>,
+    ) -> Result<(), Halt> {
+        let (open, _) = at.head.frontier.held(&at.plan);
+        events.push((
+            None,
+            Body::RunFinished {
+                status: RunStatus::Interrupted,
+                output: None,
+                usage: at.head.frontier.usage,
+                interrupts: open.iter().map(Open::interrupt).collect(),
+            },
+        ));
+        self.commit(&at, events, Some((RunState::Interrupted, None))).await?;
+        info!(run = %self.claim.run.run, questions = open.len(), "Run waits for people.");
+        at.stored();
+        if !at.torn {
+            self.shared.heads.put(self.claim.run.thread, at.head);
+        }
+        self.shared.queue.notify_one();
+        Ok(())
     }
 
     pub(super) async fn cancel(&self, at: Position) -> Result<(), Halt> {
@@ -163,6 +184,6 @@ impl Driver<'_> {
             (None, Body::ended(status, usage)),
         ];
         let next = Some((state, Some(record::encode(&outcome))));
-        self.write(step, Vec::new(), events, next).await.map(|_| ())
+        self.write(step, Barrier::default(), events, next).await.map(|_| ())
     }
 }

@@ -2,9 +2,11 @@
 //!
 //! Invariant: what an earlier owner showed of an attempt that died is taken back before anything else is told.
 
-use super::{Driver, Halt};
+use super::tasks::INTENT;
+use super::{Driver, Halt, Position};
 use crate::engine::follow::{PAGE, decode};
 use crate::engine::journal::GONE;
+use crate::engine::record;
 use crate::engine::step::Leaf;
 use crate::event::{Body, Event, Scope};
 use crate::id::Seq;
@@ -27,6 +29,23 @@ impl Driver<'_> {
                 return Ok(self.journal.inherit(&events));
             }
         }
+    }
+
+    /// Reads what leaves of the next superstep came to before: those are not done again.
+    pub(super) async fn recall(&self, at: &mut Position) -> Result<(), Halt> {
+        let run = &self.claim.run;
+        let rows =
+            self.patiently(|| self.shared.store.pending(&run.key.owner, run.run, at.number + 1)).await?;
+        for (task, data) in rows {
+            at.has_kept = true;
+            let worked = if data == INTENT {
+                None
+            } else {
+                Some(record::decode("pending write", &data).map_err(Halt::Broken)?)
+            };
+            at.kept.insert(task, worked);
+        }
+        Ok(())
     }
 
     /// Tells the readers that what earlier owners showed of the leaves is void: of those that they left open, and after a

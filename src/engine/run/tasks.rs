@@ -9,17 +9,25 @@ use std::time::Instant;
 
 use futures_util::{FutureExt, StreamExt, stream};
 use tokio::sync::Semaphore;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
-use super::{Cut, Driver, Position};
-use crate::engine::Stop;
+use super::{Cut, Driver, Halt, Position};
 use crate::engine::step::{Begun, Ended, Leaf, LeafWork, Worked};
+use crate::engine::{Stop, record};
 use crate::event::{Body, Scope};
 use crate::failure::{ErrorKind, Failure};
 use crate::id::TaskId;
 use crate::node::{Attempt, Done, Emitter, Outcome, RunFacts};
 use crate::plan::{Effects, ToolBody};
 use crate::tool::Call;
+
+/// Stands in the store for a call that must not be made twice, and may have been made.
+pub(super) const INTENT: &[u8] = b"intent";
+
+/// The key of that: the call's own is for its result.
+fn intent_of(task: &TaskId) -> TaskId {
+    TaskId(format!("{task}!").into())
+}
 
 impl Driver<'_> {
     /// Tells that tasks begin, or go on after the run has waited.
@@ -37,10 +45,15 @@ impl Driver<'_> {
     /// stopped because the time of the run is over.
     pub(super) async fn superstep(
         &self,
-        at: &Position,
+        at: &mut Position,
         leaves: &[Leaf<'_>],
         facts: &RunFacts,
     ) -> Result<Vec<Ended>, Cut> {
+        // A result alone is as good as its barrier; among several it is kept until the last of them is there.
+        let keeps = leaves.len() > 1;
+        at.has_kept |=
+            leaves.iter().any(|leaf| (keeps && !leaf.is_pure()) || leaf.effects() == Effects::AtMostOnce);
+        let at = &*at;
         let left = at.plan.limits.time.saturating_sub(at.clock.elapsed());
         let lanes = lanes(leaves);
         let work = leaves.iter().enumerate().map(|(rank, leaf)| {
@@ -51,7 +64,7 @@ impl Driver<'_> {
                     Some(lane) => lane.acquire().await.ok(),
                     None => None,
                 };
-                (rank, self.leaf(leaf, facts).await)
+                (rank, self.kept(at, leaf, facts, keeps).await)
             }
         });
         // Collected first: a stream of closures that borrow is not `Send` to the compiler.
@@ -74,6 +87,53 @@ impl Driver<'_> {
             }
         }
         Ok(ended)
+    }
+
+    /// Does a leaf, unless it was done before the run was taken over, and keeps what it came to.
+    async fn kept(&self, at: &Position, leaf: &Leaf<'_>, facts: &RunFacts, keeps: bool) -> Worked {
+        let task = &leaf.place.task_id;
+        if let Some(Some(worked)) = at.kept.get(task) {
+            return worked.clone();
+        }
+        if leaf.effects() == Effects::AtMostOnce {
+            let intent = intent_of(task);
+            if at.kept.contains_key(&intent) {
+                let message =
+                    "the call may have been made before the process went away, and must not be made twice";
+                let failure = Failure {
+                    code: "uncertain_effect".into(),
+                    ..Failure::new(ErrorKind::Uncertain, message)
+                };
+                return Worked { attempt: 1, result: Err(failure) };
+            }
+            if !self.keep(at, &intent, INTENT.to_vec()).await {
+                let message = "the call was not made: the run is not this process's any more";
+                return Worked { attempt: 1, result: Err(Failure::new(ErrorKind::Connection, message)) };
+            }
+        }
+        let worked = self.leaf(leaf, facts).await;
+        if keeps && worked.result.is_ok() && !leaf.is_pure() {
+            // Without it, a crash would only cost the work once more.
+            self.keep(at, task, record::encode(&worked)).await;
+        }
+        worked
+    }
+
+    /// Stores what must outlive this process before the next barrier; false: the run is not its own any more.
+    async fn keep(&self, at: &Position, task: &TaskId, data: Vec<u8>) -> bool {
+        let run = &self.claim.run;
+        let put = || {
+            let (store, owner) = (&self.shared.store, &run.key.owner);
+            store.put_pending(owner, run.run, run.fence, at.number + 1, task, data.clone())
+        };
+        match self.patiently(put).await {
+            Ok(stored) => stored,
+            Err(Halt::Gone) => false,
+            Err(Halt::Broken(error)) => {
+                warn!(run = %run.run, %error, "A result cannot be kept.");
+                false
+            }
+        }
     }
 
     /// Makes attempts at a leaf until one succeeds or the policy says stop.
@@ -173,13 +233,22 @@ impl Driver<'_> {
 }
 
 impl Leaf<'_> {
-    /// Says whether a second attempt does no harm.
-    fn may_repeat(&self) -> bool {
-        let effects = match &self.work {
+    /// Says what it does outside.
+    fn effects(&self) -> Effects {
+        match &self.work {
             LeafWork::Node(..) => self.job.effects,
             LeafWork::Tool(tool, _) => tool.effects,
-        };
-        effects != Effects::AtMostOnce
+        }
+    }
+
+    /// Says whether it only computes.
+    fn is_pure(&self) -> bool {
+        matches!(&self.work, LeafWork::Node(node, _) if node.is_pure())
+    }
+
+    /// Says whether a second attempt does no harm.
+    fn may_repeat(&self) -> bool {
+        self.effects() != Effects::AtMostOnce
     }
 }
 

@@ -14,6 +14,7 @@ use serde_json::{Map, Value as Json, json};
 use super::auth::Auth;
 use super::graphs::Graphs;
 use super::health::Health;
+use super::interrupts::Interrupts;
 use super::runs::Runs;
 use super::sse;
 use super::threads::Threads;
@@ -57,11 +58,11 @@ struct Shape;
 
 impl OpenApi for Shape {
     fn meta() -> Vec<MetaApi> {
-        <(Graphs, Runs, Threads, Health)>::meta()
+        <(Graphs, Runs, Threads, Interrupts, Health)>::meta()
     }
 
     fn register(registry: &mut Registry) {
-        <(Graphs, Runs, Threads, Health)>::register(registry);
+        <(Graphs, Runs, Threads, Interrupts, Health)>::register(registry);
     }
 
     fn add_routes(

@@ -145,6 +145,7 @@ fn count(answers: &[Accepted]) -> BTreeMap<&'static str, usize> {
     let mut counts = BTreeMap::new();
     for answer in answers {
         let word = match answer {
+            Accepted::Waits => "waits",
             Accepted::Claimed { .. } => "claimed",
             Accepted::Queued { .. } => "queued",
             Accepted::Replayed { .. } => "replayed",

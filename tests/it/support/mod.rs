@@ -169,6 +169,9 @@ pub(crate) async fn queued(store: &dyn Store, key: &ThreadKey) -> Run {
 /// Returns a commit of the run's next step without anything in it.
 pub(crate) fn barrier(run: &Run) -> Commit {
     Commit {
+        questions: Vec::new(),
+        closed: Vec::new(),
+        pending: false,
         owner: run.key.owner.clone(),
         thread: run.thread,
         run: run.run,

@@ -1,0 +1,320 @@
+//! Questions to people: which are open, and what is said to them.
+//!
+//! Invariant: an answer that does not fit is refused before anything of it is stored, and of several answers to one
+//! question the first is taken.
+
+use std::sync::atomic::Ordering;
+
+use chrono::{DateTime, Utc};
+use serde_json::Value as Json;
+
+use super::step::{Open, Reply};
+use super::{Engine, StartError, heads, record};
+use crate::event::{Interrupt, Who};
+use crate::failure::Failure;
+use crate::id::{InterruptId, Owner, RunId, Seq, ThreadKey};
+use crate::plan::{Form, OnMessage};
+use crate::state::Mismatch;
+use crate::store::{Answer, Answering, Claim, OpenQuestion, Run, RunState, StoreError};
+
+/// Who says something to questions.
+#[derive(Debug, Clone)]
+pub struct Answerer {
+    /// The caller.
+    pub owner: Owner,
+    /// He may answer what is asked of agents.
+    pub agent: bool,
+}
+
+/// Answers that were taken.
+#[derive(Debug, Clone)]
+pub struct Answered {
+    /// The run, which goes on.
+    pub run: Run,
+    /// The last event before it does.
+    pub after: Seq,
+}
+
+/// Why an answer was not taken. Nothing was stored.
+#[derive(Debug, thiserror::Error)]
+pub enum AnswerError {
+    /// There is no such question, or not for this caller.
+    #[error("there is no open question `{0}`")]
+    Unknown(InterruptId),
+    /// Somebody was first.
+    #[error("the question was answered by {by} at {at}")]
+    Taken {
+        /// The question.
+        id: InterruptId,
+        /// Who.
+        by: String,
+        /// When.
+        at: DateTime<Utc>,
+    },
+    /// The questions belong to several runs.
+    #[error("the questions are not of one run")]
+    SeveralRuns,
+    /// The answer does not fit; by JSON Pointer into it.
+    #[error("the answer does not fit the question")]
+    Unfit(InterruptId, Vec<Mismatch>),
+    /// The version of the graph that the run is pinned to cannot be used here.
+    #[error("{0}")]
+    Version(Failure),
+    /// The newest run of the thread neither failed nor waits.
+    #[error("nothing waits to go on")]
+    Nothing,
+    /// The process works on as many runs as it may.
+    #[error("the service works on as many runs as it may")]
+    Overloaded,
+    /// The process goes away.
+    #[error("the service is shutting down")]
+    Draining,
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Engine {
+    /// Lists the open questions of a thread, oldest first.
+    pub async fn interrupts(&self, key: &ThreadKey) -> Result<Vec<(RunId, Interrupt)>, StoreError> {
+        let questions = self.shared.store.questions(key).await?;
+        questions.into_iter().map(|question| Ok((question.run, interrupt(&question)?))).collect()
+    }
+
+    /// Lists what is asked of agents in a tenant, oldest first.
+    pub async fn approvals(&self, owner: &Owner, limit: u32) -> Result<Vec<Approval>, StoreError> {
+        let questions = self.shared.store.approvals(&owner.tenant, limit).await?;
+        let approval = |question: OpenQuestion| {
+            Ok(Approval {
+                interrupt: interrupt(&question)?,
+                run: question.run,
+                session: question.key,
+                created_at: question.created_at,
+            })
+        };
+        questions.into_iter().map(approval).collect()
+    }
+
+    /// Says something to open questions of one run, to all of them or to none. The run goes on here when it waits.
+    pub async fn answer(
+        &self,
+        who: &Answerer,
+        replies: Vec<(InterruptId, Reply)>,
+    ) -> Result<Answered, AnswerError> {
+        let shared = &self.shared;
+        if shared.draining.load(Ordering::Relaxed) {
+            return Err(AnswerError::Draining);
+        }
+        if shared.lives().len() >= shared.settings.runs {
+            return Err(AnswerError::Overloaded);
+        }
+        let mut run: Option<OpenQuestion> = None;
+        let mut answers = Vec::with_capacity(replies.len());
+        for (id, reply) in replies {
+            let question = shared.store.question(&who.owner, who.agent, &id).await?;
+            let question = question.ok_or_else(|| AnswerError::Unknown(id.clone()))?;
+            if let Some((by, at)) = question.answered {
+                return Err(AnswerError::Taken { id, by, at });
+            }
+            if run.as_ref().is_some_and(|first| first.run != question.run) {
+                return Err(AnswerError::SeveralRuns);
+            }
+            let reply = match reply {
+                Reply::Dismissed => Reply::Dismissed,
+                Reply::Answer(value) => {
+                    let open = self.asked(&question, &id).await?;
+                    Reply::Answer(
+                        fitting(&open, value).map_err(|wrong| AnswerError::Unfit(id.clone(), wrong))?,
+                    )
+                }
+            };
+            answers.push((id, record::encode(&reply)));
+            run = run.or(Some(question));
+        }
+        let Some(first) = run else { return Err(AnswerError::SeveralRuns) };
+        let answer = Answer {
+            owner: who.owner.clone(),
+            agent: who.agent,
+            run: first.run,
+            answers,
+            by: who.owner.user.to_string(),
+            process: shared.process.clone(),
+        };
+        match shared.store.answer(answer).await? {
+            Answering::Claimed(claim) => Ok(self.drive(claim)),
+            Answering::Stored(run) => {
+                let after = self.last(&first.key.owner, run.run).await?;
+                shared.queue.notify_one();
+                Ok(Answered { run, after })
+            }
+            Answering::Taken { id, by, at } => Err(AnswerError::Taken { id, by, at }),
+            Answering::Unknown(id) => Err(AnswerError::Unknown(id)),
+        }
+    }
+
+    /// Goes on with the thread's newest run where it failed. What its finished nodes did is kept.
+    pub async fn resume(&self, key: &ThreadKey) -> Result<Answered, AnswerError> {
+        let shared = &self.shared;
+        if shared.draining.load(Ordering::Relaxed) {
+            return Err(AnswerError::Draining);
+        }
+        if shared.lives().len() >= shared.settings.runs {
+            return Err(AnswerError::Overloaded);
+        }
+        let thread = shared.store.thread(key).await?.ok_or(AnswerError::Nothing)?;
+        let Some((run, RunState::Failed)) = thread.last_run else { return Err(AnswerError::Nothing) };
+        let claim = shared.store.resume(&key.owner, run, shared.process.clone()).await?;
+        claim.map(|claim| self.drive(claim)).ok_or(AnswerError::Nothing)
+    }
+
+    /// Takes a plain message to a thread that waits, as its questions say. Nothing: the run was ended for it.
+    pub(super) async fn message(
+        &self,
+        key: &ThreadKey,
+        message: Option<&Json>,
+    ) -> Result<Option<Answered>, StartError> {
+        let questions = self.shared.store.questions(key).await?;
+        let mut open = Vec::with_capacity(questions.len());
+        for question in &questions {
+            match self.asked(question, &question.id).await {
+                Ok(found) => open.push(found),
+                // It was answered meanwhile.
+                Err(AnswerError::Unknown(_)) => return Ok(None),
+                Err(AnswerError::Store(error)) => return Err(error.into()),
+                Err(error) => return Err(StartError::Answer(Box::new(error))),
+            }
+        }
+        let Some(message) = message else { return Err(waits(&open)) };
+        if open.iter().any(|open| open.on_message == OnMessage::Restart) {
+            if let Some(question) = questions.first() {
+                self.cancel(&key.owner, question.run).await?;
+            }
+            return Ok(None);
+        }
+        let mine = |open: &&Open| open.who == Who::User && open.on_message == OnMessage::Answer;
+        let mut mine = open.iter().filter(mine);
+        let (Some(only), None) = (mine.next(), mine.next()) else { return Err(waits(&open)) };
+        let text = super::run::user_text(Some(message));
+        let value = match &only.form {
+            Form::Text | Form::Options(_) => Json::String(text),
+            Form::Type(ty) => match serde_json::from_str(&text) {
+                Ok(value) if ty.check(&value).is_ok() => value,
+                _ => Json::String(text),
+            },
+        };
+        let who = Answerer { owner: key.owner.clone(), agent: false };
+        match self.answer(&who, vec![(only.question.id.clone(), Reply::Answer(value))]).await {
+            Ok(answered) => Ok(Some(answered)),
+            Err(AnswerError::Unfit(_, wrong)) => {
+                let at = |wrong: Mismatch| Mismatch { pointer: "/message".to_owned(), ..wrong };
+                Err(StartError::Unprocessable(wrong.into_iter().map(at).collect()))
+            }
+            Err(AnswerError::Overloaded) => Err(StartError::Overloaded),
+            Err(AnswerError::Draining) => Err(StartError::Draining),
+            Err(AnswerError::Store(error)) => Err(error.into()),
+            Err(error) => Err(StartError::Answer(Box::new(error))),
+        }
+    }
+
+    /// Goes on with a claimed run.
+    fn drive(&self, claim: Claim) -> Answered {
+        // What it tells from now on comes under its new fence.
+        let after = Seq { fence: claim.run.fence.saturating_sub(1), n: u64::MAX };
+        let run = claim.run.clone();
+        self.shared.launch(claim, None);
+        Answered { run, after }
+    }
+
+    /// Finds a question where the run has it.
+    async fn asked(&self, question: &OpenQuestion, id: &InterruptId) -> Result<Open, AnswerError> {
+        let shared = &self.shared;
+        let unknown = || AnswerError::Unknown(id.clone());
+        let owner = &question.key.owner;
+        let run = shared.store.run(owner, question.run).await?.ok_or_else(unknown)?;
+        let plan = shared.plan(&run.graph, &run.hash).await?.map_err(AnswerError::Version)?;
+        let thread = shared.store.thread(&question.key).await?.ok_or_else(unknown)?;
+        let head = thread.head.ok_or_else(unknown)?;
+        let loaded = heads::load(&*shared.store, owner, thread.thread, head).await?;
+        let (head, _) = loaded.ok_or_else(unknown)?;
+        let (open, _) = head.frontier.held(&plan);
+        open.into_iter().find(|open| open.question.id == *id).ok_or_else(unknown)
+    }
+
+    /// Returns the place of the last event of a run that is stored.
+    async fn last(&self, owner: &Owner, run: RunId) -> Result<Seq, StoreError> {
+        let mut last = Seq::default();
+        loop {
+            let batches = self.shared.store.events(owner, run, last, super::follow::PAGE).await?;
+            let Some(batch) = batches.last() else { return Ok(last) };
+            let seq = Seq { fence: batch.fence, n: batch.last };
+            if seq <= last {
+                return Ok(last);
+            }
+            last = seq;
+        }
+    }
+}
+
+/// What is asked of agents.
+#[derive(Debug, Clone)]
+pub struct Approval {
+    /// The question.
+    pub interrupt: Interrupt,
+    /// The run that waits.
+    pub run: RunId,
+    /// Whose it is, and on which session.
+    pub session: ThreadKey,
+    /// When it was asked.
+    pub created_at: DateTime<Utc>,
+}
+
+fn waits(open: &[Open]) -> StartError {
+    StartError::Waits(open.iter().map(|open| open.question.id.to_string()).collect())
+}
+
+fn interrupt(question: &OpenQuestion) -> Result<Interrupt, StoreError> {
+    record::decode("question", &question.data)
+}
+
+/// Checks an answer against its question, and fills in what it left out.
+pub(super) fn fitting(open: &Open, mut value: Json) -> Result<Json, Vec<Mismatch>> {
+    let wrong = |why: String| vec![Mismatch { pointer: String::new(), why }];
+    if open.call.is_some() {
+        let due = "send `approve`, `{\"edit\": ARGS}` or `{\"reject\": TEXT}`";
+        return match &mut value {
+            Json::String(word) if word == "approve" => Ok(value),
+            Json::Object(map) if map.len() == 1 && map.get("reject").is_some_and(Json::is_string) => {
+                Ok(value)
+            }
+            Json::Object(map) if map.len() == 1 && map.contains_key("edit") => {
+                if let (Form::Type(args), Some(edit)) = (&open.form, map.get_mut("edit")) {
+                    args.check(edit).map_err(|mismatch| {
+                        vec![Mismatch { pointer: format!("/edit{}", mismatch.pointer), ..mismatch }]
+                    })?;
+                    args.fill(edit);
+                }
+                Ok(value)
+            }
+            _ => Err(wrong(due.to_owned())),
+        };
+    }
+    match &open.form {
+        Form::Text if value.as_str().is_some_and(|text| !text.trim().is_empty()) => Ok(value),
+        Form::Text => Err(wrong("a text is due".to_owned())),
+        Form::Options(options) => {
+            let given = value.as_str().map(str::trim).unwrap_or_default();
+            // People write `Approve` where `approve` is meant.
+            let meant = options.iter().find(|option| option.as_str() == given);
+            let meant = meant.or_else(|| options.iter().find(|option| option.eq_ignore_ascii_case(given)));
+            match meant {
+                Some(option) => Ok(Json::String(option.clone())),
+                None => Err(wrong(format!("one of these is due: {}", options.join(", ")))),
+            }
+        }
+        Form::Type(ty) => {
+            ty.check(&value).map_err(|mismatch| vec![mismatch])?;
+            ty.fill(&mut value);
+            Ok(value)
+        }
+    }
+}

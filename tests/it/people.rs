@@ -1,0 +1,357 @@
+//! People in the loop: runs that wait for answers, and go on with them, over every store.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use graphloom::compile::{Catalog, Compiled, Providers};
+use graphloom::engine::step::Reply;
+use graphloom::engine::{AnswerError, Answered, Answerer, Engine, Settings, Start, StartError};
+use graphloom::failure::{ErrorKind, Failure};
+use graphloom::id::{InterruptId, Seq};
+use graphloom::node::{Attempt, Done, Node, Outcome, Round, Set, Wanted};
+use graphloom::plan::{
+    Ask, Effects, Form, Job, Next, OnMessage, Plan, PlanNode, Sent, Target, ToolBody, ToolPlan, Work,
+};
+use graphloom::state::{Channel, Field, Merge, Type};
+use graphloom::store::{OnBusy, Store};
+use graphloom::template;
+use graphloom::tool::{Call, Tool};
+use serde_json::{Value as Json, json};
+
+use crate::support::{Subject, owner, part, session};
+
+/// Counts how often it works, and fails as often as it is told to.
+#[derive(Debug, Default)]
+struct Counts {
+    calls: AtomicU32,
+    failures: AtomicU32,
+}
+
+#[async_trait]
+impl Node for Counts {
+    async fn run(&self, _attempt: &Attempt) -> Result<Outcome, Failure> {
+        let calls = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
+        if self.failures.load(Ordering::SeqCst) > 0 {
+            self.failures.fetch_sub(1, Ordering::SeqCst);
+            return Err(Failure::new(ErrorKind::Connection, "no"));
+        }
+        Ok(Done { result: json!(calls), ..Done::default() }.into())
+    }
+}
+
+#[async_trait]
+impl Tool for Counts {
+    async fn call(&self, call: &Call) -> Result<Json, Failure> {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        Ok(call.args["n"].clone())
+    }
+}
+
+/// Wants one call of a tool, and gives what came of it.
+#[derive(Debug)]
+struct Wants;
+
+#[async_trait]
+impl Node for Wants {
+    async fn run(&self, attempt: &Attempt) -> Result<Outcome, Failure> {
+        match &attempt.back {
+            Some(back) => {
+                let result = back.answers[0].result.clone().unwrap_or_else(Json::String);
+                Ok(Done { result, ..Done::default() }.into())
+            }
+            None => {
+                let wanted = Wanted { id: "c1".into(), tool: "pay".into(), args: Ok(json!({"n": 1})) };
+                Ok(Outcome::More(Round { calls: vec![wanted], ..Round::default() }))
+            }
+        }
+    }
+}
+
+fn to(name: &str) -> Next {
+    Next::To(if name == "end" { Target::End } else { Target::Node(name.into()) })
+}
+
+fn ask(question: &str, form: Form, user: bool, timeout: Option<(Duration, Target)>) -> Work {
+    let mut templates = template::Set::new();
+    templates.add("q", question).unwrap();
+    Work::Ask(Arc::new(Ask {
+        templates: templates.freeze(),
+        question: "q".into(),
+        messages: user.then(|| "messages".to_owned()),
+        form,
+        timeout,
+        on_message: if user { OnMessage::Answer } else { OnMessage::Refuse },
+    }))
+}
+
+fn node(kind: &'static str, work: Work, into: &str, next: &str) -> PlanNode {
+    let into = if into.is_empty() { Sent::Nothing } else { Sent::Channel(into.into()) };
+    PlanNode { into, ..PlanNode::new(Job::new(kind, work), to(next)) }
+}
+
+fn plan(start: &[&str], nodes: Vec<(&str, PlanNode)>) -> Plan {
+    let field = |ty| Field { ty, default: None, description: None };
+    let channel = |ty, merge| Channel { field: field(ty), merge, private: false, per_run: false };
+    Plan {
+        hash: "0123456789abcdef".into(),
+        channels: BTreeMap::from([
+            ("messages".to_owned(), channel(Type::Messages, Merge::Messages)),
+            ("r".to_owned(), channel(Type::Any, Merge::Replace)),
+            ("log".to_owned(), channel(Type::List(Box::new(Type::Any)), Merge::Append)),
+        ]),
+        messages: Some("messages".into()),
+        nodes: nodes.into_iter().map(|(name, node)| (name.to_owned(), node)).collect(),
+        ..Plan::new("test", Next::All(start.iter().map(|name| Target::Node((*name).to_owned())).collect()))
+    }
+}
+
+async fn open(store: &Arc<dyn Store>, plan: Plan) -> Engine {
+    let compiled = Compiled { plan: Arc::new(plan.seal()), body: Vec::new() };
+    let catalog = Catalog { graphs: BTreeMap::from([("test".to_owned(), compiled)]), project: Vec::new() };
+    let settings = Settings { poll: Duration::from_millis(20), ..Settings::new("test".into()) };
+    Engine::open(store.clone(), catalog, Providers::without_secrets().unwrap(), settings).await.unwrap()
+}
+
+fn message(text: &str) -> Start {
+    Start {
+        graph: "test".into(),
+        session: part("s"),
+        message: Some(json!(text)),
+        input: serde_json::Map::new(),
+        on_busy: OnBusy::Enqueue,
+        idempotency: None,
+    }
+}
+
+async fn drain(engine: &Engine, answered: &Answered) -> Vec<Json> {
+    let owner = &answered.run.key.owner;
+    let mut follower = engine.follower(owner, &answered.run, answered.after, false);
+    let mut events = Vec::new();
+    while let Some(frame) = follower.next().await {
+        events.push(serde_json::from_slice(&frame.expect("the stream was cut").json).unwrap());
+    }
+    events
+}
+
+async fn say(engine: &Engine, text: &str) -> Vec<Json> {
+    let started = engine.start(&owner("acme", "ann"), message(text)).await.unwrap();
+    drain(engine, &Answered { run: started.run, after: started.after }).await
+}
+
+fn ann() -> Answerer {
+    Answerer { owner: owner("acme", "ann"), agent: false }
+}
+
+fn agent() -> Answerer {
+    Answerer { owner: owner("acme", "bob"), agent: true }
+}
+
+fn names(events: &[Json]) -> Vec<String> {
+    let name = |event: &Json| {
+        let kind = event["type"].as_str().unwrap();
+        match kind {
+            "node.started" if event["resumed"] == true => {
+                format!("{} resumes", event["node"].as_str().unwrap())
+            }
+            "node.started" => format!("{} starts", event["node"].as_str().unwrap()),
+            "node.finished" | "run.finished" => {
+                let of = event["node"].as_str().unwrap_or("run");
+                format!("{of} {}", event["status"].as_str().unwrap())
+            }
+            "edge.taken" | "checkpoint.saved" | "message.delta" => String::new(),
+            other => other.to_owned(),
+        }
+    };
+    events.iter().map(name).filter(|name| !name.is_empty()).collect()
+}
+
+fn question(events: &[Json]) -> InterruptId {
+    let end = events.last().unwrap();
+    InterruptId(end["interrupts"][0]["interrupt_id"].as_str().unwrap().into())
+}
+
+async fn conversation(engine: &Engine) -> Vec<String> {
+    let view = engine.view(&session("s"), None).await.unwrap().unwrap();
+    view.messages.iter().map(|m| m["content"].as_str().unwrap().to_owned()).collect()
+}
+
+async fn a_plain_message(subject: Subject) {
+    let options = Form::Options(vec!["small".into(), "large".into()]);
+    let nodes = vec![
+        ("size", node("ask", ask("Small or large?", options, true, None), "r", "count")),
+        ("count", node("custom", Work::Node(Arc::new(Counts::default())), "log", "end")),
+    ];
+    let engine = open(&subject.store, plan(&["size"], nodes)).await;
+    let events = say(&engine, "tea").await;
+    let expected = [
+        "run.started",
+        "size starts",
+        "message.started",
+        "message.finished",
+        "interrupt.requested",
+        "size interrupted",
+        "run interrupted",
+    ];
+    assert_eq!(names(&events), expected);
+    let asked = &events.last().unwrap()["interrupts"][0];
+    assert_eq!(
+        (&asked["question"], &asked["options"]),
+        (&json!("Small or large?"), &json!(["small", "large"]))
+    );
+    let open = engine.interrupts(&session("s")).await.unwrap();
+    assert_eq!(open[0].1.interrupt_id, question(&events).to_string());
+    // What is no answer is refused, and changes nothing.
+    let refused = engine.start(&owner("acme", "ann"), message("medium")).await;
+    assert!(matches!(refused, Err(StartError::Unprocessable(_))));
+    let no_turn = engine.start(&owner("acme", "ann"), Start { message: None, ..message("") }).await;
+    assert!(matches!(no_turn, Err(StartError::Waits(ids)) if ids.len() == 1));
+    let events = say(&engine, "Large").await;
+    let expected = ["size resumes", "size completed", "count starts", "count completed", "run completed"];
+    assert_eq!(names(&events), expected);
+    assert_eq!(events.last().unwrap()["output"], json!({"r": "large", "log": [1]}));
+    assert_eq!(conversation(&engine).await, ["tea", "Small or large?", "large"]);
+    assert!(engine.interrupts(&session("s")).await.unwrap().is_empty());
+    // From its start, the whole run is told without the pause.
+    let run = events[0]["run_id"].as_str().unwrap().parse().unwrap();
+    let row = engine.run(&owner("acme", "ann"), run).await.unwrap().unwrap();
+    let whole = drain(&engine, &Answered { run: row, after: Seq::default() }).await;
+    assert_eq!(whole.iter().filter(|event| event["type"] == "run.finished").count(), 1);
+}
+
+async fn an_answer_by_id(subject: Subject) {
+    let nodes = vec![("ok", node("ask", ask("Pay?", Form::Type(Type::Boolean), false, None), "r", "end"))];
+    let engine = open(&subject.store, plan(&["ok"], nodes)).await;
+    let id = question(&say(&engine, "hi").await);
+    let refused = engine.start(&owner("acme", "ann"), message("yes")).await;
+    assert!(matches!(refused, Err(StartError::Waits(_))));
+    // A user does not see what is asked of agents, nor do those of another tenant.
+    let say = |value: Json| vec![(id.clone(), Reply::Answer(value))];
+    let outsider = Answerer { owner: owner("other", "bob"), agent: true };
+    for nobody in [ann(), outsider] {
+        assert!(matches!(engine.answer(&nobody, say(json!(true))).await, Err(AnswerError::Unknown(_))));
+    }
+    assert_eq!(engine.approvals(&agent().owner, 10).await.unwrap()[0].interrupt.question, "Pay?");
+    assert!(matches!(engine.answer(&agent(), say(json!("yes"))).await, Err(AnswerError::Unfit(..))));
+    // Of several answers one is taken.
+    let answers = (0..8).map(|n| {
+        let (engine, say) = (engine.clone(), say(json!(n % 2 == 0)));
+        tokio::spawn(async move { engine.answer(&agent(), say).await })
+    });
+    let mut taken = Vec::new();
+    for answer in answers.collect::<Vec<_>>() {
+        match answer.await.unwrap() {
+            Ok(answered) => taken.push(answered),
+            Err(AnswerError::Taken { by, .. }) => assert_eq!(by, "bob"),
+            Err(AnswerError::Unknown(_)) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!(taken.len(), 1);
+    let events = drain(&engine, &taken[0]).await;
+    assert_eq!(names(&events), ["ok resumes", "ok completed", "run completed"]);
+}
+
+async fn an_approval(subject: Subject) {
+    let pay = Arc::new(Counts::default());
+    let args = Type::Record([("n".to_owned(), Field::of(Type::INTEGER))].into_iter().collect());
+    let tool = ToolPlan {
+        name: "pay".into(),
+        description: String::new(),
+        args,
+        result: Type::Any,
+        approval: true,
+        is_final: false,
+        effects: Effects::AtMostOnce,
+        body: ToolBody::Call(pay.clone()),
+    };
+    let mut agent_node = node("llm", Work::Node(Arc::new(Wants)), "r", "end");
+    agent_node.job.tools.insert("pay".into(), Arc::new(tool));
+    let engine = open(&subject.store, plan(&["agent"], vec![("agent", agent_node)])).await;
+    let events = say(&engine, "pay").await;
+    let asked = &events.last().unwrap()["interrupts"][0];
+    assert_eq!((&asked["tool"], &asked["args"]), (&json!("pay"), &json!({"n": 1})));
+    let id = question(&events);
+    let say = |value: Json| vec![(id.clone(), Reply::Answer(value))];
+    for bad in [json!("yes"), json!({"edit": {"n": "x"}}), json!({"reject": 1})] {
+        assert!(matches!(engine.answer(&agent(), say(bad)).await, Err(AnswerError::Unfit(..))));
+    }
+    let answered = engine.answer(&agent(), say(json!({"edit": {"n": 3}}))).await.unwrap();
+    let events = drain(&engine, &answered).await;
+    assert_eq!(
+        names(&events),
+        ["agent resumes", "tool.called", "tool.finished", "agent completed", "run completed"]
+    );
+    assert_eq!(events.last().unwrap()["output"]["r"], 3);
+    assert_eq!(pay.calls.load(Ordering::SeqCst), 1);
+}
+
+async fn a_late_answer(subject: Subject) {
+    let timeout = Some((Duration::from_millis(50), Target::Node("late".into())));
+    let nodes = vec![
+        ("a", node("ask", ask("Who?", Form::Text, false, timeout), "r", "end")),
+        ("late", node("custom", Work::Node(Arc::new(Counts::default())), "log", "end")),
+    ];
+    let engine = open(&subject.store, plan(&["a"], nodes)).await;
+    let first = say(&engine, "hi").await;
+    let run = first[0]["run_id"].as_str().unwrap().parse().unwrap();
+    let row = engine.run(&owner("acme", "ann"), run).await.unwrap().unwrap();
+    let mut told = Vec::new();
+    for _ in 0..200 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let run = row.clone();
+        told = drain(&engine, &Answered { run, after: Seq::default() }).await;
+        if told.last().unwrap()["status"] == "completed" {
+            break;
+        }
+    }
+    assert_eq!(told.last().unwrap()["output"], json!({"log": [1]}));
+}
+
+async fn a_failed_run(subject: Subject) {
+    let (fine, weak) = (Arc::new(Counts::default()), Arc::new(Counts::default()));
+    weak.failures.store(1, Ordering::SeqCst);
+    let nodes = vec![
+        ("fine", node("custom", Work::Node(fine.clone()), "log", "j")),
+        ("weak", node("custom", Work::Node(weak.clone()), "log", "j")),
+        ("j", node("route", Work::Node(Arc::new(Set::default())), "", "end")),
+    ];
+    let engine = open(&subject.store, plan(&["fine", "weak"], nodes)).await;
+    let events = say(&engine, "hi").await;
+    assert_eq!(events.last().unwrap()["status"], "failed");
+    let answered = engine.resume(&session("s")).await.unwrap();
+    let events = drain(&engine, &answered).await;
+    assert_eq!(events.last().unwrap()["output"], json!({"log": [1, 2]}));
+    let calls = |node: &Counts| node.calls.load(Ordering::SeqCst);
+    assert_eq!((calls(&fine), calls(&weak)), (1, 2), "what was done is not done again");
+    assert!(matches!(engine.resume(&session("s")).await, Err(AnswerError::Nothing)));
+    let history = engine.history(&session("s"), None, 10).await.unwrap().unwrap();
+    assert_eq!(history.iter().map(|row| row.step).collect::<Vec<_>>(), [2, 1, 0]);
+}
+
+macro_rules! over_every_store {
+    ($($test:ident),*) => {
+        $(mod $test {
+            use super::*;
+
+            #[tokio::test]
+            async fn in_memory() {
+                super::$test(Subject::memory()).await;
+            }
+
+            #[tokio::test]
+            async fn on_sqlite() {
+                super::$test(Subject::sqlite().await).await;
+            }
+
+            #[tokio::test]
+            async fn on_postgres() {
+                super::$test(Subject::postgres().await).await;
+            }
+        })*
+    };
+}
+
+over_every_store!(a_plain_message, an_answer_by_id, an_approval, a_late_answer, a_failed_run);
