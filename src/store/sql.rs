@@ -9,6 +9,7 @@ mod entity;
 mod error;
 mod migration;
 mod postgres;
+mod question;
 mod read;
 mod row;
 mod sqlite;
@@ -204,7 +205,7 @@ impl Store for SqlStore {
 
     async fn commit(&self, commit: Commit) -> Result<Committed> {
         if let Some(lanes) = &self.0.lanes {
-            return postgres::commit(lanes, commit).await;
+            return postgres::commit(lanes, &self.write(), commit).await;
         }
         let db = self.write();
         detached(async move {
@@ -299,49 +300,65 @@ impl Store for SqlStore {
         .await
     }
 
-    async fn answer(&self, _answer: Answer) -> Result<Answering> {
-        Err(StoreError::Config("not yet".into()))
+    async fn answer(&self, answer: Answer) -> Result<Answering> {
+        let db = self.write();
+        detached(async move {
+            let tx = begin(&db).await?;
+            let answered = question::answer(&tx, answer).await?;
+            end(tx).await?;
+            Ok(answered)
+        })
+        .await
     }
 
-    async fn answers(&self, _owner: &Owner, _run: RunId) -> Result<Vec<(InterruptId, Vec<u8>)>> {
-        Err(StoreError::Config("not yet".into()))
+    async fn answers(&self, owner: &Owner, run: RunId) -> Result<Vec<(InterruptId, Vec<u8>)>> {
+        question::answers(&self.0.pools.write, owner, run).await
     }
 
-    async fn questions(&self, _key: &ThreadKey) -> Result<Vec<OpenQuestion>> {
-        Err(StoreError::Config("not yet".into()))
+    async fn questions(&self, key: &ThreadKey) -> Result<Vec<OpenQuestion>> {
+        question::of_thread(self.read(), key).await
     }
 
-    async fn question(
-        &self,
-        _owner: &Owner,
-        _agent: bool,
-        _id: &InterruptId,
-    ) -> Result<Option<OpenQuestion>> {
-        Err(StoreError::Config("not yet".into()))
+    async fn question(&self, owner: &Owner, agent: bool, id: &InterruptId) -> Result<Option<OpenQuestion>> {
+        question::one(self.read(), owner, agent, id).await
     }
 
-    async fn approvals(&self, _tenant: &Part, _limit: u32) -> Result<Vec<OpenQuestion>> {
-        Err(StoreError::Config("not yet".into()))
+    async fn approvals(&self, tenant: &Part, limit: u32) -> Result<Vec<OpenQuestion>> {
+        question::for_agents(self.read(), tenant, limit).await
     }
 
     async fn put_pending(
         &self,
-        _owner: &Owner,
-        _run: RunId,
-        _fence: u64,
-        _step: u64,
-        _task: &TaskId,
-        _data: Vec<u8>,
+        owner: &Owner,
+        run: RunId,
+        fence: u64,
+        step: u64,
+        task: &TaskId,
+        data: Vec<u8>,
     ) -> Result<bool> {
-        Ok(true)
+        let (db, owner, task) = (self.write(), owner.clone(), task.clone());
+        detached(async move {
+            let tx = begin(&db).await?;
+            let stored = question::put_pending(&tx, &owner, run, fence, step, &task, data).await?;
+            end(tx).await?;
+            Ok(stored)
+        })
+        .await
     }
 
-    async fn pending(&self, _owner: &Owner, _run: RunId, _step: u64) -> Result<Vec<(TaskId, Vec<u8>)>> {
-        Ok(Vec::new())
+    async fn pending(&self, owner: &Owner, run: RunId, step: u64) -> Result<Vec<(TaskId, Vec<u8>)>> {
+        question::pending(&self.0.pools.write, owner, run, step).await
     }
 
-    async fn resume(&self, _owner: &Owner, _run: RunId, _process: Process) -> Result<Option<Claim>> {
-        Err(StoreError::Config("not yet".into()))
+    async fn resume(&self, owner: &Owner, run: RunId, process: Process) -> Result<Option<Claim>> {
+        let (db, owner) = (self.write(), owner.clone());
+        detached(async move {
+            let tx = begin(&db).await?;
+            let claim = question::resume(&tx, &owner, run, &process).await?;
+            end(tx).await?;
+            Ok(claim)
+        })
+        .await
     }
 
     async fn run(&self, owner: &Owner, run: RunId) -> Result<Option<Run>> {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::future::join_all;
 use graphloom::compile::{Catalog, Compiled, Providers};
 use graphloom::engine::step::Reply;
 use graphloom::engine::{AnswerError, Answered, Answerer, Engine, Settings, Start, StartError};
@@ -238,11 +239,11 @@ async fn an_answer_by_id(subject: Subject) {
     // Of several answers one is taken.
     let answers = (0..8).map(|n| {
         let (engine, say) = (engine.clone(), say(json!(n % 2 == 0)));
-        tokio::spawn(async move { engine.answer(&agent(), say).await })
+        async move { engine.answer(&agent(), say).await }
     });
     let mut taken = Vec::new();
-    for answer in answers.collect::<Vec<_>>() {
-        match answer.await.unwrap() {
+    for answer in join_all(answers).await {
+        match answer {
             Ok(answered) => taken.push(answered),
             Err(AnswerError::Taken { by, .. }) => assert_eq!(by, "bob"),
             Err(AnswerError::Unknown(_)) => {}

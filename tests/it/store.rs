@@ -3,6 +3,7 @@
 mod accept;
 mod claim;
 mod line;
+mod question;
 mod sql;
 mod write;
 

@@ -53,6 +53,8 @@ fn every_operation_has_an_id_and_answers_problems() {
         assert!(ids.insert(id));
     }
     let expected = [
+        "answerInterrupt",
+        "cancelInterrupt",
         "cancelRun",
         "chat",
         "deleteThread",
@@ -64,10 +66,13 @@ fn every_operation_has_an_id_and_answers_problems() {
         "getState",
         "getThread",
         "invoke",
+        "listApprovals",
         "listGraphs",
+        "listInterrupts",
         "listMessages",
         "listThreads",
         "ready",
+        "resumeThread",
     ];
     assert_eq!(ids.iter().map(String::as_str).collect::<Vec<_>>(), expected);
 }

@@ -46,7 +46,11 @@ struct Migrator;
 
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![migration!("m20261124_000001_init"), migration!("m20261124_000002_thread_version")]
+        vec![
+            migration!("m20261124_000001_init"),
+            migration!("m20261124_000002_thread_version"),
+            migration!("m20261126_000003_question"),
+        ]
     }
 }
 

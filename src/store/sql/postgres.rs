@@ -17,8 +17,9 @@ use uuid::Uuid;
 pub(super) use self::accept::accept;
 pub(super) use self::lane::Lanes;
 use super::error::{is_race, undone, unsure};
+use super::question::{self, Asides};
 use super::row::{RUN, Row, word};
-use super::{ENGINE, TRIES, answered, beat, read, sql};
+use super::{ENGINE, TRIES, answered, beat, begin, detached, end, read, sql};
 use crate::id::{CheckpointId, Owner, RunId};
 use crate::store::{Beat, Claim, Commit, Committed, EventBatch, Process, Result, Run, RunState, StoreError};
 
@@ -77,7 +78,47 @@ const COMMIT: &str = "with gate as ( \
 /// The parameters of [`COMMIT`].
 const COMMIT_PARAMETERS: usize = 15;
 
-pub(super) async fn commit(lanes: &Lanes, commit: Commit) -> Result<Committed> {
+pub(super) async fn commit(lanes: &Lanes, db: &DatabaseConnection, mut commit: Commit) -> Result<Committed> {
+    match Asides::of(&mut commit) {
+        None => {
+            let (text, values) = barrier(commit);
+            let rows = hot(lanes, &text, &values).await.map_err(|e| unsure(&e))?;
+            committed(&rows)
+        }
+        Some(asides) => {
+            let db = db.clone();
+            detached(async move { slow(&db, commit, asides).await }).await
+        }
+    }
+}
+
+/// Writes a barrier with questions, or with what is not pending any more. The row of the run is locked first: what was
+/// said to it before is seen, and what comes later finds the barrier.
+async fn slow(db: &DatabaseConnection, mut commit: Commit, asides: Asides) -> Result<Committed> {
+    let tx = begin(db).await?;
+    let lock = "select cancel_requested from run where tenant = $1 and run_id = $2 and fence = $3 for update";
+    let values = vec![commit.owner.tenant.as_str().into(), commit.run.0.into(), (commit.fence as i64).into()];
+    let Some(row) = read::row(&tx, "run", lock, values).await? else {
+        tx.rollback().await.map_err(|e| undone(&e))?;
+        return Ok(Committed::Lost);
+    };
+    if asides.pauses && (row.get("cancel_requested")? || question::is_answered(&tx, &commit).await?) {
+        commit.next = Some((RunState::Queued, None));
+    }
+    let (text, values) = barrier(commit);
+    let rows = tx.query_all_raw(sql(&tx, text, values)).await.map_err(|e| undone(&e))?;
+    let outcome = committed(&rows)?;
+    if outcome == Committed::Lost {
+        tx.rollback().await.map_err(|e| undone(&e))?;
+        return Ok(outcome);
+    }
+    asides.write(&tx).await?;
+    end(tx).await?;
+    Ok(outcome)
+}
+
+/// Makes the statement of a barrier.
+fn barrier(commit: Commit) -> (String, Vec<Value>) {
     let next = commit.next.filter(|(state, _)| *state != RunState::Running);
     let (state, result) = next.unzip();
     let terminal = state.is_some_and(|s| !matches!(s, RunState::Queued | RunState::Interrupted));
@@ -126,7 +167,10 @@ pub(super) async fn commit(lanes: &Lanes, commit: Commit) -> Result<Committed> {
         }
     }
     text.push_str(" select cancel_requested from gate");
-    let rows = hot(lanes, &text, &values).await.map_err(|e| unsure(&e))?;
+    (text, values)
+}
+
+fn committed(rows: &[QueryResult]) -> Result<Committed> {
     match rows.first() {
         None => Ok(Committed::Lost),
         Some(row) => {
@@ -218,7 +262,12 @@ const CLAIM: &str = "with lost as materialized ( \
          and not exists (select 1 from run a where a.tenant = r.tenant and a.thread_id = r.thread_id \
            and a.state = 'queued' and a.ord < r.ord) \
        order by r.ord limit $4 for no key update of r skip locked), \
-     pick as materialized (select * from lost union all select * from ready limit $4), \
+     due as materialized ( \
+       select r.tenant, r.run_id, false as crashed, r.ord from run r \
+       where r.state = 'interrupted' and r.wake_at <= now() and r.min_engine <= $5 \
+       order by r.ord limit $4 for no key update skip locked), \
+     pick as materialized ( \
+       select * from lost union all select * from due union all select * from ready limit $4), \
      taken as ( \
        update run r set state = 'running', fence = r.fence + 1, crashes = r.crashes + p.crashed::int, \
          owner = $1, boot = $2, lease_until = now() + $3::bigint * interval '1 millisecond' \
@@ -281,10 +330,10 @@ pub(super) async fn heartbeat(db: &DatabaseConnection, process: &Process, live: 
 /// The end of a run that had an owner comes under a new fence, so that it sorts after all that the owner sent.
 const CANCEL: &str = "with r as ( \
        update run set cancel_requested = true, \
-         fence = fence + case when state = 'queued' and fence > 0 then 1 else 0 end, \
-         result = case when state = 'queued' then $4 else result end, \
-         finished_at = case when state = 'queued' then now() end, \
-         state = case when state = 'queued' then 'cancelled' else state end \
+         fence = fence + case when state in ('queued', 'interrupted') and fence > 0 then 1 else 0 end, \
+         result = case when state in ('queued', 'interrupted') then $4 else result end, \
+         finished_at = case when state in ('queued', 'interrupted') then now() end, \
+         state = case when state in ('queued', 'interrupted') then 'cancelled' else state end \
        where tenant = $1 and run_id = $2 and user_id = $3 and state in ('queued', 'running', 'interrupted') \
        returning *), \
      news as ( \

@@ -93,7 +93,7 @@ impl Row {
         text.parse().map_err(|e| self.corrupt(format!("`{column}`: {e}")))
     }
 
-    fn key(&self) -> Result<ThreadKey> {
+    pub(super) fn key(&self) -> Result<ThreadKey> {
         let owner = Owner { tenant: self.part("tenant")?, user: self.part("user_id")? };
         Ok(ThreadKey { owner, session: self.part("session_id")? })
     }

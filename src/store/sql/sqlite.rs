@@ -9,6 +9,7 @@ use sea_orm::{ConnectionTrait, DatabaseTransaction as Tx, DbBackend, Value};
 use uuid::Uuid;
 
 use super::error::undone;
+use super::question::{self, Asides};
 use super::row::{RUN, Row, moment, word};
 use super::{ENGINE, KEY_HOURS, beat, read, sql};
 use crate::id::{CheckpointId, Owner, RunId, ThreadId};
@@ -77,9 +78,14 @@ pub(super) async fn accept(tx: &Tx, new: NewRun) -> Result<Accepted> {
         Some(row) => (ThreadId(row.get("thread_id")?), row.get::<Option<Uuid>>("head")?.map(CheckpointId)),
         None => (ThreadId::new(), None),
     };
-    let open = "select run_id, state = 'queued' as waits from run \
+    let open = "select run_id, state = 'queued' as waits, state = 'interrupted' as asks from run \
          where tenant = $1 and thread_id = $2 and state in ('queued', 'running', 'interrupted') order by ord";
     let open = read::rows(tx, "run", open, vec![tenant.into(), thread.0.into()]).await?;
+    for row in &open {
+        if row.get("asks")? {
+            return Ok(Accepted::Waits);
+        }
+    }
     if let Some(first) = open.first() {
         if new.on_busy == OnBusy::Reject {
             return Ok(Accepted::Busy { active: RunId(first.get("run_id")?) });
@@ -145,7 +151,19 @@ pub(super) async fn accept(tx: &Tx, new: NewRun) -> Result<Accepted> {
     Ok(if free { Accepted::Claimed { run, head } } else { Accepted::Queued { run } })
 }
 
-pub(super) async fn commit(tx: &Tx, commit: Commit) -> Result<Committed> {
+pub(super) async fn commit(tx: &Tx, mut commit: Commit) -> Result<Committed> {
+    let asides = Asides::of(&mut commit);
+    if asides.as_ref().is_some_and(|asides| asides.pauses) {
+        let cancel = "select cancel_requested from run where tenant = $1 and run_id = $2";
+        let values = vec![commit.owner.tenant.as_str().into(), commit.run.0.into()];
+        let cancelled = match read::row(tx, "run", cancel, values).await? {
+            Some(row) => row.get("cancel_requested")?,
+            None => false,
+        };
+        if cancelled || question::is_answered(tx, &commit).await? {
+            commit.next = Some((RunState::Queued, None));
+        }
+    }
     let tenant = commit.owner.tenant.as_str();
     let next = commit.next.filter(|(state, _)| *state != RunState::Running);
     let goes_on = next.is_none();
@@ -200,6 +218,9 @@ pub(super) async fn commit(tx: &Tx, commit: Commit) -> Result<Committed> {
     let moved =
         "update thread set head = coalesce($3, head), updated_at = $4 where tenant = $1 and thread_id = $2";
     write(tx, moved, vec![tenant.into(), commit.thread.0.into(), head.into(), at(Utc::now())]).await?;
+    if let Some(asides) = asides {
+        asides.write(tx).await?;
+    }
     Ok(Committed::Done { cancel_requested: gate.get("cancel_requested")? })
 }
 
@@ -241,6 +262,7 @@ pub(super) async fn claim(tx: &Tx, process: &Process, limit: u32) -> Result<Vec<
          from run r join thread t on t.tenant = r.tenant and t.thread_id = r.thread_id \
          where r.min_engine <= $5 and ( \
            (r.state = 'running' and (r.lease_until < $3 or (r.owner = $1 and r.boot <> $2))) \
+           or (r.state = 'interrupted' and r.wake_at <= $3) \
            or (r.state = 'queued' and r.available_at <= $3 \
              and not exists (select 1 from run a where a.tenant = r.tenant and a.thread_id = r.thread_id \
                and (a.state in ('running', 'interrupted') or (a.state = 'queued' and a.ord < r.ord))))) \
@@ -306,7 +328,7 @@ pub(super) async fn request_cancel(
     let Some(found) = read::run(tx, owner, run).await? else { return Ok(None) };
     let tenant = owner.tenant.as_str();
     match found.state {
-        RunState::Queued => {
+        RunState::Queued | RunState::Interrupted => {
             // The end of a run that had an owner sorts after all that the owner sent.
             let fence = found.fence + u64::from(found.fence > 0);
             let text = "update run set state = 'cancelled', cancel_requested = true, fence = $3, result = $4, \
@@ -316,7 +338,7 @@ pub(super) async fn request_cancel(
             write(tx, text, values).await?;
             store(tx, tenant, run, EventBatch { fence, ..events }).await?;
         }
-        RunState::Running | RunState::Interrupted => {
+        RunState::Running => {
             let text = "update run set cancel_requested = true where tenant = $1 and run_id = $2";
             write(tx, text, vec![tenant.into(), run.0.into()]).await?;
         }

@@ -260,8 +260,9 @@ async fn an_interrupted_run_holds_its_thread(store: Arc<dyn Store>) {
     let run = claimed(&*store, &key).await;
     let commit = Commit { next: Some((RunState::Interrupted, None)), ..barrier(&run) };
     store.commit(commit).await.unwrap();
-    queued(&*store, &key).await;
     assert!(store.claim(&process("there"), 10).await.unwrap().is_empty());
-    let refused = store.accept(NewRun { on_busy: OnBusy::Reject, ..new_run(&key) }).await.unwrap();
-    assert_eq!(refused, Accepted::Busy { active: run.run });
+    for on_busy in [OnBusy::Enqueue, OnBusy::Reject] {
+        let refused = store.accept(NewRun { on_busy, ..new_run(&key) }).await.unwrap();
+        assert_eq!(refused, Accepted::Waits);
+    }
 }

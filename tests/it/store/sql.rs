@@ -35,13 +35,18 @@ async fn fill(db: &DatabaseConnection) {
     for text in [
         "insert into pending_write (tenant, run_id, step, task_id, data) \
          select tenant, run_id, 1, 'task', input from run",
-        "insert into interrupt (tenant, interrupt_id, thread_id, run_id, task_id, question) \
-         select tenant, run_id, thread_id, run_id, 'task', input from run",
+        "insert into interrupt (tenant, interrupt_id, thread_id, run_id, agent, data) \
+         select tenant, hex(run_id), thread_id, run_id, false, input from run",
         "insert into intent (tenant, run_id, task_id, attempt, fence) select tenant, run_id, 'task', 1, 1 from run",
         "insert into outbox (tenant, outbox_id, run_id, target, data) \
          select tenant, run_id, run_id, 'https://example.com', input from run",
     ] {
-        db.execute_unprepared(text).await.unwrap();
+        // Postgres prints a uuid where SQLite prints bytes.
+        let text = match db.get_database_backend() {
+            DbBackend::Postgres => text.replace("hex(run_id)", "run_id::text"),
+            _ => text.to_owned(),
+        };
+        db.execute_unprepared(&text).await.unwrap();
     }
     let bytes = if db.get_database_backend() == DbBackend::Postgres { "'\\x00'::bytea" } else { "x'00'" };
     let blob = format!(
@@ -156,7 +161,7 @@ async fn replicas_that_start_together_migrate_once() {
         task.unwrap().unwrap();
     }
     let db = plain(&fresh.url).await;
-    assert_eq!(numbers(&db, "select count(*) from seaql_migrations").await, [2]);
+    assert_eq!(numbers(&db, "select count(*) from seaql_migrations").await, [3]);
 }
 
 #[tokio::test]

@@ -29,13 +29,16 @@ const ACCEPT: &str = "with old as materialized ( \
            (select r.run_id from run r where r.tenant = t.tenant and r.thread_id = t.thread_id \
               and r.state = 'queued' order by r.ord limit 1)) as active, \
          (select count(*) from run r where r.tenant = t.tenant and r.thread_id = t.thread_id \
-            and r.state = 'queued') as waiting \
+            and r.state = 'queued') as waiting, \
+         exists (select 1 from run r where r.tenant = t.tenant and r.thread_id = t.thread_id \
+            and r.state = 'interrupted') as asks \
        from thread t where t.tenant = $1 and t.user_id = $2 and t.session_id = $3), \
      verdict as materialized ( \
        select s.active, s.graph, s.hash, coalesce(s.accepted, 0) + 1 as turn, case \
          when exists (select 1 from old) then 'known' \
          when s.graph <> $5 or s.hash <> $7 and s.hash <> coalesce($17, $7) then 'other' \
          when s.active is null then 'running' \
+         when s.asks then 'waits' \
          when $9 then 'busy' \
          when s.waiting >= $10 then 'full' \
          else 'queued' end as word \
@@ -119,6 +122,7 @@ fn tried(row: &Row, new: &NewRun) -> Result<Tried> {
             let (graph, hash) = (row.get("graph")?, row.get("hash")?);
             Tried::Accepted(Box::new(Accepted::OtherVersion { graph, hash }))
         }
+        "waits" => Tried::Accepted(Box::new(Accepted::Waits)),
         "full" => Tried::Accepted(Box::new(Accepted::QueueFull)),
         word => {
             let thread = ThreadId(row.get("thread_id")?);

@@ -1,0 +1,320 @@
+//! Questions to people, results that outlive their process, and runs that go on: the same on both back ends.
+//!
+//! Invariant: whoever decides by what is said to a run holds the lock of its row; each statement of a transaction sees
+//! what was committed before that lock was had.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use sea_orm::{ConnectionTrait, DatabaseTransaction as Tx, DbBackend, Value};
+use uuid::Uuid;
+
+use super::error::undone;
+use super::row::{RUN, Row, moment};
+use super::{read, sql};
+use crate::id::{CheckpointId, InterruptId, Owner, Part, RunId, TaskId, ThreadKey};
+use crate::store::{
+    Answer, Answering, Claim, Commit, OpenQuestion, Process, Question, Result, Run, RunState, StoreError,
+};
+
+/// The questions that are not over: of runs that are not over, and not closed.
+const OPEN: &str = "select i.interrupt_id, i.run_id, i.agent, i.data, i.created_at, i.answered_by, i.answered_at, \
+       r.tenant, r.user_id, r.session_id \
+     from interrupt i join run r on r.tenant = i.tenant and r.run_id = i.run_id \
+     where i.tenant = $1 and i.closed_at is null and r.state in ('queued', 'running', 'interrupted')";
+
+async fn write<C: ConnectionTrait>(db: &C, text: &str, values: Vec<Value>) -> Result<u64> {
+    let done = db.execute_raw(sql(db, text, values)).await.map_err(|e| undone(&e))?;
+    Ok(done.rows_affected())
+}
+
+fn open(row: &Row) -> Result<OpenQuestion> {
+    let answered: Option<String> = row.get("answered_by")?;
+    Ok(OpenQuestion {
+        id: InterruptId(row.get::<String>("interrupt_id")?.into()),
+        run: RunId(row.get("run_id")?),
+        key: row.key()?,
+        agent: row.get("agent")?,
+        data: row.get("data")?,
+        created_at: row.time("created_at")?,
+        answered: match answered {
+            Some(by) => Some((by, row.time("answered_at")?)),
+            None => None,
+        },
+    })
+}
+
+/// Lists the open questions of a thread.
+pub(super) async fn of_thread<C: ConnectionTrait>(db: &C, key: &ThreadKey) -> Result<Vec<OpenQuestion>> {
+    let text = format!(
+        "{OPEN} and r.user_id = $2 and r.session_id = $3 and i.answer is null order by i.created_at, i.interrupt_id"
+    );
+    let Owner { tenant, user } = &key.owner;
+    let values = vec![tenant.as_str().into(), user.as_str().into(), key.session.as_str().into()];
+    read::rows(db, "question", &text, values).await?.iter().map(open).collect()
+}
+
+/// Reads a question that somebody may answer.
+pub(super) async fn one<C: ConnectionTrait>(
+    db: &C,
+    owner: &Owner,
+    agent: bool,
+    id: &InterruptId,
+) -> Result<Option<OpenQuestion>> {
+    let text =
+        format!("{OPEN} and i.interrupt_id = $2 and (r.user_id = $3 and not i.agent or $4 and i.agent)");
+    let values =
+        vec![owner.tenant.as_str().into(), (&*id.0).into(), owner.user.as_str().into(), agent.into()];
+    read::row(db, "question", &text, values).await?.map(|row| open(&row)).transpose()
+}
+
+/// Lists what is asked of agents.
+pub(super) async fn for_agents<C: ConnectionTrait>(
+    db: &C,
+    tenant: &Part,
+    limit: u32,
+) -> Result<Vec<OpenQuestion>> {
+    let text =
+        format!("{OPEN} and i.agent and i.answer is null order by i.created_at, i.interrupt_id limit $2");
+    let values = vec![tenant.as_str().into(), i64::from(limit).into()];
+    read::rows(db, "question", &text, values).await?.iter().map(open).collect()
+}
+
+/// Reads the answers that the owner of a run has not taken.
+pub(super) async fn answers<C: ConnectionTrait>(
+    db: &C,
+    owner: &Owner,
+    run: RunId,
+) -> Result<Vec<(InterruptId, Vec<u8>)>> {
+    let text = "select i.interrupt_id, i.answer from interrupt i \
+         join run r on r.tenant = i.tenant and r.run_id = i.run_id \
+         where i.tenant = $1 and i.run_id = $2 and r.user_id = $3 and i.answer is not null and i.closed_at is null";
+    let values = vec![owner.tenant.as_str().into(), run.0.into(), owner.user.as_str().into()];
+    let rows = read::rows(db, "question", text, values).await?;
+    let answer = |row: &Row| Ok((InterruptId(row.get::<String>("interrupt_id")?.into()), row.get("answer")?));
+    rows.iter().map(answer).collect()
+}
+
+/// Reads a run of a tenant, and keeps others from it until the transaction ends.
+async fn locked(tx: &Tx, tenant: &str, run: RunId) -> Result<Option<Run>> {
+    let lock = if tx.get_database_backend() == DbBackend::Postgres { " for update" } else { "" };
+    let text = format!("select {RUN} from run r where r.tenant = $1 and r.run_id = $2{lock}");
+    read::row(tx, "run", &text, vec![tenant.into(), run.0.into()]).await?.map(|row| row.run()).transpose()
+}
+
+/// Makes a process the owner of a run that is locked.
+async fn taken(tx: &Tx, run: &Run, process: &Process) -> Result<Claim> {
+    let tenant = run.key.owner.tenant.as_str();
+    let now = Utc::now();
+    let (lease, backend) = (TimeDelta::from_std(process.lease).ok(), tx.get_database_backend());
+    // Leases are the database's time wherever several processes look at one.
+    let (until, lease) = if backend == DbBackend::Postgres {
+        let millis = i64::try_from(process.lease.as_millis()).unwrap_or(i64::MAX);
+        ("now() + $5::bigint * interval '1 millisecond'", Value::from(millis))
+    } else {
+        let until = lease.and_then(|lease| now.checked_add_signed(lease)).unwrap_or(DateTime::<Utc>::MAX_UTC);
+        ("$5", moment(backend, until))
+    };
+    let text = format!(
+        "update run set state = 'running', fence = fence + 1, owner = $3, boot = $4, lease_until = {until}, \
+           wake_at = null, result = null, finished_at = null where tenant = $1 and run_id = $2"
+    );
+    let values =
+        vec![tenant.into(), run.run.0.into(), process.instance.as_str().into(), process.boot.into(), lease];
+    write(tx, &text, values).await?;
+    let text = format!(
+        "select {RUN}, t.head from run r join thread t on t.tenant = r.tenant and t.thread_id = r.thread_id \
+         where r.tenant = $1 and r.run_id = $2"
+    );
+    let row = read::row(tx, "run", &text, vec![tenant.into(), run.run.0.into()]).await?;
+    let gone =
+        || StoreError::Corrupt { what: "run", why: format!("{} is gone after it was written", run.run) };
+    let row = row.ok_or_else(gone)?;
+    let head = row.get::<Option<Uuid>>("head")?.map(CheckpointId);
+    Ok(Claim { run: row.run()?, head, crashed: false })
+}
+
+/// Answers questions of one run, all of them or none.
+pub(super) async fn answer(tx: &Tx, answer: Answer) -> Result<Answering> {
+    let tenant = answer.owner.tenant.as_str();
+    let unknown = || {
+        let first = answer.answers.first().map(|(id, _)| id.clone());
+        first.unwrap_or_else(|| InterruptId("".into()))
+    };
+    let active =
+        |run: &Run| matches!(run.state, RunState::Queued | RunState::Running | RunState::Interrupted);
+    let Some(run) = locked(tx, tenant, answer.run).await?.filter(active) else {
+        return Ok(Answering::Unknown(unknown()));
+    };
+    let find = "select agent, answered_by, answered_at from interrupt \
+         where tenant = $1 and interrupt_id = $2 and run_id = $3 and closed_at is null";
+    for (id, _) in &answer.answers {
+        let values = vec![tenant.into(), (&*id.0).into(), run.run.0.into()];
+        let row = read::row(tx, "question", find, values).await?;
+        let allowed = match &row {
+            None => false,
+            Some(row) if row.get("agent")? => answer.agent,
+            Some(_) => run.key.owner == answer.owner,
+        };
+        let Some(row) = row.filter(|_| allowed) else { return Ok(Answering::Unknown(id.clone())) };
+        if let Some(by) = row.get::<Option<String>>("answered_by")? {
+            return Ok(Answering::Taken { id: id.clone(), by, at: row.time("answered_at")? });
+        }
+    }
+    let put = "update interrupt set answer = $3, answered_by = $4, answered_at = $5 \
+         where tenant = $1 and interrupt_id = $2";
+    for (id, data) in answer.answers {
+        let now = moment(tx.get_database_backend(), Utc::now());
+        let values = vec![tenant.into(), (&*id.0).into(), data.into(), answer.by.as_str().into(), now];
+        write(tx, put, values).await?;
+    }
+    if run.state == RunState::Interrupted {
+        return taken(tx, &run, &answer.process).await.map(Answering::Claimed);
+    }
+    Ok(Answering::Stored(run))
+}
+
+/// Goes on with a run that failed, while it is the newest of its thread.
+pub(super) async fn resume(tx: &Tx, owner: &Owner, run: RunId, process: &Process) -> Result<Option<Claim>> {
+    let tenant = owner.tenant.as_str();
+    let failed =
+        |run: &Run| run.key.owner == *owner && matches!(run.state, RunState::Failed | RunState::Dead);
+    let Some(run) = locked(tx, tenant, run).await?.filter(failed) else { return Ok(None) };
+    let text = "select 1 from run r join run x on x.tenant = r.tenant and x.thread_id = r.thread_id \
+           and x.ord > r.ord where r.tenant = $1 and r.run_id = $2 limit 1";
+    if read::row(tx, "run", text, vec![tenant.into(), run.run.0.into()]).await?.is_some() {
+        return Ok(None);
+    }
+    let text = "update run set crashes = 0, cancel_requested = false where tenant = $1 and run_id = $2";
+    write(tx, text, vec![tenant.into(), run.run.0.into()]).await?;
+    taken(tx, &run, process).await.map(Some)
+}
+
+/// Says whether a run that is to pause has got an answer already. The gate's row must be locked.
+pub(super) async fn is_answered<C: ConnectionTrait>(db: &C, commit: &Commit) -> Result<bool> {
+    let text = "select interrupt_id from interrupt \
+         where tenant = $1 and run_id = $2 and answer is not null and closed_at is null";
+    let values = vec![commit.owner.tenant.as_str().into(), commit.run.0.into()];
+    let rows = read::rows(db, "question", text, values).await?;
+    for row in rows {
+        let id: String = row.get("interrupt_id")?;
+        if commit.closed.iter().all(|closed| *closed.0 != *id) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// What a barrier does besides its row: questions put and closed, and what is not pending any more.
+pub(super) struct Asides {
+    pub(super) tenant: String,
+    pub(super) thread: crate::id::ThreadId,
+    pub(super) run: RunId,
+    pub(super) step: u64,
+    pub(super) questions: Vec<Question>,
+    pub(super) closed: Vec<InterruptId>,
+    pub(super) forget_pending: bool,
+    pub(super) pauses: bool,
+}
+
+impl Asides {
+    /// Takes the asides of a barrier; nothing when it has none, which is the usual case.
+    pub(super) fn of(commit: &mut Commit) -> Option<Self> {
+        let state = commit.next.as_ref().map(|(state, _)| *state);
+        let pauses = state == Some(RunState::Interrupted);
+        let forget_pending = commit.pending && !matches!(state, Some(RunState::Failed | RunState::Dead));
+        if commit.questions.is_empty() && commit.closed.is_empty() && !forget_pending && !pauses {
+            return None;
+        }
+        Some(Self {
+            tenant: commit.owner.tenant.to_string(),
+            thread: commit.thread,
+            run: commit.run,
+            step: commit.step + 1,
+            questions: std::mem::take(&mut commit.questions),
+            closed: commit.closed.clone(),
+            forget_pending,
+            pauses,
+        })
+    }
+
+    /// Writes them, behind the gate.
+    pub(super) async fn write(self, tx: &Tx) -> Result<()> {
+        let backend = tx.get_database_backend();
+        let tenant = self.tenant.as_str();
+        let put = "insert into interrupt (tenant, interrupt_id, thread_id, run_id, agent, data, expires_at) \
+             values ($1, $2, $3, $4, $5, $6, $7) on conflict (tenant, interrupt_id) do nothing";
+        for question in self.questions {
+            let expires = match question.expires_at {
+                Some(at) => moment(backend, at),
+                None if backend == DbBackend::Postgres => Value::ChronoDateTimeUtc(None),
+                None => Value::BigInt(None),
+            };
+            let values = vec![
+                tenant.into(),
+                (&*question.id.0).into(),
+                self.thread.0.into(),
+                self.run.0.into(),
+                question.agent.into(),
+                question.data.into(),
+                expires,
+            ];
+            write(tx, put, values).await?;
+        }
+        let close =
+            "update interrupt set closed_at = $4 where tenant = $1 and interrupt_id = $2 and run_id = $3";
+        for id in self.closed {
+            let now = moment(backend, Utc::now());
+            write(tx, close, vec![tenant.into(), (&*id.0).into(), self.run.0.into(), now]).await?;
+        }
+        if self.forget_pending {
+            let forget = "delete from pending_write where tenant = $1 and run_id = $2 and step <= $3";
+            write(tx, forget, vec![tenant.into(), self.run.0.into(), (self.step as i64).into()]).await?;
+        }
+        if self.pauses {
+            let wake = "update run set wake_at = (select min(i.expires_at) from interrupt i \
+                   where i.tenant = $1 and i.run_id = $2 and i.answer is null and i.closed_at is null) \
+                 where tenant = $1 and run_id = $2";
+            write(tx, wake, vec![tenant.into(), self.run.0.into()]).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Stores what a task came to, while the fence holds.
+pub(super) async fn put_pending<C: ConnectionTrait>(
+    db: &C,
+    owner: &Owner,
+    run: RunId,
+    fence: u64,
+    step: u64,
+    task: &TaskId,
+    data: Vec<u8>,
+) -> Result<bool> {
+    let gate = "select 1 as held from run where tenant = $1 and run_id = $2 and user_id = $3 and fence = $4 \
+         and state = 'running'";
+    let lock = if db.get_database_backend() == DbBackend::Postgres { " for key share" } else { "" };
+    let (tenant, user) = (owner.tenant.as_str(), owner.user.as_str());
+    let values = vec![tenant.into(), run.0.into(), user.into(), (fence as i64).into()];
+    if read::row(db, "run", &format!("{gate}{lock}"), values).await?.is_none() {
+        return Ok(false);
+    }
+    let put = "insert into pending_write (tenant, run_id, step, task_id, data) values ($1, $2, $3, $4, $5) \
+         on conflict (tenant, run_id, step, task_id) do nothing";
+    let values = vec![tenant.into(), run.0.into(), (step as i64).into(), (&*task.0).into(), data.into()];
+    write(db, put, values).await?;
+    Ok(true)
+}
+
+/// Reads what tasks of a superstep came to.
+pub(super) async fn pending<C: ConnectionTrait>(
+    db: &C,
+    owner: &Owner,
+    run: RunId,
+    step: u64,
+) -> Result<Vec<(TaskId, Vec<u8>)>> {
+    let text = "select p.task_id, p.data from pending_write p join run r on r.tenant = p.tenant and r.run_id = p.run_id \
+         where p.tenant = $1 and p.run_id = $2 and r.user_id = $3 and p.step = $4 order by p.task_id";
+    let values =
+        vec![owner.tenant.as_str().into(), run.0.into(), owner.user.as_str().into(), (step as i64).into()];
+    let rows = read::rows(db, "pending write", text, values).await?;
+    rows.iter().map(|row| Ok((TaskId(row.get::<String>("task_id")?.into()), row.get("data")?))).collect()
+}

@@ -1,0 +1,232 @@
+//! Questions and answers, results that outlive their process, and runs that go on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use graphloom::id::{InterruptId, TaskId};
+use graphloom::store::{Answer, Answering, Commit, Committed, Question, Run, RunState, Store};
+
+use super::on_every_store;
+use crate::support::{barrier, batch, claimed, last_barrier, owner, part, process, queued, session};
+
+on_every_store![
+    of_many_answers_one_is_taken_and_the_run_is_claimed_with_it,
+    an_answer_that_came_before_the_pause_is_never_waited_for,
+    an_answer_that_races_with_the_pause_is_never_lost,
+    a_question_is_only_for_those_whom_it_asks,
+    a_question_whose_time_is_over_wakes_its_run_once,
+    the_end_of_a_run_that_waits_is_at_once,
+    what_is_pending_needs_the_fence_and_goes_with_its_barrier,
+    a_run_goes_on_after_a_failure_only_as_the_newest,
+];
+
+fn id(text: &str) -> InterruptId {
+    InterruptId(text.into())
+}
+
+fn question(name: &str, agent: bool) -> Question {
+    Question { id: id(name), agent, data: name.as_bytes().to_vec(), expires_at: None }
+}
+
+fn asking(run: &Run, questions: Vec<Question>) -> Commit {
+    Commit { questions, ..barrier(run) }
+}
+
+fn pause(run: &Run) -> Commit {
+    Commit { next: Some((RunState::Interrupted, None)), ..barrier(run) }
+}
+
+fn answer(run: &Run, names: &[&str]) -> Answer {
+    Answer {
+        owner: run.key.owner.clone(),
+        agent: false,
+        run: run.run,
+        answers: names.iter().map(|name| (id(name), format!("to {name}").into_bytes())).collect(),
+        by: "ann".into(),
+        process: process("here"),
+    }
+}
+
+async fn state(store: &dyn Store, run: &Run) -> RunState {
+    store.run(&run.key.owner, run.run).await.unwrap().unwrap().state
+}
+
+async fn done(store: &dyn Store, commit: Commit) {
+    assert_eq!(store.commit(commit).await.unwrap(), Committed::Done { cancel_requested: false });
+}
+
+async fn of_many_answers_one_is_taken_and_the_run_is_claimed_with_it(store: Arc<dyn Store>) {
+    let key = session("s");
+    let run = claimed(&*store, &key).await;
+    let commit = Commit { questions: vec![question("a", false), question("b", false)], ..pause(&run) };
+    done(&*store, commit).await;
+    assert_eq!(state(&*store, &run).await, RunState::Interrupted);
+    let open = store.questions(&key).await.unwrap();
+    assert_eq!(open.iter().map(|open| &open.id).collect::<Vec<_>>(), [&id("a"), &id("b")]);
+    let answers = (0..16).map(|_| {
+        let (store, run) = (store.clone(), run.clone());
+        async move { store.answer(answer(&run, &["a"])).await.unwrap() }
+    });
+    #[expect(clippy::disallowed_methods, reason = "the race needs several threads")]
+    let tasks: Vec<_> = answers.map(tokio::spawn).collect();
+    let outcomes: Vec<Answering> = join_all(tasks).await.into_iter().map(Result::unwrap).collect();
+    let mut claims = outcomes.iter().filter_map(|outcome| match outcome {
+        Answering::Claimed(claim) => Some(claim.clone()),
+        Answering::Taken { by, .. } => {
+            assert_eq!(by, "ann");
+            None
+        }
+        other => panic!("{other:?}"),
+    });
+    let claim = claims.next().unwrap();
+    assert!(claims.next().is_none());
+    assert_eq!((claim.run.state, claim.run.fence, claim.crashed), (RunState::Running, 2, false));
+    assert_eq!(store.answers(&key.owner, run.run).await.unwrap(), [(id("a"), b"to a".to_vec())]);
+    assert_eq!(store.questions(&key).await.unwrap().len(), 1);
+    // All or none.
+    let both = store.answer(answer(&run, &["b", "a"])).await.unwrap();
+    assert!(matches!(both, Answering::Taken { .. }));
+    assert_eq!(store.questions(&key).await.unwrap().len(), 1);
+    let Answering::Stored(_) = store.answer(answer(&run, &["b"])).await.unwrap() else { panic!() };
+    done(&*store, Commit { closed: vec![id("a"), id("b")], ..barrier(&claim.run) }).await;
+    assert!(store.answers(&key.owner, run.run).await.unwrap().is_empty());
+    assert!(matches!(store.answer(answer(&run, &["a"])).await.unwrap(), Answering::Unknown(_)));
+}
+
+async fn an_answer_that_came_before_the_pause_is_never_waited_for(store: Arc<dyn Store>) {
+    let key = session("s");
+    let mut run = claimed(&*store, &key).await;
+    done(&*store, asking(&run, vec![question("a", false)])).await;
+    run.step += 1;
+    assert!(matches!(store.answer(answer(&run, &["a"])).await.unwrap(), Answering::Stored(_)));
+    done(&*store, pause(&run)).await;
+    assert_eq!(state(&*store, &run).await, RunState::Queued);
+    let mut claims = store.claim(&process("there"), 10).await.unwrap();
+    let run = claims.remove(0).run;
+    // What was taken with this barrier is not waited for again.
+    done(&*store, Commit { closed: vec![id("a")], ..pause(&run) }).await;
+    assert_eq!(state(&*store, &run).await, RunState::Interrupted);
+}
+
+async fn an_answer_that_races_with_the_pause_is_never_lost(store: Arc<dyn Store>) {
+    for round in 0..20 {
+        let key = session(&format!("s{round}"));
+        let name = format!("q{round}");
+        let mut run = claimed(&*store, &key).await;
+        done(&*store, asking(&run, vec![question(&name, false)])).await;
+        run.step += 1;
+        let (pausing, answering) = (store.clone(), store.clone());
+        let (commit, reply) = (pause(&run), answer(&run, &[&name]));
+        #[expect(clippy::disallowed_methods, reason = "the race needs several threads")]
+        let tasks = (
+            tokio::spawn(async move { pausing.commit(commit).await.unwrap() }),
+            tokio::spawn(async move { answering.answer(reply).await.unwrap() }),
+        );
+        let (_, answered) = (tasks.0.await.unwrap(), tasks.1.await.unwrap());
+        let now = state(&*store, &run).await;
+        match answered {
+            Answering::Claimed(_) => assert_eq!(now, RunState::Running),
+            Answering::Stored(_) => assert_eq!(now, RunState::Queued, "it waits for what has come"),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+async fn a_question_is_only_for_those_whom_it_asks(store: Arc<dyn Store>) {
+    let key = session("s");
+    let run = claimed(&*store, &key).await;
+    let commit = Commit { questions: vec![question("user", false), question("desk", true)], ..pause(&run) };
+    done(&*store, commit).await;
+    let sees = async |who: &str, agent: bool, name: &str| {
+        let (tenant, user) = who.split_once(':').unwrap();
+        store.question(&owner(tenant, user), agent, &id(name)).await.unwrap().is_some()
+    };
+    for (who, agent, name, expected) in [
+        ("acme:ann", false, "user", true),
+        ("acme:bob", false, "user", false),
+        ("acme:bob", true, "user", false),
+        ("other:ann", true, "user", false),
+        ("acme:ann", false, "desk", false),
+        ("acme:bob", true, "desk", true),
+        ("other:bob", true, "desk", false),
+    ] {
+        assert_eq!(sees(who, agent, name).await, expected, "{who} {agent} {name}");
+        let (tenant, user) = who.split_once(':').unwrap();
+        if !expected {
+            let reply = Answer { owner: owner(tenant, user), agent, ..answer(&run, &[name]) };
+            assert_eq!(store.answer(reply).await.unwrap(), Answering::Unknown(id(name)), "{who}");
+        }
+    }
+    let desk = store.approvals(&part("acme"), 10).await.unwrap();
+    assert_eq!(desk.iter().map(|open| &open.id).collect::<Vec<_>>(), [&id("desk")]);
+    assert!(store.approvals(&part("other"), 10).await.unwrap().is_empty());
+}
+
+async fn a_question_whose_time_is_over_wakes_its_run_once(store: Arc<dyn Store>) {
+    let run = claimed(&*store, &session("s")).await;
+    let late = chrono::Utc::now() + chrono::TimeDelta::milliseconds(30);
+    let questions = vec![Question { expires_at: Some(late), ..question("a", false) }];
+    done(&*store, Commit { questions, ..pause(&run) }).await;
+    tokio::time::sleep(Duration::from_millis(60)).await;
+    let claims = join_all((0..4).map(|n| {
+        let store = store.clone();
+        async move { store.claim(&process(&format!("there {n}")), 10).await.unwrap() }
+    }));
+    let claims: Vec<_> = claims.await.into_iter().flatten().collect();
+    assert_eq!(claims.len(), 1);
+    assert_eq!((claims[0].run.fence, claims[0].run.crashes, claims[0].crashed), (2, 0, false));
+}
+
+async fn the_end_of_a_run_that_waits_is_at_once(store: Arc<dyn Store>) {
+    let key = session("s");
+    let run = claimed(&*store, &key).await;
+    done(&*store, Commit { questions: vec![question("a", false)], ..pause(&run) }).await;
+    let end = store.request_cancel(&key.owner, run.run, b"over".to_vec(), batch(0, 2, 2, b"end")).await;
+    let end = end.unwrap().unwrap();
+    assert_eq!((end.state, end.fence), (RunState::Cancelled, 2));
+    assert!(store.questions(&key).await.unwrap().is_empty());
+    assert!(matches!(store.answer(answer(&run, &["a"])).await.unwrap(), Answering::Unknown(_)));
+    claimed(&*store, &key).await;
+}
+
+async fn what_is_pending_needs_the_fence_and_goes_with_its_barrier(store: Arc<dyn Store>) {
+    let key = session("s");
+    let mut run = claimed(&*store, &key).await;
+    let task = TaskId("t".into());
+    let put = async |fence: u64, step: u64, data: &[u8]| {
+        store.put_pending(&key.owner, run.run, fence, step, &task, data.to_vec()).await.unwrap()
+    };
+    assert!(put(1, 1, b"first").await);
+    assert!(put(1, 1, b"second").await, "what is there stays");
+    assert!(!put(2, 1, b"zombie").await);
+    let pending = async |step| store.pending(&key.owner, run.run, step).await.unwrap();
+    assert_eq!(pending(1).await, [(task.clone(), b"first".to_vec())]);
+    assert!(pending(2).await.is_empty());
+    assert!(store.pending(&owner("acme", "bob"), run.run, 1).await.unwrap().is_empty());
+    done(&*store, Commit { pending: true, ..barrier(&run) }).await;
+    assert!(pending(1).await.is_empty());
+    assert!(put(1, 2, b"kept").await);
+    run.step += 1;
+    done(&*store, Commit { pending: true, ..last_barrier(&run, RunState::Failed) }).await;
+    assert_eq!(store.pending(&key.owner, run.run, 2).await.unwrap().len(), 1, "a resume wants it");
+    assert!(!store.put_pending(&key.owner, run.run, 1, 2, &task, Vec::new()).await.unwrap());
+}
+
+async fn a_run_goes_on_after_a_failure_only_as_the_newest(store: Arc<dyn Store>) {
+    let key = session("s");
+    let run = claimed(&*store, &key).await;
+    let resume = async |run: &Run, user: &str| {
+        store.resume(&owner("acme", user), run.run, process("there")).await.unwrap()
+    };
+    assert!(resume(&run, "ann").await.is_none(), "it has not failed");
+    done(&*store, last_barrier(&run, RunState::Failed)).await;
+    assert!(resume(&run, "bob").await.is_none());
+    let claim = resume(&run, "ann").await.unwrap();
+    assert_eq!((claim.run.state, claim.run.fence, claim.run.result), (RunState::Running, 2, None));
+    assert!(resume(&run, "ann").await.is_none());
+    let waiting = queued(&*store, &key).await;
+    done(&*store, last_barrier(&Run { fence: 2, step: 1, ..run.clone() }, RunState::Failed)).await;
+    assert!(resume(&run, "ann").await.is_none(), "another run came after it");
+    assert_eq!(state(&*store, &waiting).await, RunState::Queued);
+}
