@@ -81,6 +81,26 @@ impl Entry {
         Self { chunks, ..Self::default() }
     }
 
+    /// Calls tools: their names and arguments.
+    #[must_use]
+    pub fn calls<T: Into<String>>(calls: impl IntoIterator<Item = (T, serde_json::Value)>) -> Self {
+        Self::default().and_calls(calls)
+    }
+
+    /// Calls tools after what is said.
+    #[must_use]
+    pub fn and_calls<T: Into<String>>(
+        mut self,
+        calls: impl IntoIterator<Item = (T, serde_json::Value)>,
+    ) -> Self {
+        for (index, (name, args)) in calls.into_iter().enumerate() {
+            let id = format!("call_{}", index + 1);
+            self.chunks.push(Chunk::ToolCall { index, id, name: name.into() });
+            self.chunks.push(Chunk::ToolArgs { index, delta: args.to_string() });
+        }
+        self
+    }
+
     /// Fails before anything is said.
     #[must_use]
     pub fn error(kind: Kind) -> Self {

@@ -14,7 +14,7 @@ use futures_util::stream::{Stream, StreamExt};
 use sse_stream::{Sse, SseByteStream};
 use tokio::time::Sleep;
 
-use super::wire::{Choice, Event};
+use super::wire::{Choice, Event, WireCall};
 use super::{connection, quote};
 use crate::egress::{self, Secret};
 use crate::event::Usage;
@@ -24,6 +24,8 @@ use crate::model::{Chunk, Kind, ModelError};
 const EVENT_LIMIT: usize = 1024 * 1024;
 /// The most bytes of text and reasoning of one answer.
 const ANSWER_LIMIT: usize = 16 * 1024 * 1024;
+/// The most calls of tools in one answer.
+const CALL_LIMIT: usize = 128;
 /// How long the end of the HTTP body is awaited after `[DONE]`. Reading it keeps the connection for the next
 /// call; servers send it in the same breath.
 const GRACE: Duration = Duration::from_millis(20);
@@ -82,6 +84,17 @@ pub(super) struct Answer {
     /// The provider gave a reason for the end; true when it is the token limit.
     finished: Option<bool>,
     counted: bool,
+    calls: Vec<Call>,
+}
+
+/// A call of a tool that has begun.
+struct Call {
+    /// What the server counts it by.
+    index: Option<u64>,
+    id: Option<String>,
+    /// Arguments that came before the name.
+    early: String,
+    told: bool,
 }
 
 impl Answer {
@@ -96,6 +109,7 @@ impl Answer {
             kept: 0,
             finished: None,
             counted: false,
+            calls: Vec::new(),
         }
     }
 
@@ -136,17 +150,63 @@ impl Answer {
     }
 
     fn add(&mut self, choice: Choice) -> Result<(), ModelError> {
-        let (reasoning, text) = choice.delta.unwrap_or_default().into_parts();
+        let mut delta = choice.delta.unwrap_or_default();
+        let calls = delta.tool_calls.take();
+        let (reasoning, text) = delta.into_parts();
         self.kept += reasoning.as_ref().map_or(0, String::len) + text.as_ref().map_or(0, String::len);
         if self.kept > ANSWER_LIMIT {
             return Err(schema(format!("the answer is longer than {ANSWER_LIMIT} bytes")));
         }
         self.queue.extend(reasoning.map(Chunk::Reasoning));
         self.queue.extend(text.map(Chunk::Text));
+        for call in calls.into_iter().flatten() {
+            self.call(call)?;
+        }
         match choice.finish_reason.as_deref() {
             None | Some("") => {}
             Some("error") => return Err(self.failed("")),
             Some(reason) => self.finished = Some(matches!(reason, "length" | "max_tokens")),
+        }
+        Ok(())
+    }
+
+    /// Takes a piece of a call. Servers count calls by `index`; those that do not, or count wrong, give each an id, and
+    /// a piece with neither belongs to the last call.
+    fn call(&mut self, piece: WireCall) -> Result<(), ModelError> {
+        let index = piece.index;
+        let (id, name, arguments) = piece.into_parts();
+        self.kept += arguments.as_ref().map_or(0, String::len);
+        if self.kept > ANSWER_LIMIT || self.calls.len() > CALL_LIMIT {
+            return Err(schema("the provider's calls of tools are too many or too long"));
+        }
+        let other = |call: &Call| id.is_some() && call.id.is_some() && call.id != id;
+        let known = match (index, &id) {
+            (Some(_), _) => self.calls.iter().rposition(|call| call.index == index && !other(call)),
+            (None, Some(_)) => self.calls.iter().rposition(|call| call.id == id),
+            (None, None) if name.is_some() && self.calls.last().is_some_and(|call| call.told) => None,
+            (None, None) => self.calls.len().checked_sub(1),
+        };
+        let at = known.unwrap_or_else(|| {
+            self.calls.push(Call { index, id: None, early: String::new(), told: false });
+            self.calls.len() - 1
+        });
+        let Some(call) = self.calls.get_mut(at) else { return Ok(()) };
+        call.id = call.id.take().or(id);
+        if let Some(name) = name.filter(|_| !call.told) {
+            call.told = true;
+            let id = call.id.get_or_insert_with(|| format!("call_{at}")).clone();
+            self.queue.push_back(Chunk::ToolCall { index: at, id, name });
+            let early = std::mem::take(&mut call.early);
+            if !early.is_empty() {
+                self.queue.push_back(Chunk::ToolArgs { index: at, delta: early });
+            }
+        }
+        if let Some(delta) = arguments {
+            if call.told {
+                self.queue.push_back(Chunk::ToolArgs { index: at, delta });
+            } else {
+                call.early.push_str(&delta);
+            }
         }
         Ok(())
     }

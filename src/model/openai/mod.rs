@@ -151,6 +151,7 @@ impl ChatModel for OpenAi {
             model: &self.model,
             turns: &request.turns,
             params: &request.params,
+            tools: &request.tools,
             output: request.output.as_deref(),
         };
         let body = serde_json::to_vec(&body)

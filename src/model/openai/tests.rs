@@ -164,6 +164,99 @@ async fn a_cut_at_any_byte_gives_the_whole_text_and_an_end_or_an_error() {
     }
 }
 
+/// The calls of an answer, as `id name arguments`.
+fn calls(items: Vec<Result<Chunk, ModelError>>) -> Vec<String> {
+    let mut calls: Vec<String> = Vec::new();
+    for item in items {
+        match item.unwrap() {
+            Chunk::ToolCall { index, id, name } => {
+                assert_eq!(index, calls.len(), "each call begins once, in order");
+                calls.push(format!("{id} {name} "));
+            }
+            Chunk::ToolArgs { index, delta } => calls[index] += &delta,
+            _ => {}
+        }
+    }
+    calls
+}
+
+#[tokio::test]
+async fn calls_of_tools_are_put_together_as_servers_send_them() {
+    let end = "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"tool_calls\"}]}\n\ndata: [DONE]\n\n";
+    let both = ["a add {\"n\":1}", "b sub {\"n\":2}"].as_slice();
+    for (what, deltas, expected) in [
+        (
+            "in pieces by index",
+            &[
+                r#"[{"index":0,"id":"a","type":"function","function":{"name":"add","arguments":""}}]"#,
+                r#"[{"index":0,"function":{"arguments":"{\"n\""}}]"#,
+                r#"[{"index":1,"id":"b","function":{"name":"sub","arguments":"{\"n\":2}"}}]"#,
+                r#"[{"index":0,"function":{"arguments":":1}"}}]"#,
+            ] as &[&str],
+            both,
+        ),
+        (
+            "whole, without an index",
+            &[
+                r#"[{"id":"a","function":{"name":"add","arguments":"{\"n\":1}"}},{"id":"b","function":{"name":"sub","arguments":{"n":2}}}]"#,
+            ],
+            both,
+        ),
+        (
+            "one index for all",
+            &[
+                r#"[{"index":0,"id":"a","function":{"name":"add","arguments":"{\"n\":1}"}}]"#,
+                r#"[{"index":0,"id":"b","function":{"name":"sub","arguments":"{\"n\":2}"}}]"#,
+            ],
+            both,
+        ),
+        (
+            "without ids",
+            &[
+                r#"[{"index":0,"function":{"name":"add","arguments":""}},{"index":1,"function":{"name":"sub"}}]"#,
+            ],
+            &["call_0 add ", "call_1 sub "],
+        ),
+        (
+            "the id again in each piece, the name last",
+            &[
+                r#"[{"index":0,"id":"a","function":{"name":null,"arguments":"{\"n\""}}]"#,
+                r#"[{"index":0,"id":"a","function":{"name":"add","arguments":":1}"}}]"#,
+            ],
+            &both[..1],
+        ),
+    ] {
+        let chunk =
+            |delta: &&str| format!("data: {{\"choices\":[{{\"delta\":{{\"tool_calls\":{delta}}}}}]}}\n\n");
+        let stream = deltas.iter().map(chunk).collect::<String>() + end;
+        assert_eq!(calls(events(&stream).await), expected, "{what}");
+    }
+}
+
+#[test]
+fn tools_and_their_results_are_sent_as_the_protocol_has_them() {
+    let call = crate::model::ToolCall { id: "a".into(), name: "add".into(), arguments: "{\"n\":".into() };
+    let turns = [Turn::calls("".into(), vec![call]), Turn::result("a", "3".into())];
+    let spec = crate::model::ToolSpec {
+        name: "add".into(),
+        description: "Adds.".into(),
+        parameters: json!({"type": "object"}),
+    };
+    let (params, tools) = (Params::default(), [spec]);
+    let body = Body { model: "m", turns: &turns, params: &params, tools: &tools, output: None };
+    let sent = serde_json::to_value(&body).unwrap();
+    let function = json!({"name": "add", "arguments": "{}"});
+    assert_eq!(
+        sent["messages"],
+        json!([
+            {"role": "assistant", "content": "", "tool_calls": [{"id": "a", "type": "function", "function": function}]},
+            {"role": "tool", "content": "3", "tool_call_id": "a"},
+        ])
+    );
+    let function = json!({"name": "add", "description": "Adds.", "parameters": {"type": "object"}});
+    assert_eq!(sent["tools"], json!([{"type": "function", "function": function}]));
+}
+
 #[tokio::test]
 async fn a_missing_done_is_an_end_only_after_a_finish_reason() {
     let part = "data: {\"choices\":[{\"delta\":{\"content\":\"x\"}}]}\n\n";
@@ -278,7 +371,7 @@ async fn the_request_carries_the_conversation_the_parameters_and_the_headers() {
     });
     assert_eq!(serde_json::from_str::<Json>(body).unwrap(), expected);
     assert_eq!(body.matches("\"seed\"").count(), 1);
-    let plain = Body { model: "m", turns: &[], params: &Params::default(), output: None };
+    let plain = Body { model: "m", turns: &[], params: &Params::default(), tools: &[], output: None };
     let plain = serde_json::to_value(plain).unwrap();
     let options = json!({"include_usage": true});
     assert_eq!(plain, json!({"model": "m", "messages": [], "stream": true, "stream_options": options}));
@@ -293,7 +386,7 @@ fn images_and_files_are_named_as_the_protocol_names_them() {
         {"type": "file", "url": "data:application/pdf;base64,AA==", "name": "a.pdf"},
     ]);
     let turns = [Turn::new(Role::User, content)];
-    let body = Body { model: "m", turns: &turns, params: &Params::default(), output: None };
+    let body = Body { model: "m", turns: &turns, params: &Params::default(), tools: &[], output: None };
     let body = serde_json::to_value(body).unwrap();
     let expected = json!([
         {"type": "text", "text": "look"},

@@ -10,13 +10,14 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Value as Json, json};
 
 use crate::event::Usage;
-use crate::model::{OutputSchema, Params, Role, Turn};
+use crate::model::{OutputSchema, Params, Role, ToolCall, ToolSpec, Turn};
 
 /// The body of a request.
 pub(super) struct Body<'a> {
     pub(super) model: &'a str,
     pub(super) turns: &'a [Turn],
     pub(super) params: &'a Params,
+    pub(super) tools: &'a [ToolSpec],
     pub(super) output: Option<&'a OutputSchema>,
 }
 
@@ -39,6 +40,13 @@ impl Serialize for Body<'_> {
             json!({"type": "json_schema", "json_schema": schema})
         });
         fields.default("response_format", format.as_ref())?;
+        let tool = |tool: &ToolSpec| {
+            let function =
+                json!({"name": tool.name, "description": tool.description, "parameters": tool.parameters});
+            json!({"type": "function", "function": function})
+        };
+        let tools: Vec<Json> = self.tools.iter().map(tool).collect();
+        fields.default("tools", Some(&tools).filter(|tools| !tools.is_empty()))?;
         fields.finish()
     }
 }
@@ -48,6 +56,10 @@ impl Serialize for Body<'_> {
 struct Message<'a> {
     role: Role,
     content: Content<'a>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tool_calls: Vec<Json>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tool_call_id: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -63,7 +75,16 @@ impl<'a> From<&'a Turn> for Message<'a> {
             Json::Array(parts) => Content::Parts(parts.iter().map(part).collect()),
             content => Content::Plain(content),
         };
-        Self { role: turn.role, content }
+        // Broken arguments were answered with what is wrong with them; sent back as they are, servers refuse them.
+        let call = |call: &ToolCall| {
+            let arguments = match call.args() {
+                Ok(_) if !call.arguments.trim().is_empty() => call.arguments.as_str(),
+                _ => "{}",
+            };
+            json!({"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}})
+        };
+        let tool_calls = turn.tool_calls.iter().map(call).collect();
+        Self { role: turn.role, content, tool_calls, tool_call_id: turn.tool_call_id.as_deref() }
     }
 }
 
@@ -158,6 +179,38 @@ pub(super) struct Delta {
     content: Option<Text>,
     reasoning: Option<Text>,
     reasoning_content: Option<Text>,
+    pub(super) tool_calls: Option<Vec<WireCall>>,
+}
+
+/// A piece of the call of a tool.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct WireCall {
+    pub(super) index: Option<u64>,
+    id: Option<Text>,
+    function: Option<WireFunction>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct WireFunction {
+    name: Option<Text>,
+    /// A text; some servers send the object itself.
+    arguments: Option<Json>,
+}
+
+impl WireCall {
+    /// Returns id, name and arguments, each only when there is some.
+    pub(super) fn into_parts(self) -> (Option<String>, Option<String>, Option<String>) {
+        let some = |text: Option<Text>| text.map(|text| text.0).filter(|text| !text.is_empty());
+        let function = self.function.unwrap_or_default();
+        let arguments = match function.arguments {
+            None | Some(Json::Null) => None,
+            Some(Json::String(text)) => Some(text).filter(|text| !text.is_empty()),
+            Some(other) => Some(other.to_string()),
+        };
+        (some(self.id), some(function.name), arguments)
+    }
 }
 
 impl Delta {
