@@ -95,6 +95,15 @@ impl Scope {
     pub fn new(node: impl Into<String>, task_id: TaskId, attempt: u32) -> Self {
         Self { node: node.into(), task_id, attempt, path: Vec::new(), item: None }
     }
+
+    /// Names whoever calls out from here: `node`, `caller/node` within a called graph, `node[2]` for an item of a list.
+    pub fn caller(&self) -> String {
+        let mut name = self.path.iter().chain([&self.node]).cloned().collect::<Vec<_>>().join("/");
+        if let Some(item) = self.item {
+            name += &format!("[{item}]");
+        }
+        name
+    }
 }
 
 /// Who is asked.

@@ -4,6 +4,8 @@
 
 mod value;
 
+use std::collections::BTreeMap;
+
 use regex::Regex;
 use serde_json::{Map, Value as Json, json};
 
@@ -11,7 +13,7 @@ use super::play::Played;
 use super::snapshot::{self, SnapshotError};
 use super::{Bench, Error};
 use crate::diagnostic::{Diagnostic, Span, Spanned};
-use crate::event::Body;
+use crate::event::{Body, Interrupt};
 use crate::model::{Params, Request};
 use crate::plan::Plan;
 use crate::spec::{
@@ -54,7 +56,7 @@ pub(super) fn judge(scene: &Scene<'_>) -> Result<Vec<Diagnostic>, Error> {
     let failed = scene.failed();
     let mut wrong: Vec<Diagnostic> = Vec::new();
     match (&expect.error, &failed) {
-        (None, None) => {}
+        (None, None) => wrong.extend(scene.paused()),
         (Some(expected), failed) => wrong.extend(scene.error(expected, failed.as_ref())),
         (None, Some(failed)) => {
             let finding = scene.finding("the run failed", turn.span, "no error is expected of this turn");
@@ -74,7 +76,11 @@ pub(super) fn judge(scene: &Scene<'_>) -> Result<Vec<Diagnostic>, Error> {
         wrong.extend(scene.value("output", name, value, found));
     }
     if let Some(reply) = &expect.reply {
-        wrong.extend(scene.reply(reply));
+        wrong.extend(scene.text("reply", "another reply was given", &scene.said(), reply));
+    }
+    if let Some(ask) = &expect.ask {
+        let asked: Vec<&str> = scene.asked().map(|asked| asked.question.as_str()).collect();
+        wrong.extend(scene.text("asked", "another question was asked", &asked.join("\n"), ask));
     }
     wrong.extend(scene.events());
     // Only a script knows how it was called, and only its answers are known beforehand.
@@ -134,26 +140,30 @@ impl<'a> Scene<'a> {
         self.played.requests.iter().filter(move |request| request.node == node)
     }
 
+    /// Counts the calls by who made them, in the order of names.
+    fn callers(&self) -> BTreeMap<&'a str, usize> {
+        let others = self.played.others.iter().map(|(name, calls)| (name.as_str(), *calls));
+        let mut callers: BTreeMap<&str, usize> = others.collect();
+        for request in &self.played.requests {
+            *callers.entry(&request.node).or_default() += 1;
+        }
+        callers
+    }
+
     /// Finds calls that no script, or no entry of it, was there for.
     fn unscripted(&self) -> Vec<Diagnostic> {
         let mut wrong = Vec::new();
-        let mut told: Vec<&str> = Vec::new();
-        for request in &self.played.requests {
-            let node = request.node.as_str();
-            if told.contains(&node) {
-                continue;
-            }
-            told.push(node);
+        for (node, calls) in self.callers() {
             let turn = self.turn();
-            let calls = self.requests(node).count();
+            let model = if self.played.others.contains_key(node) { "out" } else { "a model" };
             match turn.script.iter().find(|script| script.node.value == node) {
                 None => {
-                    let what = format!("`{node}` calls a model and has no script");
+                    let what = format!("`{node}` calls {model} and has no script");
                     let finding = self.finding(&what, turn.span, "in this turn");
                     wrong.push(finding.help(format!("add  script: {{{node}: …}}")));
                 }
                 Some(ScriptSpec { node: name, entries }) if calls > entries.len() => {
-                    let what = format!("`{node}` calls a model more often than its script has answers");
+                    let what = format!("`{node}` calls {model} more often than its script has answers");
                     let label = format!("{calls} calls, {}", count(entries.len(), "answer"));
                     let finding = self.finding(&what, name.span, label);
                     wrong.push(finding.help("write a list, one answer a call; each attempt is a call"));
@@ -166,8 +176,9 @@ impl<'a> Scene<'a> {
 
     /// Finds answers that no call took.
     fn unused(&self) -> Vec<Diagnostic> {
+        let callers = self.callers();
         let left = |script: &ScriptSpec| {
-            let calls = self.requests(&script.node.value).count();
+            let calls = callers.get(script.node.value.as_str()).copied().unwrap_or_default();
             let entry = script.entries.get(calls)?;
             let what = format!("`{}` leaves an answer of its script", script.node.value);
             let label = format!("{}, {}", count(calls, "call"), count(script.entries.len(), "answer"));
@@ -305,13 +316,47 @@ impl<'a> Scene<'a> {
         self.played.events.iter().filter_map(message).collect::<Vec<_>>().join("\n")
     }
 
-    fn reply(&self, expected: &ReplySpec) -> Vec<Diagnostic> {
-        let said = self.said();
+    /// Returns the questions that the run waits for.
+    fn asked(&self) -> impl Iterator<Item = &'a Interrupt> {
+        let last = self.played.events.last().into_iter();
+        last.flat_map(|event| match &event.body {
+            Body::RunFinished { interrupts, .. } => interrupts.as_slice(),
+            _ => &[],
+        })
+    }
+
+    /// Compares where the run waits with where it is to wait.
+    fn paused(&self) -> Option<Diagnostic> {
+        let asked: Vec<&str> = self.asked().map(|asked| asked.node.as_str()).collect();
+        let at = |nodes: &[&str]| nodes.join(", ");
+        match &self.turn().expect.paused_at {
+            None if asked.is_empty() => None,
+            None => {
+                let finding = self.finding("the run waits for a person", self.turn().span, "in this turn");
+                Some(finding.help(format!("add  expect: {{paused_at: {}}}", at(&asked))))
+            }
+            Some(due) => {
+                let mut expected: Vec<&str> = due.iter().map(|node| node.value.as_str()).collect();
+                let mut found = asked.clone();
+                expected.sort_unstable();
+                found.sort_unstable();
+                let label = if found.is_empty() {
+                    "the run does not wait".to_owned()
+                } else {
+                    format!("it waits at {}", at(&found))
+                };
+                let span = due.first().map_or(self.turn().span, |node| node.span);
+                (expected != found).then(|| self.finding("the run was to wait elsewhere", span, label))
+            }
+        }
+    }
+
+    fn text(&self, note: &str, what: &str, said: &str, expected: &ReplySpec) -> Vec<Diagnostic> {
         let mut wrong = Vec::new();
         let mut due = |span: Span, fits: bool, label: String| {
             if !fits {
-                let finding = self.finding("another reply was given", span, label);
-                wrong.push(finding.note(format!("reply: {}", shown(&json!(said)))));
+                let finding = self.finding(what, span, label);
+                wrong.push(finding.note(format!("{note}: {}", shown(&json!(said)))));
             }
         };
         let spoken = self.played.path().concat();
@@ -324,7 +369,7 @@ impl<'a> Scene<'a> {
             due(text.span, said.contains(&text.value), "this is not in it".to_owned());
         }
         if let Some(pattern) = &expected.matches {
-            let fits = Regex::new(&pattern.value).is_ok_and(|regex| regex.is_match(&said));
+            let fits = Regex::new(&pattern.value).is_ok_and(|regex| regex.is_match(said));
             due(pattern.span, fits, "it does not match this".to_owned());
         }
         if let Some(most) = &expected.max_words {

@@ -228,7 +228,7 @@ async fn run_case(
         took: Duration::ZERO,
     };
     let fails = |turn: &crate::spec::TurnSpec| {
-        turn.script.iter().flat_map(|script| &script.entries).any(|entry| entry.error.is_some())
+        turn.script.iter().flat_map(|script| &script.entries).any(|entry| entry.error().is_some())
     };
     if bench.stage.is_none() && case.turns.iter().any(fails) {
         ran.verdict = Verdict::Skipped("an error cannot be had from a real model");

@@ -12,13 +12,13 @@ use super::{Bench, Error};
 use crate::compile::{Catalog, Compiled};
 use crate::diagnostic::Spanned;
 use crate::engine::record::{self, Input, Outcome};
-use crate::engine::step::Frontier;
-use crate::engine::{Engine, Settings, Start, StartError};
-use crate::event::{Body, Event, RunStatus, Usage};
-use crate::id::{CheckpointId, Owner, Part, RunId, Seq, ThreadKey};
+use crate::engine::step::{Frontier, Reply};
+use crate::engine::{AnswerError, Answered, Answerer, Engine, Settings, Start, StartError};
+use crate::event::{Body, Event, Interrupt, RunStatus, Scope, Usage};
+use crate::id::{CheckpointId, InterruptId, Owner, Part, RunId, TaskId, ThreadKey};
 use crate::model::Request;
 use crate::plan::{Next, Output, Plan, Target};
-use crate::spec::CaseSpec;
+use crate::spec::{CaseSpec, OpeningSpec, TurnSpec};
 use crate::state::{Change, Delta, Mismatch, State};
 use crate::store::memory::MemoryStore;
 use crate::store::{Accepted, Checkpoint, Commit, NewRun, OnBusy, RunState, Store, StoreError};
@@ -31,6 +31,8 @@ pub(super) struct Played {
     pub(super) state: State,
     /// The calls of models; none where real ones were asked.
     pub(super) requests: Vec<Request>,
+    /// How often nodes and tools called anything else that a script stands for.
+    pub(super) others: BTreeMap<String, usize>,
     /// The run was refused.
     pub(super) refused: Option<String>,
 }
@@ -96,8 +98,76 @@ impl<'a> Thread<'a> {
         let mut settings = Settings::new("test".into());
         settings.claims = 0;
         let store: Arc<dyn Store> = self.store.clone();
-        let catalog = self.catalog(number == 0);
+        let catalog = self.catalog(number == 0, turn);
         let engine = Engine::open(store, catalog, self.bench.providers.clone(), settings).await?;
+        let mut played = Played {
+            events: Vec::new(),
+            state: State::default(),
+            requests: Vec::new(),
+            others: BTreeMap::new(),
+            refused: None,
+        };
+        match self.begin(&engine, turn).await? {
+            Ok(Answered { run, after }) => {
+                let mut follower = engine.follower(&self.key.owner, &run, after, true);
+                while let Some(frame) = follower.next().await {
+                    let lost = |_| StoreError::Unavailable("the run was lost".into());
+                    played.events.push(frame.map_err(lost)?.event.clone());
+                }
+            }
+            Err(why) => played.refused = Some(why),
+        }
+        played.state = engine.state(&self.key).await?;
+        engine.close(Duration::from_secs(5)).await;
+        if let Some(scene) = scripted {
+            (played.requests, played.others) = (scene.requests(), scene.others());
+        }
+        Ok(played)
+    }
+
+    /// Begins a turn; else says why it cannot begin.
+    async fn begin(&self, engine: &Engine, turn: &TurnSpec) -> Result<Result<Answered, String>, Error> {
+        let answer = match &turn.opening {
+            OpeningSpec::Run => return self.start(engine, turn).await,
+            OpeningSpec::Resume(_) => {
+                return match engine.resume(&self.key).await {
+                    Ok(answered) => Ok(Ok(answered)),
+                    Err(AnswerError::Store(error)) => Err(error.into()),
+                    Err(error) => Ok(Err(error.to_string())),
+                };
+            }
+            OpeningSpec::Answer(value) => vec![(None, value)],
+            OpeningSpec::Answers(all) => all.iter().map(|(name, value)| (Some(&name.value), value)).collect(),
+        };
+        let open = engine.interrupts(&self.key).await?;
+        let asks: Vec<String> = open.iter().map(|(_, open)| asker(open)).collect();
+        let mut replies = Vec::new();
+        for (name, value) in answer {
+            let mut found = open.iter().zip(&asks).filter(|(_, asks)| name.is_none_or(|name| name == *asks));
+            let (Some(((_, only), _)), None) = (found.next(), found.next()) else {
+                let asked = if asks.is_empty() {
+                    "nothing is asked".into()
+                } else {
+                    format!("asked: {}", asks.join(", "))
+                };
+                return Ok(Err(match name {
+                    Some(name) => format!("`{name}` does not ask once; {asked}"),
+                    None => format!("`answer` needs one open question; {asked}"),
+                }));
+            };
+            replies
+                .push((InterruptId(only.interrupt_id.as_str().into()), Reply::Answer(value.value.clone())));
+        }
+        let who = Answerer { owner: self.key.owner.clone(), agent: true };
+        match engine.answer(&who, replies).await {
+            Ok(answered) => Ok(Ok(answered)),
+            Err(AnswerError::Store(error)) => Err(error.into()),
+            Err(AnswerError::Unfit(_, wrong)) => Ok(Err(sentences(&wrong))),
+            Err(error) => Ok(Err(error.to_string())),
+        }
+    }
+
+    async fn start(&self, engine: &Engine, turn: &TurnSpec) -> Result<Result<Answered, String>, Error> {
         let start = Start {
             graph: self.plan.graph.clone(),
             session: self.key.session.clone(),
@@ -106,29 +176,25 @@ impl<'a> Thread<'a> {
             on_busy: OnBusy::Reject,
             idempotency: None,
         };
-        let mut played =
-            Played { events: Vec::new(), state: State::default(), requests: Vec::new(), refused: None };
-        match engine.start(&self.key.owner, start).await {
-            Ok(started) => {
-                let mut follower = engine.follower(&self.key.owner, &started.run, Seq::default(), true);
-                while let Some(frame) = follower.next().await {
-                    let lost = |_| StoreError::Unavailable("the run was lost".into());
-                    played.events.push(frame.map_err(lost)?.event.clone());
-                }
+        Ok(match engine.start(&self.key.owner, start).await {
+            Ok(started) => Ok(Answered { run: started.run, after: started.after }),
+            Err(StartError::Unprocessable(wrong)) => Err(sentences(&wrong)),
+            Err(StartError::Incompatible(why)) => Err(why),
+            Err(StartError::Waits(_)) => {
+                Err("the run of the turn before waits for an answer; a turn with `answer` gives it".into())
             }
-            Err(StartError::Unprocessable(wrong)) => played.refused = Some(sentences(&wrong)),
-            Err(StartError::Incompatible(why)) => played.refused = Some(why),
             Err(error) => return Err(error.into()),
-        }
-        played.state = engine.state(&self.key).await?;
-        engine.close(Duration::from_secs(5)).await;
-        played.requests = scripted.map(|scripted| scripted.requests()).unwrap_or_default();
-        Ok(played)
+        })
     }
 
     /// Returns what the engine serves. What is given for a channel with `keep: run` holds in the first turn.
-    fn catalog(&self, first: bool) -> Catalog {
+    fn catalog(&self, first: bool, turn: &TurnSpec) -> Catalog {
         let mut plan = self.plan.clone();
+        if let Some(stage) = &self.bench.stage {
+            let mut dressed = (*plan).clone();
+            stage.dress(&mut dressed, &turn.script);
+            plan = Arc::new(dressed);
+        }
         if first && !self.case.given.state.is_empty() {
             let mut keeping = (*plan).clone();
             for (name, _) in &self.case.given.state {
@@ -213,6 +279,14 @@ impl<'a> Thread<'a> {
         }
         if Some(channel) == self.plan.messages.as_deref() { named(value) } else { value }
     }
+}
+
+/// Names who asks, as a test has it.
+fn asker(open: &Interrupt) -> String {
+    let mut place = Scope::new(&*open.node, TaskId("".into()), 1);
+    place.path.clone_from(&open.path);
+    place.item = open.item;
+    place.caller()
 }
 
 /// Gives messages without an id one.

@@ -11,8 +11,11 @@ use serde_json::Value as Json;
 use crate::diagnostic::{Bag, Diagnostic, Span, Spanned, did_you_mean, suggest};
 use crate::event::NAMES;
 use crate::model::Kind;
-use crate::plan::{Output, Plan};
-use crate::spec::{CaseSpec, ExpectSpec, FailureSpec, Folder, PathSpec, ScriptSpec, TestFile, TurnSpec};
+use crate::plan::{Job, Output, Plan, ToolPlan, Work};
+use crate::spec::{
+    AnswerSpec, CaseSpec, EntrySpec, ExpectSpec, FailureSpec, Folder, OpeningSpec, PathSpec, ScriptSpec,
+    TestFile, TurnSpec,
+};
 use crate::state::{Channel, Type, check_pattern};
 
 /// The plans of the graphs that could be read, by id.
@@ -40,7 +43,7 @@ pub(super) fn check_tests(folder: &Folder, plans: &Plans<'_>, bag: &mut Bag) {
         }
         let mut told = BTreeSet::new();
         for case in &test.cases {
-            check_case(&Scene { plan, case }, graph, &mut told, bag);
+            check_case(&Scene { plan, case, begins: true }, graph, &mut told, bag);
         }
     }
 }
@@ -67,10 +70,12 @@ fn check_names(test: &TestFile, bag: &mut Bag) {
 struct Scene<'a> {
     plan: &'a Plan,
     case: &'a CaseSpec,
+    /// The turn begins a run.
+    begins: bool,
 }
 
 fn check_case(scene: &Scene<'_>, graph: &Spanned<String>, told: &mut BTreeSet<String>, bag: &mut Bag) {
-    let Scene { plan, case } = scene;
+    let Scene { plan, case, .. } = scene;
     if let Some(only) = &case.only {
         known_node(plan, only, bag);
     }
@@ -106,13 +111,22 @@ fn check_case(scene: &Scene<'_>, graph: &Spanned<String>, told: &mut BTreeSet<St
     {
         check_value("messages", messages, Type::Messages.check(&messages.value), bag);
     }
+    let mut paused = false;
     for turn in &case.turns {
-        check_turn(scene, turn, bag);
+        let answers = matches!(turn.opening, OpeningSpec::Answer(_) | OpeningSpec::Answers(_));
+        if answers && !paused {
+            let finding = Diagnostic::error("M514", "an answer without a question", turn.span, "this turn");
+            bag.report(finding.help("the turn before needs  expect: {paused_at: <node>}"));
+        }
+        let plain = matches!(turn.opening, OpeningSpec::Run);
+        // A plain message may be an answer, too.
+        check_turn(&Scene { begins: plain && !paused, ..*scene }, turn, bag);
+        paused = turn.expect.paused_at.is_some();
     }
 }
 
 fn check_turn(scene: &Scene<'_>, turn: &TurnSpec, bag: &mut Bag) {
-    let Scene { plan, case } = scene;
+    let Scene { plan, case, .. } = scene;
     if let Some(user) = &turn.user
         && conversation(plan, user.span, "nothing holds what is said", bag)
         && user.value.is_array()
@@ -127,17 +141,27 @@ fn check_turn(scene: &Scene<'_>, turn: &TurnSpec, bag: &mut Bag) {
 }
 
 fn check_script(plan: &Plan, case: &CaseSpec, expect: &ExpectSpec, script: &ScriptSpec, bag: &mut Bag) {
-    let Some(node) = known_node(plan, &script.node, bag) else { return };
     let name = &script.node;
-    if node != "llm" {
-        let message = format!("`{}` calls nothing that could be scripted", name.value);
-        let finding = Diagnostic::error("M514", message, name.span, format!("a node of kind `{node}`"));
-        bag.report(finding.help("scripts are for `llm` nodes"));
-        return;
+    let Some(role) = role(plan, name, bag) else { return };
+    for entry in &script.entries {
+        let key = entry.answer.key();
+        if !role.keys().contains(&key) {
+            let message = format!("`{}` is no answer to {}", key, role.what());
+            let finding =
+                Diagnostic::error("M514", message, entry.span, format!("`{}` calls it", name.value));
+            let keys: Vec<String> = role.keys().iter().map(|key| format!("`{key}`")).collect();
+            bag.report(finding.help(format!("it is answered by {}", keys.join(", "))));
+        }
+        check_fits(&role, entry, bag);
     }
-    for error in script.entries.iter().filter_map(|entry| entry.error.as_ref()) {
-        if Kind::named(&error.value).is_none() {
-            let message = format!("a call to a model cannot fail with `{}`", error.value);
+    for error in script.entries.iter().filter_map(|entry| entry.error()) {
+        let known =
+            Kind::named(&error.value).is_some() || error.value == "tool" && !matches!(role, Role::Model(_));
+        if !known {
+            let message = match role {
+                Role::Model(_) => format!("a call to a model cannot fail with `{}`", error.value),
+                _ => format!("a call cannot fail with `{}`", error.value),
+            };
             let finding = Diagnostic::error("M514", message, error.span, "no kind of its errors");
             let kinds = ["timeout", "connection", "rate_limit", "server_error", "schema"];
             let help = suggest(&error.value, kinds).map(|near| format!("did you mean `{near}`?"));
@@ -146,15 +170,15 @@ fn check_script(plan: &Plan, case: &CaseSpec, expect: &ExpectSpec, script: &Scri
         }
     }
     let why = match (&case.only, &expect.path) {
-        (Some(only), _) if only.value != name.value => Some((only.span, "only this node runs")),
+        (Some(only), _) if only.value != outer(&name.value) => Some((only.span, "only this node runs")),
         (_, Some(PathSpec::Exact(span, steps)))
-            if !steps.iter().flatten().any(|step| step.value == name.value) =>
+            if !steps.iter().flatten().any(|step| step.value == outer(&name.value)) =>
         {
             Some((*span, "the path does not lead there"))
         }
         (_, Some(PathSpec::Part { never, .. })) => never
             .iter()
-            .find(|never| never.value == name.value)
+            .find(|never| never.value == outer(&name.value))
             .map(|never| (never.span, "never, it says here")),
         _ => None,
     };
@@ -162,6 +186,113 @@ fn check_script(plan: &Plan, case: &CaseSpec, expect: &ExpectSpec, script: &Scri
         let message = format!("the script of `{}` is never used", name.value);
         let finding = Diagnostic::warning("M514", message, name.span, "no call takes it");
         bag.report(finding.related(span, why).help("remove it, or mend the path"));
+    }
+}
+
+/// Whom a script stands for.
+enum Role<'p> {
+    /// A model, and what its node gives besides texts.
+    Model(&'p Job),
+    /// A tool.
+    Tool(&'p ToolPlan),
+    Request,
+    Graph,
+}
+
+impl Role<'_> {
+    fn what(&self) -> &'static str {
+        match self {
+            Self::Model(_) => "a model",
+            Self::Tool(_) => "a tool",
+            Self::Request => "a request",
+            Self::Graph => "a graph",
+        }
+    }
+
+    /// Returns the keys of the answers that it takes.
+    fn keys(&self) -> &'static [&'static str] {
+        match self {
+            Self::Model(_) => &["text", "output", "calls", "error"],
+            Self::Tool(_) => &["result", "error"],
+            Self::Request => &["status", "text", "error"],
+            Self::Graph => &["output", "error"],
+        }
+    }
+}
+
+/// Returns the node of the graph under test that a name of a script belongs to.
+fn outer(name: &str) -> &str {
+    name.split(['/', '[']).next().unwrap_or(name)
+}
+
+/// Finds whom a script stands for: `node`, `node/tool`, `caller/node`, `list[0]`.
+fn role<'p>(plan: &'p Plan, name: &Spanned<String>, bag: &mut Bag) -> Option<Role<'p>> {
+    let mut level = plan;
+    let mut parts = name.value.split('/').peekable();
+    loop {
+        let part = parts.next()?;
+        let bare = part.split('[').next().unwrap_or(part);
+        let shown = Spanned { value: bare.to_owned(), span: name.span };
+        known_node(level, &shown, bag)?;
+        let node = level.nodes.get(bare)?;
+        let job = match &node.job.work {
+            Work::Map(each) if part != bare => &each.job,
+            _ => &node.job,
+        };
+        let Some(next) = parts.peek() else {
+            return match &job.work {
+                Work::Tool(tool, _) => Some(Role::Tool(tool)),
+                Work::Graph(_) => Some(Role::Graph),
+                Work::Node(_) if job.kind == "llm" => Some(Role::Model(job)),
+                Work::Node(_) if job.kind == "http" => Some(Role::Request),
+                Work::Map(_) => {
+                    let message = format!("the items of `{}` are answered one by one", name.value);
+                    let finding = Diagnostic::error("M514", message, name.span, "a list");
+                    bag.report(finding.help("write  {items: [first, second]}"));
+                    None
+                }
+                _ => {
+                    let message = format!("`{}` calls nothing that could be scripted", name.value);
+                    let label = format!("a node of kind `{}`", job.kind);
+                    let finding = Diagnostic::error("M514", message, name.span, label);
+                    bag.report(
+                        finding.help("scripts are for `llm`, `tool`, `http`, `graph` and `map` nodes"),
+                    );
+                    None
+                }
+            };
+        };
+        if let Work::Graph(call) = &job.work {
+            level = plan.children.get(&call.graph)?;
+            continue;
+        }
+        if let Some(tool) = job.tools.get(*next) {
+            return Some(Role::Tool(tool));
+        }
+        let message = format!("`{bare}` has no tool `{next}`");
+        let finding = Diagnostic::error("M514", message, name.span, "no such tool");
+        bag.report(finding.help_maybe(did_you_mean(next, job.tools.keys().map(String::as_str))));
+        return None;
+    }
+}
+
+/// Checks a scripted value against what is declared.
+fn check_fits(role: &Role<'_>, entry: &EntrySpec, bag: &mut Bag) {
+    let mismatch = match (role, &entry.answer) {
+        (Role::Tool(tool), AnswerSpec::Result(value)) => tool.result.check(value).err(),
+        (Role::Model(job), AnswerSpec::Calls(_, calls)) => {
+            for (name, _) in calls.iter().filter(|(name, _)| !job.tools.contains_key(name)) {
+                let message = format!("the node has no tool `{name}`");
+                let finding = Diagnostic::error("M514", message, entry.span, "called here");
+                bag.report(finding.help_maybe(did_you_mean(name, job.tools.keys().map(String::as_str))));
+            }
+            None
+        }
+        _ => None,
+    };
+    if let Some(why) = mismatch {
+        let message = "this is no result of the tool";
+        bag.report(Diagnostic::error("M514", message, entry.span, why.to_string()));
     }
 }
 
@@ -178,8 +309,10 @@ fn check_expect(scene: &Scene<'_>, expect: &ExpectSpec, bag: &mut Bag) {
             let known: Vec<bool> =
                 steps.iter().flatten().map(|name| known_node(plan, name, bag).is_some()).collect();
             let only = scene.case.only.as_ref().map(|only| only.value.as_str());
-            if known.into_iter().all(|known| known) {
-                path::check_walk(plan, only, *span, steps, expect.error.is_some(), bag);
+            // After an answer the way begins in the middle.
+            if scene.begins && known.into_iter().all(|known| known) {
+                let cut = expect.error.is_some() || expect.paused_at.is_some();
+                path::check_walk(plan, only, *span, steps, cut, bag);
             }
         }
     }
@@ -215,6 +348,12 @@ fn check_expect(scene: &Scene<'_>, expect: &ExpectSpec, bag: &mut Bag) {
     }
     for (name, _) in &expect.attempts {
         known_node(plan, name, bag);
+    }
+    for node in expect.paused_at.iter().flatten() {
+        if node.value.contains(['/', '[']) {
+            continue;
+        }
+        known_node(plan, node, bag);
     }
     for event in &expect.events {
         if !NAMES.contains(&event.value.as_str()) {

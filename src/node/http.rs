@@ -9,7 +9,8 @@ use crate::tool::http::Http;
 impl Node for Http {
     async fn run(&self, attempt: &Attempt) -> Result<Outcome, Failure> {
         let key = attempt.task.to_string();
-        let result = self.call(&attempt.node, attempt.scope(), &key, attempt.attempt).await?;
+        let result =
+            self.call(&attempt.emit.place().caller(), attempt.scope(), &key, attempt.attempt).await?;
         Ok(Done { result, ..Done::default() }.into())
     }
 }

@@ -189,7 +189,7 @@ impl Llm {
             nth => format!("{}-{nth}", attempt.task),
         };
         let request = Request {
-            node: attempt.node.to_string(),
+            node: attempt.emit.place().caller(),
             turns,
             tools: self.tools.iter().map(|tool| tool.spec.clone()).collect(),
             output: self.output.as_ref().map(|output| Arc::clone(&output.schema)),

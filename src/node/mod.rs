@@ -158,6 +158,11 @@ impl Emitter {
         Self { sink, place }
     }
 
+    /// Returns where it speaks from.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
     /// Sends an event at once.
     pub fn send(&self, body: Body) {
         self.sink.send(&self.place, body);

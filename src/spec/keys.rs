@@ -48,26 +48,6 @@ pub(super) fn later(key: &str) -> Option<String> {
     LATER_KEYS.contains(&key).then(|| format!("`{key}` is not in this build yet"))
 }
 
-/// Explains keys of tests that come with later kinds of nodes.
-pub(super) fn untested(key: &str) -> Option<String> {
-    let later = [
-        "resume",
-        "answer",
-        "answers",
-        "paused_at",
-        "ask",
-        "output",
-        "calls",
-        "result",
-        "status",
-        "json",
-        "headers",
-        "nodes",
-        "items",
-    ];
-    later.contains(&key).then(|| format!("`{key}` is not in this build yet"))
-}
-
 /// Parameters of providers that the language leaves to `extra`.
 pub(super) const PROVIDERS: [&str; 18] = [
     "frequency_penalty",

@@ -39,8 +39,8 @@ pub use prompt::PromptFile;
 pub use reader::check_name;
 pub use schema::SchemaFile;
 pub use test::{
-    CallSpec, CaseSpec, EntrySpec, ExpectSpec, FailureSpec, GivenSpec, PathSpec, PromptSpec, ReplySpec,
-    ScriptSpec, SnapshotSpec, TestFile, TurnSpec,
+    AnswerSpec, CallSpec, CaseSpec, EntrySpec, ExpectSpec, FailureSpec, GivenSpec, OpeningSpec, PathSpec,
+    PromptSpec, ReplySpec, ResponseBody, ScriptSpec, SnapshotSpec, TestFile, TurnSpec,
 };
 pub use text::{ExprSpec, Text};
 pub use tree::{Node, Tree};

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use serde_json::Value as Json;
 
+use super::fields::Fields;
 use super::grammar;
-use super::keys::{later, untested};
+use super::keys::later;
 use super::reader::Reader;
 use super::tree::{Node, Tree};
 use crate::diagnostic::{Diagnostic, FileId, Span, Spanned};
@@ -60,12 +61,27 @@ pub struct CaseSpec {
 pub struct TurnSpec {
     /// Where it stands.
     pub span: Span,
+    /// What begins it.
+    pub opening: OpeningSpec,
     /// What the user says.
     pub user: Option<Spanned<Json>>,
     /// What the models answer.
     pub script: Vec<ScriptSpec>,
     /// What is to come of it.
     pub expect: ExpectSpec,
+}
+
+/// What begins a turn.
+#[derive(Debug, Clone)]
+pub enum OpeningSpec {
+    /// A run of its own.
+    Run,
+    /// The answer to the only open question.
+    Answer(Spanned<Json>),
+    /// Answers by the nodes that ask.
+    Answers(Values),
+    /// The run that failed goes on.
+    Resume(Span),
 }
 
 /// The answers to the calls of a node.
@@ -83,11 +99,68 @@ pub struct EntrySpec {
     /// Where it stands.
     pub span: Span,
     /// The answer.
-    pub text: Option<String>,
-    /// The call fails.
-    pub error: Option<Spanned<String>>,
+    pub answer: AnswerSpec,
     /// How long it takes.
     pub after: Option<Duration>,
+}
+
+/// What answers a call.
+#[derive(Debug, Clone)]
+pub enum AnswerSpec {
+    /// A text.
+    Text(String),
+    /// A value of a type.
+    Output(Json),
+    /// The tools that a model calls, with their arguments; and what it says before.
+    Calls(Option<String>, Vec<(String, Json)>),
+    /// The result of a tool.
+    Result(Json),
+    /// A response.
+    Response {
+        /// Its status.
+        status: u16,
+        /// Its headers.
+        headers: Vec<(String, String)>,
+        /// Its body: a text, or a value that is sent as JSON.
+        body: ResponseBody,
+    },
+    /// The call fails.
+    Error(Spanned<String>),
+}
+
+/// The body of a response.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ResponseBody {
+    /// None.
+    Nothing,
+    /// A text.
+    Text(String),
+    /// A value.
+    Json(Json),
+}
+
+impl AnswerSpec {
+    /// Names the key that it is written with.
+    pub fn key(&self) -> &'static str {
+        match self {
+            Self::Text(_) => "text",
+            Self::Output(_) => "output",
+            Self::Calls(..) => "calls",
+            Self::Result(_) => "result",
+            Self::Response { .. } => "status",
+            Self::Error(_) => "error",
+        }
+    }
+}
+
+impl EntrySpec {
+    /// Returns the kind of error that it is.
+    pub fn error(&self) -> Option<&Spanned<String>> {
+        match &self.answer {
+            AnswerSpec::Error(kind) => Some(kind),
+            _ => None,
+        }
+    }
 }
 
 impl GivenSpec {
@@ -197,65 +270,162 @@ impl Reader<'_> {
                 .map(|text| Spanned { value: Json::String(text.value), span: text.span }),
             None => None,
         };
-        let script = fields.take("script").map(|node| self.script(node)).unwrap_or_default();
+        let opening = self.opening(&mut fields, user.as_ref().map(|user| user.span));
+        let mut script = Vec::new();
+        if let Some(node) = fields.take("script") {
+            self.script(node, "", &mut script);
+        }
         let expect = match fields.take_entry("expect") {
             Some((span, node)) => self.expect(node, span),
             None => ExpectSpec::default_at(node.span),
         };
-        fields.finish(self, untested);
-        Some(TurnSpec { span: node.span, user, script, expect })
+        fields.finish(self, |_| None);
+        Some(TurnSpec { span: node.span, opening: opening?, user, script, expect })
     }
 
-    fn script(&mut self, node: &Node) -> Vec<ScriptSpec> {
-        let mut scripts = Vec::new();
-        for (name, value) in self.names(node, "nodes and their answers") {
-            if name.value.contains('/') {
-                let message = format!("`{}` stands for a tool of a node", name.value);
-                let finding = Diagnostic::error("G102", message, name.span, "no node has such a name");
-                self.bag.report(finding.help("scripts of tools are not in this build yet"));
-                continue;
-            }
-            let items = match &value.tree {
-                Tree::Seq(_) => self.filled(value, "answers"),
-                _ => std::slice::from_ref(value),
-            };
-            let entries: Vec<Option<EntrySpec>> = items.iter().map(|item| self.entry(item)).collect();
-            if let Some(entries) = entries.into_iter().collect::<Option<_>>() {
-                scripts.push(ScriptSpec { node: name, entries });
-            }
+    /// Reads what begins a turn besides a message; nothing when it is said twice.
+    fn opening(&mut self, fields: &mut Fields<'_>, user: Option<Span>) -> Option<OpeningSpec> {
+        let answer = fields.take_entry("answer");
+        let answers = fields.take_entry("answers");
+        let resume = fields.take_entry("resume");
+        let mut given: Vec<Span> = user.into_iter().collect();
+        given.extend([answer, answers, resume].into_iter().flatten().map(|(span, _)| span));
+        if let [first, second, ..] = given.as_slice() {
+            let finding = Diagnostic::error("G105", "a turn begins in two ways", *second, "the second one");
+            self.bag.report(finding.related(*first, "the first one").help("make two turns of it"));
+            return None;
         }
-        scripts
+        match (answer, answers, resume) {
+            (Some((_, node)), ..) => self.literal(node).map(OpeningSpec::Answer),
+            (_, Some((_, node)), _) => Some(OpeningSpec::Answers(self.values(node, "nodes"))),
+            (.., Some((span, node))) => {
+                Some(if self.boolean(node)? { OpeningSpec::Resume(span) } else { OpeningSpec::Run })
+            }
+            _ => Some(OpeningSpec::Run),
+        }
+    }
+
+    /// Reads scripts; those of nodes within a called graph, and of items, get the names that they call by.
+    fn script(&mut self, node: &Node, within: &str, scripts: &mut Vec<ScriptSpec>) {
+        for (name, value) in self.names(node, "nodes and their answers") {
+            let name = Spanned { value: format!("{within}{}", name.value), ..name };
+            self.scripts_of(name, value, scripts);
+        }
+    }
+
+    fn scripts_of(&mut self, name: Spanned<String>, value: &Node, scripts: &mut Vec<ScriptSpec>) {
+        let part = |key: &str| match &value.tree {
+            Tree::Map(entries) if entries.len() == 1 => {
+                entries.iter().find(|(found, _)| found.as_str() == Some(key)).map(|(_, value)| value)
+            }
+            _ => None,
+        };
+        if let Some(inner) = part("nodes") {
+            return self.script(inner, &format!("{}/", name.value), scripts);
+        }
+        if let Some(items) = part("items") {
+            for (index, item) in self.filled(items, "answers").iter().enumerate() {
+                let name = Spanned { value: format!("{}[{index}]", name.value), ..name };
+                self.scripts_of(name, item, scripts);
+            }
+            return;
+        }
+        let items = match &value.tree {
+            Tree::Seq(_) => self.filled(value, "answers"),
+            _ => std::slice::from_ref(value),
+        };
+        let entries: Vec<Option<EntrySpec>> = items.iter().map(|item| self.entry(item)).collect();
+        if let Some(entries) = entries.into_iter().collect::<Option<_>>() {
+            scripts.push(ScriptSpec { node: name, entries });
+        }
     }
 
     fn entry(&mut self, node: &Node) -> Option<EntrySpec> {
         if !matches!(node.tree, Tree::Map(_)) {
             let text = self.text(node, "an answer: a text, or a map")?;
-            return Some(EntrySpec { span: text.span, text: Some(text.value), error: None, after: None });
+            return Some(EntrySpec { span: text.span, answer: AnswerSpec::Text(text.value), after: None });
         }
         let mut fields = self.fields(node, &grammar::ENTRY, "an answer")?;
         let odd = fields.is_odd();
-        let (text, error) = (fields.take("text"), fields.take_entry("error"));
-        let given = (text.is_some(), error.is_some());
-        let text = text.and_then(|node| self.text(node, "a text"));
-        let after = fields.take("after").and_then(|node| self.duration(node));
-        let fails = error.and_then(|(_, node)| self.name(node, "a kind of error"));
-        fields.finish(self, untested);
-        match given {
-            (true, true) => {
-                let at = error.map_or(node.span, |(span, _)| span);
-                let message = "`text` and `error` exclude each other";
-                let finding = Diagnostic::error("G105", message, at, "a second answer");
-                self.bag.report(finding.help("keep one; a list holds the answers to successive calls"));
-                None
+        let text = fields.take_entry("text");
+        let (output, calls) = (fields.take_entry("output"), fields.take_entry("calls"));
+        let (result, error) = (fields.take_entry("result"), fields.take_entry("error"));
+        let (status, json) = (fields.take_entry("status"), fields.take_entry("json"));
+        let headers = fields.take_entry("headers");
+        for key in ["nodes", "items"] {
+            if let Some((span, _)) = fields.take_entry(key) {
+                let message = format!("`{key}` stands alone");
+                let finding = Diagnostic::error("G105", message, span, "beside other keys");
+                self.bag.report(finding.help(format!("write  {{{key}: …}}  and nothing else")));
+                return None;
             }
-            (false, false) if !odd => {
-                let message = "an answer needs `text` or `error`";
-                let finding = Diagnostic::error("G104", message, node.span, "no answer");
-                self.bag.report(finding.help("write  {text: Hello}  or  {error: timeout}"));
-                None
-            }
-            _ if odd => None,
-            _ => Some(EntrySpec { span: node.span, text: text.map(|text| text.value), error: fails, after }),
         }
+        let after = fields.take("after").and_then(|node| self.duration(node));
+        fields.finish(self, |_| None);
+        let is_response = status.is_some() || json.is_some() || headers.is_some();
+        let response = status.or(json).or(headers).filter(|_| is_response);
+        let said = text.filter(|_| calls.is_none() && !is_response);
+        let given = [said, output, calls, result, error, response];
+        let mut given = given.into_iter().flatten().map(|(span, _)| span);
+        match (given.next(), given.next()) {
+            (Some(first), Some(second)) => {
+                let finding = Diagnostic::error("G105", "two answers to one call", second, "a second answer");
+                let finding = finding.related(first, "the first one");
+                self.bag.report(finding.help("keep one; a list holds the answers to successive calls"));
+                return None;
+            }
+            (None, _) => {
+                if !odd {
+                    let message = "an answer needs `text`, `output`, `calls`, `result`, `json` or `error`";
+                    let finding = Diagnostic::error("G104", message, node.span, "no answer");
+                    self.bag.report(finding.help("write  {text: Hello}  or  {error: timeout}"));
+                }
+                return None;
+            }
+            _ => {}
+        }
+        let text = match text {
+            Some((_, node)) => Some(self.text(node, "a text")?.value),
+            None => None,
+        };
+        let answer = if let Some((_, node)) = output {
+            AnswerSpec::Output(self.literal(node)?.value)
+        } else if let Some((_, node)) = calls {
+            AnswerSpec::Calls(text, self.calls(node)?)
+        } else if let Some((_, node)) = result {
+            AnswerSpec::Result(self.literal(node)?.value)
+        } else if let Some((_, node)) = error {
+            AnswerSpec::Error(self.name(node, "a kind of error")?)
+        } else if is_response {
+            let status = match status {
+                Some((_, node)) => self.count(node, 100)?.value,
+                None => 200,
+            };
+            let body = match (json, text) {
+                (Some((_, node)), _) => ResponseBody::Json(self.literal(node)?.value),
+                (None, Some(text)) => ResponseBody::Text(text),
+                (None, None) => ResponseBody::Nothing,
+            };
+            let headers = headers.map(|(_, node)| self.names(node, "headers")).unwrap_or_default();
+            let headers = headers.into_iter().filter_map(|(name, value)| {
+                Some((name.value.to_ascii_lowercase(), self.text(value, "a text")?.value))
+            });
+            let headers = headers.collect();
+            AnswerSpec::Response { status: u16::try_from(status).unwrap_or(u16::MAX), headers, body }
+        } else {
+            AnswerSpec::Text(text?)
+        };
+        (!odd).then_some(EntrySpec { span: node.span, answer, after })
+    }
+
+    /// Reads the calls of a model: maps of one tool and its arguments.
+    fn calls(&mut self, node: &Node) -> Option<Vec<(String, Json)>> {
+        let mut calls = Vec::new();
+        for item in self.filled(node, "calls") {
+            for (name, value) in self.names(item, "a tool and its arguments") {
+                calls.push((name.value, self.literal(value)?.value));
+            }
+        }
+        Some(calls)
     }
 }

@@ -206,8 +206,8 @@ impl Driver<'_> {
                 }
                 let call = Call {
                     caller: match leaf.job.kind {
-                        "tool" => place.node.clone(),
-                        _ => format!("{}/{name}", place.node),
+                        "tool" => place.caller(),
+                        _ => format!("{}/{name}", place.caller()),
                     },
                     args: Arc::clone(&called.args),
                     idempotency_key: called.task.to_string(),

@@ -89,17 +89,31 @@ const NODES: Shape = Shape::List(&Shape::OneOf(&NODE));
 pub static TURN: Map =
     Map { name: "turn", doc: "One turn: a run of the graph.", groups: &[&TURN_KEYS], rules: &[] };
 
-static TURN_KEYS: [Key; 3] = [
+static TURN_KEYS: [Key; 6] = [
     key(
         "user",
         Shape::OneOf(&USER),
         "What the user says: a text, or a list of parts. Without it the graph runs without a message.",
     ),
     key(
+        "answer",
+        Shape::Any,
+        "Instead of `user`: the answer to the only open question. For a call that waits for approval `approve`, \
+         `{edit: …}` or `{reject: …}`.",
+    ),
+    key(
+        "answers",
+        Shape::Names(Named::Node, &Shape::Any),
+        "Instead of `user`: answers to several open questions, by the nodes that ask; `each/get[1]` is the node `get` of \
+         the graph that the second item of `each` calls.",
+    ),
+    key("resume", Shape::Boolean, "Instead of `user`: goes on with the run that failed in the turn before."),
+    key(
         "script",
         Shape::Names(Named::Node, &Shape::OneOf(&SCRIPT)),
-        "What the models answer, by node: a text, `{error: timeout}`, or a list of them for successive calls. A node \
-         that calls a model without a script fails the case, and so does an entry that no call takes.",
+        "What the models and the world answer, by node: a text, `{error: timeout}`, or a list of them for successive \
+         calls; `node/tool` is a tool that the node's model calls. A node that calls out without a script fails the case, \
+         and so does an entry that no call takes.",
     ),
     key(
         "expect",
@@ -118,11 +132,28 @@ pub static ENTRY: Map = Map {
     name: "entry",
     doc: "The answer to one call. A bare text stands for `text`.",
     groups: &[&ENTRY_KEYS],
-    rules: &[super::Rule::OneOf(&["text", "error"])],
+    rules: &[],
 };
 
-static ENTRY_KEYS: [Key; 3] = [
-    key("text", Shape::Text, "The answer of the model."),
+static ENTRY_KEYS: [Key; 11] = [
+    key("text", Shape::Text, "The answer of the model; for an `http` node the body of the response."),
+    key(
+        "output",
+        Shape::Any,
+        "The answer of a model that has a type, as a plain value; for a `graph` node the output of the graph, which does \
+         not run.",
+    ),
+    key(
+        "calls",
+        Shape::List(&Shape::AnyMap),
+        "The tools that the model calls: `[{search_kb: {query: late}}]`.",
+    ),
+    key("result", Shape::Any, "The result of a tool."),
+    key("status", Shape::OneOf(&COUNT), "The status of the response to an `http` node. Default: 200."),
+    key("json", Shape::Any, "The body of the response to an `http` node, as a plain value."),
+    key("headers", Shape::AnyMap, "The headers of the response to an `http` node."),
+    key("nodes", Shape::AnyMap, "For a `graph` node: what the nodes of that graph get, by name."),
+    key("items", Shape::List(&Shape::Any), "For a `map` node: what its items get, in the order of the list."),
     key(
         "error",
         Shape::OneOf(&ERROR_KIND),
@@ -138,7 +169,7 @@ static AFTER: [Shape; 2] = [Shape::Duration, ROW];
 pub static EXPECT: Map =
     Map { name: "expect", doc: "What is to come of a turn.", groups: &[&EXPECT_KEYS], rules: &[] };
 
-static EXPECT_KEYS: [Key; 9] = [
+static EXPECT_KEYS: [Key; 11] = [
     key(
         "path",
         Shape::OneOf(&PATH),
@@ -160,6 +191,16 @@ static EXPECT_KEYS: [Key; 9] = [
         "reply",
         Shape::OneOf(&REPLY),
         "What is said to the user, several messages a line each: the whole text, or `{contains: …}`.",
+    ),
+    key(
+        "paused_at",
+        Shape::OneOf(&PAUSED),
+        "The node that asks when the run waits for a person, or a list of them.",
+    ),
+    key(
+        "ask",
+        Shape::OneOf(&REPLY),
+        "What is asked then, several questions a line each: the whole text, or `{contains: …}`.",
     ),
     key(
         "calls",
@@ -184,6 +225,7 @@ static EXPECT_KEYS: [Key; 9] = [
     key("prompt", Shape::Names(Named::Node, &Shape::Map(&PROMPT)), "What nodes send to their model."),
 ];
 
+static PAUSED: [Shape; 2] = [Shape::Text, Shape::List(&Shape::Text)];
 static EVENTS: [Shape; 2] = [Shape::List(&Shape::Text), ROW];
 static PATH: [Shape; 3] = [Shape::List(&Shape::OneOf(&STEP)), Shape::Map(&WAY), ROW];
 static STEP: [Shape; 3] = [Shape::Name(Named::Node), Shape::Filled(&Shape::OneOf(&NODE)), ROW];

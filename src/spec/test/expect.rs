@@ -3,7 +3,6 @@
 use super::Values;
 use crate::diagnostic::{Diagnostic, Span, Spanned};
 use crate::spec::grammar;
-use crate::spec::keys::untested;
 use crate::spec::reader::Reader;
 use crate::spec::text::Text;
 use crate::spec::tree::{Node, Tree};
@@ -21,6 +20,10 @@ pub struct ExpectSpec {
     pub output: Values,
     /// What is said.
     pub reply: Option<ReplySpec>,
+    /// The nodes that ask when the run waits.
+    pub paused_at: Option<Vec<Spanned<String>>>,
+    /// What is asked.
+    pub ask: Option<ReplySpec>,
     /// How nodes call their model.
     pub calls: Vec<(Spanned<String>, CallSpec)>,
     /// How many attempts nodes take.
@@ -109,6 +112,8 @@ impl ExpectSpec {
             state: Vec::new(),
             output: Vec::new(),
             reply: None,
+            paused_at: None,
+            ask: None,
             calls: Vec::new(),
             attempts: Vec::new(),
             error: None,
@@ -126,6 +131,12 @@ impl Reader<'_> {
         expect.state = fields.take("state").map(|node| self.values(node, "channels")).unwrap_or_default();
         expect.output = fields.take("output").map(|node| self.values(node, "outputs")).unwrap_or_default();
         expect.reply = fields.take("reply").and_then(|node| self.reply(node));
+        expect.ask = fields.take("ask").and_then(|node| self.reply(node));
+        expect.paused_at = fields.take("paused_at").map(|node| {
+            let items =
+                if let Tree::Seq(items) = &node.tree { items.as_slice() } else { std::slice::from_ref(node) };
+            items.iter().filter_map(|item| self.name(item, "the name of a node")).collect()
+        });
         for (name, value) in fields.take("calls").map(|n| self.names(n, "nodes")).unwrap_or_default() {
             if let Some(call) = self.call(value) {
                 expect.calls.push((name, call));
@@ -146,7 +157,7 @@ impl Reader<'_> {
                 expect.prompt.push((name, prompt));
             }
         }
-        fields.finish(self, untested);
+        fields.finish(self, |_| None);
         expect
     }
 
