@@ -257,6 +257,9 @@ impl File {
     }
 }
 
+/// Finds something by its name.
+pub type Finder<T> = Box<dyn Fn(&str) -> Option<T> + Send + Sync>;
+
 /// Looks up secrets and the non-secret variables that a project declares.
 #[derive(Debug, Clone, Default)]
 pub struct Environment {
@@ -270,6 +273,19 @@ impl Environment {
         let text = file.and_then(|path| std::fs::read_to_string(path).ok()).or_else(|| variable(name))?;
         let text = text.trim_end_matches(['\n', '\r']);
         (!text.is_empty()).then(|| Secret::new(text.to_owned()))
+    }
+}
+
+impl Environment {
+    /// Returns who finds secrets.
+    pub fn secrets(&self) -> Finder<Secret> {
+        let environment = self.clone();
+        Box::new(move |name| environment.secret(name))
+    }
+
+    /// Returns who finds settings: they are variables.
+    pub fn settings(&self) -> Finder<String> {
+        Box::new(variable)
     }
 }
 

@@ -49,7 +49,7 @@ pub(super) fn check(flags: &Flags, check: &CheckFlags, file: &File) -> Result<Ex
         Providers::without_secrets()?
     } else {
         let environment = file.environment(flags);
-        Providers::lenient(Box::new(move |name| environment.secret(name)))?
+        Providers::lenient(environment.secrets())?.with_settings(environment.settings())
     };
     let mut bag = Bag::default();
     let catalog =

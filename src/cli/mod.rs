@@ -219,7 +219,7 @@ struct Project {
 fn load(flags: &Flags, file: &File) -> Result<Project> {
     let folder = file.graphs(flags);
     let environment = file.environment(flags);
-    let providers = Providers::new(Box::new(move |name| environment.secret(name)))?;
+    let providers = Providers::new(environment.secrets())?.with_settings(environment.settings());
     let mut bag = Bag::default();
     let project = spec::load(&folder, &mut bag);
     let seen = reload::seen(project.as_ref(), &bag);

@@ -62,7 +62,7 @@ pub(super) async fn test(flags: &Flags, wanted: &TestFlags, file: &File) -> Resu
         Some(stage) => Providers::stand_in(std::sync::Arc::new(stage.clone()))?,
         None => {
             let environment = file.environment(flags);
-            Providers::new(Box::new(move |name| environment.secret(name)))?
+            Providers::new(environment.secrets())?.with_settings(environment.settings())
         }
     };
     let mut bag = Bag::default();

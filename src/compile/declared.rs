@@ -46,6 +46,7 @@ impl Declared {
             TypeSpec::Descriptor(descriptor) => match &descriptor.base {
                 Base::Type(spec) => self.below(path, spec, project, depth),
                 Base::Fields(fields) => self.fields(path, fields, project, depth),
+                Base::Schema(_) => {}
                 Base::Enum(values) => {
                     self.0.extend(values.iter().map(|value| (format!("{path}={}", value.value), value.span)));
                 }

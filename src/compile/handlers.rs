@@ -98,7 +98,7 @@ impl<'a> Handlers<'a> {
                 continue;
             }
             let next = spec.next.iter().flat_map(|next| next.targets());
-            todo.extend(next.chain(&spec.on_max).map(|name| name.value.as_str()));
+            todo.extend(next.chain(&spec.on_max).chain(spec.on_timeout()).map(|name| name.value.as_str()));
             let own = spec.on_error.iter().flat_map(|on_error| &on_error.rules);
             todo.extend(own.filter(|_| errors).map(|rule| rule.to.value.as_str()));
         }

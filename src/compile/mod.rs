@@ -2,17 +2,23 @@
 //!
 //! Invariant: a plan exists only when its whole project has no error.
 
+mod calls;
 mod cases;
 mod declared;
 mod edges;
 mod flow;
 mod handlers;
+mod heads;
+mod json_schema;
 mod migrate;
 mod names;
 mod nodes;
+mod outside;
 mod prompts;
 mod providers;
+mod request;
 mod shape;
+mod tools;
 mod types;
 mod version;
 
@@ -21,21 +27,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use indexmap::IndexMap;
-
-use crate::diagnostic::{Bag, Diagnostic, Severity, Span, did_you_mean};
-use crate::expr::ExprTree;
+use crate::diagnostic::{Bag, Diagnostic, Span, did_you_mean};
 use crate::node::Retry;
-use crate::plan::{Limits, Output, Plan, Sealed};
-use crate::spec::{ANY, Folder, Graph, ModelSpec, OutputSpec, RetrySpec};
-use crate::state::Type;
-use declared::Declared;
+use crate::plan::{Limits, Plan, Sealed, ToolPlan};
+use crate::spec::{Folder, Graph, ModelSpec, RetrySpec};
+use calls::{Calls, calls, check_ways_out};
 use edges::Edges;
 use flow::Flow;
 use handlers::{Handlers, check_kind};
-use names::Names;
+use heads::{Head, heads};
 use nodes::{Draft, Model, Scene, Shared};
+use outside::{Address, Outside};
 use prompts::Prompts;
+use tools::Tools;
 
 pub use names::{error_fields, run_fields};
 pub use providers::Providers;
@@ -72,10 +76,13 @@ struct Checked<'a> {
 
 /// Compiles a project. Nothing: the bag holds an error.
 pub fn compile(folder: &Folder, providers: &Providers, bag: &mut Bag) -> Option<Catalog> {
-    let types = Types::resolve(&folder.project, bag);
+    let types = Types::of_folder(folder, bag);
     let retries = retries(folder, bag);
-    let (models, broken_models) = models(folder, providers, &retries, bag);
+    let outside = Outside::new(&folder.project, providers);
+    let (models, broken_models) = models(folder, providers, &outside, &retries, bag);
     let mut prompts = Prompts::read(folder, &types, bag);
+    let heads = heads(folder, &types, bag);
+    let tools = Tools::read(folder, &types, &heads, &outside, &mut prompts, bag);
     let shared = Shared {
         project: &folder.project,
         types: &types,
@@ -86,20 +93,26 @@ pub fn compile(folder: &Folder, providers: &Providers, bag: &mut Bag) -> Option<
         default_model: folder.project.default_model.as_ref(),
         retries: &retries,
         used_retries: RefCell::default(),
+        folder,
+        heads: &heads,
+        tools: &tools,
+        used_tools: RefCell::default(),
+        outside: &outside,
     };
     check_default_model(folder, &shared, bag);
-    let checked: Vec<Checked<'_>> = folder
-        .graphs
-        .values()
-        .filter_map(|graph| check_graph(graph, &shared, &types, &mut prompts, bag))
-        .collect();
+    let checked: Vec<Checked<'_>> =
+        heads.values().filter_map(|head| check_graph(head, &shared, &mut prompts, bag)).collect();
+    if !bag.has_errors() {
+        let plans: Vec<_> = checked.iter().map(|checked| (checked.graph, &checked.plan)).collect();
+        check_ways_out(&plans, bag);
+    }
     if !bag.has_errors() {
         report_unused(folder, &shared, &types, &prompts, bag);
     }
     let templates = prompts.freeze(folder, bag);
     // The node that replies may be the one that is wrong.
     if !bag.has_errors() {
-        checked.iter().filter_map(silent).for_each(|finding| bag.report(finding));
+        checked.iter().filter_map(|checked| silent(checked, &heads)).for_each(|finding| bag.report(finding));
     }
     // Whoever drops a part says why. Should nobody have, no graph runs without it.
     if !bag.has_errors() {
@@ -117,13 +130,33 @@ pub fn compile(folder: &Folder, providers: &Providers, bag: &mut Bag) -> Option<
         return None;
     }
     let project = folder.files.get("project.yaml").cloned().unwrap_or_default();
-    let mut catalog = Catalog { graphs: BTreeMap::new(), project };
-    for Checked { graph, drafts, mut plan, used } in checked {
-        plan.nodes = drafts.into_iter().map(|draft| draft.finish(&templates)).collect();
-        let (hash, body) = version::version(folder, graph, &used);
+    let tool_plans: BTreeMap<String, Arc<ToolPlan>> =
+        tools.known.iter().map(|(name, tool)| (name.clone(), Arc::new(tool.finish(&templates)))).collect();
+    let mut plans: BTreeMap<String, (Plan, Calls)> = BTreeMap::new();
+    let mut bodies: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+    let own: BTreeMap<String, BTreeSet<String>> =
+        checked.iter().map(|checked| (checked.graph.id.clone(), checked.used.clone())).collect();
+    for Checked { graph, drafts, mut plan, .. } in checked {
+        plan.nodes = drafts.into_iter().map(|draft| draft.finish(&templates, &tool_plans)).collect();
+        let calls = calls(graph, &folder.graphs, &folder.project);
+        // What those need that it calls, it needs itself.
+        let graphs = calls.graphs.iter().chain([&graph.id]).filter_map(|id| own.get(id));
+        let of_tools = calls.tools.iter().filter_map(|name| Some(&tools.known.get(name)?.used));
+        let used = graphs.chain(of_tools).flatten().cloned().collect();
+        let (hash, body) = version::version(folder, graph, &calls, &used);
         plan.hash = hash;
+        bodies.insert(graph.id.clone(), body);
+        plans.insert(graph.id.clone(), (plan.seal(), calls));
+    }
+    let single: BTreeMap<String, Arc<Plan>> =
+        plans.iter().map(|(id, (plan, _))| (id.clone(), Arc::new(plan.clone()))).collect();
+    let mut catalog = Catalog { graphs: BTreeMap::new(), project };
+    for (id, (mut plan, calls)) in plans {
+        let children = calls.graphs.iter().filter_map(|id| Some((id.clone(), Arc::clone(single.get(id)?))));
+        plan.children = children.collect();
         metrics::counter!("graphloom_graphs_compiled_total").increment(1);
-        catalog.graphs.insert(graph.id.clone(), Compiled { plan: Arc::new(plan.seal()), body });
+        let body = bodies.remove(&id).unwrap_or_default();
+        catalog.graphs.insert(id, Compiled { plan: Arc::new(plan), body });
     }
     Some(catalog)
 }
@@ -153,6 +186,7 @@ fn retry(spec: &RetrySpec, bag: &mut Bag) -> Retry {
 fn models(
     folder: &Folder,
     providers: &Providers,
+    outside: &Outside<'_>,
     retries: &BTreeMap<String, Retry>,
     bag: &mut Bag,
 ) -> (BTreeMap<String, Model>, BTreeSet<String>) {
@@ -174,7 +208,7 @@ fn models(
             broken.insert(name.value.clone());
             continue;
         }
-        match model(spec, name.span, providers, bag) {
+        match model(spec, name.span, providers, outside, bag) {
             Some(model) => drop(models.insert(name.value.clone(), model)),
             None => drop(broken.insert(name.value.clone())),
         }
@@ -182,26 +216,24 @@ fn models(
     (models, broken)
 }
 
-fn model(spec: &ModelSpec, at: Span, providers: &Providers, bag: &mut Bag) -> Option<Model> {
+fn model(
+    spec: &ModelSpec,
+    at: Span,
+    providers: &Providers,
+    outside: &Outside<'_>,
+    bag: &mut Bag,
+) -> Option<Model> {
     let key = match &spec.api_key {
         None => None,
-        Some(name) => match providers.secret(&name.value) {
-            Ok(key) => key,
-            Err(severity) => {
-                let message = format!("the secret `{}` is not set", name.value);
-                let finding =
-                    Diagnostic::error("M503", message, name.span, "no variable and no file has this name");
-                let finding = finding.help(format!(
-                    "set the variable {}, or put a file of that name into the secrets folder",
-                    name.value
-                ));
-                bag.report(Diagnostic { severity, ..finding });
-                if severity == Severity::Error {
-                    return None;
-                }
-                None
+        Some(name) => {
+            let url = spec.base_url.as_ref().map_or(providers::OPENAI_URL, |url| url.value.as_str());
+            if let Some(to) = Address::of(url).filter(|_| spec.provider.value == "openai")
+                && !outside.may_go(name, &to, bag)
+            {
+                return None;
             }
-        },
+            outside.secret(name, bag).ok()?
+        }
     };
     let base_url = spec.base_url.as_ref().map(|url| url.value.as_str());
     match providers.model(spec.provider.value, spec.model.clone().unwrap_or_default(), base_url, key) {
@@ -211,6 +243,7 @@ fn model(spec: &ModelSpec, at: Span, providers: &Providers, bag: &mut Bag) -> Op
             timeout: spec.timeout,
             retry: spec.retry.clone(),
             schemas: spec.supports.as_ref().is_none_or(|words| words.contains(&"json_schema")),
+            tools: spec.supports.as_ref().is_none_or(|words| words.contains(&"tools")),
         }),
         Err(error) => {
             let span = spec.base_url.as_ref().map_or(at, |url| url.span);
@@ -237,12 +270,12 @@ fn check_default_model(folder: &Folder, shared: &Shared<'_>, bag: &mut Bag) {
 }
 
 fn check_graph<'a>(
-    graph: &'a Graph,
+    head: &Head<'a>,
     shared: &Shared<'_>,
-    types: &Types,
     prompts: &mut Prompts,
     bag: &mut Bag,
 ) -> Option<Checked<'a>> {
+    let graph = head.graph;
     if graph.nodes.len() > MAX_NODES {
         let message = format!("the graph has {} nodes", graph.nodes.len());
         bag.report(
@@ -250,27 +283,13 @@ fn check_graph<'a>(
         );
         return None;
     }
-    let (channels, mut broken) = types.channels(&graph.state, bag);
-    broken.extend(graph.broken.iter().cloned());
-    let mut input = IndexMap::new();
-    for (name, spec) in &graph.input {
-        match types.field(spec, bag) {
-            Some(field) => drop(input.insert(name.value.clone(), field)),
-            None => broken.push(name.value.clone()),
-        }
-    }
-    let messages = conversation(graph, &channels, bag);
-    let mut declared = Declared::default();
-    declared.add(Some("state"), &graph.state, shared.project);
-    declared.add(Some("input"), &graph.input, shared.project);
-    let names = Names::of_graph(&channels, &input, broken.clone(), declared);
+    let Head { channels, broken, input, messages, names, .. } = head;
     let untyped =
         shared.project.unsure || shared.project.file.is_some_and(|project| bag.errors_in(project) > 0);
     let edges = Edges::new(graph.nodes.iter().map(|(name, _)| name).collect(), graph.broken_nodes, untyped);
     nodes::use_defaults(&graph.defaults, shared);
-    let start = graph.start.as_ref().and_then(|start| edges.next(start, start.span(), &names, bag));
-    let output = output(graph, &names, &channels, &broken, bag);
-    let migration = migrate::migration(&graph.migrate, &channels, &names, &broken, bag);
+    let start = graph.start.as_ref().and_then(|start| edges.next(start, start.span(), names, bag));
+    let migration = migrate::migration(&graph.migrate, channels, names, broken, bag);
     let handlers = Handlers::new(graph);
     let with_error = names.clone().with_error();
     let on_error = match &graph.on_error {
@@ -282,19 +301,19 @@ fn check_graph<'a>(
         graph,
         shared,
         edges: &edges,
-        names: &names,
+        names,
         handlers: &handlers,
         on_error: on_error.as_deref().unwrap_or_default(),
-        channels: &channels,
-        broken_channels: &broken,
-        input: &input,
+        channels,
+        broken_channels: broken,
+        input,
         messages: messages.as_deref(),
         silent: std::cell::Cell::default(),
         used: BTreeSet::new(),
     };
     let mut drafts = Vec::new();
     for (name, spec) in &graph.nodes {
-        scene.names = if handlers.handles(&name.value) { &with_error } else { &names };
+        scene.names = if handlers.handles(&name.value) { &with_error } else { names };
         if let Some(spec) = spec
             && let Some(draft) = scene.node(name, spec, prompts, bag)
         {
@@ -307,10 +326,10 @@ fn check_graph<'a>(
         graph: graph.id.clone(),
         hash: String::new(),
         description: graph.description.clone(),
-        channels,
-        messages,
-        input,
-        output: output?,
+        channels: channels.clone(),
+        messages: messages.clone(),
+        input: input.clone(),
+        output: head.output.clone()?,
         start: start?,
         nodes: drafts.iter().map(Draft::outline).collect(),
         limits: limits(graph),
@@ -324,72 +343,11 @@ fn check_graph<'a>(
     if drafts.len() == graph.nodes.len() && !graph.broken_nodes && !bag.is_trusting() {
         let sound = shape::check_shape(graph, &plan, bag);
         if sound && bag.errors_in(graph.file) == 0 {
-            let answers = drafts.iter().map(|draft| draft.answer()).collect::<Vec<_>>();
-            let (channels, messages) = (&plan.channels, plan.messages.as_deref());
-            Flow::new(graph, &handlers, with_error, channels, messages, prompts, &answers).check(bag);
+            let gives: Vec<_> = drafts.iter().map(|draft| &draft.gives).collect();
+            Flow::new(head, &handlers, with_error, prompts, shared, &gives).check(bag);
         }
     }
     Some(Checked { graph, drafts, plan, used })
-}
-
-/// Finds the channel that holds the conversation.
-fn conversation(graph: &Graph, channels: &crate::state::Channels, bag: &mut Bag) -> Option<String> {
-    let is = |name: &str| channels.get(name).is_some_and(|c| matches!(c.field.ty.non_null(), Type::Messages));
-    let mut found = graph.state.iter().map(|(name, _)| name).filter(|name| is(&name.value));
-    let first = found.next()?;
-    if let Some(second) = found.next() {
-        let finding =
-            Diagnostic::error("G223", "two channels hold a conversation", second.span, "the second one");
-        bag.report(finding.related(first.span, "the first one").help("keep one, and make the other a list"));
-    }
-    Some(first.value.clone())
-}
-
-fn output(
-    graph: &Graph,
-    names: &Names,
-    channels: &crate::state::Channels,
-    broken: &[String],
-    bag: &mut Bag,
-) -> Option<Output> {
-    match &graph.output {
-        None => Some(Output::Public),
-        Some(OutputSpec::Channels(list)) => {
-            let mut fine = true;
-            let is_broken = |name: &str| broken.iter().any(|broken| broken == name || broken == ANY);
-            for name in
-                list.iter().filter(|name| channels.contains_key(&name.value) || !is_broken(&name.value))
-            {
-                let wrong = match channels.get(&name.value) {
-                    None => {
-                        let finding = Diagnostic::error(
-                            "S401",
-                            format!("unknown channel `{}`", name.value),
-                            name.span,
-                            "no channel has this name",
-                        );
-                        finding.help_maybe(did_you_mean(&name.value, channels.keys().map(String::as_str)))
-                    }
-                    Some(channel) if channel.private => Diagnostic::error(
-                        "S401",
-                        format!("`{}` is private", name.value),
-                        name.span,
-                        "never shown",
-                    )
-                    .help("write an expression over it, or take `private` away"),
-                    Some(_) => continue,
-                };
-                bag.report(wrong);
-                fine = false;
-            }
-            fine.then(|| Output::Channels(list.iter().map(|name| name.value.clone()).collect()))
-        }
-        Some(OutputSpec::Map(map)) => {
-            let entries: Vec<Option<(String, ExprTree)>> =
-                map.iter().map(|(name, spec)| Some((name.value.clone(), names.tree(spec, bag)?))).collect();
-            entries.into_iter().collect::<Option<_>>().map(Output::Map)
-        }
-    }
 }
 
 fn limits(graph: &Graph) -> Limits {
@@ -404,10 +362,12 @@ fn limits(graph: &Graph) -> Limits {
 }
 
 /// Warns of a conversation in which nobody ever replies.
-fn silent(checked: &Checked<'_>) -> Option<Diagnostic> {
+fn silent(checked: &Checked<'_>, heads: &BTreeMap<String, Head<'_>>) -> Option<Diagnostic> {
     let messages = checked.plan.messages.as_ref()?;
     // A node that is missing here may be the one that replies.
-    if checked.drafts.len() < checked.graph.nodes.len() || checked.drafts.iter().any(Draft::replies) {
+    if checked.drafts.len() < checked.graph.nodes.len()
+        || checked.drafts.iter().any(|draft| draft.replies(heads))
+    {
         return None;
     }
     let (name, _) = checked.graph.state.iter().find(|(name, _)| name.value == *messages)?;
@@ -438,6 +398,14 @@ fn report_unused(folder: &Folder, shared: &Shared<'_>, types: &Types, prompts: &
         if !by_models.contains(name.value.as_str()) && !shared.used_retries.borrow().contains(&name.value) {
             dead("retry policy", name);
         }
+    }
+    for (name, _) in &folder.project.tools {
+        if !shared.used_tools.borrow().contains(&name.value) {
+            dead("tool", name);
+        }
+    }
+    for (what, name) in shared.outside.unused() {
+        dead(what, &name);
     }
     for name in types.unused(&folder.project.types) {
         dead("type", name);

@@ -97,6 +97,32 @@ impl Names {
         self
     }
 
+    /// Adds the settings, for tools and requests.
+    pub(super) fn with_settings<'n>(
+        mut self,
+        names: impl Iterator<Item = &'n str>,
+        broken: &[String],
+    ) -> Self {
+        let fields = names.map(str::to_owned).chain(broken.iter().cloned());
+        let fields = fields.map(|name| (name, Slot::of(Type::STRING))).collect();
+        self.roots.insert("env".to_owned(), Root::Fields(fields));
+        self
+    }
+
+    /// Returns what a tool can read besides settings: its arguments. They come from models.
+    pub(super) fn of_tool(args: &IndexMap<String, Field>, broken: Vec<String>, declared: Declared) -> Self {
+        let slot = |field: &Field| Slot { untrusted: true, ..Slot::of(field.ty.clone()) };
+        let fields = args.iter().map(|(name, field)| (name.clone(), slot(field))).collect();
+        let roots = [("args".to_owned(), Root::Fields(fields))];
+        Self { roots: roots.into(), declared: Rc::new(declared), broken }
+    }
+
+    /// Adds a name whose texts may come from outside.
+    pub(super) fn with_slot(mut self, name: &str, slot: Slot) -> Self {
+        self.roots.insert(name.to_owned(), Root::Value(slot));
+        self
+    }
+
     /// Adds `error`, for a node that every way comes to by one.
     pub(super) fn with_error(mut self) -> Self {
         let fields = error_fields().map(|(name, ty)| (name, Slot::of(ty)));
@@ -273,6 +299,8 @@ impl Names {
         let what = match read.root.as_str() {
             "state" => "channel",
             "input" => "input",
+            "args" => "argument",
+            "env" => return Some(no_setting(name, span, fields.keys())),
             _ => "field",
         };
         let finding = Diagnostic::error(
@@ -338,6 +366,16 @@ impl Names {
             Some(near) => finding.help(format!("did you mean `{near}`?")),
             None => finding.help(format!("declare it:  inputs: {{{name}: string}}")),
         }
+    }
+}
+
+/// Reports a setting that project.yaml does not declare.
+fn no_setting<'n>(name: &str, span: Span, known: impl Iterator<Item = &'n String>) -> Diagnostic {
+    let message = format!("`env.{name}` is not declared");
+    let finding = Diagnostic::error("E107", message, span, "project.yaml has no such setting");
+    match suggest(name, known.map(String::as_str)) {
+        Some(near) => finding.help(format!("did you mean `env.{near}`?")),
+        None => finding.help(format!("declare it in project.yaml:  env: {{{name}: {{default: \"…\"}}}}")),
     }
 }
 

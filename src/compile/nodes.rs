@@ -1,6 +1,18 @@
 //! Nodes as written become nodes that run.
 
+mod ask;
+mod call;
+mod draft;
 mod llm;
+mod map;
+mod sent;
+mod words;
+mod write;
+
+use draft::{AskDraft, Body, EachDraft, JobDraft, LlmDraft};
+pub(super) use draft::{Draft, Gives};
+pub(super) use map::locals;
+pub(super) use write::takes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,20 +22,22 @@ use indexmap::IndexMap;
 
 use super::edges::Edges;
 use super::handlers::{self, Handlers};
+use super::heads::Head;
 use super::names::Names;
+use super::outside::Outside;
 use super::prompts::Prompts;
+use super::request;
 use super::shape;
+use super::tools::{Tools, effects_of};
 use super::types::Types;
 use crate::diagnostic::{Bag, Diagnostic, Span, Spanned, did_you_mean};
-use crate::expr::{ExprTree, Facts, Typed};
-use crate::model::{ChatModel, Params, Timeouts};
-use crate::node::{Bind, Clip, Fail, Llm, Node, Output, Piece, Retry, Say, Set};
-use crate::plan::{Catch, Effects, Job, Next, PlanNode, Sent, Target, Work};
+use crate::model::ChatModel;
+use crate::node::Retry;
+use crate::plan::{Catch, Effects, Next, Target};
 use crate::spec::{
-    ANY, DefaultsSpec, ExprSpec, Graph, KindSpec, LlmSpec, NodeSpec, ParamsSpec, Project, TimeoutSpec,
+    ANY, DefaultsSpec, Folder, Graph, IntoSpec, KindSpec, LlmSpec, NodeSpec, ParamsSpec, Project, TimeoutSpec,
 };
-use crate::state::{Channels, Field, Merge, ROLES, Type};
-use crate::template::Templates;
+use crate::state::{Channels, Field, Type};
 
 /// How long one attempt of a node may take unless something else is said.
 const NODE_TIMEOUT: Duration = Duration::from_mins(2);
@@ -37,6 +51,8 @@ pub(super) struct Model {
     pub(super) retry: Option<Spanned<String>>,
     /// It answers in JSON that fits a schema.
     pub(super) schemas: bool,
+    /// It calls tools.
+    pub(super) tools: bool,
 }
 
 /// What all graphs of a project share.
@@ -51,40 +67,29 @@ pub(super) struct Shared<'a> {
     pub(super) default_model: Option<&'a Spanned<String>>,
     pub(super) retries: &'a BTreeMap<String, Retry>,
     pub(super) used_retries: std::cell::RefCell<BTreeSet<String>>,
+    pub(super) folder: &'a Folder,
+    pub(super) heads: &'a BTreeMap<String, Head<'a>>,
+    pub(super) tools: &'a Tools,
+    pub(super) used_tools: std::cell::RefCell<BTreeSet<String>>,
+    pub(super) outside: &'a Outside<'a>,
 }
 
-/// A checked node that still lacks the closed set of templates.
-pub(super) struct Draft {
-    pub(super) name: String,
-    kind: &'static str,
-    description: Option<String>,
-    body: Body,
-    next: Next,
-    on_error: Vec<Catch>,
-    max_visits: Option<(u64, Target)>,
-    join_all: bool,
-    retry: Retry,
-    timeout: Duration,
-}
-
-enum Body {
-    Llm(Box<LlmDraft>),
-    Say { text: String },
-    Set { clear: Vec<String>, set: IndexMap<String, ExprTree> },
-    Fail { error: String, code: Option<String> },
-}
-
-struct LlmDraft {
-    model: Arc<dyn ChatModel>,
-    pieces: Vec<Piece>,
-    binds: Option<Vec<Bind>>,
-    clip: Clip,
-    output: Option<Output>,
-    params: Params,
-    timeouts: Timeouts,
-    reply: Option<String>,
-    stream: bool,
-    into: Sent,
+/// What is checked: a node, or the body of a `map`.
+pub(super) struct Step<'s> {
+    /// The node.
+    pub(super) name: &'s Spanned<String>,
+    kind: &'s Spanned<&'static str>,
+    retry: Option<&'s Spanned<String>>,
+    timeout: TimeoutSpec,
+    effects: Option<&'s Spanned<&'static str>>,
+    /// Somebody takes its result.
+    taken: bool,
+    /// It is the body of a `map`.
+    item: bool,
+    /// A part of the node cannot be read.
+    partial: bool,
+    /// Where it takes its result, if that is one channel.
+    channel: Option<&'s Spanned<String>>,
 }
 
 /// A graph's surroundings while its nodes are checked.
@@ -127,8 +132,25 @@ impl Scene<'_> {
             Some(rules) => handlers::resolve(rules, Some(name), self.edges, bag),
             None => Some(Vec::new()),
         };
-        let settings = self.settings(spec, bag);
-        let body = self.body(name, spec, prompts, bag);
+        let channel = match &spec.into {
+            Some(IntoSpec::Channel(channel)) => Some(channel),
+            _ => None,
+        };
+        let step = Step {
+            name,
+            kind: &spec.kind,
+            retry: spec.retry.as_ref(),
+            timeout: spec.timeout,
+            effects: spec.effects.as_ref(),
+            taken: spec.into.is_some(),
+            item: false,
+            partial: spec.partial,
+            channel,
+        };
+        let (job, gives) = self.job(&step, &spec.body, prompts, bag);
+        let untyped = matches!(&spec.body, KindSpec::Http(http) if http.response.is_none());
+        let into = self.sent(spec, &gives, untyped, bag);
+        let emit = self.events(spec, &gives, untyped, bag);
         let max_visits = match (&spec.max_visits, on_max) {
             (Some(visits), Some(to)) => Some((visits.value, to?)),
             (None, Some(to)) => {
@@ -137,38 +159,112 @@ impl Scene<'_> {
             }
             _ => None,
         };
-        let (retry, timeout) = settings?;
         if !bounded || spec.partial {
             return None;
         }
         Some(Draft {
             name: name.value.clone(),
-            kind: spec.kind.value,
+            job: job?,
+            gives,
             description: spec.description.clone(),
-            body: body?,
+            into: into?,
+            emit: emit?,
             next: next?,
             on_error: self.handlers.edges(&name.value, spec, own?, self.on_error),
             max_visits,
             join_all: spec.join.as_ref().is_none_or(|join| join.value == "all"),
-            retry,
-            timeout,
         })
     }
 
+    /// Checks what a node, or the body of a `map`, does. What comes of it is known, as far as it can be, also where the
+    /// rest is wrong.
+    fn job(
+        &mut self,
+        step: &Step<'_>,
+        spec: &KindSpec,
+        prompts: &mut Prompts,
+        bag: &mut Bag,
+    ) -> (Option<JobDraft>, Gives) {
+        let (body, gives) = self.body(step, spec, prompts, bag);
+        let effects = match step.effects {
+            Some(effects) => effects_of(effects.value),
+            None => self.effects(spec),
+        };
+        let settings = self.settings(step, spec, effects, bag);
+        let (tools, fails_by_tools) = match spec {
+            KindSpec::Llm(llm) => (
+                llm.tools.iter().map(|tool| tool.value.clone()).collect(),
+                llm.on_tool_error.as_ref().is_some_and(|word| word.value == "fail"),
+            ),
+            _ => (Vec::new(), false),
+        };
+        let job = body.zip(settings).map(|(body, (retry, timeout))| JobDraft {
+            kind: step.kind.value,
+            body,
+            tools,
+            fails_by_tools,
+            effects,
+            retry,
+            timeout,
+        });
+        (job, gives)
+    }
+
+    /// Returns what a call does outside, by what is called.
+    fn effects(&self, spec: &KindSpec) -> Effects {
+        match spec {
+            KindSpec::Http(http) => request::effects(&http.request),
+            KindSpec::Custom(_) => Effects::AtMostOnce,
+            KindSpec::Tool(node) => {
+                let tool = node.tool.as_ref().and_then(|tool| self.shared.tools.known.get(&tool.value));
+                tool.map_or(Effects::None, |tool| tool.effects)
+            }
+            _ => Effects::None,
+        }
+    }
+
     /// Finds retry policy and timeout. Node before graph before model.
-    fn settings(&self, spec: &NodeSpec, bag: &mut Bag) -> Option<(Retry, Duration)> {
+    fn settings(
+        &self,
+        step: &Step<'_>,
+        spec: &KindSpec,
+        effects: Effects,
+        bag: &mut Bag,
+    ) -> Option<(Retry, Duration)> {
         let defaults = &self.graph.defaults;
         let model = self.model_of(spec);
-        let name = spec.retry.as_ref().or(defaults.retry.as_ref());
+        let name = step.retry.or(defaults.retry.as_ref());
         let name = name.or_else(|| model.and_then(|model| model.retry.as_ref()));
-        let retry = match name {
+        let mut retry = match name {
             None => Retry::default(),
             Some(name) => self.retry(name, bag)?,
         };
-        let timeouts = [spec.timeout, defaults.timeout, model.map(|m| m.timeout).unwrap_or_default()];
-        let timeout = timeouts.iter().find_map(|t| t.total).unwrap_or(NODE_TIMEOUT);
+        if effects == Effects::AtMostOnce && retry.attempts > 1 {
+            if let Some(name) = step.retry.filter(|_| !bag.is_trusting()) {
+                let message = "a call that must not happen twice is tried again";
+                let finding = Diagnostic::error("M513", message, name.span, "may make it a second time");
+                let finding = match step.effects {
+                    Some(effects) => finding.related(effects.span, "says so"),
+                    None => finding.related(step.kind.span, "what it calls is `at_most_once`"),
+                };
+                bag.report(finding.help(
+                    "write  effects: idempotent  where the other side knows a call again, or remove `retry`",
+                ));
+                return None;
+            }
+            // What holds for all nodes is not meant for these.
+            retry = Retry::default();
+        }
+        let timeouts = [step.timeout, defaults.timeout, model.map(|m| m.timeout).unwrap_or_default()];
+        let timeout = match spec {
+            // Their parts have timeouts of their own, and a person may take long.
+            KindSpec::Graph(_) | KindSpec::Map(_) | KindSpec::Ask(_) => {
+                step.timeout.total.unwrap_or(Duration::MAX)
+            }
+            _ => timeouts.iter().find_map(|t| t.total).unwrap_or(NODE_TIMEOUT),
+        };
         if let (Some(own), Some(span), Some(limit)) =
-            (spec.timeout.total, spec.timeout.span, self.graph.limits.time)
+            (step.timeout.total, step.timeout.span, self.graph.limits.time)
         {
             let all = own.saturating_mul(retry.attempts);
             if all > limit && !bag.is_trusting() {
@@ -210,8 +306,8 @@ impl Scene<'_> {
         spec.model.as_ref().or(self.graph.defaults.model.as_ref()).or(self.shared.default_model)
     }
 
-    fn model_of(&self, spec: &NodeSpec) -> Option<&Model> {
-        match &spec.body {
+    fn model_of(&self, spec: &KindSpec) -> Option<&Model> {
+        match spec {
             KindSpec::Llm(llm) => self.shared.models.get(&self.model_name(llm)?.value),
             _ => None,
         }
@@ -219,18 +315,28 @@ impl Scene<'_> {
 
     fn body(
         &mut self,
-        name: &Spanned<String>,
-        spec: &NodeSpec,
+        step: &Step<'_>,
+        spec: &KindSpec,
         prompts: &mut Prompts,
         bag: &mut Bag,
-    ) -> Option<Body> {
-        match &spec.body {
-            KindSpec::Llm(llm) => self.llm(name, llm, spec, prompts, bag).map(|llm| Body::Llm(Box::new(llm))),
+    ) -> (Option<Body>, Gives) {
+        let nothing = || Gives::of(Type::Nullable(Box::new(Type::Any)), "the result");
+        match spec {
+            KindSpec::Llm(llm) => {
+                let (draft, gives) = self.llm(step, llm, prompts, bag);
+                (draft.map(|llm| Body::Llm(Box::new(llm))), gives)
+            }
+            KindSpec::Tool(node) => self.tool_node(step, node, bag),
+            KindSpec::Http(http) => self.http(step, http, prompts, bag),
+            KindSpec::Ask(ask) => self.ask(step, ask, prompts, bag),
+            KindSpec::Map(map) => self.map(step, map, prompts, bag),
+            KindSpec::Graph(node) => self.graph_node(step, node, bag),
+            KindSpec::Custom(node) => self.custom(node, bag),
             KindSpec::Say { text } => {
-                let messages = self.conversation("`say`", spec.kind.span, bag);
-                let text = text.as_ref().and_then(|text| self.text(name, "text", text, prompts, bag));
-                messages?;
-                Some(Body::Say { text: text? })
+                let messages = self.conversation("`say`", step.kind.span, bag);
+                let text = text.as_ref().and_then(|text| self.text(step, "text", text, prompts, bag));
+                let body = messages.and(text).map(|text| Body::Say { text });
+                (body, Gives::of(Type::STRING, "the text"))
             }
             KindSpec::Set { set, clear } => {
                 let mut fine = true;
@@ -250,12 +356,12 @@ impl Scene<'_> {
                     fine &= self.channel(channel, bag);
                 }
                 let clear = clear.iter().map(|channel| channel.value.clone()).collect();
-                fine.then_some(Body::Set { clear, set: values })
+                (fine.then_some(Body::Set { clear, set: values }), nothing())
             }
-            KindSpec::Route => Some(Body::Set { clear: Vec::new(), set: IndexMap::new() }),
+            KindSpec::Route => (Some(Body::Set { clear: Vec::new(), set: IndexMap::new() }), nothing()),
             KindSpec::Fail { error, code } => {
-                let error = error.as_ref().and_then(|text| self.text(name, "error", text, prompts, bag));
-                Some(Body::Fail { error: error?, code: code.clone() })
+                let error = error.as_ref().and_then(|text| self.text(step, "error", text, prompts, bag));
+                (error.map(|error| Body::Fail { error, code: code.clone() }), nothing())
             }
         }
     }
@@ -273,15 +379,21 @@ impl Scene<'_> {
         self.messages.map(str::to_owned)
     }
 
+    /// Returns where the texts of a node stand, for the names of their templates.
+    fn place(&self, step: &Step<'_>) -> String {
+        let item = if step.item { ".do" } else { "" };
+        format!("{}.yaml#{}{item}", self.graph.id, step.name.value)
+    }
+
     fn text(
         &mut self,
-        name: &Spanned<String>,
+        step: &Step<'_>,
         key: &str,
         text: &crate::spec::Text,
         prompts: &mut Prompts,
         bag: &mut Bag,
     ) -> Option<String> {
-        let template = format!("{}.yaml#{}.{key}", self.graph.id, name.value);
+        let template = format!("{}.{key}", self.place(step));
         let (template, includes) = prompts.text(&template, text, self.names, bag)?;
         self.used.extend(includes);
         Some(template)
@@ -310,177 +422,10 @@ impl Scene<'_> {
         }
         false
     }
-
-    /// Checks a written value against its channel, as far as its type is known. Whether it may be null is a matter of
-    /// the way that leads here: see `flow`.
-    fn fits(
-        &self,
-        names: &Names,
-        channel: &Spanned<String>,
-        spec: &ExprSpec,
-        tree: &ExprTree,
-        bag: &mut Bag,
-    ) -> bool {
-        let Some(target) = self.channels.get(&channel.value).filter(|_| !bag.is_trusting()) else {
-            return true;
-        };
-        let typed = names.type_of_tree(tree, &Facts::default());
-        let mut span = spec.span();
-        let why = match tree {
-            ExprTree::Const(value)
-                if value.is_null()
-                    && matches!(target.merge, Merge::Add | Merge::Max | Merge::Min | Merge::Merge) =>
-            {
-                Some(format!("null cannot join by `{}`", target.merge))
-            }
-            ExprTree::Const(value) if !joins_items(target.merge) => {
-                target.field.ty.check(value).err().map(|mismatch| mismatch.why)
-            }
-            _ if takes(target.merge, &target.field.ty, &typed) => None,
-            _ if target.merge == Merge::Messages => {
-                Some("a turn is {role: …, content: …}, with a role that there is".to_owned())
-            }
-            _ => Some(match target.field.ty.differs(&typed.ty) {
-                Some((field, how)) => {
-                    span = spec.key(&field).unwrap_or(span);
-                    how
-                }
-                None => format!("this is {typed}"),
-            }),
-        };
-        let Some(why) = why else { return true };
-        let message = format!("`{}` holds {}", channel.value, target.field.ty);
-        let finding = Diagnostic::error("S403", message, span, why);
-        let declared = names.declared(&format!("state.{}", channel.value));
-        bag.report(match declared {
-            Some(at) => finding.related(at, "declared here"),
-            None => finding,
-        });
-        false
-    }
-}
-
-fn joins_items(merge: Merge) -> bool {
-    matches!(merge, Merge::Append | Merge::Union)
-}
-
-/// Says whether a value of this type can join a conversation: a turn, a list of such, or what removes one. Content is
-/// checked when it is written.
-fn joins_conversation(ty: &Type) -> bool {
-    match ty {
-        Type::Any | Type::Messages | Type::Object => true,
-        Type::List(item) => joins_conversation(item.non_null()),
-        Type::Record(fields) if fields.contains_key("remove") => true,
-        Type::Record(fields) => {
-            let role = fields.get("role").is_some_and(|role| match role.ty.non_null() {
-                Type::Enum(values) => values.iter().all(|value| ROLES.contains(&value.as_str())),
-                Type::String { .. } | Type::Any => true,
-                _ => false,
-            });
-            role && fields.contains_key("content")
-        }
-        _ => false,
-    }
-}
-
-/// Says whether a write of this type can join a channel; null is looked at elsewhere.
-pub(super) fn takes(merge: Merge, channel: &Type, written: &Typed) -> bool {
-    if written.null {
-        return true;
-    }
-    let ty = written.ty.non_null();
-    match (merge, channel.non_null()) {
-        (Merge::Messages, _) => joins_conversation(ty),
-        (Merge::Append | Merge::Union, Type::List(item)) => {
-            written.empty || channel.accepts(ty) || item.accepts(&written.ty)
-        }
-        // Fields that are not written stay.
-        (Merge::Merge, Type::Record(due)) => match ty {
-            Type::Record(given) => {
-                given.iter().all(|(name, field)| due.get(name).is_some_and(|due| due.ty.accepts(&field.ty)))
-            }
-            ty => channel.accepts(ty),
-        },
-        (_, Type::List(_)) if written.empty => true,
-        _ => channel.accepts(ty),
-    }
 }
 
 /// Counts a graph's default model as used.
 pub(super) fn use_defaults(defaults: &DefaultsSpec, shared: &Shared<'_>) {
     let Some(model) = &defaults.model else { return };
     shared.used_models.borrow_mut().insert(model.value.clone());
-}
-
-impl Draft {
-    /// Says whether the node speaks to the user.
-    pub(super) fn replies(&self) -> bool {
-        match &self.body {
-            Body::Say { .. } => true,
-            Body::Llm(llm) => llm.reply.is_some(),
-            _ => false,
-        }
-    }
-
-    /// Returns the type of a model's answer, when it is no text.
-    pub(super) fn answer(&self) -> Option<&Type> {
-        match &self.body {
-            Body::Llm(llm) => llm.output.as_ref().map(|output| &output.ty),
-            _ => None,
-        }
-    }
-
-    /// Returns the node's edges without its work, to judge the shape of the graph by.
-    pub(super) fn outline(&self) -> (String, PlanNode) {
-        let job = Job::new(self.kind, Work::Node(Arc::new(Set::default())));
-        let node = PlanNode {
-            on_error: self.on_error.clone(),
-            max_visits: self.max_visits.clone(),
-            join_all: self.join_all,
-            ..PlanNode::new(job, self.next.clone())
-        };
-        (self.name.clone(), node)
-    }
-
-    /// Makes the node, now that all templates are there.
-    pub(super) fn finish(self, templates: &Templates) -> (String, PlanNode) {
-        let mut into = Sent::Nothing;
-        let node: Arc<dyn Node> = match self.body {
-            Body::Llm(llm) => {
-                into = llm.into;
-                Arc::new(Llm {
-                    model: llm.model,
-                    templates: templates.clone(),
-                    pieces: llm.pieces,
-                    binds: llm.binds,
-                    clip: llm.clip,
-                    output: llm.output,
-                    tools: Arc::from([]),
-                    max_rounds: 8,
-                    params: llm.params,
-                    timeouts: llm.timeouts,
-                    reply: llm.reply.is_some(),
-                    stream: llm.stream,
-                })
-            }
-            Body::Say { text } => Arc::new(Say { templates: templates.clone(), text }),
-            Body::Set { clear, set } => Arc::new(Set { clear, set }),
-            Body::Fail { error, code } => Arc::new(Fail { templates: templates.clone(), error, code }),
-        };
-        let job = Job {
-            effects: Effects::None,
-            retry: self.retry,
-            timeout: self.timeout,
-            ..Job::new(self.kind, Work::Node(node))
-        };
-        let node = PlanNode {
-            description: self.description,
-            into,
-            on_error: self.on_error,
-            max_visits: self.max_visits,
-            join_all: self.join_all,
-            ..PlanNode::new(job, self.next)
-        };
-        (self.name, node)
-    }
 }

@@ -4,12 +4,16 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
+
 use crate::diagnostic::Severity;
 use crate::egress::{self, Client, Secret};
+use crate::failure::{ErrorKind, Failure};
 use crate::model::ChatModel;
 use crate::model::demo::Demo;
 use crate::model::openai::OpenAi;
 use crate::model::scripted::Scripted;
+use crate::tool::http::{Caller, Request, Response};
 
 /// The base URL of a provider that is not told another.
 pub(super) const OPENAI_URL: &str = "https://api.openai.com/v1";
@@ -18,16 +22,34 @@ pub(super) const OPENAI_URL: &str = "https://api.openai.com/v1";
 type Secrets = Box<dyn Fn(&str) -> Option<Secret> + Send + Sync>;
 /// The same, shared by all clones.
 type SharedSecrets = Arc<dyn Fn(&str) -> Option<Secret> + Send + Sync>;
+/// Finds a setting by its name.
+type Settings = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;
+/// The same, shared by all clones.
+type SharedSettings = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
 /// What compiling needs from outside: the HTTP client of the models, and their secrets. Cheap to clone.
 #[derive(Clone)]
 pub struct Providers {
     client: Client,
     secrets: Option<SharedSecrets>,
+    settings: Option<SharedSettings>,
+    /// Sends requests in the place of the client.
+    caller: Option<Arc<dyn Caller>>,
     /// What a missing secret is.
     missing: Severity,
     /// Stands in the place of every model.
     stand_in: Option<Arc<dyn ChatModel>>,
+}
+
+/// Sends no request.
+#[derive(Debug)]
+struct Nobody;
+
+#[async_trait]
+impl Caller for Nobody {
+    async fn send(&self, from: &str, _request: Request) -> Result<Response, Failure> {
+        Err(Failure::new(ErrorKind::Failed, format!("no script answers the request of `{from}`")))
+    }
 }
 
 impl fmt::Debug for Providers {
@@ -42,6 +64,8 @@ impl Providers {
         Ok(Self {
             client: Client::new(egress::Settings::default())?,
             secrets: Some(Arc::from(secrets)),
+            settings: None,
+            caller: None,
             missing: Severity::Error,
             stand_in: None,
         })
@@ -55,7 +79,14 @@ impl Providers {
     /// Builds models without looking for secrets.
     pub fn without_secrets() -> Result<Self, egress::Error> {
         let client = Client::new(egress::Settings::default())?;
-        Ok(Self { client, secrets: None, missing: Severity::Warning, stand_in: None })
+        Ok(Self {
+            client,
+            secrets: None,
+            settings: None,
+            caller: None,
+            missing: Severity::Warning,
+            stand_in: None,
+        })
     }
 
     /// Puts a script in the place of every model.
@@ -66,6 +97,42 @@ impl Providers {
     /// Puts one model in the place of every model.
     pub fn stand_in(model: Arc<dyn ChatModel>) -> Result<Self, egress::Error> {
         Ok(Self { stand_in: Some(model), ..Self::without_secrets()? })
+    }
+
+    /// Takes the settings of projects from the environment.
+    #[must_use]
+    pub fn with_settings(self, settings: Settings) -> Self {
+        Self { settings: Some(Arc::from(settings)), ..self }
+    }
+
+    /// Puts somebody in the place of the world, to whom all requests of nodes and tools go.
+    #[must_use]
+    pub fn with_caller(self, caller: Arc<dyn Caller>) -> Self {
+        Self { caller: Some(caller), ..self }
+    }
+
+    /// Returns who sends the requests of nodes and tools. Beside a model that stands in, nobody does.
+    pub(super) fn caller(&self) -> Arc<dyn Caller> {
+        match (&self.caller, &self.stand_in) {
+            (Some(caller), _) => Arc::clone(caller),
+            (None, None) => Arc::new(self.client.clone()),
+            (None, Some(_)) => Arc::new(Nobody),
+        }
+    }
+
+    /// Returns a setting of the environment.
+    pub(super) fn setting(&self, name: &str) -> Option<String> {
+        self.settings.as_ref()?(name)
+    }
+
+    /// Returns how much it weighs when something is missing; nothing where nobody looks.
+    pub(super) fn missing(&self) -> Option<Severity> {
+        self.secrets.is_some().then_some(self.missing)
+    }
+
+    /// Says whether what is missing keeps a graph from running.
+    pub(super) fn is_strict(&self) -> bool {
+        self.missing == Severity::Error
     }
 
     /// Returns a secret, or how much its absence weighs.

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::diagnostic::{Bag, Diagnostic, Span, Spanned};
-use crate::plan::{Next, Plan, PlanNode, START, Target};
-use crate::spec::{Graph, NodeSpec};
+use crate::plan::{Next, Plan, PlanNode, START, Target, Work};
+use crate::spec::{Graph, KindSpec, NodeSpec};
 
 /// Checks the shape of a graph whose edges are all known; false when a run may never end.
 pub(super) fn check_shape(graph: &Graph, plan: &Plan, bag: &mut Bag) -> bool {
@@ -109,6 +109,10 @@ fn check_ends(graph: &Graph, plan: &Plan, at: &BTreeMap<&str, Span>, bag: &mut B
 /// what still loops then loops for ever.
 fn check_loops(graph: &Graph, plan: &Plan, at: &BTreeMap<&str, Span>, bag: &mut Bag) -> bool {
     let edges = |name: &str, errors: bool| match plan.nodes.get(name) {
+        // A person bounds what comes by a question: but not when nobody answers.
+        Some(node) if matches!(node.job.work, Work::Ask(_)) => {
+            node.on_timeout().into_iter().cloned().collect()
+        }
         Some(PlanNode { max_visits: Some((_, to)), .. }) => BTreeSet::from([to.clone()]),
         Some(node) if errors => node.successors(),
         Some(node) => node.next.targets(),
@@ -289,6 +293,18 @@ fn check_half_used(graph: &Graph, plan: &Plan, specs: &BTreeMap<&str, &NodeSpec>
         if let Some(visits) = spec.max_visits.as_ref().filter(|_| !fans && !on_loop.contains(&name.value)) {
             let message = "`max_visits` on a node that no loop leads back to";
             bag.report(Diagnostic::lint("G224", message, visits.span, "it runs once"));
+        }
+        if let KindSpec::Llm(llm) = &spec.body
+            && llm.tools.is_empty()
+        {
+            for (key, span) in [
+                ("max_tool_rounds", llm.max_tool_rounds.as_ref().map(|rounds| rounds.span)),
+                ("on_tool_error", llm.on_tool_error.as_ref().map(|word| word.span)),
+            ] {
+                let Some(span) = span else { continue };
+                let message = format!("`{key}` on a node without `tools`");
+                bag.report(Diagnostic::lint("G224", message, span, "no tool is called"));
+            }
         }
         if spec.kind.value == "route"
             && spec.next.is_some()

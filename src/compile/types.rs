@@ -3,8 +3,9 @@
 use indexmap::IndexMap;
 use serde_json::Value as Json;
 
+use super::json_schema::Schemas;
 use crate::diagnostic::{Bag, Diagnostic, Span, Spanned, did_you_mean};
-use crate::spec::{Base, Descriptor, Project, TypeSpec};
+use crate::spec::{Base, Descriptor, Folder, Project, TypeSpec};
 use crate::state::{Channel, Channels, Field, Merge, Type};
 
 const BUILT_IN: [&str; 7] = ["string", "integer", "number", "boolean", "object", "any", "messages"];
@@ -18,13 +19,26 @@ pub struct Types {
     broken: Vec<String>,
     /// A type that is not known may be there.
     unsure: bool,
+    /// The JSON Schema files.
+    schemas: Schemas,
 }
 
 impl Types {
-    /// Resolves the types of a project, one after another as they need each other.
+    /// Resolves the types of a project without its JSON Schema files.
     pub fn resolve(project: &Project, bag: &mut Bag) -> Self {
+        Self::with(project, Schemas::default(), bag)
+    }
+
+    /// Resolves the types of a folder.
+    pub(super) fn of_folder(folder: &Folder, bag: &mut Bag) -> Self {
+        Self::with(&folder.project, Schemas::of(folder), bag)
+    }
+
+    /// Resolves types, one after another as they need each other.
+    fn with(project: &Project, schemas: Schemas, bag: &mut Bag) -> Self {
         let specs = &project.types;
-        let mut types = Self { broken: project.broken.clone(), unsure: project.unsure, ..Self::default() };
+        let mut types =
+            Self { broken: project.broken.clone(), unsure: project.unsure, schemas, ..Self::default() };
         let names: Vec<&str> = specs.iter().map(|(name, _)| name.value.as_str()).collect();
         let mut open: Vec<&(Spanned<String>, TypeSpec)> = specs.iter().collect();
         while !open.is_empty() {
@@ -127,7 +141,13 @@ impl Types {
     }
 
     fn described(&self, d: &Descriptor, bag: &mut Bag) -> Option<Field> {
+        let mut described = None;
         let ty = match &d.base {
+            Base::Schema(path) => {
+                let field = self.schemas.field(path, bag)?;
+                described = field.description;
+                field.ty
+            }
             Base::Type(spec) => self.field(spec, bag)?.ty,
             Base::Enum(values) => Type::Enum(values.iter().map(|v| v.value.clone()).collect()),
             Base::Fields(fields) => self.record(fields, bag)?,
@@ -136,7 +156,7 @@ impl Types {
         if d.optional && !matches!(ty, Type::Nullable(_)) {
             ty = Type::Nullable(Box::new(ty));
         }
-        let mut field = Field { ty, default: None, description: d.description.clone() };
+        let mut field = Field { ty, default: None, description: d.description.clone().or(described) };
         if let Some(default) = &d.default {
             match field.ty.check(&default.value) {
                 Ok(()) => field.default = Some(default.value.clone()),
@@ -208,7 +228,7 @@ fn merge_of(channel: &Spanned<String>, merge: &Spanned<String>, ty: &Type, bag: 
 }
 
 /// The most parts of a type with all that it names.
-const LARGEST: usize = 10_000;
+pub(super) const LARGEST: usize = 10_000;
 
 /// Counts the parts of a type, up to a limit.
 fn size(ty: &Type, limit: usize) -> usize {
@@ -310,7 +330,7 @@ fn mentions(spec: &TypeSpec) -> Vec<&str> {
         TypeSpec::Record(fields, _) => fields.iter().flat_map(|(_, spec)| mentions(spec)).collect(),
         TypeSpec::Descriptor(d) => match &d.base {
             Base::Type(spec) => mentions(spec),
-            Base::Enum(_) => Vec::new(),
+            Base::Enum(_) | Base::Schema(_) => Vec::new(),
             Base::Fields(fields) => fields.iter().flat_map(|(_, spec)| mentions(spec)).collect(),
         },
     }

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
+use super::calls::{Calls, calls};
 use super::{Providers, compile};
 use crate::diagnostic::{Bag, render_text};
 use crate::id::sha256_hex;
 use crate::plan::Plan;
-use crate::spec::{Files, Folder, Graph, Project, Tree, load_files};
+use crate::spec::{Files, Folder, Graph, Node, Project, Tree, load_files};
 
 /// The stored body of a version.
 #[derive(Serialize, Deserialize)]
@@ -19,12 +20,20 @@ struct Body {
     files: std::collections::BTreeMap<String, String>,
 }
 
-/// Returns the hash and the body of a graph. `used` are the files below prompts/ that it uses.
-pub(super) fn version(folder: &Folder, graph: &Graph, used: &BTreeSet<String>) -> (String, Vec<u8>) {
-    let hash = sha256_hex(canonical(folder, graph, used).to_string().as_bytes());
+/// Returns the hash and the body of a graph. `calls` is what it calls, `used` the files below prompts/ that it and what
+/// it calls use.
+pub(super) fn version(
+    folder: &Folder,
+    graph: &Graph,
+    calls: &Calls,
+    used: &BTreeSet<String>,
+) -> (String, Vec<u8>) {
+    let hash = sha256_hex(canonical(folder, graph, calls, used).to_string().as_bytes());
     let own = [format!("{}.yaml", graph.id), "project.yaml".to_owned()];
-    let files = own.into_iter().chain(used.iter().map(|path| format!("prompts/{path}")));
-    let files = files.filter_map(|path| Some((path.clone(), text(folder, &path)?))).collect();
+    let called = calls.graphs.iter().map(|id| format!("{id}.yaml"));
+    let files = own.into_iter().chain(called).chain(used.iter().map(|path| format!("prompts/{path}")));
+    let files: BTreeSet<String> = files.chain(schemas(folder, graph, calls, used)).collect();
+    let files = files.into_iter().filter_map(|path| Some((path.clone(), text(folder, &path)?))).collect();
     // Serialising texts into memory cannot fail.
     (hash, serde_json::to_vec(&Body { v: 1, files }).unwrap_or_default())
 }
@@ -33,23 +42,91 @@ fn text(folder: &Folder, path: &str) -> Option<String> {
     folder.files.get(path).map(|content| String::from_utf8_lossy(content).into_owned())
 }
 
-/// Returns what the hash of a graph stands for. Comments, key order and the look of the YAML are no part of it; models
-/// and retries belong to the deployment.
-fn canonical(folder: &Folder, graph: &Graph, used: &BTreeSet<String>) -> Json {
-    let types = folder.project.tree.as_ref().and_then(|tree| match &tree.tree {
-        Tree::Map(entries) => entries.iter().find(|(key, _)| key.as_str() == Some("types")),
+/// Returns the entry of a section of project.yaml.
+fn section<'f>(folder: &'f Folder, name: &str) -> Option<&'f Node> {
+    match &folder.project.tree.as_ref()?.tree {
+        Tree::Map(entries) => {
+            entries.iter().find(|(key, _)| key.as_str() == Some(name)).map(|(_, value)| value)
+        }
         _ => None,
-    });
+    }
+}
+
+/// Returns the tools that a graph calls, as they are written.
+fn tools<'f>(folder: &'f Folder, calls: &Calls) -> Vec<(String, &'f Node)> {
+    let Some(Tree::Map(entries)) = section(folder, "tools").map(|tools| &tools.tree) else {
+        return Vec::new();
+    };
+    let named = entries.iter().filter_map(|(key, tool)| Some((key.as_str()?.to_owned(), tool)));
+    named.filter(|(name, _)| calls.tools.contains(name)).collect()
+}
+
+/// Returns the schema files that a graph and what it calls name.
+fn schemas(folder: &Folder, graph: &Graph, calls: &Calls, used: &BTreeSet<String>) -> BTreeSet<String> {
+    fn named(node: &Node, found: &mut BTreeSet<String>) {
+        match &node.tree {
+            Tree::Seq(items) => items.iter().for_each(|item| named(item, found)),
+            Tree::Map(entries) => {
+                for (key, value) in entries {
+                    if key.as_str() == Some("schema") {
+                        found.extend(value.as_str().map(str::to_owned));
+                    }
+                    named(value, found);
+                }
+            }
+            _ => {}
+        }
+    }
+    let mut found = BTreeSet::new();
+    named(&graph.tree, &mut found);
+    for called in calls.graphs.iter().filter_map(|id| folder.graphs.get(id)) {
+        named(&called.tree, &mut found);
+    }
+    for (_, tool) in tools(folder, calls) {
+        named(tool, &mut found);
+    }
+    if let Some(types) = section(folder, "types") {
+        named(types, &mut found);
+    }
+    found.retain(|path| folder.schemas.contains_key(path));
+    // The inputs of prompts are types, too.
+    let matter = |path: &String| {
+        let text = text(folder, &format!("prompts/{path}")).unwrap_or_default();
+        folder.schemas.keys().filter(|schema| text.contains(schema.as_str())).cloned().collect::<Vec<_>>()
+    };
+    found.extend(used.iter().flat_map(matter));
+    found
+}
+
+/// Returns what the hash of a graph stands for. Comments, key order and the look of the YAML are no part of it; models,
+/// retries, hosts, secrets and settings belong to the deployment.
+fn canonical(folder: &Folder, graph: &Graph, calls: &Calls, used: &BTreeSet<String>) -> Json {
     let prompt = |path: &String| {
         let path = format!("prompts/{path}");
         text(folder, &path).map(|text| (path, Json::String(text)))
     };
-    sorted(serde_json::json!({
+    let mut whole = serde_json::json!({
         "graph": graph.tree.to_json(),
         "id": graph.id,
-        "types": types.map(|(_, types)| types.to_json()),
+        "types": section(folder, "types").map(Node::to_json),
         "prompts": used.iter().filter_map(prompt).collect::<serde_json::Map<_, _>>(),
-    }))
+    });
+    // A graph that has none of these keeps its hash.
+    let mut add = |key: &str, values: serde_json::Map<String, Json>| {
+        if !values.is_empty() {
+            whole[key] = Json::Object(values);
+        }
+    };
+    add("tools", tools(folder, calls).into_iter().map(|(name, tool)| (name, tool.to_json())).collect());
+    let called =
+        calls.graphs.iter().filter_map(|id| Some((id.clone(), folder.graphs.get(id)?.tree.to_json())));
+    add("children", called.collect());
+    let schema = |path: String| {
+        let json = folder.schemas.get(&path)?.json.clone();
+        Some((path, json))
+    };
+    add("schemas", schemas(folder, graph, calls, used).into_iter().filter_map(schema).collect());
+    sorted(whole)
 }
 
 /// Sorts the keys of every object.
@@ -80,7 +157,8 @@ pub fn stored_canonical(body: &[u8], graph: &str) -> Result<Json, String> {
     let used = files.keys().filter_map(|path| path.strip_prefix("prompts/")).map(str::to_owned).collect();
     let folder = load_files("", files, &mut Bag::trusting());
     let graph = folder.graphs.get(graph).ok_or("the body holds another graph")?;
-    Ok(canonical(&folder, graph, &used))
+    let calls = calls(graph, &folder.graphs, &folder.project);
+    Ok(canonical(&folder, graph, &calls, &used))
 }
 
 /// Makes a plan again from the body that was stored with it. Models and retries are those of `project`, the text of
@@ -92,7 +170,20 @@ pub fn revive(body: &[u8], graph: &str, project: &[u8], providers: &Providers) -
     let today = Some(project).filter(|text| !text.is_empty());
     let today: Files = today.map(|text| ("project.yaml".to_owned(), text.to_vec())).into_iter().collect();
     let today = load_files("", today, &mut bag).project;
-    folder.project = Project { types: folder.project.types, tree: folder.project.tree, ..today };
+    let then = folder.project;
+    // Types and tools are of then; what belongs to the deployment is of today, with what tools of then need besides.
+    let mut env = today.env.clone();
+    env.extend(
+        then.env.into_iter().filter(|(name, _)| !today.env.iter().any(|(now, _)| now.value == name.value)),
+    );
+    folder.project = Project {
+        types: then.types,
+        tools: then.tools,
+        broken_tools: then.broken_tools,
+        tree: then.tree,
+        env,
+        ..today
+    };
     plan(&folder, graph, providers, bag)
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::reads::Reads;
 use super::symbol::{Access, Mark, Sort, Symbol};
 use crate::diagnostic::{Bag, FileId, Span, Spanned};
-use crate::spec::grammar::{FRONT_MATTER, GRAPH, KINDS, Map, Named, PROJECT, Shape};
+use crate::spec::grammar::{FRONT_MATTER, GRAPH, Map, Named, PROJECT, Shape};
 use crate::spec::{Files, Folder, Node, PromptFile, Tree, TypeSpec, load_files};
 
 /// What a file holds.
@@ -174,11 +174,11 @@ impl<'a> Walk<'a> {
                 }
             }
             Shape::Map(map) => self.map(node, map),
-            Shape::Kinds(kinds) => {
+            Shape::Kinds(_, kinds) => {
                 let kind = entry(node, "kind").and_then(Node::as_str);
                 let kind = kinds.iter().find(|known| Some(known.name) == kind);
                 // Of a kind that is not known, any key may be meant.
-                let maps = kind.map_or_else(|| KINDS.iter().map(|k| k.map).collect(), |kind| vec![kind.map]);
+                let maps = kind.map_or_else(|| kinds.iter().map(|k| k.map).collect(), |kind| vec![kind.map]);
                 let Tree::Map(entries) = &node.tree else { return };
                 for (key, value) in entries {
                     let known = key.as_str().and_then(|name| maps.iter().find_map(|map| map.key(name)));
@@ -312,7 +312,7 @@ fn fits(node: &Node, shape: Shape) -> usize {
             2 * map.names().filter(|name| is(name)).count()
         }
         (
-            Shape::Kinds(_)
+            Shape::Kinds(..)
             | Shape::Names(..)
             | Shape::Marked { .. }
             | Shape::AnyMap

@@ -173,7 +173,7 @@ impl Project {
                     TypeSpec::List(item, _) => spec = item,
                     TypeSpec::Descriptor(descriptor) => match &descriptor.base {
                         Base::Type(inner) => spec = inner,
-                        Base::Enum(_) | Base::Fields(_) => break,
+                        Base::Enum(_) | Base::Fields(_) | Base::Schema(_) => break,
                     },
                     TypeSpec::Name { name, .. } => {
                         let named = Symbol::new(Sort::Type, "", &name.value);

@@ -1,46 +1,30 @@
 //! Which keys belong where, and which come with later versions.
 
 /// Keys of the language that come with later versions, so that they are not taken for slips.
-const LATER_KEYS: [&str; 15] = [
-    "tools",
-    "max_tool_rounds",
-    "on_tool_error",
-    "cache",
-    "effects",
-    "emit",
-    "durability",
-    "mcp",
-    "hosts",
-    "secrets",
-    "env",
-    "retention",
-    "fallback",
-    "schema",
-    "cost_usd",
-];
+const LATER_KEYS: [&str; 6] = ["cache", "durability", "mcp", "retention", "fallback", "cost_usd"];
 
 /// Explains a key that is right elsewhere, or later.
 pub(super) fn elsewhere(key: &str) -> Option<String> {
     let kind = match key {
-        "prompt" | "with" | "model" | "history" | "into" | "reply" | "stream" => "llm",
+        "prompt" | "model" | "history" | "reply" | "stream" | "tools" | "max_tool_rounds"
+        | "on_tool_error" => "llm",
         "set" | "clear" => "set",
         "error" | "code" => "fail",
-        _ => return kind_to_come(key).or_else(|| later(key)),
-    };
-    Some(format!("`{key}` belongs to kind `{kind}`"))
-}
-
-/// Explains a key of a kind that comes later.
-fn kind_to_come(key: &str) -> Option<String> {
-    let kind = match key {
         "url" | "method" | "headers" | "body" | "auth" | "response" => "http",
         "question" | "who" | "options" | "on_timeout" | "on_message" => "ask",
         "over" | "as" | "do" | "max_parallel" | "on_item_error" => "map",
         "tool" => "tool",
         "use" | "scope" => "graph",
-        _ => return None,
+        "with" => return Some("`with` belongs to the kinds `llm`, `tool`, `graph` and `custom`".to_owned()),
+        "into" => return Some("`into` belongs to kinds with a result, such as `llm`".to_owned()),
+        "schema" => {
+            return Some(
+                "`schema` belongs to kind `ask`; the type of a model's answer is its `output`".to_owned(),
+            );
+        }
+        _ => return later(key),
     };
-    Some(format!("`{key}` belongs to kind `{kind}`, which is not in this build yet"))
+    Some(format!("`{key}` belongs to kind `{kind}`"))
 }
 
 /// Explains only what comes later.
@@ -91,6 +75,12 @@ pub(super) fn meant(key: &str) -> Option<&'static str> {
         "backoff" => "first",
         "max_attempts" | "retries" => "attempts",
         "desc" | "title" => "description",
+        "parameters" | "arguments" => "args",
+        "choices" => "options",
+        "graph" | "subgraph" => "use",
+        "uri" => "url",
+        "items" | "list" | "foreach" => "over",
+        "save_as" | "result_to" => "into",
         _ => return None,
     })
 }

@@ -27,8 +27,12 @@ pub struct LlmSpec {
     pub history: Option<HistorySpec>,
     /// The type of the answer, with the place of the word.
     pub output: Option<(Span, TypeSpec)>,
-    /// Where the answer goes.
-    pub into: Option<IntoSpec>,
+    /// The tools that the model may call.
+    pub tools: Vec<Spanned<String>>,
+    /// How often it may ask for them.
+    pub max_tool_rounds: Option<Spanned<u64>>,
+    /// `answer` or `fail`.
+    pub on_tool_error: Option<Spanned<&'static str>>,
     /// It is said to the user, with the place of the word.
     pub reply: Option<Spanned<bool>>,
     /// `tokens`, `final` or `none`.
@@ -104,15 +108,30 @@ impl Reader<'_> {
             params: self.params(fields),
             history: fields.take("history").and_then(|node| self.history(node)),
             output: fields.take_entry("output").and_then(|(at, node)| Some((at, self.ty(node, false)?))),
-            into: fields.take("into").and_then(|node| match node.tree {
-                Tree::Map(_) => Some(IntoSpec::Map(self.expressions(node))),
-                _ => self.name(node, "the name of a channel").map(IntoSpec::Channel),
-            }),
+            tools: fields.take("tools").map(|node| self.tool_names(node)).unwrap_or_default(),
+            max_tool_rounds: fields.take("max_tool_rounds").and_then(|node| self.count(node, 1)),
+            on_tool_error: fields.take("on_tool_error").and_then(|node| self.word(node, &["answer", "fail"])),
             reply: fields
                 .take_entry("reply")
                 .and_then(|(span, node)| self.boolean(node).map(|value| Spanned { value, span })),
             stream: fields.take("stream").and_then(|node| self.word(node, &["tokens", "final", "none"])),
         }
+    }
+
+    /// Reads the names of tools; a name that is there twice is told.
+    fn tool_names(&mut self, node: &Node) -> Vec<Spanned<String>> {
+        let mut names: Vec<Spanned<String>> = Vec::new();
+        for item in self.filled(node, "tools") {
+            let Some(name) = self.name(item, "the name of a tool") else { continue };
+            if let Some(first) = names.iter().find(|known| known.value == name.value) {
+                let message = format!("tool `{}` is there twice", name.value);
+                let finding = Diagnostic::error("G105", message, name.span, "the second one");
+                self.bag.report(finding.related(first.span, "the first one").help("remove one of them"));
+                continue;
+            }
+            names.push(name);
+        }
+        names
     }
 
     fn history(&mut self, node: &Node) -> Option<HistorySpec> {

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::graph::Graph;
+use super::json::JsonFile;
 use super::parse::{MAX_BYTES, parse};
 use super::project::Project;
 use super::prompt::PromptFile;
@@ -35,6 +36,8 @@ pub struct Folder {
     pub prompts: BTreeMap<String, PromptFile>,
     /// Templates for including only, by path below prompts/.
     pub partials: BTreeMap<String, Text>,
+    /// The JSON Schema files by path: `schemas/order.json`.
+    pub schemas: BTreeMap<String, JsonFile>,
     /// The tests by path: `tests/chat.test.yaml`.
     pub tests: BTreeMap<String, TestFile>,
     /// Files that no rule claims, by path.
@@ -43,6 +46,8 @@ pub struct Folder {
     pub broken_graphs: Vec<String>,
     /// Prompts that are there but cannot be read.
     pub broken_prompts: Vec<String>,
+    /// JSON Schema files that are there but cannot be read.
+    pub broken_schemas: Vec<String>,
     /// The files as they are, for storing a version.
     pub files: Files,
 }
@@ -165,6 +170,7 @@ enum Claim {
     Prompt(String),
     Partial(String),
     Test(String),
+    Schema(String),
     /// Read by other commands.
     Other,
     /// By no rule, with the name that would be read.
@@ -191,7 +197,7 @@ fn claim(path: &str) -> Claim {
             name.strip_suffix(".md").map_or(Claim::Nothing(None), |name| Claim::Prompt(name.to_owned()))
         }
         ["prompt", rest @ ..] => Claim::Nothing(Some(format!("prompts/{}", rest.join("/")))),
-        ["schemas", .., name] if name.strip_suffix(".json").is_some() => Claim::Other,
+        ["schemas", .., name] if name.strip_suffix(".json").is_some() => Claim::Schema(path.to_owned()),
         ["tests", "snapshots", ..] => Claim::Other,
         ["tests", .., name] => match (name.strip_suffix(".test.yaml"), name.strip_suffix(".tests.yaml")) {
             (Some(_), _) => Claim::Test(path.to_owned()),
@@ -250,6 +256,7 @@ impl Folder {
         match claim {
             Claim::Graph(id) => self.broken_graphs.push(id),
             Claim::Prompt(name) => self.broken_prompts.push(name),
+            Claim::Schema(path) => self.broken_schemas.push(path),
             Claim::Project => self.project.unsure = true,
             _ => {}
         }
@@ -307,6 +314,10 @@ fn read(folder: &mut Folder, claim: Claim, file: FileId, bag: &mut Bag) {
         Claim::Prompt(name) => match (Reader { bag }).prompt(file) {
             Some(prompt) => drop(folder.prompts.insert(name, prompt)),
             None => folder.broken_prompts.push(name),
+        },
+        Claim::Schema(path) => match JsonFile::parse(file, &source[base..], base, bag) {
+            Some(json) => drop(folder.schemas.insert(path, json)),
+            None => folder.broken_schemas.push(path),
         },
         Claim::Test(path) => {
             let tree = parse(&source[base..], file, base, bag);

@@ -2,9 +2,11 @@
 //!
 //! Invariant: decides nothing. Names are not resolved, expressions are not parsed, defaults are not filled in.
 
+mod call;
 mod fields;
 pub mod grammar;
 mod graph;
+mod json;
 mod keys;
 mod llm;
 mod load;
@@ -17,6 +19,7 @@ mod parse;
 mod project;
 mod prompt;
 mod reader;
+mod request;
 mod scalar;
 mod schema;
 mod secrets;
@@ -24,10 +27,13 @@ mod slips;
 mod surface;
 mod text;
 mod test;
+mod tool;
 mod tree;
 mod types;
 
+pub use call::{AskSpec, BodySpec, CustomSpec, GraphNodeSpec, HttpSpec, MapSpec, ToolNodeSpec};
 pub use graph::{ANY, DefaultsSpec, Graph, LimitsSpec, OutputSpec, TimeoutSpec};
+pub use json::JsonFile;
 pub use llm::{HistorySpec, IntoSpec, LlmSpec, ParamsSpec};
 pub use load::{Files, Folder, load, load_files, load_over};
 pub use migrate::MigrateSpec;
@@ -37,11 +43,13 @@ pub use on_error::{CatchSpec, ErrorSpec, OnErrorSpec};
 pub use project::{ModelSpec, Project, RetrySpec};
 pub use prompt::PromptFile;
 pub use reader::check_name;
+pub use request::{AuthSpec, HeaderSpec, RequestSpec};
 pub use schema::SchemaFile;
 pub use test::{
     AnswerSpec, CallSpec, CaseSpec, EntrySpec, ExpectSpec, FailureSpec, GivenSpec, OpeningSpec, PathSpec,
     PromptSpec, ReplySpec, ResponseBody, ScriptSpec, SnapshotSpec, TestFile, TurnSpec,
 };
 pub use text::{ExprSpec, Text};
+pub use tool::{EnvSpec, HostSpec, ToolBodySpec, ToolSpec};
 pub use tree::{Node, Tree};
 pub use types::{Base, Descriptor, TypeSpec};

@@ -1,10 +1,11 @@
 //! Nodes as written.
 
+use super::call::{AskSpec, CustomSpec, GraphNodeSpec, HttpSpec, MapSpec, ToolNodeSpec};
 use super::fields::Fields;
-use super::grammar::{KINDS, Map, NODE};
+use super::grammar::{KINDS, Kind, Map, NODE};
 use super::graph::TimeoutSpec;
 use super::keys::{elsewhere, meant};
-use super::llm::LlmSpec;
+use super::llm::{IntoSpec, LlmSpec};
 use super::next::NextSpec;
 use super::on_error::OnErrorSpec;
 use super::reader::Reader;
@@ -29,6 +30,12 @@ pub struct NodeSpec {
     pub retry: Option<Spanned<String>>,
     /// How long it may take.
     pub timeout: TimeoutSpec,
+    /// `none`, `idempotent` or `at_most_once`.
+    pub effects: Option<Spanned<&'static str>>,
+    /// Where its result goes.
+    pub into: Option<IntoSpec>,
+    /// Events over `result`, by name.
+    pub emit: Vec<(Spanned<String>, ExprSpec)>,
     /// The most visits in a run.
     pub max_visits: Option<Spanned<u64>>,
     /// Where to go instead of one visit more.
@@ -50,6 +57,18 @@ pub struct NodeSpec {
 pub enum KindSpec {
     /// Calls a chat model.
     Llm(Box<LlmSpec>),
+    /// Calls a tool.
+    Tool(ToolNodeSpec),
+    /// Sends a request.
+    Http(Box<HttpSpec>),
+    /// Asks a person.
+    Ask(Box<AskSpec>),
+    /// The same for each item of a list.
+    Map(Box<MapSpec>),
+    /// Runs another graph.
+    Graph(GraphNodeSpec),
+    /// What a host program has registered.
+    Custom(CustomSpec),
     /// A reply, emitted whole.
     Say {
         /// The text.
@@ -73,7 +92,15 @@ pub enum KindSpec {
     },
 }
 
-const LATER_KINDS: [&str; 6] = ["tool", "http", "ask", "map", "graph", "custom"];
+impl NodeSpec {
+    /// Returns where it goes when a question has no answer in time.
+    pub fn on_timeout(&self) -> Option<&Spanned<String>> {
+        match &self.body {
+            KindSpec::Ask(ask) => ask.on_timeout.as_ref(),
+            _ => None,
+        }
+    }
+}
 
 impl Reader<'_> {
     /// Reads `nodes`; the name of a node is kept also when its body cannot be read.
@@ -107,40 +134,16 @@ impl Reader<'_> {
     fn node(&mut self, name: &Spanned<String>, node: &Node) -> Option<NodeSpec> {
         let errors = self.bag.errors_in(name.span.file);
         let mut fields = self.fields(node, &NODE, format!("node `{}`", name.value))?;
-        let kinds = KINDS.iter().map(|kind| kind.name);
-        let example = format!("kind: llm    (kinds: {})", kinds.collect::<Vec<_>>().join(", "));
-        let Some(kind) = fields.take("kind") else {
-            let meant = |key: &str| meant(key) == Some("kind") || suggest(key, ["kind"]).is_some();
-            match fields.other(meant) {
-                Some((key, span)) => {
-                    let what = format!("not a key of node `{}`", name.value);
-                    let finding = Diagnostic::error("G102", format!("unknown key `{key}`"), span, what);
-                    self.bag.report(finding.help("did you mean `kind`?"));
-                }
-                None => {
-                    let message = format!("node `{}` needs `kind`", name.value);
-                    let finding = Diagnostic::error("G104", message, name.span, "`kind` is missing");
-                    self.bag.report(finding.help(format!("write  {example}")));
-                }
-            }
-            return None;
-        };
-        let (kind, map) = self.kind(kind)?;
+        let (kind, map) = self.kind(&mut fields, &KINDS, &format!("node `{}`", name.value), name.span)?;
         fields.becomes(map);
-        let body = match kind.value {
-            "llm" => KindSpec::Llm(Box::new(self.llm(&mut fields, name.span))),
-            "say" => {
-                let text = fields.require(self, "text", "text: \"Hello\"", name.span);
-                KindSpec::Say { text: text.and_then(|node| self.text(node, "a text")) }
-            }
-            "set" => self.set(&mut fields, name.span),
-            "fail" => {
-                let error = fields.require(self, "error", "error: \"Nobody can answer this\"", name.span);
-                let error = error.and_then(|node| self.text(node, "a text"));
-                let code = fields.take("code").and_then(|node| self.name(node, "a code"));
-                KindSpec::Fail { error, code: code.map(|code| code.value) }
-            }
-            _ => KindSpec::Route,
+        let body = self.kind_body(kind.value, &mut fields, name.span);
+        let into = match map.key("into") {
+            Some(_) => fields.take("into").and_then(|node| self.into(node)),
+            None => None,
+        };
+        let (retry, timeout, effects) = match &body {
+            KindSpec::Ask(_) => (None, TimeoutSpec::default(), None),
+            _ => self.tried(&mut fields),
         };
         let (next_key, next) = match fields.take_entry("next") {
             Some((span, node)) => (Some(span), self.next(node)),
@@ -161,8 +164,11 @@ impl Reader<'_> {
             next,
             next_key,
             on_error: fields.take("on_error").and_then(|node| self.on_error(node)),
-            retry: fields.take("retry").and_then(|node| self.name(node, "the name of a retry policy")),
-            timeout: fields.take("timeout").map(|node| self.timeout(node)).unwrap_or_default(),
+            retry,
+            timeout,
+            effects,
+            into,
+            emit: fields.take("emit").map(|node| self.events(node)).unwrap_or_default(),
             max_visits: fields.take("max_visits").and_then(|node| self.count(node, 1)),
             on_max: fields.take("on_max").and_then(|node| self.name(node, "the name of a node")),
             join: fields.take("join").and_then(|node| self.word(node, &["all", "each"])),
@@ -179,21 +185,40 @@ impl Reader<'_> {
         Some(spec)
     }
 
-    /// Reads the kind; with it come the keys of the node.
-    fn kind(&mut self, node: &Node) -> Option<(Spanned<&'static str>, &'static Map)> {
+    /// Reads the kind; with it come the keys of the node, or of the body of a `map`.
+    pub(super) fn kind(
+        &mut self,
+        fields: &mut Fields<'_>,
+        kinds: &'static [Kind],
+        what: &str,
+        at: Span,
+    ) -> Option<(Spanned<&'static str>, &'static Map)> {
+        let names = || kinds.iter().map(|kind| kind.name);
+        let Some(node) = fields.take("kind") else {
+            let meant = |key: &str| meant(key) == Some("kind") || suggest(key, ["kind"]).is_some();
+            match fields.other(meant) {
+                Some((key, span)) => {
+                    let label = format!("not a key of {what}");
+                    let finding = Diagnostic::error("G102", format!("unknown key `{key}`"), span, label);
+                    self.bag.report(finding.help("did you mean `kind`?"));
+                }
+                None => {
+                    let message = format!("{what} needs `kind`");
+                    let finding = Diagnostic::error("G104", message, at, "`kind` is missing");
+                    let names = names().collect::<Vec<_>>().join(", ");
+                    self.bag.report(finding.help(format!("write  kind: llm    (kinds: {names})")));
+                }
+            }
+            return None;
+        };
         let name = self.name(node, "a kind")?;
-        if let Some(kind) = KINDS.iter().find(|kind| kind.name == name.value) {
+        if let Some(kind) = kinds.iter().find(|kind| kind.name == name.value) {
             return Some((Spanned { value: kind.name, span: name.span }, kind.map));
         }
-        let kinds = || KINDS.iter().map(|kind| kind.name);
-        let finding = if LATER_KINDS.contains(&name.value.as_str()) {
-            Diagnostic::error(
-                "G103",
-                format!("kind `{}` is not in this build yet", name.value),
-                name.span,
-                "cannot run",
-            )
-            .help(format!("kinds of this build: {}", kinds().collect::<Vec<_>>().join(", ")))
+        let finding = if KINDS.iter().any(|kind| kind.name == name.value) {
+            let message = format!("kind `{}` cannot be the body of a `map`", name.value);
+            let finding = Diagnostic::error("G215", message, name.span, "not for one item");
+            finding.help("put these steps into a graph of their own, and write  kind: graph")
         } else {
             Diagnostic::error(
                 "G103",
@@ -201,10 +226,67 @@ impl Reader<'_> {
                 name.span,
                 "there is no such kind",
             )
-            .help_maybe(did_you_mean(&name.value, kinds()))
+            .help_maybe(did_you_mean(&name.value, names().collect::<Vec<_>>()))
         };
         self.bag.report(finding);
         None
+    }
+
+    /// Reads what only a kind has.
+    pub(super) fn kind_body(&mut self, kind: &str, fields: &mut Fields<'_>, at: Span) -> KindSpec {
+        match kind {
+            "llm" => KindSpec::Llm(Box::new(self.llm(fields, at))),
+            "tool" => KindSpec::Tool(self.tool_node(fields, at)),
+            "http" => KindSpec::Http(Box::new(self.http(fields, at))),
+            "ask" => KindSpec::Ask(Box::new(self.ask(fields, at))),
+            "map" => KindSpec::Map(Box::new(self.map(fields, at))),
+            "graph" => KindSpec::Graph(self.graph_node(fields, at)),
+            "custom" => KindSpec::Custom(self.custom(fields, at)),
+            "say" => {
+                let text = fields.require(self, "text", "text: \"Hello\"", at);
+                KindSpec::Say { text: text.and_then(|node| self.text(node, "a text")) }
+            }
+            "set" => self.set(fields, at),
+            "fail" => {
+                let error = fields.require(self, "error", "error: \"Nobody can answer this\"", at);
+                let error = error.and_then(|node| self.text(node, "a text"));
+                let code = fields.take("code").and_then(|node| self.name(node, "a code"));
+                KindSpec::Fail { error, code: code.map(|code| code.value) }
+            }
+            _ => KindSpec::Route,
+        }
+    }
+
+    /// Reads how a node, or the body of a `map`, is tried.
+    pub(super) fn tried(
+        &mut self,
+        fields: &mut Fields<'_>,
+    ) -> (Option<Spanned<String>>, TimeoutSpec, Option<Spanned<&'static str>>) {
+        (
+            fields.take("retry").and_then(|node| self.name(node, "the name of a retry policy")),
+            fields.take("timeout").map(|node| self.timeout(node)).unwrap_or_default(),
+            fields.take("effects").and_then(|node| self.effects(node)),
+        )
+    }
+
+    /// Reads `effects`.
+    pub(super) fn effects(&mut self, node: &Node) -> Option<Spanned<&'static str>> {
+        self.word(node, &["none", "idempotent", "at_most_once"])
+    }
+
+    /// Reads `into`.
+    fn into(&mut self, node: &Node) -> Option<IntoSpec> {
+        match node.tree {
+            Tree::Map(_) => Some(IntoSpec::Map(self.expressions(node))),
+            _ => self.name(node, "the name of a channel").map(IntoSpec::Channel),
+        }
+    }
+
+    /// Reads `emit`.
+    fn events(&mut self, node: &Node) -> Vec<(Spanned<String>, ExprSpec)> {
+        let mut events = self.expressions(node);
+        events.retain(|(name, _)| self.identifier(name, "an event"));
+        events
     }
 
     fn set(&mut self, fields: &mut Fields<'_>, at: Span) -> KindSpec {

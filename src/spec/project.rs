@@ -8,6 +8,7 @@ use super::graph::TimeoutSpec;
 use super::keys::later;
 use super::llm::ParamsSpec;
 use super::reader::Reader;
+use super::tool::{EnvSpec, HostSpec, ToolSpec};
 use super::tree::{Node, Tree};
 use super::types::TypeSpec;
 use crate::diagnostic::{Diagnostic, FileId, Span, Spanned};
@@ -29,6 +30,22 @@ pub struct Project {
     pub retries: Vec<(Spanned<String>, RetrySpec)>,
     /// Named types: records or descriptors.
     pub types: Vec<(Spanned<String>, TypeSpec)>,
+    /// The tools.
+    pub tools: Vec<(Spanned<String>, ToolSpec)>,
+    /// Names of tools that are there but cannot be read.
+    pub broken_tools: Vec<String>,
+    /// Where requests may go.
+    pub hosts: Vec<HostSpec>,
+    /// A host cannot be read: one that is not listed may be it.
+    pub broken_hosts: bool,
+    /// The place of the word `hosts`.
+    pub hosts_key: Option<Span>,
+    /// Where secrets may go.
+    pub secrets: Vec<(Spanned<String>, Vec<HostSpec>)>,
+    /// The settings.
+    pub env: Vec<(Spanned<String>, EnvSpec)>,
+    /// Names of settings that are there but cannot be read.
+    pub broken_env: Vec<String>,
     /// Codes that are silenced in this file.
     pub allow: Vec<String>,
     /// Names of types and retry policies that are there but cannot be read.
@@ -80,7 +97,7 @@ impl Reader<'_> {
         let mut project = Project { file: Some(file), ..Project::default() };
         if let Some(mut fields) = self.fields(&tree, &grammar::PROJECT, "the project") {
             self.format(&mut fields, top);
-            let sections = ["models", "default_model", "retries", "types"];
+            let sections = ["models", "default_model", "retries", "types", "tools", "env"];
             let broken = |fields: &Fields<'_>, key: &str| match (key, fields.look(key)) {
                 (_, None) => false,
                 ("default_model", Some(node)) => node.as_str().is_none(),
@@ -108,6 +125,7 @@ impl Reader<'_> {
             if let Some(types) = fields.take("types") {
                 project.types = self.typed(types, "a type", false, &mut project.broken);
             }
+            self.outside(&mut fields, &mut project);
             project.allow = self.allow(fields.take("allow"));
             fields.finish(self, later);
         }
@@ -143,7 +161,7 @@ impl Reader<'_> {
         let supports = fields.take("supports").map(|node| {
             let words = self.list(node, "words").iter();
             words
-                .filter_map(|item| self.word(item, &["json_schema", "images"]))
+                .filter_map(|item| self.word(item, &["tools", "json_schema", "images"]))
                 .map(|word| word.value)
                 .collect()
         });

@@ -93,6 +93,10 @@ impl Reader<'_> {
 
     /// Reads a text.
     pub(super) fn text(&mut self, node: &Node, expected: &str) -> Option<Text> {
+        if Self::is_secret(node) {
+            self.no_secret(node);
+            return None;
+        }
         match &node.tree {
             Tree::Str(value) if !(node.style == Style::Plain && zero_padded(value)) => {
                 Some(Text::new(node, value, self.bag))
@@ -229,6 +233,28 @@ impl Reader<'_> {
         };
         self.bag.report(finding);
         false
+    }
+
+    /// Says whether a value is `{secret: NAME}`.
+    pub(super) fn is_secret(node: &Node) -> bool {
+        match &node.tree {
+            Tree::Map(entries) => match entries.as_slice() {
+                [(key, value)] => {
+                    let upper = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_';
+                    let name = value.as_str().is_some_and(|name| !name.is_empty() && name.bytes().all(upper));
+                    key.as_str() == Some("secret") && name
+                }
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+
+    /// Reports a secret where none may stand.
+    pub(super) fn no_secret(&mut self, node: &Node) {
+        let message = "a secret outside of what signs a request in";
+        let finding = Diagnostic::error("M505", message, node.span, "would be readable here");
+        self.bag.report(finding.help("secrets go into `auth`, `api_key` and headers of their own"));
     }
 
     /// Reads `{secret: NAME}`.

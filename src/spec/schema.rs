@@ -152,7 +152,7 @@ impl Writer {
             }
             Shape::Map(map) => self.define(map.name, |writer| Json::Object(writer.map(map, None))),
             Shape::Marked { by, map, fields } => self.marked(by, map, *fields),
-            Shape::Kinds(kinds) => self.define("node", |writer| writer.kinds(kinds)),
+            Shape::Kinds(name, kinds) => self.define(name, |writer| writer.kinds(kinds)),
             Shape::OneOf(shapes) => {
                 json!({"anyOf": shapes.iter().map(|shape| self.shape(*shape)).collect::<Vec<_>>()})
             }
@@ -166,8 +166,7 @@ impl Writer {
         record.insert("additionalProperties".into(), self.shape(fields));
         // With one of these it is no record: they are here only to be offered in an empty map.
         let keys = by.iter().map(|key| (key.name.to_owned(), described(json!({}), key.doc)));
-        let mut offered: Object = keys.collect();
-        offered.insert("schema".into(), json!(false));
+        let offered: Object = keys.collect();
         record.insert("properties".into(), Json::Object(offered));
         let marks: Vec<Json> = by.iter().map(|key| json!({"required": [key.name]})).collect();
         json!({
@@ -182,7 +181,7 @@ impl Writer {
     fn kinds(&mut self, kinds: &'static [Kind]) -> Json {
         let mut arms = Vec::new();
         for kind in kinds {
-            let map = self.define(kind.name, |writer| {
+            let map = self.define(kind.map.name, |writer| {
                 described(Json::Object(writer.map(kind.map, Some(kind.name))), kind.map.doc)
             });
             let is =
@@ -280,6 +279,10 @@ fn names(named: Named) -> Option<(String, &'static str)> {
             "a node is a-z, then a-z, 0-9 or _, and no reserved name",
         ),
         Named::Type => ("^[A-Z][A-Za-z0-9]*$".into(), "a type is A-Z, then letters and digits"),
+        Named::Secret | Named::Setting => {
+            ("^[A-Za-z_][A-Za-z0-9_]*$".into(), "a variable is letters, digits and _")
+        }
+        Named::Header => ("^[A-Za-z0-9!#$%&'*+.^_`|~-]+$".into(), "a header is letters, digits and -"),
         Named::Output | Named::Case => return None,
         _ => (format!("^{IDENTIFIER}"), why),
     })
@@ -288,7 +291,7 @@ fn names(named: Named) -> Option<(String, &'static str)> {
 /// Says whether the author gives the names here. Elsewhere they may hold a value of a table's row.
 fn is_given(named: Named, value: Shape) -> bool {
     match named {
-        Named::Node => matches!(value, Shape::Kinds(_)),
+        Named::Node => matches!(value, Shape::Kinds(..)),
         Named::Input | Named::Channel => !matches!(value, Shape::Any),
         _ => true,
     }
@@ -311,11 +314,15 @@ fn rules(rules: &[Rule], schema: &mut Object) {
             Rule::Due(_) => {}
             Rule::OneOf(keys) => drop(schema.insert("oneOf".into(), json!(required(keys)))),
             Rule::AnyOf(keys) => drop(schema.insert("anyOf".into(), json!(required(keys)))),
+            Rule::NotBoth(one, other) => drop(schema.insert("not".into(), json!({"required": [one, other]}))),
             Rule::Together(keys) => {
                 let others =
                     |key: &&str| keys.iter().filter(|other| *other != key).copied().collect::<Vec<_>>();
                 let needs: Object = keys.iter().map(|key| ((*key).to_owned(), json!(others(key)))).collect();
-                schema.insert("dependencies".into(), Json::Object(needs));
+                let all = schema.entry("dependencies").or_insert_with(|| json!({}));
+                if let Json::Object(all) = all {
+                    all.extend(needs);
+                }
             }
             Rule::If { key, is, due } => {
                 schema.insert("if".into(), json!({"required": [key], "properties": {*key: {"const": is}}}));

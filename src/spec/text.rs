@@ -194,6 +194,10 @@ impl Node {
 impl Reader<'_> {
     /// Reads an expression, or a list or map of them.
     pub(super) fn expr(&mut self, node: &Node) -> Option<ExprSpec> {
+        if Self::is_secret(node) {
+            self.no_secret(node);
+            return None;
+        }
         match &node.tree {
             Tree::Str(_) => self.expression(node).map(ExprSpec::Text),
             Tree::Seq(items) => {

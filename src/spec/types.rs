@@ -23,7 +23,7 @@ pub enum TypeSpec {
     List(Box<TypeSpec>, Span),
     /// `{field: T, …}`.
     Record(Vec<(Spanned<String>, TypeSpec)>, Span),
-    /// A map with one of the keys `type enum fields`.
+    /// A map with one of the keys `type enum fields schema`.
     Descriptor(Box<Descriptor>),
 }
 
@@ -32,7 +32,7 @@ pub enum TypeSpec {
 pub struct Descriptor {
     /// The first token.
     pub span: Span,
-    /// `type: T`, `enum: […]` or `fields: {…}`.
+    /// `type: T`, `enum: […]`, `fields: {…}` or `schema: PATH`.
     pub base: Base,
     /// The value when none is written.
     pub default: Option<Spanned<Json>>,
@@ -63,6 +63,8 @@ pub enum Base {
     Enum(Vec<Spanned<String>>),
     /// `fields: {…}`.
     Fields(Vec<(Spanned<String>, TypeSpec)>),
+    /// `schema: PATH`.
+    Schema(Spanned<String>),
 }
 
 impl TypeSpec {
@@ -97,7 +99,7 @@ impl Reader<'_> {
             }
             Tree::Map(entries) => {
                 let is = |key: &str| entries.iter().any(|(name, _)| name.as_str() == Some(key));
-                if is("schema") || BASES.iter().any(|key| is(key.name)) {
+                if BASES.iter().any(|key| is(key.name)) {
                     return self.descriptor(node, channel).map(|d| TypeSpec::Descriptor(Box::new(d)));
                 }
                 // A list of words is no type: `enum` was meant.
@@ -176,6 +178,8 @@ impl Reader<'_> {
             (!values.is_empty()).then_some(Base::Enum(values))
         } else if let Some(record) = fields.take("fields") {
             self.record(record).map(Base::Fields)
+        } else if let Some(path) = fields.take("schema") {
+            self.name(path, "the path of a JSON Schema file").map(Base::Schema)
         } else {
             None
         };
@@ -201,9 +205,6 @@ impl Reader<'_> {
             match suggest(key, TYPE_RULES.names()) {
                 _ if key == "required" => {
                     Some("everything is required; `string?`, or `optional: true`, may be left out".to_owned())
-                }
-                _ if key == "schema" => {
-                    Some("`schema` is not in this build yet: write the type out, or use `object`".to_owned())
                 }
                 _ if CHANNEL_ONLY.iter().any(|own| own.name == key) => {
                     Some(format!("`{key}` belongs to a channel under `state`"))

@@ -69,6 +69,59 @@ fn a_stored_version_gives_the_plan_with_the_same_hash_again() {
     assert_eq!(catalog.unwrap().graphs["support"].plan.hash, hashes["support"], "a comment is not");
 }
 
+/// A version stands for all that it calls, and can be made again of its body alone.
+#[test]
+fn a_version_holds_the_graphs_tools_and_schemas_that_it_calls() {
+    let graph = "format: 1\nstate: {messages: messages, order: {schema: schemas/order.json, optional: true}}\nstart: ask\n\
+                 nodes:\n  ask: {kind: graph, use: legal, with: {question: run.user_text}, next: tell}\n  \
+                 tell: {kind: llm, text: \"{{ state.order | tojson }}\", tools: [search], reply: true, next: end}\n";
+    let legal = "format: 1\ninput: {question: string}\nstate: {messages: messages}\nstart: answer\n\
+                 nodes:\n  answer: {kind: llm, prompt: legal/answer, with: {question: input.question}, reply: true, next: end}\n";
+    let prompt = "---\ninputs: {question: string}\n---\n{{ question }}\n";
+    let project = "format: 1\nmodels: {m: {provider: demo}}\ndefault_model: m\ntools:\n  \
+                   search: {http: {url: \"{{ env.KB }}/s?q={{ args.q | urlencode }}\"}, args: {q: string}}\n  \
+                   other: {http: {url: \"{{ env.KB }}/o\"}}\n\
+                   env: {KB: {default: \"https://kb.example.com\"}}\nhosts: {allow: [kb.example.com]}\n";
+    let base = [
+        ("chat.yaml", graph),
+        ("legal.yaml", legal),
+        ("prompts/legal/answer.md", prompt),
+        ("schemas/order.json", "{\"type\": \"object\"}"),
+        ("project.yaml", project),
+    ];
+    let version = |changed: &[(&str, &str, &str)]| {
+        let text = |path: &str, text: &str| {
+            changed.iter().filter(|(at, ..)| *at == path).fold(text.to_owned(), |text, (_, from, to)| {
+                assert!(text.contains(from), "{from}");
+                text.replace(from, to)
+            })
+        };
+        let files = base.map(|(path, file)| (path.to_owned(), text(path, file).into_bytes()));
+        let (catalog, bag) = check(files.into());
+        let mut catalog = catalog.unwrap_or_else(|| panic!("{}", render_text(&bag, false)));
+        catalog.graphs.remove("chat").unwrap()
+    };
+    let first = version(&[]);
+    let providers = Providers::without_secrets().unwrap();
+    let again = revive(&first.body, "chat", project.as_bytes(), &providers).unwrap();
+    assert_eq!(again.hash, first.plan.hash);
+    assert_eq!(again.children.keys().collect::<Vec<_>>(), ["legal"]);
+    for (what, change, same) in [
+        ("the called graph", ("legal.yaml", "prompt: legal", "temperature: 0, prompt: legal"), false),
+        ("its prompt", ("prompts/legal/answer.md", "{{ question }}", "Answer: {{ question }}"), false),
+        ("the schema", ("schemas/order.json", "\"object\"", "\"string\""), false),
+        ("a tool that is used", ("project.yaml", "/s?q=", "/find?q="), false),
+        ("one that is not", ("project.yaml", "/o\"", "/p\""), true),
+        ("a setting", ("project.yaml", "default: \"https://kb", "default: \"http://kb"), true),
+    ] {
+        assert_eq!(version(&[change]).plan.hash == first.plan.hash, same, "{what}");
+    }
+    // Where a request may go is a matter of today.
+    let closed = project.replace("allow: [kb.example.com]", "allow: []");
+    let why = revive(&first.body, "chat", closed.as_bytes(), &providers).unwrap_err();
+    assert!(why.contains("is not listed under `hosts`"), "{why}");
+}
+
 /// A run that was pinned before a deploy called the old model, or failed because that model's key was gone.
 #[test]
 fn a_stored_version_keeps_its_types_and_calls_the_models_of_today() {

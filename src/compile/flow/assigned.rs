@@ -120,8 +120,8 @@ impl Known {
                 }
                 facts
             }
-            // What failed has written nothing.
-            Sort::Error => self.before[edge.from].clone()?,
+            // What failed, or had no answer, has written nothing.
+            Sort::Error | Sort::Timeout => self.before[edge.from].clone()?,
             Sort::Next | Sort::Limit => self.after[edge.from].clone()?.and(&edge.facts),
         };
         for path in &self.volatile.replaced {
@@ -162,9 +162,9 @@ impl Known {
     /// Returns what is known after a node's writes.
     fn written(before: &Facts, access: &Access<'_>, names: &Names, channels: &Channels) -> Facts {
         let mut after = before.clone();
-        // The answer of a model is a name of its own under `into`.
-        let with_result = access.writes.iter().any(|write| write.value.is_some()) && access.answers;
-        let and_result = with_result.then(|| names.clone().with("result", access.answer.clone()));
+        // The result is a name of its own under `into`.
+        let with_result = !access.results.is_empty();
+        let and_result = with_result.then(|| names.clone().with("result", access.result.clone()));
         let names = and_result.as_ref().unwrap_or(names);
         for channel in &access.clears {
             let Some(target) = channels.get(&channel.value) else { continue };
@@ -184,7 +184,7 @@ impl Known {
             let typed = match write.value {
                 // The node sees the state as it was.
                 Some(value) => names.type_of_spec(value, before),
-                None => Typed::of(access.answer.clone()),
+                None => Typed::of(access.taken.clone()),
             };
             let (joined, fields) = match (&target.merge, write.value) {
                 (Merge::Merge, Some(ExprSpec::Map(fields, _))) => (true, fields.as_slice()),
@@ -248,7 +248,7 @@ fn volatile(cfg: &Cfg<'_>, accesses: &[Access<'_>], names: &Names, channels: &Ch
                 channels.get(&write.channel.value).is_some_and(|target| target.field.ty.is_nullable());
             let typed = match write.value {
                 Some(value) => names.type_of_spec(value, &Facts::default()),
-                None => Typed::of(access.answer.clone()),
+                None => Typed::of(access.taken.clone()),
             };
             let null = typed.may_be_null() || typed.ty == Type::Any;
             // What is known of the fields of an object goes with the object.

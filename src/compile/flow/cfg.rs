@@ -32,6 +32,8 @@ pub(super) enum Sort {
     Max,
     /// When the node has failed.
     Error,
+    /// When no answer came in time.
+    Timeout,
     /// When a limit of the run is used up: from wherever the run is, with nothing known.
     Limit,
 }
@@ -105,6 +107,9 @@ impl<'a> Cfg<'a> {
             }
             if let Some(next) = &spec.next {
                 build.next(n + 1, n + 1, next, &Facts::default());
+            }
+            if let Some(to) = spec.on_timeout().and_then(|to| build.target(&to.value)) {
+                build.edges.push(Edge { from: n + 1, to, facts: Facts::default(), sort: Sort::Timeout });
             }
             if let Some(to) = spec.on_max.as_ref().and_then(|to| build.target(&to.value)) {
                 build.edges.push(Edge { from: n + 1, to, facts: Facts::default(), sort: Sort::Max });

@@ -13,12 +13,15 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::handlers::Handlers;
+use super::heads::Head;
 use super::names::{BY_FLOW, Names};
+use super::nodes::{Gives, Shared};
 use super::prompts::Prompts;
+use super::tools::Tools;
 use crate::diagnostic::{Bag, Diagnostic, Span};
 use crate::expr::{Facts, Fault, infer};
-use crate::spec::{Graph, IntoSpec, KindSpec, NodeSpec, Text};
-use crate::state::{Channels, Type};
+use crate::spec::{Graph, Text};
+use crate::state::Channels;
 use access::{Access, Due, Site, access, output};
 use assigned::{Known, known};
 use beside::{Beside, beside};
@@ -31,6 +34,7 @@ pub(super) struct Flow<'a> {
     pub(super) channels: &'a Channels,
     pub(super) messages: Option<&'a str>,
     pub(super) prompts: &'a Prompts,
+    tools: &'a Tools,
     cfg: Cfg<'a>,
     /// By vertex, from 1.
     accesses: Vec<Access<'a>>,
@@ -39,29 +43,28 @@ pub(super) struct Flow<'a> {
 }
 
 impl<'a> Flow<'a> {
-    /// Takes a graph all of whose nodes are fine, and the types of answers that are no texts, by node. `names` are those
-    /// of all nodes together.
+    /// Takes a graph all of whose nodes are fine, and what comes of them. `names` are those of all nodes together.
     pub(super) fn new(
-        graph: &'a Graph,
+        head: &'a Head<'a>,
         handlers: &Handlers<'a>,
         names: Names,
-        channels: &'a Channels,
-        messages: Option<&'a str>,
         prompts: &'a Prompts,
-        answers: &[Option<&Type>],
+        shared: &'a Shared<'a>,
+        gives: &[&Gives],
     ) -> Self {
+        let graph = head.graph;
         let specs = graph.nodes.iter().filter_map(|(_, spec)| spec.as_ref());
-        let answers = answers.iter().map(|answer| answer.cloned().unwrap_or(Type::STRING));
         let accesses = specs
-            .zip(answers)
-            .map(|(spec, answer)| access(spec, answer, graph, channels, messages, prompts))
+            .zip(gives)
+            .map(|(spec, gives)| access(spec, gives, head, &names, prompts, shared))
             .collect();
         Self {
             graph,
             names,
-            channels,
-            messages,
+            channels: &head.channels,
+            messages: head.messages.as_deref(),
             prompts,
+            tools: shared.tools,
             cfg: Cfg::new(graph, handlers),
             accesses,
             unset: RefCell::default(),
@@ -89,13 +92,22 @@ impl<'a> Flow<'a> {
         let names = &self.names;
         for vertex in self.cfg.nodes() {
             let Some(facts) = known.before(vertex) else { continue };
-            let with_result = self.cfg.spec(vertex).filter(|spec| takes_result(spec)).map(|_| {
-                // The answer of a model; what `into` reads besides is what the node saw.
-                names.clone().with("result", self.accesses[vertex - 1].answer.clone())
-            });
-            let names = with_result.as_ref().unwrap_or(names);
-            for site in &self.accesses[vertex - 1].sites {
+            let access = &self.accesses[vertex - 1];
+            for site in &access.sites {
                 self.check_site(site, vertex, names, facts, known, bag);
+            }
+            if !access.items.is_empty() {
+                let inner = access.with_locals(names.clone());
+                for site in &access.items {
+                    self.check_site(site, vertex, &inner, facts, known, bag);
+                }
+            }
+            if !access.results.is_empty() {
+                // The result; what `into` reads besides is what the node saw.
+                let inner = names.clone().with("result", access.result.clone());
+                for site in &access.results {
+                    self.check_site(site, vertex, &inner, facts, known, bag);
+                }
             }
         }
         for condition in &self.cfg.conditions {
@@ -240,8 +252,4 @@ fn report_null(span: Span, path: Option<&str>, found: &str, due: &Due, names: &N
     bag.report(finding.help(format!(
         "give a value for null:  {value} | default(…)  or come here only by a rule  {value} is not none"
     )));
-}
-
-fn takes_result(spec: &NodeSpec) -> bool {
-    matches!(&spec.body, KindSpec::Llm(llm) if matches!(llm.into, Some(IntoSpec::Map(_))))
 }

@@ -6,7 +6,8 @@ use super::Flow;
 use super::access::{Access, Site, Spoken};
 use crate::compile::names::Names;
 use crate::diagnostic::{Bag, Diagnostic, Span};
-use crate::expr::{Expr, Facts, Root, Roots};
+use crate::expr::{Expr, Facts, Root, Roots, Slot};
+use crate::plan::Effects;
 use crate::spec::{ExprSpec, KindSpec, LlmSpec};
 
 impl Flow<'_> {
@@ -14,17 +15,45 @@ impl Flow<'_> {
     pub(super) fn check_trust(&self, bag: &mut Bag) {
         let names = self.tainted();
         for vertex in self.cfg.nodes() {
-            for site in &self.accesses[vertex - 1].sites {
+            let access = &self.accesses[vertex - 1];
+            let within = inner(access, &names);
+            for site in access.sites.iter().chain(&access.items) {
                 let Site::Template(text, Spoken::System) = site else { continue };
+                let names = &within;
                 let found = self.prompts.find_types(&text.value, &names.roots, &Facts::default(), "S402");
                 for (_, range) in found.untrusted.into_iter().filter(|(part, _)| part.is_none()) {
                     bag.report(finding(text.locate(range), None));
                 }
             }
             let Some(spec) = self.cfg.spec(vertex) else { continue };
-            if let KindSpec::Llm(llm) = &spec.body {
-                self.check_prompt(llm, &names, vertex, bag);
+            let body = match &spec.body {
+                KindSpec::Map(map) => map.body.as_ref().map(|body| &body.body),
+                body => Some(body),
+            };
+            if let Some(KindSpec::Llm(llm)) = body {
+                let within = inner(&self.accesses[vertex - 1], &names);
+                self.check_prompt(llm, &within, vertex, bag);
             }
+            self.check_tools(&self.accesses[vertex - 1], &names, bag);
+        }
+    }
+
+    /// Hints at tools with effects that a model can be talked into calling.
+    fn check_tools(&self, access: &Access<'_>, names: &Names, bag: &mut Bag) {
+        if access.tools.is_empty() || !self.reads_untrusted(access, names) {
+            return;
+        }
+        for name in access.tools {
+            let Some(tool) = self.tools.known.get(&name.value) else { continue };
+            if tool.approval || tool.effects == Effects::None {
+                continue;
+            }
+            let message = format!("a text from outside can make the model call `{}`", name.value);
+            let finding = Diagnostic::lint("M509", message, name.span, "has effects, and nobody is asked");
+            let finding = finding.related(tool.name.span, "declared here");
+            bag.report(
+                finding.help("add  approval: always  to the tool, or  effects: none  where it only reads"),
+            );
         }
     }
 
@@ -68,7 +97,7 @@ impl Flow<'_> {
         loop {
             let mut more = BTreeSet::new();
             for access in &self.accesses {
-                let answer = self.reads_untrusted(access, &names.roots);
+                let answer = access.outside || self.reads_untrusted(access, &names);
                 for write in &access.writes {
                     let untrusted = match write.value {
                         None => answer,
@@ -95,7 +124,9 @@ impl Flow<'_> {
         }
     }
 
-    fn reads_untrusted(&self, access: &Access<'_>, roots: &Roots) -> bool {
+    fn reads_untrusted(&self, access: &Access<'_>, names: &Names) -> bool {
+        let within = inner(access, names);
+        let roots = &within.roots;
         let reads = |source: &str, template: bool| {
             let reads = if template {
                 self.prompts.reads_of(source)
@@ -105,12 +136,23 @@ impl Flow<'_> {
             reads.iter().any(|read| is_untrusted(roots, &read.root, read.path.first()))
         };
         access.converses
-            || access.sites.iter().any(|site| match site {
+            || access.sites.iter().chain(&access.items).any(|site| match site {
                 Site::Expr(text, _) => reads(&text.value, false),
                 Site::Template(text, _) => reads(&text.value, true),
                 Site::Read(path, ..) => reads(path, false),
             })
     }
+}
+
+/// Adds the names that are there for an item of a list.
+fn inner(access: &Access<'_>, names: &Names) -> Names {
+    let names = access.with_locals(names.clone());
+    let Some(over) = access.over else { return names };
+    let untrusted = names.type_of_spec(&ExprSpec::Text(over.clone()), &Facts::default()).untrusted;
+    access
+        .locals()
+        .iter()
+        .fold(names, |names, (name, ty)| names.with_slot(name, Slot { untrusted, ..Slot::of(ty.clone()) }))
 }
 
 fn is_untrusted(roots: &Roots, root: &str, field: Option<&String>) -> bool {

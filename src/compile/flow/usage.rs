@@ -156,7 +156,7 @@ impl Flow<'_> {
     fn read_paths(&self) -> Vec<(usize, Option<String>)> {
         let mut reads = Vec::new();
         for vertex in self.cfg.nodes() {
-            for site in &self.accesses[vertex - 1].sites {
+            for site in self.accesses[vertex - 1].all() {
                 reads.extend(self.channels_of(site).into_iter().map(|channel| (vertex, channel)));
             }
         }
@@ -193,7 +193,7 @@ impl Flow<'_> {
         let mut reads: BTreeMap<String, BTreeSet<usize>> = BTreeMap::new();
         let mut asked: BTreeMap<String, BTreeSet<usize>> = BTreeMap::new();
         for vertex in self.cfg.nodes() {
-            for site in &self.accesses[vertex - 1].sites {
+            for site in self.accesses[vertex - 1].all() {
                 for channel in self.channels_of(site) {
                     let Some(channel) = channel else { return };
                     reads.entry(channel).or_default().insert(vertex);
@@ -236,8 +236,8 @@ impl Flow<'_> {
     ) -> Option<&Spanned<String>> {
         let mut second = None;
         let mut seen = BTreeSet::new();
-        // Where it failed, it has written nothing.
-        let goes_on = |edge: &&Edge| edge.sort != Sort::Error;
+        // Where it failed, or had no answer, it has written nothing.
+        let goes_on = |edge: &&Edge| !matches!(edge.sort, Sort::Error | Sort::Timeout);
         let edges = |vertex: usize| self.cfg.out[vertex].iter().map(|&edge| &self.cfg.edges[edge]);
         let mut todo: Vec<usize> = edges(from).filter(goes_on).map(|edge| edge.to).collect();
         if todo.is_empty() {

@@ -3,17 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use indexmap::IndexMap;
-
-use super::{LlmDraft, Model, Scene, takes};
+use super::words::check_words;
+use super::{Gives, LlmDraft, Model, Scene, Step};
 use crate::compile::prompts::{Part, Prompt, Prompts};
 use crate::diagnostic::{Bag, Diagnostic, Spanned, did_you_mean};
-use crate::expr::{Expr, ExprTree, Facts, Typed};
+use crate::expr::{Expr, ExprTree, Facts};
 use crate::model::{OutputSchema, Params, Role, Timeouts};
 use crate::node::{Bind, Clip, Output, Piece};
-use crate::plan::Sent;
-use crate::spec::{HistorySpec, IntoSpec, LlmSpec, NodeSpec, ParamsSpec, TimeoutSpec};
+use crate::spec::{HistorySpec, LlmSpec, ParamsSpec, TimeoutSpec};
 use crate::state::Type;
+
+/// How often a model may ask for tools where nothing is said.
+const TOOL_ROUNDS: u64 = 8;
 
 /// The bag says what is wrong.
 struct Reported;
@@ -21,9 +22,51 @@ struct Reported;
 impl Scene<'_> {
     pub(super) fn llm(
         &mut self,
-        name: &Spanned<String>,
+        step: &Step<'_>,
         llm: &LlmSpec,
-        spec: &NodeSpec,
+        prompts: &mut Prompts,
+        bag: &mut Bag,
+    ) -> (Option<LlmDraft>, Gives) {
+        let name = step.name;
+        let replies = llm.reply.as_ref().is_some_and(|reply| reply.value);
+        if let (Some((at, _)), false) = (&llm.output, step.taken || step.partial) {
+            let message = format!("nobody takes the output of `{}`", name.value);
+            let finding = Diagnostic::error("G221", message, *at, "`into` is missing");
+            bag.report(finding.help("add  into: <channel>  to keep it"));
+        } else if !step.taken && !replies && !step.partial {
+            let message = format!("nobody takes the answer of `{}`", name.value);
+            let (label, help) = if step.item {
+                ("the list goes nowhere", "add  into: <channel>  beside `over`")
+            } else {
+                ("neither `reply` nor `into`", "add  reply: true  to say it, or  into: <channel>  to keep it")
+            };
+            bag.report(Diagnostic::error("G221", message, name.span, label).help(help));
+        }
+        let model = self.model(llm, step, bag);
+        let output = self.output(name, llm, model.as_ref(), bag);
+        let gives = match &output {
+            Ok(None) => Gives::of(Type::STRING, "the answer of a model"),
+            Ok(Some(output)) => Gives::of(output.ty.clone(), "the output"),
+            // A type that cannot be read takes every channel.
+            Err(Reported) => Gives::unknown(),
+        };
+        if let (Some((at, _)), Ok(Some(output))) = (&llm.output, &output) {
+            let file = llm.prompt.as_ref().and_then(|wanted| prompts.known(&wanted.value));
+            if let Some(prompt) = file.map(|prompt| &prompt.body).or(llm.text.as_ref()) {
+                check_words(&output.ty, *at, prompt, bag);
+            }
+        }
+        let draft = self.asked(step, llm, model, output, prompts, bag);
+        (draft, gives)
+    }
+
+    /// Checks what is sent to the model, and how.
+    fn asked(
+        &mut self,
+        step: &Step<'_>,
+        llm: &LlmSpec,
+        model: Option<Model>,
+        output: Result<Option<Output>, Reported>,
         prompts: &mut Prompts,
         bag: &mut Bag,
     ) -> Option<LlmDraft> {
@@ -32,31 +75,14 @@ impl Scene<'_> {
             Some(reply) if reply.value => Some(self.conversation("`reply`", reply.span, bag)),
             _ => None,
         };
-        if let (Some((at, _)), None) = (&llm.output, &llm.into) {
-            let message = format!("nobody takes the output of `{}`", name.value);
-            let finding = Diagnostic::error("G221", message, *at, "`into` is missing");
-            bag.report(finding.help("add  into: <channel>  to keep it"));
-        } else if llm.into.is_none() && !replies && !spec.partial {
-            let message = format!("nobody takes the answer of `{}`", name.value);
-            let finding = Diagnostic::error("G221", message, name.span, "neither `reply` nor `into`");
-            bag.report(finding.help("add  reply: true  to say it, or  into: <channel>  to keep it"));
-        }
-        let model = self.model(llm, name, spec, bag);
-        let output = self.output(name, llm, model.as_ref(), bag);
-        let into = match &output {
-            Ok(output) => {
-                self.sent(llm, output.as_ref().map_or(Type::STRING, |output| output.ty.clone()), bag)
-            }
-            // A type that cannot be read takes every channel.
-            Err(Reported) => self.sent(llm, Type::Any, bag),
-        };
+        let tools = self.tools(llm, model.as_ref(), bag);
         let mut params = ParamsSpec::default();
         let prompted = if let Some(wanted) = &llm.prompt {
             let prompt = prompts.find(&wanted.value, wanted.span, bag);
             prompt.and_then(|prompt| {
                 self.used.insert(format!("{}.md", wanted.value));
                 self.used.extend(prompt.includes.iter().cloned());
-                let binds = self.binds(wanted, llm, prompt, spec.partial, bag)?;
+                let binds = self.binds(wanted, llm, prompt, step.partial, bag)?;
                 let pieces = prompt
                     .parts
                     .iter()
@@ -74,7 +100,7 @@ impl Scene<'_> {
                 );
                 bag.report(finding.help("a `text` reads `state`, `input` and `run` itself"));
             }
-            self.text(name, "text", text, prompts, bag).map(|template| {
+            self.text(step, "text", text, prompts, bag).map(|template| {
                 let pieces = match self.messages {
                     Some(channel) => {
                         vec![Piece::Turn(Role::System, template), Piece::Conversation(channel.to_owned())]
@@ -92,7 +118,7 @@ impl Scene<'_> {
         let model = model?;
         let merged = merge_params([&llm.params, &params, &model.params]);
         let (pieces, binds) = prompted?;
-        if llm.into.is_none() && !replies {
+        if (!step.taken && !replies) || !tools {
             return None;
         }
         Some(LlmDraft {
@@ -106,14 +132,30 @@ impl Scene<'_> {
             },
             output: output.ok()?,
             params: merged,
-            timeouts: timeouts([spec.timeout, self.graph.defaults.timeout, model.timeout]),
+            timeouts: timeouts([step.timeout, self.graph.defaults.timeout, model.timeout]),
             reply: match reply {
                 Some(channel) => Some(channel?),
                 None => None,
             },
             stream: llm.stream.as_ref().is_none_or(|stream| stream.value == "tokens"),
-            into: into?,
+            max_rounds: llm.max_tool_rounds.as_ref().map_or(TOOL_ROUNDS, |rounds| rounds.value),
         })
+    }
+
+    /// Checks the tools that the model may call; false when something was reported, or is told elsewhere.
+    fn tools(&self, llm: &LlmSpec, model: Option<&Model>, bag: &mut Bag) -> bool {
+        let mut fine = true;
+        for name in &llm.tools {
+            self.shared.used_tools.borrow_mut().insert(name.value.clone());
+            fine &= self.shared.tools.find(name, self.shared.project.unsure, bag).is_some();
+        }
+        if let Some(first) = llm.tools.first().filter(|_| model.is_some_and(|model| !model.tools)) {
+            let message = "the model calls no tools";
+            let finding = Diagnostic::error("M508", message, first.span, "its `supports` lacks `tools`");
+            bag.report(finding.help("choose another model, or add `tools` to its `supports`"));
+            fine = false;
+        }
+        fine
     }
 
     pub(super) fn piece(&self, part: &Part, plain: bool) -> Option<Piece> {
@@ -128,15 +170,10 @@ impl Scene<'_> {
         })
     }
 
-    pub(super) fn model(
-        &self,
-        llm: &LlmSpec,
-        name: &Spanned<String>,
-        spec: &NodeSpec,
-        bag: &mut Bag,
-    ) -> Option<Model> {
+    pub(super) fn model(&self, llm: &LlmSpec, step: &Step<'_>, bag: &mut Bag) -> Option<Model> {
+        let name = step.name;
         let Some(wanted) = self.model_name(llm) else {
-            if self.shared.project.unsure || spec.partial {
+            if self.shared.project.unsure || step.partial {
                 return None;
             }
             let message = format!("node `{}` has no model", name.value);
@@ -218,49 +255,6 @@ impl Scene<'_> {
         };
         let schema = Arc::new(OutputSchema { name: name.value.clone(), schema });
         Ok(Some(Output { ty, schema, wrapped }))
-    }
-
-    pub(super) fn sent(&self, llm: &LlmSpec, result: Type, bag: &mut Bag) -> Option<Sent> {
-        let text = Typed::of(result);
-        match &llm.into {
-            None => Some(Sent::Nothing),
-            Some(IntoSpec::Channel(channel)) => {
-                if !self.channel(channel, bag) {
-                    return None;
-                }
-                let target = &self.channels[&channel.value];
-                if !takes(target.merge, &target.field.ty, &text) && !bag.is_trusting() {
-                    let message = format!("`{}` holds {}", channel.value, target.field.ty);
-                    let label = match &llm.output {
-                        Some(_) => format!("the output is {text}"),
-                        None => "the answer of a model is a text".to_owned(),
-                    };
-                    let finding = Diagnostic::error("S403", message, channel.span, label);
-                    bag.report(match self.names.declared(&format!("state.{}", channel.value)) {
-                        Some(at) => finding.related(at, "declared here"),
-                        None => finding,
-                    });
-                    return None;
-                }
-                Some(Sent::Channel(channel.value.clone()))
-            }
-            Some(IntoSpec::Map(map)) => {
-                let names = self.names.clone().with("result", text.ty);
-                let mut trees = IndexMap::new();
-                let mut fine = true;
-                for (channel, value) in map {
-                    let known = self.channel(channel, bag);
-                    match names.tree(value, bag) {
-                        Some(tree) if known => {
-                            fine &= self.fits(&names, channel, value, &tree, bag);
-                            trees.insert(channel.value.clone(), tree);
-                        }
-                        _ => fine = false,
-                    }
-                }
-                fine.then_some(Sent::Map(trees))
-            }
-        }
     }
 
     /// Finds a value for each input of a prompt: `with`, then a channel, then an input of the run, then its default.

@@ -53,7 +53,7 @@ pub(in crate::lsp) fn reach(top: Shape, cursor: &Cursor<'_>, text: &str) -> Reac
     }
     let block = cursor.path.last().map(|key| Cursor::block(text, key));
     let kinds = |shape: Shape| match shape {
-        Shape::Kinds(_) => maps(shape, block),
+        Shape::Kinds(..) => maps(shape, block),
         other => vec![other],
     };
     Reached(shapes.into_iter().flat_map(kinds).collect())
@@ -69,7 +69,7 @@ fn step(shape: Shape, key: &str, block: Option<&str>, lists: usize) -> Vec<Shape
         Shape::Map(map) => map.key(key).map(|key| key.shape).into_iter().collect(),
         Shape::Names(_, inner) => vec![*inner],
         Shape::Marked { map, fields, .. } => vec![map.key(key).map_or(*fields, |key| key.shape)],
-        Shape::Kinds(_) => {
+        Shape::Kinds(..) => {
             maps(shape, block).into_iter().flat_map(|shape| step(shape, key, block, lists)).collect()
         }
         Shape::Value => vec![Shape::Value],
@@ -79,7 +79,7 @@ fn step(shape: Shape, key: &str, block: Option<&str>, lists: usize) -> Vec<Shape
 
 /// Returns the maps of a node: that of its kind, or of all kinds while none is written.
 fn maps(shape: Shape, block: Option<&str>) -> Vec<Shape> {
-    let Shape::Kinds(kinds) = shape else { return Vec::new() };
+    let Shape::Kinds(_, kinds) = shape else { return Vec::new() };
     let kind =
         block.and_then(|block| Cursor::value_in(block.split_once(':').map_or(block, |(_, b)| b), "kind"));
     match kinds.iter().find(|known| Some(known.name) == kind) {

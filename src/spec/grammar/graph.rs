@@ -65,7 +65,7 @@ pub(super) const FORMAT: Key =
 pub(super) const ALLOW: Shape = Shape::Names(Named::Code, &Shape::Text);
 
 const CHANNELS: Shape = Shape::Names(Named::Channel, &Shape::Shared(&CHANNEL));
-const NODES: Shape = Shape::Names(Named::Node, &Shape::Kinds(&KINDS));
+const NODES: Shape = Shape::Names(Named::Node, &Shape::Kinds("node", &KINDS));
 
 /// Names with types.
 pub(super) const INPUTS: Shape = Shape::Names(Named::Input, &Shape::Shared(&TYPE));

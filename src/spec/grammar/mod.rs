@@ -4,13 +4,16 @@
 //! Invariant: only what this build understands is in it. The reader asks for each key of a map and for no other
 //! one; a debug build stops where the two part.
 
+mod call;
 mod graph;
 mod next;
 mod node;
 mod project;
 mod test;
+mod tool;
 pub(super) mod types;
 
+pub use call::{ASK, BODIES, CUSTOM, DO, GRAPH_NODE, HTTP, MAP, TOOL_NODE};
 pub use graph::{DEFAULTS, GRAPH, LIMITS, MIGRATION, TIMEOUT};
 pub use next::{
     ALL, BRANCH, CATCH, CODE, ELSE, ERROR_RULE, MATCH, NEXT, ON_ERROR, OTHERWISE, RULE, SOME, WHEN,
@@ -18,6 +21,7 @@ pub use next::{
 pub use node::{FAIL, HISTORY, KINDS, LLM, NODE, PARAMS, ROUTE, SAY, SET};
 pub use project::{FRONT_MATTER, MODEL, MODEL_PARAMS, PROJECT, RETRY, SECRET};
 pub use test::{CALL, CASE, ENTRY, EXPECT, FAILURE, GIVEN, PROMPT, SAID, TEST, TURN, WAY};
+pub use tool::{AUTH, BASIC, ENV, HOSTS, HTTP_CALL, SECRET_RULE, TOOL};
 pub use types::{CHANNEL, CHANNEL_RULES, TYPE, TYPE_RULES};
 
 /// A map with fixed keys. Keys that begin with `x-` are free in all of them.
@@ -98,8 +102,8 @@ pub enum Shape {
         /// The types of the fields.
         fields: &'static Shape,
     },
-    /// A node: a map whose keys depend on its kind.
-    Kinds(&'static [Kind]),
+    /// A node, or the body of one: a map whose keys depend on its kind.
+    Kinds(&'static str, &'static [Kind]),
     /// One of several shapes; what the author wrote tells which.
     OneOf(&'static [Shape]),
     /// A shape that is used in many places, or within itself.
@@ -161,6 +165,24 @@ pub enum Named {
     Retry,
     /// A secret.
     Secret,
+    /// A tool.
+    Tool,
+    /// An argument of a tool.
+    Argument,
+    /// What a host program registered.
+    Registered,
+    /// A setting, read as `env.NAME`.
+    Setting,
+    /// A host, with or without a port.
+    Host,
+    /// A header of a request.
+    Header,
+    /// An event for the reader of the stream.
+    Event,
+    /// An item of a list, in the body of a `map`.
+    Item,
+    /// A JSON Schema file.
+    Schema,
     /// The code of a finding that can be silenced.
     Code,
     /// The code of a node's own error.
@@ -181,6 +203,8 @@ pub enum Rule {
     OneOf(&'static [&'static str]),
     /// At least one of these.
     AnyOf(&'static [&'static str]),
+    /// At most one of these.
+    NotBoth(&'static str, &'static str),
     /// All of these or none.
     Together(&'static [&'static str]),
     /// Where a key has a value, another one is due.

@@ -1,27 +1,34 @@
 //! Nodes, by kind.
 
+use super::call::{ASK, CUSTOM, GRAPH_NODE, HTTP, MAP, TOOL_NODE};
 use super::graph::{ALLOW, TIMEOUTS};
 use super::next::{NEXT_KEY, ON_ERROR, TO};
 use super::types::TYPE;
 use super::{Key, Kind, Map, Named, Rule, Shape, Word, due, key, word};
 
 /// The kinds of this build.
-pub static KINDS: [Kind; 5] = [
+pub static KINDS: [Kind; 11] = [
     Kind { name: "llm", map: &LLM },
+    Kind { name: "tool", map: &TOOL_NODE },
+    Kind { name: "http", map: &HTTP },
     Kind { name: "say", map: &SAY },
+    Kind { name: "ask", map: &ASK },
     Kind { name: "set", map: &SET },
     Kind { name: "route", map: &ROUTE },
+    Kind { name: "map", map: &MAP },
+    Kind { name: "graph", map: &GRAPH_NODE },
+    Kind { name: "custom", map: &CUSTOM },
     Kind { name: "fail", map: &FAIL },
 ];
 
 /// A node of which only the common keys are known.
-pub static NODE: Map = Map { name: "node", doc: "A step of work.", groups: &[&COMMON], rules: &[] };
+pub static NODE: Map = Map { name: "node", doc: "A step of work.", groups: &[&COMMON, &TRIED], rules: &[] };
 
 /// A node of kind `llm`.
 pub static LLM: Map = Map {
     name: "llm",
     doc: "Calls a chat model. Its answer is said to the user (`reply`), kept in a channel (`into`), or both.",
-    groups: &[&LLM_KEYS, &PARAM_KEYS, &COMMON],
+    groups: &[&LLM_KEYS, &INTO_KEY, &SPEECH_KEYS, &PARAM_KEYS, &COMMON, &TRIED],
     rules: &[Rule::OneOf(&["prompt", "text"]), Rule::AnyOf(&["reply", "into"]), Rule::Due("next"), BOUND],
 };
 
@@ -29,7 +36,7 @@ pub static LLM: Map = Map {
 pub static SAY: Map = Map {
     name: "say",
     doc: "Says a text to the user, whole, and appends it to the conversation.",
-    groups: &[&SAY_KEYS, &COMMON],
+    groups: &[&SAY_KEYS, &COMMON, &TRIED],
     rules: &[Rule::Due("next"), BOUND],
 };
 
@@ -37,7 +44,7 @@ pub static SAY: Map = Map {
 pub static SET: Map = Map {
     name: "set",
     doc: "Writes channels, and calls nothing.",
-    groups: &[&SET_KEYS, &COMMON],
+    groups: &[&SET_KEYS, &COMMON, &TRIED],
     rules: &[Rule::AnyOf(&["set", "clear"]), Rule::Due("next"), BOUND],
 };
 
@@ -45,17 +52,21 @@ pub static SET: Map = Map {
 pub static ROUTE: Map = Map {
     name: "route",
     doc: "Does nothing but choose where to go by its `next`.",
-    groups: &[&COMMON],
+    groups: &[&COMMON, &TRIED],
     rules: &[Rule::Due("next"), BOUND],
 };
 
 /// A node of kind `fail`.
-pub static FAIL: Map =
-    Map { name: "fail", doc: "Ends the run with an error.", groups: &[&FAIL_KEYS, &COMMON], rules: &[BOUND] };
+pub static FAIL: Map = Map {
+    name: "fail",
+    doc: "Ends the run with an error.",
+    groups: &[&FAIL_KEYS, &COMMON, &TRIED],
+    rules: &[BOUND],
+};
 
-const BOUND: Rule = Rule::Together(&["max_visits", "on_max"]);
+pub(super) const BOUND: Rule = Rule::Together(&["max_visits", "on_max"]);
 
-static COMMON: [Key; 10] = [
+pub(super) static COMMON: [Key; 9] = [
     due("kind", Shape::Kind(&KINDS), "What the node does."),
     NEXT_KEY,
     key(
@@ -65,6 +76,29 @@ static COMMON: [Key; 10] = [
          Nothing of the node is written; the handler reads `error.kind`, `error.message`, `error.node` and `error.code`. \
          Default: that of the graph, else the run fails.",
     ),
+    key(
+        "max_visits",
+        Shape::Count,
+        "How often the node runs in a run at most; after that the way goes to `on_max`. Needed in a loop.",
+    ),
+    key("on_max", TO, "Where to go instead of one visit more than `max_visits`."),
+    key("join", Shape::Word(&JOINS), "What the node does with several incoming edges. Default: `all`."),
+    key(
+        "emit",
+        Shape::Names(Named::Event, &Shape::Value),
+        "Events for the reader of the stream, by name: expressions over `result` and the state. They come before the end \
+         of the node.",
+    ),
+    key("description", Shape::Text, "What the node does, for people."),
+    key(
+        "allow",
+        ALLOW,
+        "Warnings and lints that are silent in this node, each with a reason: `{G212: why}`.",
+    ),
+];
+
+/// How a node is tried.
+pub(super) static TRIED: [Key; 3] = [
     key(
         "retry",
         Shape::Name(Named::Retry),
@@ -76,19 +110,21 @@ static COMMON: [Key; 10] = [
         "How long an attempt may take: `30s`, or `{first, idle, total}`. Default: that of `defaults`, else the \
          model's, else `2m` in all.",
     ),
-    key(
-        "max_visits",
-        Shape::Count,
-        "How often the node runs in a run at most; after that the way goes to `on_max`. Needed in a loop.",
-    ),
-    key("on_max", TO, "Where to go instead of one visit more than `max_visits`."),
-    key("join", Shape::Word(&JOINS), "What the node does with several incoming edges. Default: `all`."),
-    key("description", Shape::Text, "What the node does, for people."),
-    key(
-        "allow",
-        ALLOW,
-        "Warnings and lints that are silent in this node, each with a reason: `{G212: why}`.",
-    ),
+    EFFECTS,
+];
+
+/// `effects`, of nodes and of tools.
+pub(super) const EFFECTS: Key = key(
+    "effects",
+    Shape::Word(&EFFECT_WORDS),
+    "What a call does outside. Default by what is called: GET and HEAD `none`, PUT and DELETE `idempotent`, POST, PATCH \
+     and what a host program registers `at_most_once`.",
+);
+
+static EFFECT_WORDS: [Word; 3] = [
+    word("none", "Nothing: it only reads."),
+    word("idempotent", "Twice is as good as once."),
+    word("at_most_once", "It must not happen twice: no attempt follows one that may have arrived."),
 ];
 
 static JOINS: [Word; 2] = [
@@ -96,7 +132,8 @@ static JOINS: [Word; 2] = [
     word("each", "Runs once for each branch that arrives."),
 ];
 
-static LLM_KEYS: [Key; 9] = [
+/// The keys of an `llm` node besides those that say where the answer goes.
+pub(super) static LLM_KEYS: [Key; 9] = [
     key(
         "prompt",
         Shape::Name(Named::Prompt),
@@ -131,10 +168,30 @@ static LLM_KEYS: [Key; 9] = [
          goes to `into`. Default: a text.",
     ),
     key(
-        "into",
-        Shape::OneOf(&INTO_FORMS),
-        "Where the answer is kept: a channel, or a map of channels and expressions over `result`.",
+        "tools",
+        Shape::Filled(&Shape::Name(Named::Tool)),
+        "The tools of project.yaml that the model may call; it is asked again with what they give.",
     ),
+    key(
+        "max_tool_rounds",
+        Shape::Count,
+        "How often the model may ask for tools at most; a round is one answer with all its calls. Default: 8.",
+    ),
+    key("on_tool_error", Shape::Word(&TOOL_ERRORS), "What becomes of a tool that fails. Default: `answer`."),
+];
+
+static TOOL_ERRORS: [Word; 2] =
+    [word("answer", "The model is told, and goes on."), word("fail", "The node fails.")];
+
+/// `into`, of nodes whose result goes somewhere.
+pub(super) static INTO_KEY: [Key; 1] = [key(
+    "into",
+    Shape::OneOf(&INTO_FORMS),
+    "Where the result is kept: a channel, or a map of channels and expressions over `result`.",
+)];
+
+/// How an answer is said.
+pub(super) static SPEECH_KEYS: [Key; 2] = [
     key(
         "reply",
         Shape::Boolean,

@@ -2,18 +2,19 @@
 
 use super::graph::{ALLOW, FORMAT, INPUTS, TIMEOUTS};
 use super::node::PARAM_KEYS;
+use super::tool::{ENV, HOSTS, SECRET_RULE, TOOL};
 use super::types::TYPE;
 use super::{Key, Map, Named, Rule, Shape, Word, due, key, word};
 
 /// project.yaml.
 pub static PROJECT: Map = Map {
     name: "project",
-    doc: "What all graphs of the folder share: models, retry policies and types.",
+    doc: "What all graphs of the folder share: models, retry policies, tools and types.",
     groups: &[&TOP],
     rules: &[],
 };
 
-static TOP: [Key; 6] = [
+static TOP: [Key; 10] = [
     FORMAT,
     key("models", Shape::Names(Named::Model, &Shape::Map(&MODEL)), "The chat models, by name."),
     key("default_model", Shape::Name(Named::Model), "The model of `llm` nodes that name none."),
@@ -21,6 +22,26 @@ static TOP: [Key; 6] = [
         "retries",
         Shape::Names(Named::Retry, &Shape::Map(&RETRY)),
         "The retry policies, by name. Without one an attempt that fails is not repeated.",
+    ),
+    key(
+        "tools",
+        Shape::Names(Named::Tool, &Shape::Map(&TOOL)),
+        "The tools that models and `tool` nodes can call, by name.",
+    ),
+    key(
+        "hosts",
+        Shape::Map(&HOSTS),
+        "Where `http` nodes and tools may send requests: `{allow: [kb.example.com]}`.",
+    ),
+    key(
+        "secrets",
+        Shape::Names(Named::Secret, &Shape::Map(&SECRET_RULE)),
+        "Where secrets may go, by name: `{SHOP_TOKEN: {hosts: [shop.example.com]}}`. Others go where they are named.",
+    ),
+    key(
+        "env",
+        Shape::Names(Named::Setting, &Shape::Map(&ENV)),
+        "Settings that are no secrets, by the name of their variable: read as `env.NAME` in tools and `http` nodes.",
     ),
     key(
         "types",
@@ -54,7 +75,7 @@ static MODEL_KEYS: [Key; 7] = [
     key(
         "supports",
         Shape::List(&Shape::Word(&SUPPORTS)),
-        "What the model can do besides text. Default: `[json_schema, images]`.",
+        "What the model can do besides text. Default: `[tools, json_schema, images]`.",
     ),
     key("timeout", TIMEOUTS, "How long a call may take. Default: `{first: 30s, idle: 1m, total: 2m}`."),
     key("retry", Shape::Name(Named::Retry), "The retry policy of nodes that call it. Default: one attempt."),
@@ -65,7 +86,8 @@ static PROVIDERS: [Word; 2] = [
     word("demo", "Answers offline, by echo: for trying things out."),
 ];
 
-static SUPPORTS: [Word; 2] = [
+static SUPPORTS: [Word; 3] = [
+    word("tools", "Calls tools."),
     word("json_schema", "Answers in JSON that fits a schema, which a node asks for by `output`."),
     word("images", "Looks at images of the conversation."),
 ];
@@ -105,7 +127,7 @@ static RETRY_KEYS: [Key; 5] = [
 ];
 
 /// The kinds of errors; `http_NNN` with three digits is one, too.
-pub(super) static ERROR_KINDS: [Word; 12] = [
+pub(super) static ERROR_KINDS: [Word; 14] = [
     word("timeout", "Nothing came in time."),
     word("connection", "The other side could not be reached, or the connection was cut."),
     word("rate_limit", "The provider asks to wait."),
@@ -117,6 +139,8 @@ pub(super) static ERROR_KINDS: [Word; 12] = [
     word("merge", "A write that does not join its channel."),
     word("template", "A text that could not be rendered."),
     word("failed", "A node of the kind `fail`."),
+    word("uncertain", "A call that must not be made twice, and may have been made."),
+    word("dismissed", "A question that was cancelled."),
     word("any", "Every error."),
 ];
 

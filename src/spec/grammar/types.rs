@@ -6,7 +6,7 @@ use super::{Key, Map, Named, Rule, Shape, Shared, Word, key, word};
 pub static TYPE: Shared = Shared {
     name: "type",
     doc: "A type: `string integer number boolean object any messages` or a type of project.yaml, with `?` when it may \
-          be null; `[T]`; `{field: T, …}`; or a descriptor with one of the keys `type enum fields`.",
+          be null; `[T]`; `{field: T, …}`; or a descriptor with one of the keys `type enum fields schema`.",
     shape: Shape::OneOf(&TYPE_FORMS),
 };
 
@@ -14,7 +14,7 @@ pub static TYPE: Shared = Shared {
 pub static CHANNEL: Shared = Shared {
     name: "channel",
     doc: "A channel: a type such as `string`, `[string]` or `messages`, or a map with one of the keys `type enum \
-          fields` and rules such as `merge` and `default`.",
+          fields schema` and rules such as `merge` and `default`.",
     shape: Shape::OneOf(&CHANNEL_FORMS),
 };
 
@@ -35,7 +35,7 @@ pub static TYPE_RULES: Map = Map {
     name: "type_rules",
     doc: "A type with its rules.",
     groups: &[&BASES, &RULES],
-    rules: &[Rule::OneOf(&["type", "enum", "fields"])],
+    rules: &[Rule::OneOf(&["type", "enum", "fields", "schema"])],
 };
 
 /// A channel with its rules.
@@ -43,11 +43,11 @@ pub static CHANNEL_RULES: Map = Map {
     name: "channel_rules",
     doc: "A channel with its rules.",
     groups: &[&BASES, &RULES, &CHANNEL_ONLY],
-    rules: &[Rule::OneOf(&["type", "enum", "fields"])],
+    rules: &[Rule::OneOf(&["type", "enum", "fields", "schema"])],
 };
 
 /// The keys that make a map a descriptor.
-pub(in crate::spec) static BASES: [Key; 3] = [
+pub(in crate::spec) static BASES: [Key; 4] = [
     key(
         "type",
         Shape::Shared(&TYPE),
@@ -57,7 +57,12 @@ pub(in crate::spec) static BASES: [Key; 3] = [
     key(
         "fields",
         Shape::Names(Named::Field, &Shape::Shared(&TYPE)),
-        "The fields of an object and their types; needed where a field is called `type`, `enum` or `fields`.",
+        "The fields of an object and their types; needed where a field is called `type`, `enum`, `fields` or `schema`.",
+    ),
+    key(
+        "schema",
+        Shape::Name(Named::Schema),
+        "A JSON Schema file of the project, by its path: `schemas/order.json`.",
     ),
 ];
 

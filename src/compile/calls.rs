@@ -1,0 +1,178 @@
+//! Who calls whom: graphs, and the tools that they use.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::diagnostic::{Bag, Diagnostic, Span, Spanned};
+use crate::plan::{Plan, Target};
+use crate::spec::{Graph, KindSpec, Project, ToolBodySpec, ToolSpec};
+
+/// What a graph calls, by the names that are written.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Calls {
+    pub(super) graphs: BTreeSet<String>,
+    pub(super) tools: BTreeSet<String>,
+}
+
+/// The body of a node; of a `map` what it does for an item.
+fn bodies(graph: &Graph) -> impl Iterator<Item = &KindSpec> {
+    graph.nodes.iter().filter_map(|(_, spec)| spec.as_ref()).filter_map(|spec| match &spec.body {
+        KindSpec::Map(map) => map.body.as_ref().map(|body| &body.body),
+        body => Some(body),
+    })
+}
+
+fn tool<'p>(project: &'p Project, name: &str) -> Option<&'p ToolSpec> {
+    project.tools.iter().find(|(known, _)| known.value == name).map(|(_, tool)| tool)
+}
+
+/// Returns what a graph calls itself, by its nodes and by their tools.
+fn direct(graph: &Graph, project: &Project) -> Calls {
+    let mut calls = Calls::default();
+    for body in bodies(graph) {
+        match body {
+            KindSpec::Llm(llm) => calls.tools.extend(llm.tools.iter().map(|tool| tool.value.clone())),
+            KindSpec::Tool(node) => calls.tools.extend(node.tool.iter().map(|tool| tool.value.clone())),
+            KindSpec::Graph(node) => calls.graphs.extend(node.graph.iter().map(|name| name.value.clone())),
+            _ => {}
+        }
+    }
+    for name in &calls.tools {
+        if let Some(ToolSpec { body: ToolBodySpec::Graph(graph), .. }) = tool(project, name) {
+            calls.graphs.insert(graph.value.clone());
+        }
+    }
+    calls
+}
+
+/// Returns what a graph calls, directly or by others. It is itself among the graphs only when it calls itself.
+pub(super) fn calls(graph: &Graph, graphs: &BTreeMap<String, Graph>, project: &Project) -> Calls {
+    let mut all = direct(graph, project);
+    let mut todo: Vec<String> = all.graphs.iter().cloned().collect();
+    while let Some(name) = todo.pop() {
+        let Some(called) = graphs.get(&name) else { continue };
+        let more = direct(called, project);
+        all.tools.extend(more.tools);
+        todo.extend(more.graphs.into_iter().filter(|graph| all.graphs.insert(graph.clone())));
+    }
+    all.graphs.retain(|name| graphs.contains_key(name));
+    all
+}
+
+/// What a graph says to the user.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Speech {
+    /// It says something, or asks.
+    pub(super) speaks: bool,
+    /// It says something word by word.
+    pub(super) streams: bool,
+}
+
+/// Finds out what a graph, and those that it runs as nodes, say to the user.
+pub(super) fn speech(graph: &Graph, graphs: &BTreeMap<String, Graph>) -> Speech {
+    let mut found = Speech::default();
+    let mut seen = BTreeSet::new();
+    let mut todo = vec![graph];
+    while let Some(graph) = todo.pop() {
+        for body in bodies(graph) {
+            match body {
+                KindSpec::Say { .. } => found.speaks = true,
+                KindSpec::Ask(ask) => found.speaks |= ask.who.as_ref().is_none_or(|who| who.value == "user"),
+                KindSpec::Llm(llm) if llm.reply.as_ref().is_some_and(|reply| reply.value) => {
+                    found = Speech { speaks: true, streams: true };
+                }
+                KindSpec::Graph(node) => {
+                    let called = node.graph.as_ref().and_then(|name| graphs.get(&name.value));
+                    todo.extend(called.filter(|called| seen.insert(called.id.as_str())));
+                }
+                _ => {}
+            }
+        }
+    }
+    found
+}
+
+/// Returns the calls of other graphs as nodes, with where they are written. The body of a `map` is none: a list may be
+/// empty.
+fn nodes_that_call(graph: &Graph) -> BTreeMap<&str, &Spanned<String>> {
+    let nodes = graph.nodes.iter().filter_map(|(name, spec)| Some((name, spec.as_ref()?)));
+    nodes
+        .filter_map(|(name, spec)| match &spec.body {
+            KindSpec::Graph(node) => Some((name.value.as_str(), node.graph.as_ref()?)),
+            _ => None,
+        })
+        .collect()
+}
+
+/// Reports graphs that call each other without a way out.
+pub(super) fn check_ways_out(graphs: &[(&Graph, &Plan)], bag: &mut Bag) {
+    let mut ending: BTreeSet<&str> = BTreeSet::new();
+    loop {
+        let before = ending.len();
+        for (graph, plan) in graphs {
+            if !ending.contains(graph.id.as_str()) && ends(graph, plan, &ending) {
+                ending.insert(&graph.id);
+            }
+        }
+        if ending.len() == before {
+            break;
+        }
+    }
+    let known: BTreeMap<&str, &Graph> = graphs.iter().map(|(graph, _)| (graph.id.as_str(), *graph)).collect();
+    let mut told = BTreeSet::new();
+    for (graph, _) in graphs.iter().filter(|(graph, _)| !ending.contains(graph.id.as_str())) {
+        // Along the first call that does not come back, until a graph is there again.
+        let mut way: Vec<(&Graph, Span)> = Vec::new();
+        let mut at = *graph;
+        let first = loop {
+            if let Some(n) = way.iter().position(|(seen, _)| seen.id == at.id) {
+                break Some(n);
+            }
+            let calls = nodes_that_call(at);
+            let stuck = calls.values().find(|name| !ending.contains(name.value.as_str()));
+            let Some((name, next)) = stuck.and_then(|name| Some((name, known.get(name.value.as_str())?)))
+            else {
+                break None;
+            };
+            way.push((at, name.span));
+            at = next;
+        };
+        let Some(first) = first else { continue };
+        let circle = &way[first..];
+        if circle.iter().any(|(graph, _)| told.contains(graph.id.as_str())) {
+            continue;
+        }
+        told.extend(circle.iter().map(|(graph, _)| graph.id.as_str()));
+        let ids: Vec<&str> = circle.iter().chain(&circle[..1]).map(|(graph, _)| graph.id.as_str()).collect();
+        let (one, many) = ("the graph calls itself on every way", "the graphs call each other on every way");
+        let message = if circle.len() == 1 { one } else { many };
+        let mut finding = Diagnostic::error(
+            "G214",
+            message,
+            circle[0].1,
+            format!("never comes back: {}", ids.join(" -> ")),
+        );
+        for (_, span) in &circle[1..] {
+            finding = finding.related(*span, "and on from here");
+        }
+        bag.report(finding.help("add a way to `end` that does not come by the call"));
+    }
+}
+
+/// Says whether a graph can come to an end when only these graphs do.
+fn ends(graph: &Graph, plan: &Plan, ending: &BTreeSet<&str>) -> bool {
+    let calls = nodes_that_call(graph);
+    let passes = |name: &str| calls.get(name).is_none_or(|graph| ending.contains(graph.value.as_str()));
+    let mut seen = BTreeSet::new();
+    let mut todo: Vec<Target> = plan.start.targets().into_iter().collect();
+    while let Some(target) = todo.pop() {
+        let Target::Node(name) = target else { return true };
+        let Some(node) = plan.nodes.get(&name).filter(|_| passes(&name)) else { continue };
+        if node.fails() {
+            return true;
+        }
+        if seen.insert(name) {
+            todo.extend(node.successors_without_error());
+        }
+    }
+    false
+}

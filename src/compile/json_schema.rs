@@ -1,0 +1,396 @@
+//! JSON Schema files become types: the part of draft 7 and of 2020-12 that the type language can express.
+//!
+//! Invariant: what a file says is never taken for less. What the type language cannot express is an error, but for three
+//! things: an object that names its fields has no others, a field that need not be there may be null, and `format` is
+//! only a remark.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use indexmap::IndexMap;
+use serde_json::{Map, Value as Json};
+
+use super::types::LARGEST;
+use crate::diagnostic::{Bag, Diagnostic, Spanned, did_you_mean};
+use crate::spec::{Folder, JsonFile};
+use crate::state::{Field, Type, check_pattern};
+
+/// The JSON Schema files of a project.
+#[derive(Debug, Default)]
+pub(super) struct Schemas {
+    files: BTreeMap<String, JsonFile>,
+    /// Files that are there but cannot be read.
+    broken: Vec<String>,
+    /// What was made of a file; nothing where the bag says why not.
+    known: RefCell<BTreeMap<String, Option<Field>>>,
+}
+
+impl Schemas {
+    /// Takes the files of a project.
+    pub(super) fn of(folder: &Folder) -> Self {
+        let (files, broken) = (folder.schemas.clone(), folder.broken_schemas.clone());
+        Self { files, broken, known: RefCell::default() }
+    }
+
+    /// Resolves a file by its path. What is wrong with it is told once.
+    pub(super) fn field(&self, path: &Spanned<String>, bag: &mut Bag) -> Option<Field> {
+        if let Some(known) = self.known.borrow().get(&path.value) {
+            return known.clone();
+        }
+        let field = match self.files.get(&path.value) {
+            Some(file) => Reader { file, used: path, path: Vec::new(), open: Vec::new(), parts: 0, bag }
+                .field(&file.json)
+                .ok(),
+            None if self.broken.contains(&path.value) => None,
+            None => {
+                let message = format!("there is no schema file `{}`", path.value);
+                let label = format!("looked for {}", path.value);
+                let finding = Diagnostic::error("G107", message, path.span, label);
+                let near = did_you_mean(&path.value, self.files.keys().map(String::as_str));
+                let help = if path.value.starts_with("schemas/") && path.value.ends_with(".json") {
+                    near
+                } else {
+                    Some("schema files are named by their path:  schemas/order.json".to_owned())
+                };
+                bag.report(finding.help_maybe(help));
+                None
+            }
+        };
+        self.known.borrow_mut().insert(path.value.clone(), field.clone());
+        field
+    }
+}
+
+/// What is wrong was told.
+struct Told;
+
+/// Keywords that say something to people only.
+const REMARKS: [&str; 11] = [
+    "$schema",
+    "$id",
+    "$comment",
+    "$defs",
+    "definitions",
+    "title",
+    "examples",
+    "readOnly",
+    "writeOnly",
+    "deprecated",
+    "format",
+];
+
+/// The drafts that are understood.
+const DRAFTS: [&str; 2] = ["json-schema.org/draft-07/schema", "json-schema.org/draft/2020-12/schema"];
+
+/// Goes through one file.
+struct Reader<'a> {
+    file: &'a JsonFile,
+    /// Where the file is named.
+    used: &'a Spanned<String>,
+    /// The keys that lead to where it reads.
+    path: Vec<String>,
+    /// The references that it is in.
+    open: Vec<String>,
+    parts: usize,
+    bag: &'a mut Bag,
+}
+
+impl Reader<'_> {
+    /// Reports what is wrong with a key of what is read, or with all of it.
+    fn wrong(&mut self, key: Option<&str>, message: impl Into<String>, help: Option<String>) -> Told {
+        let mut pointer = self.path.clone();
+        pointer.extend(key.map(str::to_owned));
+        let label =
+            if pointer.is_empty() { "at the top".to_owned() } else { format!("at #/{}", pointer.join("/")) };
+        let finding = Diagnostic::error("S410", message, self.file.place(&pointer), label);
+        self.bag.report(finding.related(self.used.span, "used here").help_maybe(help));
+        Told
+    }
+
+    fn below<T>(
+        &mut self,
+        keys: &[&str],
+        read: impl FnOnce(&mut Self) -> Result<T, Told>,
+    ) -> Result<T, Told> {
+        let depth = self.path.len();
+        self.path.extend(keys.iter().map(|key| (*key).to_owned()));
+        let found = read(self);
+        self.path.truncate(depth);
+        found
+    }
+
+    fn field(&mut self, schema: &Json) -> Result<Field, Told> {
+        self.parts += 1;
+        if self.parts > LARGEST {
+            return Err(self.wrong(None, "the schema is too large when it is written out", None));
+        }
+        let schema = match schema {
+            Json::Object(schema) => schema,
+            Json::Bool(true) => return Ok(Field::of(Type::Any)),
+            _ => return Err(self.wrong(None, "a schema is an object here", None)),
+        };
+        if let Some(draft) = schema.get("$schema") {
+            let name = draft.as_str().unwrap_or_default();
+            let bare =
+                name.trim_start_matches("https://").trim_start_matches("http://").trim_end_matches('#');
+            if !DRAFTS.contains(&bare) {
+                let help = "this build reads draft 7 and 2020-12".to_owned();
+                return Err(self.wrong(Some("$schema"), "a draft that is not understood", Some(help)));
+            }
+        }
+        let ty = self.ty(schema)?;
+        let description = schema.get("description").and_then(Json::as_str).map(str::to_owned);
+        let mut field = Field { ty, default: None, description };
+        if let Some(default) = schema.get("default") {
+            match field.ty.check(default) {
+                Ok(()) => field.default = Some(default.clone()),
+                Err(mismatch) => return Err(self.wrong(Some("default"), mismatch.why, None)),
+            }
+        }
+        Ok(field)
+    }
+
+    fn ty(&mut self, schema: &Map<String, Json>) -> Result<Type, Told> {
+        if let Some(reference) = schema.get("$ref") {
+            self.only(schema, &["$ref"])?;
+            return self.reference(reference);
+        }
+        for key in ["anyOf", "oneOf"] {
+            if let Some(arms) = schema.get(key) {
+                self.only(schema, &[key])?;
+                return self.either(key, arms);
+            }
+        }
+        if let Some(values) = schema.get("enum") {
+            self.only(schema, &["enum", "type"])?;
+            return self.listed(values);
+        }
+        if let Some(value) = schema.get("const") {
+            self.only(schema, &["const", "type"])?;
+            let Some(text) = value.as_str() else {
+                return Err(self.wrong(Some("const"), "only a text can be the one value", None));
+            };
+            return Ok(Type::Enum(vec![text.to_owned()]));
+        }
+        let (name, nullable) = self.name(schema)?;
+        let ty = match name {
+            "string" => {
+                self.only(schema, &["type", "minLength", "maxLength", "pattern"])?;
+                let pattern = schema.get("pattern").and_then(Json::as_str).map(str::to_owned);
+                if let Some(Err(why)) = pattern.as_deref().map(check_pattern) {
+                    let help =
+                        "write a regular expression without look-around and back-references".to_owned();
+                    return Err(self.wrong(Some("pattern"), why, Some(help)));
+                }
+                Type::String {
+                    pattern,
+                    min: self.number(schema, "minLength", Json::as_u64)?,
+                    max: self.number(schema, "maxLength", Json::as_u64)?,
+                }
+            }
+            "integer" => {
+                self.only(schema, &["type", "minimum", "maximum"])?;
+                Type::Integer {
+                    min: self.number(schema, "minimum", Json::as_i64)?,
+                    max: self.number(schema, "maximum", Json::as_i64)?,
+                }
+            }
+            "number" => {
+                self.only(schema, &["type", "minimum", "maximum"])?;
+                Type::Number {
+                    min: self.number(schema, "minimum", Json::as_f64)?,
+                    max: self.number(schema, "maximum", Json::as_f64)?,
+                }
+            }
+            "boolean" => {
+                self.only(schema, &["type"])?;
+                Type::Boolean
+            }
+            "array" => {
+                self.only(schema, &["type", "items"])?;
+                let item = match schema.get("items") {
+                    None => Type::Any,
+                    Some(items) => self.below(&["items"], |reader| reader.field(items))?.ty,
+                };
+                Type::List(Box::new(item))
+            }
+            "object" => {
+                self.only(schema, &["type", "properties", "required", "additionalProperties"])?;
+                self.object(schema)?
+            }
+            _ => {
+                self.only(schema, &[])?;
+                return Ok(Type::Any);
+            }
+        };
+        Ok(if nullable { Type::Nullable(Box::new(ty)) } else { ty })
+    }
+
+    /// Reports a keyword that is none of these.
+    fn only(&mut self, schema: &Map<String, Json>, known: &[&str]) -> Result<(), Told> {
+        let remark = |key: &str| {
+            REMARKS.contains(&key) || matches!(key, "description" | "default") || key.starts_with("x-")
+        };
+        let Some(key) = schema.keys().find(|key| !known.contains(&key.as_str()) && !remark(key)) else {
+            return Ok(());
+        };
+        let help = match key.as_str() {
+            "nullable" => "write  \"type\": [\"string\", \"null\"]".to_owned(),
+            "exclusiveMinimum" | "exclusiveMaximum" => "write `minimum` and `maximum`".to_owned(),
+            "allOf" | "anyOf" | "oneOf" | "not" | "if" => {
+                "write the fields out in one object, or take  type: object  and check it in the graph"
+                    .to_owned()
+            }
+            "definition" | "def" => "write `$defs`".to_owned(),
+            _ => "take it out, or write the type in YAML, where every rule has its key".to_owned(),
+        };
+        let key = key.clone();
+        Err(self.wrong(Some(&key), format!("the keyword `{key}` cannot be expressed as a type"), Some(help)))
+    }
+
+    /// Reads `type`; what has properties or items says by that what it is.
+    fn name<'s>(&mut self, schema: &'s Map<String, Json>) -> Result<(&'s str, bool), Told> {
+        const NAMES: [&str; 6] = ["string", "integer", "number", "boolean", "array", "object"];
+        let one = |name: &str| NAMES.contains(&name);
+        match schema.get("type") {
+            None if schema.contains_key("properties") => Ok(("object", false)),
+            None if schema.contains_key("items") => Ok(("array", false)),
+            None => Ok(("any", false)),
+            Some(Json::String(name)) if one(name) => Ok((name, false)),
+            Some(Json::Array(names)) => {
+                let mut rest = names.iter().filter_map(Json::as_str).filter(|name| *name != "null");
+                match (rest.next(), rest.next()) {
+                    (Some(name), None) if one(name) => {
+                        Ok((name, names.iter().any(|name| name.as_str() == Some("null"))))
+                    }
+                    _ => {
+                        let help = "one type, and `null` beside it".to_owned();
+                        Err(self.wrong(Some("type"), "a choice of types cannot be expressed", Some(help)))
+                    }
+                }
+            }
+            Some(_) => {
+                let help = format!("types are: {}", NAMES.join(", "));
+                Err(self.wrong(Some("type"), "no such type", Some(help)))
+            }
+        }
+    }
+
+    fn number<T>(
+        &mut self,
+        schema: &Map<String, Json>,
+        key: &str,
+        read: impl Fn(&Json) -> Option<T>,
+    ) -> Result<Option<T>, Told> {
+        match schema.get(key) {
+            None => Ok(None),
+            Some(value) => match read(value) {
+                Some(number) => Ok(Some(number)),
+                None => Err(self.wrong(Some(key), format!("`{key}` is no number that fits the type"), None)),
+            },
+        }
+    }
+
+    fn listed(&mut self, values: &Json) -> Result<Type, Told> {
+        let values = values.as_array().map(Vec::as_slice).unwrap_or_default();
+        let texts: Vec<String> = values.iter().filter_map(Json::as_str).map(str::to_owned).collect();
+        let nulls = values.iter().filter(|value| value.is_null()).count();
+        if texts.is_empty() || texts.len() + nulls != values.len() {
+            let help = "list texts, and `null` beside them".to_owned();
+            return Err(self.wrong(Some("enum"), "only texts can be listed", Some(help)));
+        }
+        let ty = Type::Enum(texts);
+        Ok(if nulls > 0 { Type::Nullable(Box::new(ty)) } else { ty })
+    }
+
+    /// Reads a choice of a type and null.
+    fn either(&mut self, key: &str, arms: &Json) -> Result<Type, Told> {
+        let arms = arms.as_array().map(Vec::as_slice).unwrap_or_default();
+        let null = |arm: &Json| arm.get("type").and_then(Json::as_str) == Some("null");
+        let (nulls, rest): (Vec<_>, Vec<_>) = arms.iter().enumerate().partition(|(_, arm)| null(arm));
+        match (nulls.len(), rest.as_slice()) {
+            (1, [(n, arm)]) => {
+                let n = n.to_string();
+                let ty = self.below(&[key, &n], |reader| reader.field(arm))?.ty;
+                Ok(if ty.is_nullable() { ty } else { Type::Nullable(Box::new(ty)) })
+            }
+            _ => {
+                let help =
+                    "a type and `null` beside it can; else take  type: object  and check it in the graph";
+                Err(self.wrong(Some(key), "a choice of types cannot be expressed", Some(help.to_owned())))
+            }
+        }
+    }
+
+    fn object(&mut self, schema: &Map<String, Json>) -> Result<Type, Told> {
+        let closed = match schema.get("additionalProperties") {
+            None => None,
+            Some(Json::Bool(more)) => Some(!more),
+            Some(_) => {
+                let help = "take  type: object  without `properties` for an object with fields of any name"
+                    .to_owned();
+                let message = "fields of any name cannot have a type";
+                return Err(self.wrong(Some("additionalProperties"), message, Some(help)));
+            }
+        };
+        let required: Vec<&str> = schema
+            .get("required")
+            .and_then(Json::as_array)
+            .map(|names| names.iter().filter_map(Json::as_str).collect())
+            .unwrap_or_default();
+        let properties =
+            schema.get("properties").and_then(Json::as_object).filter(|fields| !fields.is_empty());
+        let Some(properties) = properties else { return Ok(Type::Object) };
+        if closed == Some(false) {
+            let help = "write  \"additionalProperties\": false , or take  type: object  without `properties`"
+                .to_owned();
+            let message = "an object with other fields beside those with a type cannot be expressed";
+            return Err(self.wrong(Some("additionalProperties"), message, Some(help)));
+        }
+        if let Some(name) = required.iter().find(|name| !properties.contains_key(**name)) {
+            return Err(self.wrong(
+                Some("required"),
+                format!("`{name}` is required, and has no schema"),
+                None,
+            ));
+        }
+        let mut fields = IndexMap::new();
+        let mut fine = true;
+        for (name, schema) in properties {
+            match self.below(&["properties", name], |reader| reader.field(schema)) {
+                Ok(mut field) => {
+                    let left_out = !required.contains(&name.as_str());
+                    if left_out && field.default.is_none() && !matches!(field.ty, Type::Nullable(_)) {
+                        field.ty = Type::Nullable(Box::new(field.ty));
+                    }
+                    fields.insert(name.clone(), field);
+                }
+                Err(Told) => fine = false,
+            }
+        }
+        if fine { Ok(Type::Record(fields)) } else { Err(Told) }
+    }
+
+    fn reference(&mut self, reference: &Json) -> Result<Type, Told> {
+        let name = reference.as_str().unwrap_or_default().to_owned();
+        let Some(pointer) = name.strip_prefix('#') else {
+            let help = "copy it into this file, below `$defs`".to_owned();
+            return Err(self.wrong(Some("$ref"), "a reference that leaves the file", Some(help)));
+        };
+        if self.open.contains(&name) {
+            let help = "take  {}  for the inner one: anything fits".to_owned();
+            return Err(self.wrong(Some("$ref"), "a schema that contains itself", Some(help)));
+        }
+        let Some(target) = self.file.json.pointer(pointer) else {
+            return Err(self.wrong(Some("$ref"), format!("there is nothing at `{name}`"), None));
+        };
+        let keys: Vec<String> =
+            pointer.split('/').skip(1).map(|key| key.replace("~1", "/").replace("~0", "~")).collect();
+        let here = std::mem::replace(&mut self.path, keys);
+        self.open.push(name);
+        let found = self.field(target);
+        self.open.pop();
+        self.path = here;
+        found.map(|field| field.ty)
+    }
+}

@@ -1,0 +1,195 @@
+//! Nodes that call tools, addresses, graphs, and what a host program has registered.
+
+use indexmap::IndexMap;
+
+use super::{Body, Gives, Scene, Step};
+use crate::compile::prompts::Prompts;
+use crate::compile::request::{self, Surroundings};
+use crate::compile::tools::{find_graph, unregistered};
+use crate::diagnostic::{Bag, Diagnostic, Span, Spanned, did_you_mean};
+use crate::expr::{ExprTree, Facts};
+use crate::spec::{CustomSpec, ExprSpec, GraphNodeSpec, HttpSpec, ToolNodeSpec};
+use crate::state::{Field, Type};
+
+/// What values are given to.
+struct Callee<'c> {
+    code: &'static str,
+    /// ``tool `search` ``.
+    what: String,
+    /// `argument` or `input`.
+    noun: &'static str,
+    fields: &'c IndexMap<String, Field>,
+    /// Where it is named.
+    at: Span,
+}
+
+impl Scene<'_> {
+    pub(super) fn tool_node(
+        &self,
+        step: &Step<'_>,
+        node: &ToolNodeSpec,
+        bag: &mut Bag,
+    ) -> (Option<Body>, Gives) {
+        let Some(name) = &node.tool else {
+            self.values(&node.with, bag);
+            return (None, Gives::unknown());
+        };
+        self.shared.used_tools.borrow_mut().insert(name.value.clone());
+        let Some(tool) = self.shared.tools.find(name, self.shared.project.unsure, bag) else {
+            self.values(&node.with, bag);
+            return (None, Gives::unknown());
+        };
+        let what = format!("tool `{}`", name.value);
+        let callee = Callee { code: "M507", what, noun: "argument", fields: &tool.args, at: name.span };
+        let with = self.with(&callee, &node.with, step.partial, |arg| tool.declared(arg), bag);
+        let gives = Gives::of(tool.result.clone(), format!("the result of `{}`", name.value));
+        (with.map(|with| Body::Tool { tool: name.value.clone(), with }), gives)
+    }
+
+    pub(super) fn http(
+        &mut self,
+        step: &Step<'_>,
+        http: &HttpSpec,
+        prompts: &mut Prompts,
+        bag: &mut Bag,
+    ) -> (Option<Body>, Gives) {
+        let response = match &http.response {
+            None => Some(Type::Any),
+            Some(spec) => self.shared.types.field(spec, bag).map(|field| field.ty),
+        };
+        let outside = self.shared.outside;
+        let names = self.names.clone().with_settings(outside.settings(), &self.shared.project.broken_env);
+        let place = self.place(step);
+        let around = Surroundings { place: &place, names: &names, outside, alone: false };
+        let known = response.clone().unwrap_or(Type::Any);
+        let draft = request::request(&http.request, known.clone(), &around, prompts, &mut self.used, bag);
+        let whole = [("status", Type::INTEGER), ("headers", Type::Object), ("body", known.clone())];
+        let whole = whole.map(|(name, ty)| (name.to_owned(), Field::of(ty)));
+        let gives =
+            Gives { taken: known, ..Gives::of(Type::Record(whole.into()), "the body of the response") };
+        (response.and(draft).map(|draft| Body::Request(Box::new(draft))), gives)
+    }
+
+    pub(super) fn graph_node(
+        &self,
+        step: &Step<'_>,
+        node: &GraphNodeSpec,
+        bag: &mut Bag,
+    ) -> (Option<Body>, Gives) {
+        let found = node
+            .graph
+            .as_ref()
+            .and_then(|name| Some((name, find_graph(name, self.shared.folder, self.shared.heads, bag)?)));
+        let Some((name, head)) = found else {
+            self.values(&node.with, bag);
+            return (None, Gives::unknown());
+        };
+        let what = format!("graph `{}`", name.value);
+        let callee = Callee { code: "S414", what, noun: "input", fields: &head.input, at: name.span };
+        let partial = step.partial || !head.broken.is_empty();
+        let place = |input: &str| head.names.declared(&format!("input.{input}"));
+        let with = self.with(&callee, &node.with, partial, place, bag);
+        if head.speech.speaks && self.messages.is_none() {
+            let what = format!("graph `{}` speaks", name.value);
+            self.conversation(&what, name.span, bag);
+            return (None, Gives::unknown());
+        }
+        let keeps = node.scope.as_ref().is_some_and(|scope| scope.value == "thread");
+        let gives = Gives::of(head.gives.clone(), format!("the output of `{}`", name.value));
+        let body = with.map(|with| Body::Graph { graph: name.value.clone(), with, keeps });
+        (body, Gives { code: "S414", ..gives })
+    }
+
+    pub(super) fn custom(&self, node: &CustomSpec, bag: &mut Bag) -> (Option<Body>, Gives) {
+        let fine = self.values(&node.with, bag);
+        let name = node.name.as_ref().and_then(|name| {
+            unregistered(name, self.shared.outside, bag)?;
+            fine.then(|| name.value.clone())
+        });
+        (name.map(Body::Registered), Gives::of(Type::Any, "the result"))
+    }
+
+    /// Checks values of which nobody knows where they go.
+    fn values(&self, with: &[(Spanned<String>, ExprSpec)], bag: &mut Bag) -> bool {
+        with.iter().fold(true, |fine, (_, value)| self.names.tree(value, bag).is_some() && fine)
+    }
+
+    /// Checks the values that are given to a tool or a graph.
+    fn with(
+        &self,
+        callee: &Callee<'_>,
+        with: &[(Spanned<String>, ExprSpec)],
+        partial: bool,
+        declared: impl Fn(&str) -> Option<Span>,
+        bag: &mut Bag,
+    ) -> Option<IndexMap<String, ExprTree>> {
+        let Callee { code, what, noun, fields, at } = callee;
+        let mut given = IndexMap::new();
+        let mut fine = true;
+        // What nothing takes may be what is missing.
+        let mut odd = partial;
+        for (name, value) in with {
+            let tree = self.names.tree(value, bag);
+            let Some(field) = fields.get(&name.value) else {
+                if !partial {
+                    let message = format!("{what} has no {noun} `{}`", name.value);
+                    let finding = Diagnostic::error(code, message, name.span, "nothing takes this");
+                    let known = fields.keys().map(String::as_str);
+                    bag.report(if fields.is_empty() {
+                        finding.help(format!("it has no {noun}s: remove it"))
+                    } else {
+                        finding.help_maybe(did_you_mean(&name.value, known))
+                    });
+                }
+                (fine, odd) = (false, true);
+                continue;
+            };
+            let Some(tree) = tree else {
+                fine = false;
+                continue;
+            };
+            if let Some((at, why)) = self.refuses(field, value, &tree).filter(|_| !bag.is_trusting()) {
+                let message = format!("{noun} `{}` of {what} is {}", name.value, field.ty);
+                let finding = Diagnostic::error(code, message, at, why);
+                bag.report(match declared(&name.value) {
+                    Some(at) => finding.related(at, "declared here"),
+                    None => finding,
+                });
+                fine = false;
+            }
+            given.insert(name.value.clone(), tree);
+        }
+        for (name, field) in fields.iter().filter(|(name, field)| {
+            !odd && !field.may_be_left_out() && !with.iter().any(|(given, _)| given.value == **name)
+        }) {
+            let message = format!("{noun} `{name}` of {what} has no value");
+            let finding = Diagnostic::error(code, message, *at, format!("`with` lacks `{name}`"));
+            let finding = match declared(name) {
+                Some(at) => finding.related(at, format!("declared here: {}", field.ty)),
+                None => finding,
+            };
+            bag.report(finding.help(format!("add  with: {{{name}: …}}")));
+            fine = false;
+        }
+        fine.then_some(given)
+    }
+
+    /// Says why a value does not fit a field, and where. Whether it may be null is a matter of the way that leads here:
+    /// see `flow`.
+    fn refuses(&self, field: &Field, value: &ExprSpec, tree: &ExprTree) -> Option<(Span, String)> {
+        if let ExprTree::Const(constant) = tree {
+            return field.ty.check(constant).err().map(|mismatch| (value.span(), mismatch.why));
+        }
+        let typed = self.names.type_of_tree(tree, &Facts::default());
+        if typed.null || typed.empty && matches!(field.ty.non_null(), Type::List(_)) {
+            return None;
+        }
+        if field.ty.non_null().accepts(typed.ty.non_null()) {
+            return None;
+        }
+        Some(match field.ty.differs(&typed.ty) {
+            Some((inner, how)) => (value.key(&inner).unwrap_or(value.span()), how),
+            None => (value.span(), format!("this is {typed}")),
+        })
+    }
+}

@@ -1,0 +1,104 @@
+//! Values that are written to channels.
+
+use super::Scene;
+use crate::compile::names::Names;
+use crate::diagnostic::{Bag, Diagnostic, Spanned};
+use crate::expr::{ExprTree, Facts, Typed};
+use crate::spec::ExprSpec;
+use crate::state::{Merge, ROLES, Type};
+
+impl Scene<'_> {
+    /// Checks a written value against its channel, as far as its type is known. Whether it may be null is a matter of
+    /// the way that leads here: see `flow`.
+    pub(in crate::compile) fn fits(
+        &self,
+        names: &Names,
+        channel: &Spanned<String>,
+        spec: &ExprSpec,
+        tree: &ExprTree,
+        bag: &mut Bag,
+    ) -> bool {
+        let Some(target) = self.channels.get(&channel.value).filter(|_| !bag.is_trusting()) else {
+            return true;
+        };
+        let typed = names.type_of_tree(tree, &Facts::default());
+        let mut span = spec.span();
+        let why = match tree {
+            ExprTree::Const(value)
+                if value.is_null()
+                    && matches!(target.merge, Merge::Add | Merge::Max | Merge::Min | Merge::Merge) =>
+            {
+                Some(format!("null cannot join by `{}`", target.merge))
+            }
+            ExprTree::Const(value) if !joins_items(target.merge) => {
+                target.field.ty.check(value).err().map(|mismatch| mismatch.why)
+            }
+            _ if takes(target.merge, &target.field.ty, &typed) => None,
+            _ if target.merge == Merge::Messages => {
+                Some("a turn is {role: …, content: …}, with a role that there is".to_owned())
+            }
+            _ => Some(match target.field.ty.differs(&typed.ty) {
+                Some((field, how)) => {
+                    span = spec.key(&field).unwrap_or(span);
+                    how
+                }
+                None => format!("this is {typed}"),
+            }),
+        };
+        let Some(why) = why else { return true };
+        let message = format!("`{}` holds {}", channel.value, target.field.ty);
+        let finding = Diagnostic::error("S403", message, span, why);
+        let declared = names.declared(&format!("state.{}", channel.value));
+        bag.report(match declared {
+            Some(at) => finding.related(at, "declared here"),
+            None => finding,
+        });
+        false
+    }
+}
+
+fn joins_items(merge: Merge) -> bool {
+    matches!(merge, Merge::Append | Merge::Union)
+}
+
+/// Says whether a value of this type can join a conversation: a turn, a list of such, or what removes one. Content is
+/// checked when it is written.
+fn joins_conversation(ty: &Type) -> bool {
+    match ty {
+        Type::Any | Type::Messages | Type::Object => true,
+        Type::List(item) => joins_conversation(item.non_null()),
+        Type::Record(fields) if fields.contains_key("remove") => true,
+        Type::Record(fields) => {
+            let role = fields.get("role").is_some_and(|role| match role.ty.non_null() {
+                Type::Enum(values) => values.iter().all(|value| ROLES.contains(&value.as_str())),
+                Type::String { .. } | Type::Any => true,
+                _ => false,
+            });
+            role && fields.contains_key("content")
+        }
+        _ => false,
+    }
+}
+
+/// Says whether a write of this type can join a channel; null is looked at elsewhere.
+pub(in crate::compile) fn takes(merge: Merge, channel: &Type, written: &Typed) -> bool {
+    if written.null {
+        return true;
+    }
+    let ty = written.ty.non_null();
+    match (merge, channel.non_null()) {
+        (Merge::Messages, _) => joins_conversation(ty),
+        (Merge::Append | Merge::Union, Type::List(item)) => {
+            written.empty || channel.accepts(ty) || item.accepts(&written.ty)
+        }
+        // Fields that are not written stay.
+        (Merge::Merge, Type::Record(due)) => match ty {
+            Type::Record(given) => {
+                given.iter().all(|(name, field)| due.get(name).is_some_and(|due| due.ty.accepts(&field.ty)))
+            }
+            ty => channel.accepts(ty),
+        },
+        (_, Type::List(_)) if written.empty => true,
+        _ => channel.accepts(ty),
+    }
+}

@@ -1,0 +1,326 @@
+//! Tools as written become tools that can be called.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use indexmap::IndexMap;
+use serde_json::Value as Json;
+
+use super::declared::Declared;
+use super::heads::Head;
+use super::names::Names;
+use super::outside::Outside;
+use super::prompts::Prompts;
+use super::request::{self, RequestDraft, Surroundings};
+use super::types::Types;
+use crate::diagnostic::{Bag, Diagnostic, Severity, Span, Spanned, did_you_mean};
+use crate::failure::{ErrorKind, Failure};
+use crate::node::{Attempt, Node, Outcome};
+use crate::plan::{Effects, ToolBody, ToolPlan};
+use crate::spec::{Folder, ToolBodySpec, ToolSpec};
+use crate::state::{Field, Type};
+use crate::template::Templates;
+use crate::tool::http::HttpTool;
+use crate::tool::{Call, Tool};
+
+/// A checked tool that still lacks the closed set of templates.
+#[derive(Debug)]
+pub(super) struct ToolDraft {
+    pub(super) name: Spanned<String>,
+    description: String,
+    pub(super) args: IndexMap<String, Field>,
+    /// Where its arguments are declared.
+    declared: Names,
+    pub(super) result: Type,
+    pub(super) approval: bool,
+    is_final: bool,
+    pub(super) effects: Effects,
+    body: Body,
+    /// The partials of its texts.
+    pub(super) used: BTreeSet<String>,
+}
+
+#[derive(Debug)]
+enum Body {
+    Request(Box<RequestDraft>),
+    Registered(String),
+    Graph(String),
+}
+
+/// The tools of a project.
+#[derive(Debug, Default)]
+pub(super) struct Tools {
+    pub(super) known: BTreeMap<String, ToolDraft>,
+    /// Tools that are there but wrong.
+    pub(super) broken: BTreeSet<String>,
+}
+
+impl Tools {
+    /// Checks the tools of a project.
+    pub(super) fn read(
+        folder: &Folder,
+        types: &Types,
+        heads: &BTreeMap<String, Head<'_>>,
+        outside: &Outside<'_>,
+        prompts: &mut Prompts,
+        bag: &mut Bag,
+    ) -> Self {
+        let mut tools =
+            Self { broken: folder.project.broken_tools.iter().cloned().collect(), ..Self::default() };
+        for (name, spec) in &folder.project.tools {
+            match tool(name, spec, folder, types, heads, outside, prompts, bag) {
+                Some(draft) => drop(tools.known.insert(name.value.clone(), draft)),
+                None => drop(tools.broken.insert(name.value.clone())),
+            }
+        }
+        tools
+    }
+
+    /// Finds a tool by its name. Nothing: it is reported, here or where it is wrong.
+    pub(super) fn find(&self, name: &Spanned<String>, unsure: bool, bag: &mut Bag) -> Option<&ToolDraft> {
+        let found = self.known.get(&name.value);
+        if found.is_none() && !unsure && !self.broken.contains(&name.value) {
+            let message = format!("unknown tool `{}`", name.value);
+            let finding = Diagnostic::error("M506", message, name.span, "project.yaml declares no such tool");
+            let known = self.known.keys().chain(&self.broken).map(String::as_str);
+            bag.report(match known.clone().next() {
+                Some(_) => finding.help_maybe(did_you_mean(&name.value, known)),
+                None => finding
+                    .help("declare it in project.yaml:  tools: {search_kb: {http: {url: …}, args: {…}}}"),
+            });
+        }
+        found
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "a tool is checked against all that it names")]
+fn tool(
+    name: &Spanned<String>,
+    spec: &ToolSpec,
+    folder: &Folder,
+    types: &Types,
+    heads: &BTreeMap<String, Head<'_>>,
+    outside: &Outside<'_>,
+    prompts: &mut Prompts,
+    bag: &mut Bag,
+) -> Option<ToolDraft> {
+    if name.value.len() > 64 {
+        let message = "the name of a tool is too long for providers";
+        let label = format!("{} characters", name.value.len());
+        bag.report(Diagnostic::error("M507", message, name.span, label).help("take 64 or fewer"));
+        return None;
+    }
+    let mut broken = spec.broken.clone();
+    let mut args = IndexMap::new();
+    for (arg, ty) in spec.args.iter().flatten() {
+        match types.field(ty, bag) {
+            Some(field) => drop(args.insert(arg.value.clone(), field)),
+            None => broken.push(arg.value.clone()),
+        }
+    }
+    let is_broken = !broken.is_empty();
+    let mut result = match &spec.result {
+        Some(ty) => Some(types.field(ty, bag)?.ty),
+        None => None,
+    };
+    let mut declared = Declared::default();
+    declared.add(Some("args"), spec.args.as_deref().unwrap_or_default(), &folder.project);
+    let names = Names::of_tool(&args, broken, declared);
+    let names = names.with_settings(outside.settings(), &folder.project.broken_env);
+    let mut used = BTreeSet::new();
+    let (body, default) = match &spec.body {
+        ToolBodySpec::Http(request) => {
+            let place = format!("project.yaml#tools.{}", name.value);
+            let around = Surroundings { place: &place, names: &names, outside, alone: true };
+            let response = result.clone().unwrap_or(Type::Any);
+            let draft = request::request(request, response, &around, prompts, &mut used, bag)?;
+            (Body::Request(Box::new(draft)), request::effects(request))
+        }
+        ToolBodySpec::Custom(registered) => {
+            unregistered(registered, outside, bag)?;
+            (Body::Registered(registered.value.clone()), Effects::AtMostOnce)
+        }
+        ToolBodySpec::Graph(graph) => {
+            let head = find_graph(graph, folder, heads, bag)?;
+            match &spec.args {
+                None => args.clone_from(&head.input),
+                Some(_) if !is_broken => inputs(name, &args, &names, graph, head, bag)?,
+                Some(_) => {}
+            }
+            let given = &head.gives;
+            match &result {
+                None => result = Some(given.clone()),
+                Some(due) if !due.accepts(given) && !bag.is_trusting() => {
+                    let message = format!("graph `{}` does not give {due}", graph.value);
+                    let label =
+                        due.differs(given).map_or_else(|| format!("it gives {given}"), |(_, how)| how);
+                    let at = spec.result.as_ref().map_or(graph.span, crate::spec::TypeSpec::span);
+                    bag.report(
+                        Diagnostic::error("S414", message, at, label).related(graph.span, "the graph"),
+                    );
+                    return None;
+                }
+                Some(_) => {}
+            }
+            (Body::Graph(graph.value.clone()), Effects::None)
+        }
+    };
+    if is_broken {
+        return None;
+    }
+    Some(ToolDraft {
+        name: name.clone(),
+        description: spec.description.as_ref().map(|text| text.value.clone()).unwrap_or_default(),
+        args,
+        declared: names,
+        result: result.unwrap_or(Type::Any),
+        approval: spec.approval,
+        is_final: spec.is_final,
+        effects: spec.effects.as_ref().map_or(default, |effects| effects_of(effects.value)),
+        body,
+        used,
+    })
+}
+
+/// Checks the arguments of a tool against the inputs of the graph that it runs.
+fn inputs(
+    tool: &Spanned<String>,
+    args: &IndexMap<String, Field>,
+    names: &Names,
+    graph: &Spanned<String>,
+    head: &Head<'_>,
+    bag: &mut Bag,
+) -> Option<()> {
+    let mut fine = true;
+    for (arg, field) in args {
+        let at = names.declared(&format!("args.{arg}")).unwrap_or(tool.span);
+        let Some(input) = head.input.get(arg) else {
+            if head.broken.iter().any(|broken| broken == arg || broken == crate::spec::ANY) {
+                continue;
+            }
+            let message = format!("graph `{}` has no input `{arg}`", graph.value);
+            let finding = Diagnostic::error("S414", message, at, "nothing takes this");
+            let finding = finding.related(graph.span, "the graph");
+            bag.report(finding.help_maybe(did_you_mean(arg, head.input.keys().map(String::as_str))));
+            fine = false;
+            continue;
+        };
+        if !input.ty.accepts(&field.ty) && !bag.is_trusting() {
+            let message = format!("input `{arg}` of graph `{}` is {}", graph.value, input.ty);
+            let finding = Diagnostic::error("S414", message, at, format!("this is {}", field.ty));
+            bag.report(match head.names.declared(&format!("input.{arg}")) {
+                Some(at) => finding.related(at, "the graph declares it here"),
+                None => finding,
+            });
+            fine = false;
+        }
+    }
+    for (input, field) in &head.input {
+        if !args.contains_key(input) && !field.may_be_left_out() {
+            let message = format!("input `{input}` of graph `{}` has no value", graph.value);
+            let finding =
+                Diagnostic::error("S414", message, tool.span, format!("no argument is called `{input}`"));
+            let finding = match head.names.declared(&format!("input.{input}")) {
+                Some(at) => finding.related(at, "the graph declares it here"),
+                None => finding,
+            };
+            bag.report(finding.help(format!("add it to `args`:  {input}: {}", field.ty)));
+            fine = false;
+        }
+    }
+    fine.then_some(())
+}
+
+/// Finds a graph that something calls. Nothing: it is reported, here or where it is wrong.
+pub(super) fn find_graph<'h, 'a>(
+    name: &Spanned<String>,
+    folder: &Folder,
+    heads: &'h BTreeMap<String, Head<'a>>,
+    bag: &mut Bag,
+) -> Option<&'h Head<'a>> {
+    let found = heads.get(&name.value);
+    if found.is_none() && !folder.broken_graphs.contains(&name.value) {
+        let message = format!("there is no graph `{}`", name.value);
+        let finding =
+            Diagnostic::error("G107", message, name.span, format!("looked for {}.yaml", name.value));
+        let bare = name.value.trim_end_matches(".yaml");
+        let help = if heads.contains_key(bare) {
+            Some(format!("write `{bare}`: without the ending"))
+        } else {
+            did_you_mean(&name.value, heads.keys().map(String::as_str))
+        };
+        bag.report(finding.help_maybe(help));
+    }
+    found
+}
+
+/// Reports what no host program has registered: this build knows of none.
+pub(super) fn unregistered(name: &Spanned<String>, outside: &Outside<'_>, bag: &mut Bag) -> Option<()> {
+    let strict = outside.is_strict();
+    let message = format!("`{}` is not registered", name.value);
+    let label = if strict { "no host program has registered it" } else { "only its host program can run it" };
+    let finding = Diagnostic::error("M506", message, name.span, label);
+    let severity = if strict { Severity::Error } else { Severity::Lint };
+    bag.report(Diagnostic { severity, ..finding }.help("the program that embeds graphloom registers it"));
+    (!strict).then_some(())
+}
+
+/// Reads `effects`.
+pub(super) fn effects_of(word: &str) -> Effects {
+    match word {
+        "none" => Effects::None,
+        "idempotent" => Effects::Idempotent,
+        _ => Effects::AtMostOnce,
+    }
+}
+
+impl ToolDraft {
+    /// Returns where an argument is declared.
+    pub(super) fn declared(&self, arg: &str) -> Option<Span> {
+        self.declared.declared(&format!("args.{arg}"))
+    }
+
+    /// Makes the tool, now that all templates are there.
+    pub(super) fn finish(&self, templates: &Templates) -> ToolPlan {
+        let body = match &self.body {
+            Body::Graph(name) => ToolBody::Graph(name.clone()),
+            Body::Request(request) => ToolBody::Call(Arc::new(HttpTool(request.finish(templates)))),
+            Body::Registered(name) => ToolBody::Call(Arc::new(Unregistered(name.clone()))),
+        };
+        ToolPlan {
+            name: self.name.value.clone(),
+            description: self.description.clone(),
+            args: Type::Record(self.args.clone()),
+            result: self.result.clone(),
+            approval: self.approval,
+            is_final: self.is_final,
+            effects: self.effects,
+            body,
+        }
+    }
+}
+
+/// Stands where only a host program could do something.
+#[derive(Debug)]
+pub(super) struct Unregistered(pub(super) String);
+
+impl Unregistered {
+    fn fail(&self) -> Failure {
+        Failure::new(ErrorKind::Tool, format!("`{}` is not registered", self.0))
+    }
+}
+
+#[async_trait]
+impl Tool for Unregistered {
+    async fn call(&self, _call: &Call) -> Result<Json, Failure> {
+        Err(self.fail())
+    }
+}
+
+#[async_trait]
+impl Node for Unregistered {
+    async fn run(&self, _attempt: &Attempt) -> Result<Outcome, Failure> {
+        Err(self.fail())
+    }
+}
