@@ -59,7 +59,8 @@ pub(super) async fn test(flags: &Flags, wanted: &TestFlags, file: &File) -> Resu
     }
     let stage = (!wanted.live).then(Stage::default);
     let providers = match &stage {
-        Some(stage) => Providers::stand_in(std::sync::Arc::new(stage.clone()))?,
+        Some(stage) => Providers::stand_in(std::sync::Arc::new(stage.clone()))?
+            .with_caller(std::sync::Arc::new(stage.clone())),
         None => {
             let environment = file.environment(flags);
             Providers::new(environment.secrets())?.with_settings(environment.settings())

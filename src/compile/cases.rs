@@ -11,7 +11,7 @@ use serde_json::Value as Json;
 use crate::diagnostic::{Bag, Diagnostic, Span, Spanned, did_you_mean, suggest};
 use crate::event::NAMES;
 use crate::model::Kind;
-use crate::plan::{Job, Output, Plan, ToolPlan, Work};
+use crate::plan::{Job, Output, Plan, ToolBody, ToolPlan, Work};
 use crate::spec::{
     AnswerSpec, CaseSpec, EntrySpec, ExpectSpec, FailureSpec, Folder, OpeningSpec, PathSpec, ScriptSpec,
     TestFile, TurnSpec,
@@ -21,8 +21,9 @@ use crate::state::{Channel, Type, check_pattern};
 /// The plans of the graphs that could be read, by id.
 pub(super) type Plans<'a> = BTreeMap<&'a str, &'a Plan>;
 
-/// Checks all test files of a project.
-pub(super) fn check_tests(folder: &Folder, plans: &Plans<'_>, bag: &mut Bag) {
+/// Checks all test files of a project. Plans that are not `whole` lack the work of their nodes: what scripts stand for is
+/// not looked at then.
+pub(super) fn check_tests(folder: &Folder, plans: &Plans<'_>, whole: bool, bag: &mut Bag) {
     for test in folder.tests.values() {
         check_names(test, bag);
         let Some(graph) = &test.graph else { continue };
@@ -43,7 +44,7 @@ pub(super) fn check_tests(folder: &Folder, plans: &Plans<'_>, bag: &mut Bag) {
         }
         let mut told = BTreeSet::new();
         for case in &test.cases {
-            check_case(&Scene { plan, case, begins: true }, graph, &mut told, bag);
+            check_case(&Scene { plan, case, begins: true, whole }, graph, &mut told, bag);
         }
     }
 }
@@ -72,6 +73,8 @@ struct Scene<'a> {
     case: &'a CaseSpec,
     /// The turn begins a run.
     begins: bool,
+    /// The nodes of the plan have their work.
+    whole: bool,
 }
 
 fn check_case(scene: &Scene<'_>, graph: &Spanned<String>, told: &mut BTreeSet<String>, bag: &mut Bag) {
@@ -134,13 +137,14 @@ fn check_turn(scene: &Scene<'_>, turn: &TurnSpec, bag: &mut Bag) {
         let turn = serde_json::json!([{"role": "user", "content": user.value}]);
         check_value("user", user, Type::Messages.check(&turn), bag);
     }
-    for script in &turn.script {
-        check_script(plan, case, &turn.expect, script, bag);
+    for script in turn.script.iter().filter(|_| scene.whole) {
+        check_script(scene, &turn.expect, script, bag);
     }
     check_expect(scene, &turn.expect, bag);
 }
 
-fn check_script(plan: &Plan, case: &CaseSpec, expect: &ExpectSpec, script: &ScriptSpec, bag: &mut Bag) {
+fn check_script(scene: &Scene<'_>, expect: &ExpectSpec, script: &ScriptSpec, bag: &mut Bag) {
+    let Scene { plan, case, .. } = scene;
     let name = &script.node;
     let Some(role) = role(plan, name, bag) else { return };
     for entry in &script.entries {
@@ -172,7 +176,7 @@ fn check_script(plan: &Plan, case: &CaseSpec, expect: &ExpectSpec, script: &Scri
     let why = match (&case.only, &expect.path) {
         (Some(only), _) if only.value != outer(&name.value) => Some((only.span, "only this node runs")),
         (_, Some(PathSpec::Exact(span, steps)))
-            if !steps.iter().flatten().any(|step| step.value == outer(&name.value)) =>
+            if scene.begins && !steps.iter().flatten().any(|step| step.value == outer(&name.value)) =>
         {
             Some((*span, "the path does not lead there"))
         }
@@ -218,6 +222,18 @@ impl Role<'_> {
             Self::Graph => &["output", "error"],
         }
     }
+}
+
+/// Says whether a run can wait at a node.
+fn may_ask(plan: &Plan, node: &str) -> bool {
+    let asks = |job: &Job| match &job.work {
+        Work::Ask(_) | Work::Graph(_) | Work::Map(_) => true,
+        Work::Tool(tool, _) => tool.approval || matches!(tool.body, ToolBody::Graph(_)),
+        Work::Node(_) => {
+            job.tools.values().any(|tool| tool.approval || matches!(tool.body, ToolBody::Graph(_)))
+        }
+    };
+    plan.nodes.get(node).is_none_or(|node| asks(&node.job))
 }
 
 /// Returns the node of the graph under test that a name of a script belongs to.
@@ -280,6 +296,15 @@ fn role<'p>(plan: &'p Plan, name: &Spanned<String>, bag: &mut Bag) -> Option<Rol
 fn check_fits(role: &Role<'_>, entry: &EntrySpec, bag: &mut Bag) {
     let mismatch = match (role, &entry.answer) {
         (Role::Tool(tool), AnswerSpec::Result(value)) => tool.result.check(value).err(),
+        (Role::Model(job), AnswerSpec::Output(value)) => match &job.answer {
+            Some(ty) => ty.check(value).err(),
+            None => {
+                let message = "the node answers with a text";
+                let finding = Diagnostic::error("M514", message, entry.span, "it has no `output`");
+                bag.report(finding.help("write the text alone, or give the node an  output:  type"));
+                None
+            }
+        },
         (Role::Model(job), AnswerSpec::Calls(_, calls)) => {
             for (name, _) in calls.iter().filter(|(name, _)| !job.tools.contains_key(name)) {
                 let message = format!("the node has no tool `{name}`");
@@ -291,7 +316,7 @@ fn check_fits(role: &Role<'_>, entry: &EntrySpec, bag: &mut Bag) {
         _ => None,
     };
     if let Some(why) = mismatch {
-        let message = "this is no result of the tool";
+        let message = format!("this is no answer of {}", role.what());
         bag.report(Diagnostic::error("M514", message, entry.span, why.to_string()));
     }
 }
@@ -353,7 +378,11 @@ fn check_expect(scene: &Scene<'_>, expect: &ExpectSpec, bag: &mut Bag) {
         if node.value.contains(['/', '[']) {
             continue;
         }
-        known_node(plan, node, bag);
+        if known_node(plan, node, bag).is_some() && scene.whole && !may_ask(plan, &node.value) {
+            let message = format!("`{}` never asks anybody", node.value);
+            let finding = Diagnostic::error("M514", message, node.span, "no run waits here");
+            bag.report(finding.help("name a node of the kind `ask`, or one whose calls need approval"));
+        }
     }
     for event in &expect.events {
         if !NAMES.contains(&event.value.as_str()) {

@@ -31,6 +31,7 @@ use crate::diagnostic::{Bag, Diagnostic, Span, did_you_mean};
 use crate::node::Retry;
 use crate::plan::{Limits, Plan, Sealed, ToolPlan};
 use crate::spec::{Folder, Graph, ModelSpec, RetrySpec};
+use crate::template::Templates;
 use calls::{Calls, calls, check_ways_out};
 use edges::Edges;
 use flow::Flow;
@@ -123,21 +124,31 @@ pub fn compile(folder: &Folder, providers: &Providers, bag: &mut Bag) -> Option<
             bag.report(Diagnostic::error("G105", message, graph.top, "a part of it is not understood"));
         }
     }
-    let plans = checked.iter().map(|checked| (checked.graph.id.as_str(), &checked.plan)).collect();
-    cases::check_tests(folder, &plans, bag);
-    silence(folder, bag);
     if bag.has_errors() {
+        // What the graphs that are sound say of their tests is told in the same pass.
+        let plans = checked.iter().map(|checked| (checked.graph.id.as_str(), &checked.plan)).collect();
+        cases::check_tests(folder, &plans, false, bag);
+        silence(folder, bag);
         return None;
     }
+    let catalog = finish(folder, checked, &tools, &templates);
+    let plans = catalog.graphs.iter().map(|(id, compiled)| (id.as_str(), &*compiled.plan)).collect();
+    cases::check_tests(folder, &plans, true, bag);
+    silence(folder, bag);
+    (!bag.has_errors()).then_some(catalog)
+}
+
+/// Makes the plans of graphs that are sound, each with those that it calls.
+fn finish(folder: &Folder, checked: Vec<Checked<'_>>, tools: &Tools, templates: &Templates) -> Catalog {
     let project = folder.files.get("project.yaml").cloned().unwrap_or_default();
     let tool_plans: BTreeMap<String, Arc<ToolPlan>> =
-        tools.known.iter().map(|(name, tool)| (name.clone(), Arc::new(tool.finish(&templates)))).collect();
+        tools.known.iter().map(|(name, tool)| (name.clone(), Arc::new(tool.finish(templates)))).collect();
     let mut plans: BTreeMap<String, (Plan, Calls)> = BTreeMap::new();
     let mut bodies: BTreeMap<String, Vec<u8>> = BTreeMap::new();
     let own: BTreeMap<String, BTreeSet<String>> =
         checked.iter().map(|checked| (checked.graph.id.clone(), checked.used.clone())).collect();
     for Checked { graph, drafts, mut plan, .. } in checked {
-        plan.nodes = drafts.into_iter().map(|draft| draft.finish(&templates, &tool_plans)).collect();
+        plan.nodes = drafts.into_iter().map(|draft| draft.finish(templates, &tool_plans)).collect();
         let calls = calls(graph, &folder.graphs, &folder.project);
         // What those need that it calls, it needs itself.
         let graphs = calls.graphs.iter().chain([&graph.id]).filter_map(|id| own.get(id));
@@ -158,7 +169,7 @@ pub fn compile(folder: &Folder, providers: &Providers, bag: &mut Bag) -> Option<
         let body = bodies.remove(&id).unwrap_or_default();
         catalog.graphs.insert(id, Compiled { plan: Arc::new(plan), body });
     }
-    Some(catalog)
+    catalog
 }
 
 fn retries(folder: &Folder, bag: &mut Bag) -> BTreeMap<String, Retry> {

@@ -27,6 +27,8 @@ pub struct Job {
     pub tools: BTreeMap<String, Arc<ToolPlan>>,
     /// A tool that fails is the failure of the node; else the model is told.
     pub fails_by_tools: bool,
+    /// The type of a model's answer, where it is no text.
+    pub answer: Option<Type>,
     /// What a call does outside.
     pub effects: Effects,
     /// How often a failed attempt is made again.
@@ -43,6 +45,7 @@ impl Job {
             work,
             tools: BTreeMap::new(),
             fails_by_tools: false,
+            answer: None,
             effects: Effects::None,
             retry: Retry::default(),
             timeout: Duration::MAX,

@@ -146,24 +146,26 @@ impl Http {
         let mut headers = HeaderMap::new();
         for (name, value) in &self.headers {
             let value = match value {
-                Header::Text(template) => plain(name, &text(template)?)?,
+                Header::Text(template) => Some(plain(name, &text(template)?)?),
                 Header::Secret(secret) => secret_value(name, "", secret.as_ref())?,
             };
-            headers.insert(name.clone(), value);
+            headers.extend(value.map(|value| (name.clone(), value)));
         }
         match &self.auth {
             None => {}
             Some(Auth::Bearer(secret)) => {
-                headers.insert(AUTHORIZATION, secret_value(&AUTHORIZATION, "Bearer ", secret.as_ref())?);
+                let value = secret_value(&AUTHORIZATION, "Bearer ", secret.as_ref())?;
+                headers.extend(value.map(|value| (AUTHORIZATION, value)));
             }
             Some(Auth::Basic(user, secret)) => {
                 let password = secret.as_ref().map(Secret::expose).unwrap_or_default();
-                let pair = egress::base64(format!("{}:{password}", text(user)?).as_bytes());
-                headers
-                    .insert(AUTHORIZATION, secret_value(&AUTHORIZATION, "Basic ", Some(&Secret::new(pair)))?);
+                let pair = Secret::new(egress::base64(format!("{}:{password}", text(user)?).as_bytes()));
+                let value = secret_value(&AUTHORIZATION, "Basic ", secret.as_ref().map(|_| &pair))?;
+                headers.extend(value.map(|value| (AUTHORIZATION, value)));
             }
             Some(Auth::Header(name, secret)) => {
-                headers.insert(name.clone(), secret_value(name, "", secret.as_ref())?);
+                let value = secret_value(name, "", secret.as_ref())?;
+                headers.extend(value.map(|value| (name.clone(), value)));
             }
         }
         if self.method != Method::GET && self.method != Method::HEAD {
@@ -214,13 +216,17 @@ fn plain(name: &HeaderName, value: &str) -> Result<HeaderValue, Failure> {
     header_value(name.as_str(), value).map_err(|error| failed(&error))
 }
 
-/// Builds a header with a secret; the HTTP stack never prints nor indexes it.
-fn secret_value(name: &HeaderName, before: &str, secret: Option<&Secret>) -> Result<HeaderValue, Failure> {
-    let missing = || Failure::new(ErrorKind::Schema, format!("the secret of the header `{name}` is not set"));
-    let secret = secret.ok_or_else(missing)?;
+/// Builds a header with a secret; the HTTP stack never prints nor indexes it. A secret that is missing is left out: a
+/// service does not start without it, and a script does not ask for it.
+fn secret_value(
+    name: &HeaderName,
+    before: &str,
+    secret: Option<&Secret>,
+) -> Result<Option<HeaderValue>, Failure> {
+    let Some(secret) = secret else { return Ok(None) };
     let mut value = plain(name, &format!("{before}{}", secret.expose()))?;
     value.set_sensitive(true);
-    Ok(value)
+    Ok(Some(value))
 }
 
 /// Explains a status that is a failure.

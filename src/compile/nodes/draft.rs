@@ -127,6 +127,10 @@ impl JobDraft {
 
     /// Makes the job, now that all templates and tools are there.
     fn finish(self, templates: &Templates, tools: &BTreeMap<String, Arc<ToolPlan>>) -> Job {
+        let answer = match &self.body {
+            Body::Llm(llm) => llm.output.as_ref().map(|output| output.ty.clone()),
+            _ => None,
+        };
         let offered =
             || self.tools.iter().filter_map(|name| Some((name.clone(), Arc::clone(tools.get(name)?))));
         let work = match self.body {
@@ -175,6 +179,7 @@ impl JobDraft {
         Job {
             tools: offered().collect(),
             fails_by_tools: self.fails_by_tools,
+            answer,
             effects: self.effects,
             retry: self.retry,
             timeout: self.timeout,
