@@ -144,7 +144,7 @@ fn names_are_offered_where_they_belong_also_in_a_text_that_is_not_yaml() {
         ("triage: Triage\n", "triage: [‸\n", "Triage string integer number boolean object any messages"),
         ("merge: add", "merge: ‸", "replace append add union merge first max min messages"),
         ("merge: add", "keep: ‸", "thread run"),
-        ("kind: llm\n    desc", "kind: ‸\n    desc", "llm say set route fail"),
+        ("kind: llm\n    desc", "kind: ‸\n    desc", "llm tool http say ask set route map graph custom fail"),
         ("start: classify", "output: [‸]\nstart: classify", "messages triage turns"),
         ("start: classify", "defaults: {model: ‸}\nstart: classify", "smart backup"),
         ("start: classify", "# start: ‸", ""),
