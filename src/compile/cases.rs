@@ -129,7 +129,7 @@ fn check_case(scene: &Scene<'_>, graph: &Spanned<String>, told: &mut BTreeSet<St
 }
 
 fn check_turn(scene: &Scene<'_>, turn: &TurnSpec, bag: &mut Bag) {
-    let Scene { plan, case, .. } = scene;
+    let plan = scene.plan;
     if let Some(user) = &turn.user
         && conversation(plan, user.span, "nothing holds what is said", bag)
         && user.value.is_array()

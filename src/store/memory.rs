@@ -481,7 +481,8 @@ impl Store for MemoryStore {
         let now = Utc::now();
         for (id, _) in &answer.answers {
             let row = tables.questions.get(id).filter(|row| {
-                row.question.run == answer.run && !row.closed && row.is_for(&answer.owner, answer.agent)
+                let known = !row.closed || row.answer.is_some();
+                row.question.run == answer.run && known && row.is_for(&answer.owner, answer.agent)
             });
             match row.map(|row| &row.question.answered) {
                 None => return Ok(Answering::Unknown(id.clone())),
@@ -523,7 +524,8 @@ impl Store for MemoryStore {
 
     async fn question(&self, owner: &Owner, agent: bool, id: &InterruptId) -> Result<Option<OpenQuestion>> {
         let tables = self.lock();
-        let row = tables.questions.get(id).filter(|row| !row.closed && row.is_for(owner, agent));
+        let known = |row: &&QuestionRow| !row.closed || row.answer.is_some();
+        let row = tables.questions.get(id).filter(known).filter(|row| row.is_for(owner, agent));
         Ok(row.map(|row| row.question.clone()))
     }
 

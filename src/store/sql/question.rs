@@ -15,11 +15,12 @@ use crate::store::{
     Answer, Answering, Claim, Commit, OpenQuestion, Process, Question, Result, Run, RunState, StoreError,
 };
 
-/// The questions that are not over: of runs that are not over, and not closed.
-const OPEN: &str = "select i.interrupt_id, i.run_id, i.agent, i.data, i.created_at, i.answered_by, i.answered_at, \
+/// Questions beside their runs.
+const QUESTION: &str = "select i.interrupt_id, i.run_id, i.agent, i.data, i.created_at, i.answered_by, i.answered_at, \
        r.tenant, r.user_id, r.session_id \
-     from interrupt i join run r on r.tenant = i.tenant and r.run_id = i.run_id \
-     where i.tenant = $1 and i.closed_at is null and r.state in ('queued', 'running', 'interrupted')";
+     from interrupt i join run r on r.tenant = i.tenant and r.run_id = i.run_id where i.tenant = $1";
+/// The questions that are not over: of runs that are not over, and not closed.
+const OPEN: &str = "i.closed_at is null and r.state in ('queued', 'running', 'interrupted')";
 
 async fn write<C: ConnectionTrait>(db: &C, text: &str, values: Vec<Value>) -> Result<u64> {
     let done = db.execute_raw(sql(db, text, values)).await.map_err(|e| undone(&e))?;
@@ -45,7 +46,7 @@ fn open(row: &Row) -> Result<OpenQuestion> {
 /// Lists the open questions of a thread.
 pub(super) async fn of_thread<C: ConnectionTrait>(db: &C, key: &ThreadKey) -> Result<Vec<OpenQuestion>> {
     let text = format!(
-        "{OPEN} and r.user_id = $2 and r.session_id = $3 and i.answer is null order by i.created_at, i.interrupt_id"
+        "{QUESTION} and {OPEN} and r.user_id = $2 and r.session_id = $3 and i.answer is null order by i.created_at, i.interrupt_id"
     );
     let Owner { tenant, user } = &key.owner;
     let values = vec![tenant.as_str().into(), user.as_str().into(), key.session.as_str().into()];
@@ -59,8 +60,10 @@ pub(super) async fn one<C: ConnectionTrait>(
     agent: bool,
     id: &InterruptId,
 ) -> Result<Option<OpenQuestion>> {
-    let text =
-        format!("{OPEN} and i.interrupt_id = $2 and (r.user_id = $3 and not i.agent or $4 and i.agent)");
+    let text = format!(
+        "{QUESTION} and i.interrupt_id = $2 and (i.answer is not null or {OPEN}) \
+         and (r.user_id = $3 and not i.agent or $4 and i.agent)"
+    );
     let values =
         vec![owner.tenant.as_str().into(), (&*id.0).into(), owner.user.as_str().into(), agent.into()];
     read::row(db, "question", &text, values).await?.map(|row| open(&row)).transpose()
@@ -72,8 +75,9 @@ pub(super) async fn for_agents<C: ConnectionTrait>(
     tenant: &Part,
     limit: u32,
 ) -> Result<Vec<OpenQuestion>> {
-    let text =
-        format!("{OPEN} and i.agent and i.answer is null order by i.created_at, i.interrupt_id limit $2");
+    let text = format!(
+        "{QUESTION} and {OPEN} and i.agent and i.answer is null order by i.created_at, i.interrupt_id limit $2"
+    );
     let values = vec![tenant.as_str().into(), i64::from(limit).into()];
     read::rows(db, "question", &text, values).await?.iter().map(open).collect()
 }
@@ -141,11 +145,11 @@ pub(super) async fn answer(tx: &Tx, answer: Answer) -> Result<Answering> {
     };
     let active =
         |run: &Run| matches!(run.state, RunState::Queued | RunState::Running | RunState::Interrupted);
-    let Some(run) = locked(tx, tenant, answer.run).await?.filter(active) else {
+    let Some(run) = locked(tx, tenant, answer.run).await? else {
         return Ok(Answering::Unknown(unknown()));
     };
-    let find = "select agent, answered_by, answered_at from interrupt \
-         where tenant = $1 and interrupt_id = $2 and run_id = $3 and closed_at is null";
+    let find = "select agent, answered_by, answered_at, closed_at is null as open from interrupt \
+         where tenant = $1 and interrupt_id = $2 and run_id = $3";
     for (id, _) in &answer.answers {
         let values = vec![tenant.into(), (&*id.0).into(), run.run.0.into()];
         let row = read::row(tx, "question", find, values).await?;
@@ -157,6 +161,9 @@ pub(super) async fn answer(tx: &Tx, answer: Answer) -> Result<Answering> {
         let Some(row) = row.filter(|_| allowed) else { return Ok(Answering::Unknown(id.clone())) };
         if let Some(by) = row.get::<Option<String>>("answered_by")? {
             return Ok(Answering::Taken { id: id.clone(), by, at: row.time("answered_at")? });
+        }
+        if !active(&run) || !row.get::<bool>("open")? {
+            return Ok(Answering::Unknown(id.clone()));
         }
     }
     let put = "update interrupt set answer = $3, answered_by = $4, answered_at = $5 \
