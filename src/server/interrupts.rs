@@ -27,9 +27,9 @@ use crate::id::{InterruptId, Part, RunId, ThreadKey};
 pub(super) struct Interrupts(pub(super) Arc<App>);
 
 /// A question to a person, on which a branch of the run waits.
-#[derive(Debug, Object)]
+#[derive(Debug, Clone, PartialEq, Object)]
 #[oai(rename = "OpenInterrupt", skip_serializing_if_is_none)]
-struct InterruptView {
+pub(super) struct InterruptView {
     /// Its id, by which it is answered.
     interrupt_id: String,
     /// The run that waits.
@@ -63,7 +63,7 @@ struct InterruptView {
 }
 
 impl InterruptView {
-    fn new(run: RunId, session: &Part, interrupt: Interrupt) -> Self {
+    pub(super) fn new(run: RunId, session: &Part, interrupt: Interrupt) -> Self {
         let who = match interrupt.who {
             Who::User => "user",
             Who::Agent => "agent",

@@ -2,10 +2,11 @@
 //!
 //! Invariant: it says nothing that the stream does not say.
 
+use super::interrupts::InterruptView;
 use super::problem::{Code, Problem};
 use super::view::{ErrorView, Id, InvokeResult, SentMessage, UsageView};
 use crate::engine::Follower;
-use crate::event::{Body, Event, RunStatus};
+use crate::event::{Body, Event, Interrupt, RunStatus};
 use crate::id::TaskId;
 use crate::store::{Run, RunState};
 
@@ -27,7 +28,9 @@ pub(super) async fn drain(run: &Run, follower: &mut Follower) -> Result<InvokeRe
                 let (code, message, node) = (code.clone(), message.clone(), node.clone());
                 error = Some(ErrorView { code, message, retryable: *retryable, node });
             }
-            (_, Body::RunFinished { status: ended, output, usage, .. }) => {
+            (_, Body::RunFinished { status: ended, output, usage, interrupts }) => {
+                let open = |open: &Interrupt| InterruptView::new(run.run, &run.key.session, open.clone());
+                let interrupts: Vec<InterruptView> = interrupts.iter().map(open).collect();
                 let messages: Vec<SentMessage> = messages.into_iter().map(|(_, message)| message).collect();
                 return Ok(InvokeResult {
                     run_id: Id::new(run.run),
@@ -38,6 +41,7 @@ pub(super) async fn drain(run: &Run, follower: &mut Follower) -> Result<InvokeRe
                     messages,
                     usage: UsageView::from(*usage),
                     error,
+                    interrupts: Some(interrupts).filter(|open| !open.is_empty()),
                 });
             }
             _ => {}

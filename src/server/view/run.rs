@@ -7,6 +7,7 @@ use super::{Id, Time};
 use crate::engine::record::{self, Outcome};
 use crate::event;
 use crate::id::RunId;
+use crate::server::interrupts::InterruptView;
 use crate::store::{Run, RunState, StoreError};
 
 /// Where a run stands.
@@ -161,6 +162,8 @@ pub(in crate::server) struct InvokeResult {
     pub(in crate::server) usage: UsageView,
     /// Why it failed.
     pub(in crate::server) error: Option<ErrorView>,
+    /// The questions that it waits for.
+    pub(in crate::server) interrupts: Option<Vec<InterruptView>>,
 }
 
 /// A message that a run sent.
