@@ -14,7 +14,8 @@ use futures_util::stream::{Stream, StreamExt};
 use sse_stream::{Sse, SseByteStream};
 use tokio::time::Sleep;
 
-use super::wire::{Choice, Event, WireCall};
+use super::calls::Calls;
+use super::wire::{Choice, Event};
 use super::{connection, quote};
 use crate::egress::{self, Secret};
 use crate::event::Usage;
@@ -24,8 +25,6 @@ use crate::model::{Chunk, Kind, ModelError};
 const EVENT_LIMIT: usize = 1024 * 1024;
 /// The most bytes of text and reasoning of one answer.
 const ANSWER_LIMIT: usize = 16 * 1024 * 1024;
-/// The most calls of tools in one answer.
-const CALL_LIMIT: usize = 128;
 /// How long the end of the HTTP body is awaited after `[DONE]`. Reading it keeps the connection for the next
 /// call; servers send it in the same breath.
 const GRACE: Duration = Duration::from_millis(20);
@@ -84,17 +83,7 @@ pub(super) struct Answer {
     /// The provider gave a reason for the end; true when it is the token limit.
     finished: Option<bool>,
     counted: bool,
-    calls: Vec<Call>,
-}
-
-/// A call of a tool that has begun.
-struct Call {
-    /// What the server counts it by.
-    index: Option<u64>,
-    id: Option<String>,
-    /// Arguments that came before the name.
-    early: String,
-    told: bool,
+    calls: Calls,
 }
 
 impl Answer {
@@ -109,7 +98,7 @@ impl Answer {
             kept: 0,
             finished: None,
             counted: false,
-            calls: Vec::new(),
+            calls: Calls::default(),
         }
     }
 
@@ -151,62 +140,20 @@ impl Answer {
 
     fn add(&mut self, choice: Choice) -> Result<(), ModelError> {
         let mut delta = choice.delta.unwrap_or_default();
-        let calls = delta.tool_calls.take();
+        let calls = delta.tool_calls.take().unwrap_or_default();
         let (reasoning, text) = delta.into_parts();
-        self.kept += reasoning.as_ref().map_or(0, String::len) + text.as_ref().map_or(0, String::len);
-        if self.kept > ANSWER_LIMIT {
-            return Err(schema(format!("the answer is longer than {ANSWER_LIMIT} bytes")));
-        }
+        let before = self.queue.len();
         self.queue.extend(reasoning.map(Chunk::Reasoning));
         self.queue.extend(text.map(Chunk::Text));
-        for call in calls.into_iter().flatten() {
-            self.call(call)?;
+        self.calls.take(calls, &mut self.queue)?;
+        self.kept += self.queue.range(before..).map(size).sum::<usize>();
+        if self.kept > ANSWER_LIMIT {
+            return Err(schema(format!("the answer is longer than {ANSWER_LIMIT} bytes")));
         }
         match choice.finish_reason.as_deref() {
             None | Some("") => {}
             Some("error") => return Err(self.failed("")),
             Some(reason) => self.finished = Some(matches!(reason, "length" | "max_tokens")),
-        }
-        Ok(())
-    }
-
-    /// Takes a piece of a call. Servers count calls by `index`; those that do not, or count wrong, give each an id, and
-    /// a piece with neither belongs to the last call.
-    fn call(&mut self, piece: WireCall) -> Result<(), ModelError> {
-        let index = piece.index;
-        let (id, name, arguments) = piece.into_parts();
-        self.kept += arguments.as_ref().map_or(0, String::len);
-        if self.kept > ANSWER_LIMIT || self.calls.len() > CALL_LIMIT {
-            return Err(schema("the provider's calls of tools are too many or too long"));
-        }
-        let other = |call: &Call| id.is_some() && call.id.is_some() && call.id != id;
-        let known = match (index, &id) {
-            (Some(_), _) => self.calls.iter().rposition(|call| call.index == index && !other(call)),
-            (None, Some(_)) => self.calls.iter().rposition(|call| call.id == id),
-            (None, None) if name.is_some() && self.calls.last().is_some_and(|call| call.told) => None,
-            (None, None) => self.calls.len().checked_sub(1),
-        };
-        let at = known.unwrap_or_else(|| {
-            self.calls.push(Call { index, id: None, early: String::new(), told: false });
-            self.calls.len() - 1
-        });
-        let Some(call) = self.calls.get_mut(at) else { return Ok(()) };
-        call.id = call.id.take().or(id);
-        if let Some(name) = name.filter(|_| !call.told) {
-            call.told = true;
-            let id = call.id.get_or_insert_with(|| format!("call_{at}")).clone();
-            self.queue.push_back(Chunk::ToolCall { index: at, id, name });
-            let early = std::mem::take(&mut call.early);
-            if !early.is_empty() {
-                self.queue.push_back(Chunk::ToolArgs { index: at, delta: early });
-            }
-        }
-        if let Some(delta) = arguments {
-            if call.told {
-                self.queue.push_back(Chunk::ToolArgs { index: at, delta });
-            } else {
-                call.early.push_str(&delta);
-            }
         }
         Ok(())
     }
@@ -217,13 +164,15 @@ impl Answer {
     }
 
     /// Queues the end.
-    fn end(&mut self) {
+    fn end(&mut self) -> Result<(), ModelError> {
         self.phase = Phase::Over;
+        self.calls.end(self.finished.unwrap_or(false))?;
         if !self.counted {
             // A call is a call, even when the provider counts no tokens.
             self.queue.push_back(Chunk::Usage(Usage { model_calls: 1, ..Usage::default() }));
         }
         self.queue.push_back(Chunk::End { truncated: self.finished.unwrap_or(false) });
+        Ok(())
     }
 
     /// Judges the end of the bytes: without `[DONE]`, only a finish reason tells an end from a cut.
@@ -238,15 +187,20 @@ impl Answer {
         };
         match error {
             Some(Stop::TooLong) => Err(schema(Stop::TooLong.to_string())),
-            _ if self.finished.is_some() => {
-                self.end();
-                Ok(())
-            }
+            _ if self.finished.is_some() => self.end(),
             Some(Stop::Broken(error)) => Err(connection(&error)),
             None => {
                 Err(ModelError::new(Kind::Connection, "the provider closed the connection within the answer"))
             }
         }
+    }
+}
+
+/// Returns how much of an answer a chunk is.
+fn size(chunk: &Chunk) -> usize {
+    match chunk {
+        Chunk::Text(text) | Chunk::Reasoning(text) | Chunk::ToolArgs { delta: text, .. } => text.len(),
+        Chunk::ToolCall { .. } | Chunk::Usage(_) | Chunk::End { .. } => 0,
     }
 }
 
@@ -275,15 +229,11 @@ impl Stream for Answer {
                         *events_left -= 1;
                         continue;
                     }
-                    Poll::Ready(_) => {
-                        this.end();
-                        continue;
-                    }
+                    Poll::Ready(_) => this.end(),
                     Poll::Pending => {
                         let grace = grace.get_or_insert_with(|| Box::pin(tokio::time::sleep(GRACE)));
                         ready!(grace.as_mut().poll(cx));
-                        this.end();
-                        continue;
+                        this.end()
                     }
                 },
             };

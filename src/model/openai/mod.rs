@@ -3,6 +3,7 @@
 //! Invariant: neither the key nor the conversation appears in an error.
 
 mod answer;
+mod calls;
 mod wire;
 
 use std::time::Duration;

@@ -225,11 +225,81 @@ async fn calls_of_tools_are_put_together_as_servers_send_them() {
             ],
             &both[..1],
         ),
+        (
+            "neither ids nor indices, in pieces",
+            &[
+                r#"[{"function":{"name":"add","arguments":"{\"n\""}}]"#,
+                r#"[{"function":{"name":"add","arguments":":1}"}}]"#,
+                r#"[{"function":{"name":"add","arguments":"{}"}}]"#,
+                r#"[{"function":{"name":"now"}},{"function":{"name":"now"}}]"#,
+            ],
+            &["call_0 add {\"n\":1}", "call_1 add {}", "call_2 now ", "call_3 now "],
+        ),
+        (
+            "one index and empty ids",
+            &[
+                r#"[{"index":0,"id":"","function":{"name":"add","arguments":"{\"n\":1}"}}]"#,
+                r#"[{"index":0,"id":"","function":{"name":"add","arguments":"{\"n\":2}"}}]"#,
+            ],
+            &["call_0 add {\"n\":1}", "call_1 add {\"n\":2}"],
+        ),
+        (
+            "the id after the name, and the second call before the first one's name",
+            &[
+                r#"[{"index":0,"function":{"arguments":"{}"}}]"#,
+                r#"[{"index":1,"function":{"name":"sub"}}]"#,
+                r#"[{"index":1,"id":"b","function":{"arguments":"{\"n\":2}"}}]"#,
+                r#"[{"index":0,"id":"a","function":{"name":"add"}}]"#,
+            ],
+            &["call_0 sub {\"n\":2}", "a add {}"],
+        ),
+        (
+            "one id for two calls",
+            &[
+                r#"[{"index":0,"id":"a","function":{"name":"add"}},{"index":1,"id":"a","function":{"name":"sub"}}]"#,
+            ],
+            &["a add ", "call_1 sub "],
+        ),
+        ("nothing", &["[]", "null", "[{}]", r#"[{"index":0,"function":null}]"#], &[]),
     ] {
         let chunk =
             |delta: &&str| format!("data: {{\"choices\":[{{\"delta\":{{\"tool_calls\":{delta}}}}}]}}\n\n");
         let stream = deltas.iter().map(chunk).collect::<String>() + end;
         assert_eq!(calls(events(&stream).await), expected, "{what}");
+    }
+}
+
+const CALLS: &str = concat!(
+    "data: {\"choices\":[{\"delta\":{\"content\":\"Let me see.\"}}]}\n\n",
+    "data: {\"choices\":[{\"delta\":{\"tool_calls\":[{\"index\":0,\"id\":\"a\",\"function\":{\"name\":\"add\",\"arguments\":\"\"}}]}}]}\n\n",
+    "data: {\"choices\":[{\"delta\":{\"tool_calls\":[{\"index\":0,\"function\":{\"arguments\":\"{\\\"ü\\\"\"}}]}}]}\n\n",
+    "data: {\"choices\":[{\"delta\":{\"tool_calls\":[{\"index\":0,\"function\":{\"arguments\":\":1}\"}}]}}]}\n\n",
+    "data: {\"choices\":[{\"delta\":{\"tool_calls\":[{\"index\":1,\"id\":\"b\",\"function\":{\"name\":\"now\"}}]}}]}\n\n",
+    "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"tool_calls\"}]}\n\n",
+);
+
+#[tokio::test]
+async fn calls_of_tools_that_are_split_are_whole_and_those_that_are_cut_are_an_error() {
+    let bytes = Bytes::from_static(CALLS.as_bytes());
+    for at in 0..=bytes.len() {
+        let body = egress::Body::of(vec![bytes.slice(..at), bytes.slice(at..)]);
+        let items: Vec<_> = Answer::new(body, None).collect().await;
+        assert_eq!(items.last(), Some(&Ok(Chunk::End { truncated: false })), "split at {at}");
+        assert_eq!(calls(items), ["a add {\"ü\":1}", "b now "], "split at {at}");
+        let items: Vec<_> = Answer::new(egress::Body::of(vec![bytes.slice(..at)]), None).collect().await;
+        // The last line end may be missing.
+        let whole = at + 2 >= bytes.len() && items.last().unwrap().is_ok();
+        assert!(whole || error(items).kind == Kind::Connection, "cut after {at} bytes");
+    }
+}
+
+#[tokio::test]
+async fn a_call_without_a_name_is_an_error_unless_the_answer_was_cut_at_its_limit() {
+    let call = "data: {\"choices\":[{\"delta\":{\"tool_calls\":[{\"id\":\"a\"}]}}]}\n\n";
+    for (reason, fits) in [("tool_calls", false), ("length", true)] {
+        let end = format!("data: {{\"choices\":[{{\"finish_reason\":\"{reason}\"}}]}}\n\ndata: [DONE]\n\n");
+        let last = events(&format!("{call}{end}")).await.pop().unwrap();
+        assert_eq!(last.is_ok(), fits, "{reason}");
     }
 }
 

@@ -72,6 +72,20 @@ async fn an_answer_can_fail_be_cut_or_hit_the_limit() {
 }
 
 #[tokio::test]
+async fn an_answer_can_call_tools_after_what_it_says() {
+    let calls = [("add", json!({"n": 1})), ("now", json!({}))];
+    let model =
+        Scripted::new([("a", vec![Entry::calls(calls.clone()), Entry::text("wait").and_calls(calls)])]);
+    let call = |index, id: &str, name: &str| Ok(Chunk::ToolCall { index, id: id.into(), name: name.into() });
+    let args = |index, delta: &str| Ok(Chunk::ToolArgs { index, delta: delta.into() });
+    let called = [call(0, "call_1", "add"), args(0, r#"{"n":1}"#), call(1, "call_2", "now"), args(1, "{}")];
+    let (first, second) = (say(&model, "a").await, say(&model, "a").await);
+    assert_eq!(first[..4], called);
+    assert_eq!((&second[0], &second[1..5]), (&Ok(Chunk::Text("wait".into())), &called[..]));
+    assert_eq!(second.last(), Some(&Ok(Chunk::End { truncated: false })));
+}
+
+#[tokio::test]
 async fn a_gate_holds_chunks_back_and_a_dropped_stream_is_counted() {
     let gate = Gate::new();
     let model = Scripted::always(Entry::chunks(["a", "b"]).gated(&gate));

@@ -1,0 +1,169 @@
+//! Puts calls of tools together from the pieces that servers send.
+//!
+//! Invariant: a call begins once, with its name and an id of its own, and calls are counted in the order in which they
+//! begin. No piece is lost: a call that never gets a name is an error.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use serde::de::IgnoredAny;
+
+use super::wire::WireCall;
+use crate::model::{Chunk, Kind, ModelError};
+
+/// The most calls of tools in one answer.
+const CALL_LIMIT: usize = 128;
+/// The most bytes of the arguments of one call.
+const ARGUMENTS_LIMIT: usize = 4 * 1024 * 1024;
+
+/// The calls of an answer.
+#[derive(Default)]
+pub(super) struct Calls {
+    calls: Vec<Call>,
+    /// The ids that were told.
+    told: BTreeSet<String>,
+}
+
+/// A call of which something came.
+struct Call {
+    /// What the server counts it by.
+    key: Option<u64>,
+    /// The server's id.
+    id: Option<String>,
+    name: Option<String>,
+    arguments: String,
+    /// Which of the calls that have begun it is.
+    at: Option<usize>,
+}
+
+impl Call {
+    /// Says whether nothing can be added to the arguments.
+    fn is_whole(&self) -> bool {
+        serde_json::from_str::<IgnoredAny>(&self.arguments).is_ok()
+    }
+}
+
+/// A piece of a call, each part only when there is some.
+struct Piece {
+    key: Option<u64>,
+    id: Option<String>,
+    name: Option<String>,
+    arguments: Option<String>,
+    /// Others stand before it in the same list.
+    follows: bool,
+}
+
+impl Calls {
+    /// Takes the pieces of one event.
+    pub(super) fn take(
+        &mut self,
+        pieces: Vec<WireCall>,
+        chunks: &mut VecDeque<Chunk>,
+    ) -> Result<(), ModelError> {
+        for (nth, piece) in pieces.into_iter().enumerate() {
+            let key = piece.index;
+            let (id, name, arguments) = piece.into_parts();
+            self.add(Piece { key, id, name, arguments, follows: nth > 0 }, chunks)?;
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, piece: Piece, chunks: &mut VecDeque<Chunk>) -> Result<(), ModelError> {
+        let found = self.find(&piece);
+        let Piece { key, id, name, arguments, .. } = piece;
+        if found.is_none() {
+            if id.is_none() && name.is_none() && arguments.is_none() {
+                return Ok(());
+            }
+            if self.calls.len() == CALL_LIMIT {
+                return Err(schema("the provider calls more than 128 tools at once"));
+            }
+            self.calls.push(Call { key, id: None, name: None, arguments: String::new(), at: None });
+        }
+        let begun = self.told.len();
+        let place = found.unwrap_or(self.calls.len() - 1);
+        let Some(call) = self.calls.get_mut(place) else { return Ok(()) };
+        call.id = call.id.take().or(id);
+        let added = arguments.unwrap_or_default();
+        if call.arguments.len() + added.len() > ARGUMENTS_LIMIT {
+            return Err(schema("the provider's call of a tool is longer than 4 MiB"));
+        }
+        call.arguments.push_str(&added);
+        let (index, delta) = match (call.at, name) {
+            (Some(at), _) => (at, added),
+            (None, None) => return Ok(()),
+            (None, Some(name)) => {
+                let id = own_id(&self.told, call.id.as_deref());
+                self.told.insert(id.clone());
+                call.at = Some(begun);
+                call.name = Some(name.clone());
+                chunks.push_back(Chunk::ToolCall { index: begun, id, name });
+                // Arguments may come before the name.
+                (begun, call.arguments.clone())
+            }
+        };
+        if !delta.is_empty() {
+            chunks.push_back(Chunk::ToolArgs { index, delta });
+        }
+        Ok(())
+    }
+
+    /// Finds the call that a piece belongs to. Servers count calls by `index`; those that do not, or that give all calls
+    /// one, tell them apart by their ids, and a piece with neither belongs to the last call. A name that comes again
+    /// is the next call where nothing can be added to this one.
+    fn find(&self, piece: &Piece) -> Option<usize> {
+        let last = self.calls.len().checked_sub(1);
+        let place = match (piece.key, &piece.id) {
+            (Some(_), Some(_)) => {
+                let same = |call: &Call| call.key == piece.key && call.id == piece.id;
+                let known = self.calls.iter().rposition(same);
+                known.or_else(|| self.calls.iter().rposition(|call| call.key == piece.key))
+            }
+            (Some(_), None) => self.calls.iter().rposition(|call| call.key == piece.key),
+            (None, Some(_)) => {
+                let known = self.calls.iter().rposition(|call| call.id == piece.id);
+                known.or_else(|| last.filter(|_| piece.name.is_none()))
+            }
+            (None, None) => last,
+        }?;
+        let call = self.calls.get(place)?;
+        let new = match (&piece.id, &call.id) {
+            (Some(id), Some(of)) => id != of,
+            _ => match (&piece.name, &call.name) {
+                (Some(name), Some(of)) => {
+                    name != of
+                        || (piece.key.is_none() && piece.follows)
+                        || (piece.arguments.is_some() && call.is_whole())
+                }
+                _ => false,
+            },
+        };
+        (!new).then_some(place)
+    }
+
+    /// Checks that no piece is left over; the end of an answer that was cut at its limit may be.
+    pub(super) fn end(&self, truncated: bool) -> Result<(), ModelError> {
+        if truncated || self.calls.iter().all(|call| call.at.is_some()) {
+            return Ok(());
+        }
+        Err(schema("the provider calls a tool without its name"))
+    }
+}
+
+/// Returns the server's id of a call, or one that no other call has.
+fn own_id(told: &BTreeSet<String>, id: Option<&str>) -> String {
+    let id = id.filter(|id| !told.contains(*id));
+    id.map_or_else(
+        || {
+            let mut n = told.len();
+            while told.contains(&format!("call_{n}")) {
+                n += 1;
+            }
+            format!("call_{n}")
+        },
+        str::to_owned,
+    )
+}
+
+fn schema(message: &str) -> ModelError {
+    ModelError::new(Kind::Schema, message)
+}
