@@ -80,11 +80,18 @@ struct QuestionRow {
     expires_at: Option<DateTime<Utc>>,
     answer: Option<Vec<u8>>,
     closed: bool,
+    /// Its run is: that may be taken back.
+    over: bool,
 }
 
 impl QuestionRow {
+    /// Says whether somebody may hear of it: who comes late hears who was first.
+    fn is_known(&self) -> bool {
+        !self.closed && !self.over || self.answer.is_some()
+    }
+
     fn is_open(&self) -> bool {
-        !self.closed && self.answer.is_none()
+        self.is_known() && self.answer.is_none()
     }
 
     /// Says whether somebody may answer it.
@@ -138,10 +145,10 @@ impl Tables {
         rows
     }
 
-    /// Closes all questions of a run: it is over.
-    fn close_questions(&mut self, run: RunId) {
+    /// Lets the questions of a run be over with it, or not any more.
+    fn end_questions(&mut self, run: RunId, over: bool) {
         for row in self.questions.values_mut().filter(|row| row.question.run == run) {
-            row.closed = true;
+            row.over = over;
         }
     }
 
@@ -325,7 +332,7 @@ impl Store for MemoryStore {
             let question =
                 OpenQuestion { id: id.clone(), run, key, agent, data, created_at: now, answered: None };
             let ord = tables.next_ord;
-            let row = QuestionRow { ord, question, expires_at, answer: None, closed: false };
+            let row = QuestionRow { ord, question, expires_at, answer: None, closed: false, over: false };
             tables.questions.entry(id).or_insert(row);
         }
         for id in &commit.closed {
@@ -347,7 +354,7 @@ impl Store for MemoryStore {
                     row.run.state = RunState::Queued;
                 }
             }
-            Some((state, _)) if state != RunState::Queued => tables.close_questions(commit.run),
+            Some((state, _)) if state != RunState::Queued => tables.end_questions(commit.run, true),
             _ => {}
         }
         if let Some(thread) = tables.thread_of(&commit.owner, commit.thread) {
@@ -471,7 +478,8 @@ impl Store for MemoryStore {
         }
         let cancelled = row.run.clone();
         if cancelled.state == RunState::Cancelled {
-            tables.close_questions(run);
+            tables.end_questions(run, true);
+            tables.pending.retain(|(of, ..), _| *of != run);
         }
         Ok(Some(cancelled))
     }
@@ -481,8 +489,7 @@ impl Store for MemoryStore {
         let now = Utc::now();
         for (id, _) in &answer.answers {
             let row = tables.questions.get(id).filter(|row| {
-                let known = !row.closed || row.answer.is_some();
-                row.question.run == answer.run && known && row.is_for(&answer.owner, answer.agent)
+                row.question.run == answer.run && row.is_known() && row.is_for(&answer.owner, answer.agent)
             });
             match row.map(|row| &row.question.answered) {
                 None => return Ok(Answering::Unknown(id.clone())),
@@ -524,8 +531,7 @@ impl Store for MemoryStore {
 
     async fn question(&self, owner: &Owner, agent: bool, id: &InterruptId) -> Result<Option<OpenQuestion>> {
         let tables = self.lock();
-        let known = |row: &&QuestionRow| !row.closed || row.answer.is_some();
-        let row = tables.questions.get(id).filter(known).filter(|row| row.is_for(owner, agent));
+        let row = tables.questions.get(id).filter(|row| row.is_known() && row.is_for(owner, agent));
         Ok(row.map(|row| row.question.clone()))
     }
 
@@ -575,6 +581,7 @@ impl Store for MemoryStore {
             (row.run.result, row.run.finished_at, row.run.crashes) = (None, None, 0);
             row.run.cancel_requested = false;
         }
+        tables.end_questions(run, false);
         Ok(tables.take(run, &process, false))
     }
 

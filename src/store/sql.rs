@@ -336,10 +336,22 @@ impl Store for SqlStore {
         task: &TaskId,
         data: Vec<u8>,
     ) -> Result<bool> {
-        let (db, owner, task) = (self.write(), owner.clone(), task.clone());
+        let values = vec![
+            owner.tenant.as_str().into(),
+            run.0.into(),
+            owner.user.as_str().into(),
+            (fence as i64).into(),
+            (step as i64).into(),
+            (&*task.0).into(),
+            data.into(),
+        ];
+        if let Some(lanes) = &self.0.lanes {
+            return postgres::put_pending(lanes, &values).await;
+        }
+        let db = self.write();
         detached(async move {
             let tx = begin(&db).await?;
-            let stored = question::put_pending(&tx, &owner, run, fence, step, &task, data).await?;
+            let stored = sqlite::put_pending(&tx, values).await?;
             end(tx).await?;
             Ok(stored)
         })
@@ -355,7 +367,9 @@ impl Store for SqlStore {
         detached(async move {
             let tx = begin(&db).await?;
             let claim = question::resume(&tx, &owner, run, &process).await?;
-            end(tx).await?;
+            if claim.is_some() {
+                end(tx).await?;
+            }
             Ok(claim)
         })
         .await

@@ -4,6 +4,7 @@ mod accept;
 mod claim;
 mod line;
 mod question;
+mod race;
 mod sql;
 mod write;
 

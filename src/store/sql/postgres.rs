@@ -247,13 +247,14 @@ pub(super) async fn append_events(lanes: &Lanes, batches: Vec<(Owner, RunId, Eve
     Ok(())
 }
 
-/// The thread is locked to read its head: as of the statement's start it could be older than the last commit of the
+/// Whoever still writes for the former owner is waited out, or waits and then finds another fence: that is why the locks
+/// are so strong. The thread is locked to read its head: as of the statement's start it could be older than the last commit of the
 /// run's former owner.
 const CLAIM: &str = "with lost as materialized ( \
        select r.tenant, r.run_id, true as crashed, r.ord from run r \
        where r.state = 'running' and (r.lease_until < now() or (r.owner = $1 and r.boot <> $2)) \
          and r.min_engine <= $5 \
-       order by r.ord limit $4 for no key update skip locked), \
+       order by r.ord limit $4 for update skip locked), \
      ready as materialized ( \
        select r.tenant, r.run_id, false as crashed, r.ord from run r \
        where r.state = 'queued' and r.available_at <= now() and r.min_engine <= $5 \
@@ -261,11 +262,11 @@ const CLAIM: &str = "with lost as materialized ( \
            and a.state in ('running', 'interrupted')) \
          and not exists (select 1 from run a where a.tenant = r.tenant and a.thread_id = r.thread_id \
            and a.state = 'queued' and a.ord < r.ord) \
-       order by r.ord limit $4 for no key update of r skip locked), \
+       order by r.ord limit $4 for update of r skip locked), \
      due as materialized ( \
        select r.tenant, r.run_id, false as crashed, r.ord from run r \
        where r.state = 'interrupted' and r.wake_at <= now() and r.min_engine <= $5 \
-       order by r.ord limit $4 for no key update skip locked), \
+       order by r.ord limit $4 for update skip locked), \
      pick as materialized ( \
        select * from lost union all select * from due union all select * from ready limit $4), \
      taken as ( \
@@ -338,7 +339,9 @@ const CANCEL: &str = "with r as ( \
        returning *), \
      news as ( \
        insert into event (tenant, run_id, fence, first_n, last_n, data) \
-       select $1, $2, r.fence, $5, $6, $7 from r where r.state = 'cancelled') \
+       select $1, $2, r.fence, $5, $6, $7 from r where r.state = 'cancelled'), \
+     settled as ( \
+       delete from pending_write p using r where r.state = 'cancelled' and p.tenant = $1 and p.run_id = $2) \
      select {RUN} from r";
 
 pub(super) async fn request_cancel(
@@ -363,6 +366,20 @@ pub(super) async fn request_cancel(
         // It is over already, or it never was.
         None => read::run(db, owner, run).await,
     }
+}
+
+/// The lock waits for a claim, and then sees its fence. It is so weak that heartbeats pass by.
+const PUT_PENDING: &str = "with gate as materialized ( \
+       select 1 from run where tenant = $1 and run_id = $2 and user_id = $3 and fence = $4 and state = 'running' \
+       for key share), \
+     put as ( \
+       insert into pending_write (tenant, run_id, step, task_id, data) select $1, $2, $5, $6, $7 from gate \
+       on conflict (tenant, run_id, step, task_id) do nothing) \
+     select 1 from gate";
+
+pub(super) async fn put_pending(lanes: &Lanes, values: &[Value]) -> Result<bool> {
+    let rows = hot(lanes, PUT_PENDING, values).await.map_err(|e| unsure(&e))?;
+    Ok(!rows.is_empty())
 }
 
 /// Says that a statement met others in its way each time.

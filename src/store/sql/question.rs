@@ -7,7 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use sea_orm::{ConnectionTrait, DatabaseTransaction as Tx, DbBackend, Value};
 use uuid::Uuid;
 
-use super::error::undone;
+use super::error::{is_race, undone};
 use super::row::{RUN, Row, moment};
 use super::{read, sql};
 use crate::id::{CheckpointId, InterruptId, Owner, Part, RunId, TaskId, ThreadKey};
@@ -104,8 +104,9 @@ async fn locked(tx: &Tx, tenant: &str, run: RunId) -> Result<Option<Run>> {
     read::row(tx, "run", &text, vec![tenant.into(), run.0.into()]).await?.map(|row| row.run()).transpose()
 }
 
-/// Makes a process the owner of a run that is locked.
-async fn taken(tx: &Tx, run: &Run, process: &Process) -> Result<Claim> {
+/// Makes a process the owner of a run that is locked. Nothing: another run took the thread first, and the transaction is
+/// void.
+async fn taken(tx: &Tx, run: &Run, process: &Process) -> Result<Option<Claim>> {
     let tenant = run.key.owner.tenant.as_str();
     let now = Utc::now();
     let (lease, backend) = (TimeDelta::from_std(process.lease).ok(), tx.get_database_backend());
@@ -123,7 +124,10 @@ async fn taken(tx: &Tx, run: &Run, process: &Process) -> Result<Claim> {
     );
     let values =
         vec![tenant.into(), run.run.0.into(), process.instance.as_str().into(), process.boot.into(), lease];
-    write(tx, &text, values).await?;
+    match tx.execute_raw(sql(tx, text, values)).await {
+        Err(error) if is_race(&error) => return Ok(None),
+        done => done.map_err(|e| undone(&e))?,
+    };
     let text = format!(
         "select {RUN}, t.head from run r join thread t on t.tenant = r.tenant and t.thread_id = r.thread_id \
          where r.tenant = $1 and r.run_id = $2"
@@ -133,7 +137,7 @@ async fn taken(tx: &Tx, run: &Run, process: &Process) -> Result<Claim> {
         || StoreError::Corrupt { what: "run", why: format!("{} is gone after it was written", run.run) };
     let row = row.ok_or_else(gone)?;
     let head = row.get::<Option<Uuid>>("head")?.map(CheckpointId);
-    Ok(Claim { run: row.run()?, head, crashed: false })
+    Ok(Some(Claim { run: row.run()?, head, crashed: false }))
 }
 
 /// Answers questions of one run, all of them or none.
@@ -174,7 +178,9 @@ pub(super) async fn answer(tx: &Tx, answer: Answer) -> Result<Answering> {
         write(tx, put, values).await?;
     }
     if run.state == RunState::Interrupted {
-        return taken(tx, &run, &answer.process).await.map(Answering::Claimed);
+        let claim = taken(tx, &run, &answer.process).await?;
+        let claim = claim.ok_or_else(|| StoreError::Unavailable("another run took the thread".into()))?;
+        return Ok(Answering::Claimed(claim));
     }
     Ok(Answering::Stored(run))
 }
@@ -185,6 +191,11 @@ pub(super) async fn resume(tx: &Tx, owner: &Owner, run: RunId, process: &Process
     let failed =
         |run: &Run| run.key.owner == *owner && matches!(run.state, RunState::Failed | RunState::Dead);
     let Some(run) = locked(tx, tenant, run).await?.filter(failed) else { return Ok(None) };
+    if tx.get_database_backend() == DbBackend::Postgres {
+        // Whoever accepts a run has this lock.
+        let lock = "select 1 from thread where tenant = $1 and thread_id = $2 for no key update";
+        read::row(tx, "thread", lock, vec![tenant.into(), run.thread.0.into()]).await?;
+    }
     let text = "select 1 from run r join run x on x.tenant = r.tenant and x.thread_id = r.thread_id \
            and x.ord > r.ord where r.tenant = $1 and r.run_id = $2 limit 1";
     if read::row(tx, "run", text, vec![tenant.into(), run.run.0.into()]).await?.is_some() {
@@ -192,7 +203,7 @@ pub(super) async fn resume(tx: &Tx, owner: &Owner, run: RunId, process: &Process
     }
     let text = "update run set crashes = 0, cancel_requested = false where tenant = $1 and run_id = $2";
     write(tx, text, vec![tenant.into(), run.run.0.into()]).await?;
-    taken(tx, &run, process).await.map(Some)
+    taken(tx, &run, process).await
 }
 
 /// Says whether a run that is to pause has got an answer already. The gate's row must be locked.
@@ -284,31 +295,6 @@ impl Asides {
         }
         Ok(())
     }
-}
-
-/// Stores what a task came to, while the fence holds.
-pub(super) async fn put_pending<C: ConnectionTrait>(
-    db: &C,
-    owner: &Owner,
-    run: RunId,
-    fence: u64,
-    step: u64,
-    task: &TaskId,
-    data: Vec<u8>,
-) -> Result<bool> {
-    let gate = "select 1 as held from run where tenant = $1 and run_id = $2 and user_id = $3 and fence = $4 \
-         and state = 'running'";
-    let lock = if db.get_database_backend() == DbBackend::Postgres { " for key share" } else { "" };
-    let (tenant, user) = (owner.tenant.as_str(), owner.user.as_str());
-    let values = vec![tenant.into(), run.0.into(), user.into(), (fence as i64).into()];
-    if read::row(db, "run", &format!("{gate}{lock}"), values).await?.is_none() {
-        return Ok(false);
-    }
-    let put = "insert into pending_write (tenant, run_id, step, task_id, data) values ($1, $2, $3, $4, $5) \
-         on conflict (tenant, run_id, step, task_id) do nothing";
-    let values = vec![tenant.into(), run.0.into(), (step as i64).into(), (&*task.0).into(), data.into()];
-    write(db, put, values).await?;
-    Ok(true)
 }
 
 /// Reads what tasks of a superstep came to.

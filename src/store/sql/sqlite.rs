@@ -337,6 +337,8 @@ pub(super) async fn request_cancel(
                 vec![tenant.into(), run.0.into(), (fence as i64).into(), result.into(), at(Utc::now())];
             write(tx, text, values).await?;
             store(tx, tenant, run, EventBatch { fence, ..events }).await?;
+            let settle = "delete from pending_write where tenant = $1 and run_id = $2";
+            write(tx, settle, vec![tenant.into(), run.0.into()]).await?;
         }
         RunState::Running => {
             let text = "update run set cancel_requested = true where tenant = $1 and run_id = $2";
@@ -345,4 +347,15 @@ pub(super) async fn request_cancel(
         _ => return Ok(Some(found)),
     }
     read::run(tx, owner, run).await
+}
+
+/// Stores what a task came to, while the fence holds.
+pub(super) async fn put_pending(tx: &Tx, values: Vec<Value>) -> Result<bool> {
+    let gate = "select 1 from run where tenant = $1 and run_id = $2 and user_id = $3 and fence = $4 and state = 'running'";
+    if read::row(tx, "run", gate, values[..4].to_vec()).await?.is_none() {
+        return Ok(false);
+    }
+    let put = "insert into pending_write (tenant, run_id, step, task_id, data) values ($1, $2, $5, $6, $7) \
+         on conflict (tenant, run_id, step, task_id) do nothing";
+    write(tx, put, values).await.map(|_| true)
 }
