@@ -4,6 +4,7 @@
 //! the tables as of its start; only rows that were locked are as new as their lock.
 
 mod accept;
+mod commit;
 mod lane;
 
 use std::collections::BTreeMap;
@@ -15,13 +16,13 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, QueryResult, Value};
 use uuid::Uuid;
 
 pub(super) use self::accept::accept;
+pub(super) use self::commit::commit;
 pub(super) use self::lane::Lanes;
 use super::error::{is_race, undone, unsure};
-use super::question::{self, Asides};
-use super::row::{RUN, Row, word};
-use super::{ENGINE, TRIES, answered, beat, begin, detached, end, read, sql};
+use super::row::{RUN, Row};
+use super::{ENGINE, TRIES, answered, beat, read, sql};
 use crate::id::{CheckpointId, Owner, RunId};
-use crate::store::{Beat, Claim, Commit, Committed, EventBatch, Process, Result, Run, RunState, StoreError};
+use crate::store::{Beat, Claim, EventBatch, Process, Result, Run, StoreError};
 
 /// Returns a lease as the statements take it.
 fn millis(lease: Duration) -> Value {
@@ -53,141 +54,6 @@ async fn hot(lanes: &Lanes, text: &str, values: &[Value]) -> std::result::Result
         }
     }
     lanes.query(text, values).await
-}
-
-const COMMIT: &str = "with gate as ( \
-       update run set step = step + 1, crashes = 0, \
-         state = coalesce($7, state), \
-         result = case when $7 is null then result else $8 end, \
-         finished_at = case when $9 then now() end, \
-         owner = case when $7 is null then owner end, \
-         boot = case when $7 is null then boot end, \
-         lease_until = case when $7 is null then now() + $10::bigint * interval '1 millisecond' end \
-       where tenant = $1 and run_id = $2 and user_id = $3 and thread_id = $4 and fence = $5 and step = $6 \
-         and state = 'running' \
-       returning cancel_requested), \
-     head as ( \
-       update thread set head = coalesce($11, head), updated_at = now() from gate \
-       where tenant = $1 and thread_id = $4), \
-     news as ( \
-       insert into event (tenant, run_id, fence, first_n, last_n, data) \
-       select $1, $2, $12, $13, $14, $15 from gate where $15 is not null \
-       on conflict (tenant, run_id, fence, first_n) do update set last_n = excluded.last_n, data = excluded.data \
-       where event.last_n < excluded.last_n)";
-
-/// The parameters of [`COMMIT`].
-const COMMIT_PARAMETERS: usize = 15;
-
-pub(super) async fn commit(lanes: &Lanes, db: &DatabaseConnection, mut commit: Commit) -> Result<Committed> {
-    match Asides::of(&mut commit) {
-        None => {
-            let (text, values) = barrier(commit);
-            let rows = hot(lanes, &text, &values).await.map_err(|e| unsure(&e))?;
-            committed(&rows)
-        }
-        Some(asides) => {
-            let db = db.clone();
-            detached(async move { slow(&db, commit, asides).await }).await
-        }
-    }
-}
-
-/// Writes a barrier with questions, or with what is not pending any more. The row of the run is locked first: what was
-/// said to it before is seen, and what comes later finds the barrier.
-async fn slow(db: &DatabaseConnection, mut commit: Commit, asides: Asides) -> Result<Committed> {
-    let tx = begin(db).await?;
-    let lock = "select cancel_requested from run where tenant = $1 and run_id = $2 and fence = $3 for update";
-    let values = vec![commit.owner.tenant.as_str().into(), commit.run.0.into(), (commit.fence as i64).into()];
-    let Some(row) = read::row(&tx, "run", lock, values).await? else {
-        tx.rollback().await.map_err(|e| undone(&e))?;
-        return Ok(Committed::Lost);
-    };
-    if asides.pauses && (row.get("cancel_requested")? || question::is_answered(&tx, &commit).await?) {
-        commit.next = Some((RunState::Queued, None));
-    }
-    let (text, values) = barrier(commit);
-    let rows = tx.query_all_raw(sql(&tx, text, values)).await.map_err(|e| undone(&e))?;
-    let outcome = committed(&rows)?;
-    if outcome == Committed::Lost {
-        tx.rollback().await.map_err(|e| undone(&e))?;
-        return Ok(outcome);
-    }
-    asides.write(&tx).await?;
-    end(tx).await?;
-    Ok(outcome)
-}
-
-/// Makes the statement of a barrier.
-fn barrier(commit: Commit) -> (String, Vec<Value>) {
-    let next = commit.next.filter(|(state, _)| *state != RunState::Running);
-    let (state, result) = next.unzip();
-    let terminal = state.is_some_and(|s| !matches!(s, RunState::Queued | RunState::Interrupted));
-    let events = commit.events.as_ref();
-    let number = |of: fn(&EventBatch) -> u64| Value::BigInt(events.map(|batch| of(batch) as i64));
-    let mut values: Vec<Value> = vec![
-        commit.owner.tenant.as_str().into(),
-        commit.run.0.into(),
-        commit.owner.user.as_str().into(),
-        commit.thread.0.into(),
-        (commit.fence as i64).into(),
-        (commit.step as i64).into(),
-        state.map(word).into(),
-        result.flatten().into(),
-        terminal.into(),
-        millis(commit.lease),
-        commit.checkpoints.last().map(|c| c.checkpoint.0).into(),
-        number(|batch| batch.fence),
-        number(|batch| batch.first),
-        number(|batch| batch.last),
-        commit.events.map(|batch| batch.data).into(),
-    ];
-    let mut text = COMMIT.to_owned();
-    if !commit.checkpoints.is_empty() {
-        let rows: Vec<String> = (0..commit.checkpoints.len()).map(checkpoint_row).collect();
-        text.push_str(
-            ", line as ( \
-               insert into checkpoint (tenant, thread_id, checkpoint_id, parent, run_id, step, source, delta, \
-                 snapshot, frontier, created_at) \
-               select $1, $4, c.* from gate, (values ",
-        );
-        text.push_str(&rows.join(", "));
-        text.push_str(") c)");
-        for c in commit.checkpoints {
-            values.extend([
-                c.checkpoint.0.into(),
-                c.parent.map(|id| id.0).into(),
-                c.run.map(|id| id.0).into(),
-                (c.step as i64).into(),
-                c.source.into(),
-                c.delta.into(),
-                c.snapshot.into(),
-                c.frontier.into(),
-                c.created_at.into(),
-            ]);
-        }
-    }
-    text.push_str(" select cancel_requested from gate");
-    (text, values)
-}
-
-fn committed(rows: &[QueryResult]) -> Result<Committed> {
-    match rows.first() {
-        None => Ok(Committed::Lost),
-        Some(row) => {
-            let cancel_requested = row.try_get("", "cancel_requested").map_err(|e| undone(&e))?;
-            Ok(Committed::Done { cancel_requested })
-        }
-    }
-}
-
-/// Returns the parameters of the checkpoint at `index`, with the types that a bare `values` list does not infer.
-fn checkpoint_row(index: usize) -> String {
-    const TYPES: [&str; 9] =
-        ["uuid", "uuid", "uuid", "bigint", "text", "bytea", "bytea", "bytea", "timestamptz"];
-    let first = COMMIT_PARAMETERS + 1 + index * TYPES.len();
-    let row: Vec<String> =
-        TYPES.iter().enumerate().map(|(i, sort)| format!("${}::{sort}", first + i)).collect();
-    format!("({})", row.join(", "))
 }
 
 /// The commit of these rows does not wait for the disk: a crash of the database can take the last moments of a stream,

@@ -12,7 +12,7 @@ use super::row::{RUN, Row, moment};
 use super::{read, sql};
 use crate::id::{CheckpointId, InterruptId, Owner, Part, RunId, TaskId, ThreadKey};
 use crate::store::{
-    Answer, Answering, Claim, Commit, OpenQuestion, Process, Question, Result, Run, RunState, StoreError,
+    Answer, Answering, Claim, Commit, OpenQuestion, Process, Result, Run, RunState, StoreError,
 };
 
 /// Questions beside their runs.
@@ -46,7 +46,9 @@ fn open(row: &Row) -> Result<OpenQuestion> {
 /// Lists the open questions of a thread.
 pub(super) async fn of_thread<C: ConnectionTrait>(db: &C, key: &ThreadKey) -> Result<Vec<OpenQuestion>> {
     let text = format!(
-        "{QUESTION} and {OPEN} and r.user_id = $2 and r.session_id = $3 and i.answer is null order by i.created_at, i.interrupt_id"
+        "{QUESTION} and {OPEN} and i.answer is null and i.thread_id = ( \
+           select t.thread_id from thread t where t.tenant = $1 and t.user_id = $2 and t.session_id = $3) \
+         order by i.created_at, i.interrupt_id"
     );
     let Owner { tenant, user } = &key.owner;
     let values = vec![tenant.as_str().into(), user.as_str().into(), key.session.as_str().into()];
@@ -221,80 +223,17 @@ pub(super) async fn is_answered<C: ConnectionTrait>(db: &C, commit: &Commit) -> 
     Ok(false)
 }
 
-/// What a barrier does besides its row: questions put and closed, and what is not pending any more.
-pub(super) struct Asides {
-    pub(super) tenant: String,
-    pub(super) thread: crate::id::ThreadId,
-    pub(super) run: RunId,
-    pub(super) step: u64,
-    pub(super) questions: Vec<Question>,
-    pub(super) closed: Vec<InterruptId>,
-    pub(super) forget_pending: bool,
-    pub(super) pauses: bool,
+/// Says whether a barrier takes what is pending away: a run that failed keeps it, for it may go on.
+pub(super) fn forgets(commit: &Commit) -> bool {
+    commit.pending && !matches!(commit.next, Some((RunState::Failed | RunState::Dead, _)))
 }
 
-impl Asides {
-    /// Takes the asides of a barrier; nothing when it has none, which is the usual case.
-    pub(super) fn of(commit: &mut Commit) -> Option<Self> {
-        let state = commit.next.as_ref().map(|(state, _)| *state);
-        let pauses = state == Some(RunState::Interrupted);
-        let forget_pending = commit.pending && !matches!(state, Some(RunState::Failed | RunState::Dead));
-        if commit.questions.is_empty() && commit.closed.is_empty() && !forget_pending && !pauses {
-            return None;
-        }
-        Some(Self {
-            tenant: commit.owner.tenant.to_string(),
-            thread: commit.thread,
-            run: commit.run,
-            step: commit.step + 1,
-            questions: std::mem::take(&mut commit.questions),
-            closed: commit.closed.clone(),
-            forget_pending,
-            pauses,
-        })
-    }
-
-    /// Writes them, behind the gate.
-    pub(super) async fn write(self, tx: &Tx) -> Result<()> {
-        let backend = tx.get_database_backend();
-        let tenant = self.tenant.as_str();
-        let put = "insert into interrupt (tenant, interrupt_id, thread_id, run_id, agent, data, expires_at) \
-             values ($1, $2, $3, $4, $5, $6, $7) on conflict (tenant, interrupt_id) do nothing";
-        for question in self.questions {
-            let expires = match question.expires_at {
-                Some(at) => moment(backend, at),
-                None if backend == DbBackend::Postgres => Value::ChronoDateTimeUtc(None),
-                None => Value::BigInt(None),
-            };
-            let values = vec![
-                tenant.into(),
-                (&*question.id.0).into(),
-                self.thread.0.into(),
-                self.run.0.into(),
-                question.agent.into(),
-                question.data.into(),
-                expires,
-            ];
-            write(tx, put, values).await?;
-        }
-        let close =
-            "update interrupt set closed_at = $4 where tenant = $1 and interrupt_id = $2 and run_id = $3";
-        for id in self.closed {
-            let now = moment(backend, Utc::now());
-            write(tx, close, vec![tenant.into(), (&*id.0).into(), self.run.0.into(), now]).await?;
-        }
-        if self.forget_pending {
-            let forget = "delete from pending_write where tenant = $1 and run_id = $2 and step <= $3";
-            write(tx, forget, vec![tenant.into(), self.run.0.into(), (self.step as i64).into()]).await?;
-        }
-        if self.pauses {
-            let wake = "update run set wake_at = (select min(i.expires_at) from interrupt i \
-                   where i.tenant = $1 and i.run_id = $2 and i.answer is null and i.closed_at is null) \
-                 where tenant = $1 and run_id = $2";
-            write(tx, wake, vec![tenant.into(), self.run.0.into()]).await?;
-        }
-        Ok(())
-    }
+/// Notes when a run that pauses goes on by itself.
+pub(super) async fn wake(tx: &Tx, tenant: &str, run: RunId) -> Result<()> {
+    let text = "update run set wake_at = (select min(i.expires_at) from interrupt i \
+           where i.tenant = $1 and i.run_id = $2 and i.answer is null and i.closed_at is null) \
+         where tenant = $1 and run_id = $2";
+    write(tx, text, vec![tenant.into(), run.0.into()]).await.map(|_| ())
 }
 
 /// Reads what tasks of a superstep came to.

@@ -9,13 +9,13 @@ use sea_orm::{ConnectionTrait, DatabaseTransaction as Tx, DbBackend, Value};
 use uuid::Uuid;
 
 use super::error::undone;
-use super::question::{self, Asides};
+use super::question;
 use super::row::{RUN, Row, moment, word};
 use super::{ENGINE, KEY_HOURS, beat, read, sql};
 use crate::id::{CheckpointId, Owner, RunId, ThreadId};
 use crate::store::{
-    Accepted, Beat, Claim, Commit, Committed, EventBatch, NewRun, OnBusy, Process, Result, Run, RunState,
-    StoreError,
+    Accepted, Beat, Claim, Commit, Committed, EventBatch, NewRun, OnBusy, Process, Question, Result, Run,
+    RunState, StoreError,
 };
 
 fn at(time: DateTime<Utc>) -> Value {
@@ -152,8 +152,9 @@ pub(super) async fn accept(tx: &Tx, new: NewRun) -> Result<Accepted> {
 }
 
 pub(super) async fn commit(tx: &Tx, mut commit: Commit) -> Result<Committed> {
-    let asides = Asides::of(&mut commit);
-    if asides.as_ref().is_some_and(|asides| asides.pauses) {
+    let (pauses, forget) =
+        (matches!(commit.next, Some((RunState::Interrupted, _))), question::forgets(&commit));
+    if pauses {
         let cancel = "select cancel_requested from run where tenant = $1 and run_id = $2";
         let values = vec![commit.owner.tenant.as_str().into(), commit.run.0.into()];
         let cancelled = match read::row(tx, "run", cancel, values).await? {
@@ -218,10 +219,39 @@ pub(super) async fn commit(tx: &Tx, mut commit: Commit) -> Result<Committed> {
     let moved =
         "update thread set head = coalesce($3, head), updated_at = $4 where tenant = $1 and thread_id = $2";
     write(tx, moved, vec![tenant.into(), commit.thread.0.into(), head.into(), at(Utc::now())]).await?;
-    if let Some(asides) = asides {
-        asides.write(tx).await?;
+    ask(tx, tenant, (commit.thread, commit.run), commit.questions).await?;
+    let close = "update interrupt set closed_at = $4 where tenant = $1 and interrupt_id = $2 and run_id = $3";
+    for id in commit.closed {
+        write(tx, close, vec![tenant.into(), (&*id.0).into(), commit.run.0.into(), at(Utc::now())]).await?;
+    }
+    if forget {
+        let settle = "delete from pending_write where tenant = $1 and run_id = $2 and step <= $3";
+        write(tx, settle, vec![tenant.into(), commit.run.0.into(), (commit.step as i64 + 1).into()]).await?;
+    }
+    if pauses {
+        question::wake(tx, tenant, commit.run).await?;
     }
     Ok(Committed::Done { cancel_requested: gate.get("cancel_requested")? })
+}
+
+async fn ask(tx: &Tx, tenant: &str, of: (ThreadId, RunId), questions: Vec<Question>) -> Result<()> {
+    let put = "insert into interrupt (tenant, interrupt_id, thread_id, run_id, agent, data, expires_at, created_at) \
+         values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict (tenant, interrupt_id) do nothing";
+    // A microsecond apart, so that they are listed as they were put.
+    for (now, question) in (Utc::now().timestamp_micros()..).zip(questions) {
+        let values = vec![
+            tenant.into(),
+            (&*question.id.0).into(),
+            of.0.0.into(),
+            of.1.0.into(),
+            question.agent.into(),
+            question.data.into(),
+            question.expires_at.map_or(Value::BigInt(None), at),
+            now.into(),
+        ];
+        write(tx, put, values).await?;
+    }
+    Ok(())
 }
 
 /// Stores a batch, in place of a shorter one with the same beginning.

@@ -14,6 +14,7 @@ on_every_store![
     a_resume_that_races_with_a_new_run_gives_way_or_goes_first,
     a_resume_opens_the_questions_that_the_failure_left,
     an_answer_that_races_with_a_cancel_leaves_one_end,
+    questions_are_listed_as_they_were_put,
     a_cancelled_run_leaves_nothing_pending,
 ];
 
@@ -137,6 +138,15 @@ async fn an_answer_that_races_with_a_cancel_leaves_one_end(store: Arc<dyn Store>
             other => panic!("{other:?}"),
         }
     }
+}
+
+async fn questions_are_listed_as_they_were_put(store: Arc<dyn Store>) {
+    let mut run = claimed(&*store, &session("s")).await;
+    store.commit(Commit { questions: ["z", "m", "a"].map(ask).to_vec(), ..barrier(&run) }).await.unwrap();
+    run.step = 1;
+    let pause = Commit { next: Some((RunState::Interrupted, None)), ..barrier(&run) };
+    store.commit(Commit { questions: ["y", "b"].map(ask).to_vec(), ..pause }).await.unwrap();
+    assert_eq!(open(&*store, &run).await, ["z", "m", "a", "y", "b"]);
 }
 
 async fn a_cancelled_run_leaves_nothing_pending(store: Arc<dyn Store>) {

@@ -1,0 +1,187 @@
+//! Writes a barrier on Postgres: one statement, also with questions and with what is not pending any more.
+//!
+//! Invariant: only a run that pauses takes a transaction, since it must not wait for what was said to it before.
+
+use sea_orm::sea_query::ArrayType;
+use sea_orm::{ConnectionTrait, DatabaseConnection, QueryResult, Value};
+
+use super::{Lanes, hot, millis};
+use crate::store::sql::error::{undone, unsure};
+use crate::store::sql::row::word;
+use crate::store::sql::{begin, detached, end, question, read, sql};
+use crate::store::{Commit, Committed, EventBatch, Result, RunState};
+
+const COMMIT: &str = "with gate as ( \
+       update run set step = step + 1, crashes = 0, \
+         state = coalesce($7, state), \
+         result = case when $7 is null then result else $8 end, \
+         finished_at = case when $9 then now() end, \
+         owner = case when $7 is null then owner end, \
+         boot = case when $7 is null then boot end, \
+         lease_until = case when $7 is null then now() + $10::bigint * interval '1 millisecond' end \
+       where tenant = $1 and run_id = $2 and user_id = $3 and thread_id = $4 and fence = $5 and step = $6 \
+         and state = 'running' \
+       returning cancel_requested), \
+     head as ( \
+       update thread set head = coalesce($11, head), updated_at = now() from gate \
+       where tenant = $1 and thread_id = $4), \
+     news as ( \
+       insert into event (tenant, run_id, fence, first_n, last_n, data) \
+       select $1, $2, $12, $13, $14, $15 from gate where $15 is not null \
+       on conflict (tenant, run_id, fence, first_n) do update set last_n = excluded.last_n, data = excluded.data \
+       where event.last_n < excluded.last_n)";
+
+/// The types of a checkpoint, which a bare `values` list does not infer.
+const CHECKPOINT: [&str; 9] =
+    ["uuid", "uuid", "uuid", "bigint", "text", "bytea", "bytea", "bytea", "timestamptz"];
+/// The same of a question.
+const QUESTION: [&str; 5] = ["text", "boolean", "bytea", "timestamptz", "bigint"];
+
+pub(in crate::store::sql) async fn commit(
+    lanes: &Lanes,
+    db: &DatabaseConnection,
+    commit: Commit,
+) -> Result<Committed> {
+    if matches!(commit.next, Some((RunState::Interrupted, _))) {
+        let db = db.clone();
+        return detached(async move { pause(&db, commit).await }).await;
+    }
+    let (text, values) = barrier(commit);
+    let rows = hot(lanes, &text, &values).await.map_err(|e| unsure(&e))?;
+    committed(&rows)
+}
+
+/// Writes the barrier of a run that pauses. Its row is locked first: what was said to it before is seen, and what comes
+/// later finds the barrier.
+async fn pause(db: &DatabaseConnection, mut commit: Commit) -> Result<Committed> {
+    let (tenant, run) = (commit.owner.tenant.clone(), commit.run);
+    let tx = begin(db).await?;
+    let lock = "select cancel_requested from run where tenant = $1 and run_id = $2 and fence = $3 for update";
+    let values = vec![tenant.as_str().into(), run.0.into(), (commit.fence as i64).into()];
+    let Some(row) = read::row(&tx, "run", lock, values).await? else {
+        tx.rollback().await.map_err(|e| undone(&e))?;
+        return Ok(Committed::Lost);
+    };
+    if row.get("cancel_requested")? || question::is_answered(&tx, &commit).await? {
+        commit.next = Some((RunState::Queued, None));
+    }
+    let (text, values) = barrier(commit);
+    let rows = tx.query_all_raw(sql(&tx, text, values)).await.map_err(|e| undone(&e))?;
+    let outcome = committed(&rows)?;
+    if outcome == Committed::Lost {
+        tx.rollback().await.map_err(|e| undone(&e))?;
+        return Ok(outcome);
+    }
+    question::wake(&tx, tenant.as_str(), run).await?;
+    end(tx).await?;
+    Ok(outcome)
+}
+
+/// Makes the statement of a barrier.
+fn barrier(commit: Commit) -> (String, Vec<Value>) {
+    let forget = question::forgets(&commit);
+    let next = commit.next.filter(|(state, _)| *state != RunState::Running);
+    let (state, result) = next.unzip();
+    let terminal = state.is_some_and(|s| !matches!(s, RunState::Queued | RunState::Interrupted));
+    let events = commit.events.as_ref();
+    let number = |of: fn(&EventBatch) -> u64| Value::BigInt(events.map(|batch| of(batch) as i64));
+    let mut values: Vec<Value> = vec![
+        commit.owner.tenant.as_str().into(),
+        commit.run.0.into(),
+        commit.owner.user.as_str().into(),
+        commit.thread.0.into(),
+        (commit.fence as i64).into(),
+        (commit.step as i64).into(),
+        state.map(word).into(),
+        result.flatten().into(),
+        terminal.into(),
+        millis(commit.lease),
+        commit.checkpoints.last().map(|c| c.checkpoint.0).into(),
+        number(|batch| batch.fence),
+        number(|batch| batch.first),
+        number(|batch| batch.last),
+        commit.events.map(|batch| batch.data).into(),
+    ];
+    let mut text = COMMIT.to_owned();
+    let rows = |values: &[Value], count: usize, sorts: &[&str]| {
+        let row = |row: usize| {
+            let first = values.len() + 1 + row * sorts.len();
+            let cells = sorts.iter().enumerate().map(|(i, sort)| format!("${}::{sort}", first + i));
+            format!("({})", cells.collect::<Vec<_>>().join(", "))
+        };
+        (0..count).map(row).collect::<Vec<_>>().join(", ")
+    };
+    if !commit.checkpoints.is_empty() {
+        text.push_str(
+            ", line as ( \
+               insert into checkpoint (tenant, thread_id, checkpoint_id, parent, run_id, step, source, delta, \
+                 snapshot, frontier, created_at) \
+               select $1, $4, c.* from gate, (values ",
+        );
+        text.push_str(&rows(&values, commit.checkpoints.len(), &CHECKPOINT));
+        text.push_str(") c)");
+        for c in commit.checkpoints {
+            values.extend([
+                c.checkpoint.0.into(),
+                c.parent.map(|id| id.0).into(),
+                c.run.map(|id| id.0).into(),
+                (c.step as i64).into(),
+                c.source.into(),
+                c.delta.into(),
+                c.snapshot.into(),
+                c.frontier.into(),
+                c.created_at.into(),
+            ]);
+        }
+    }
+    if !commit.questions.is_empty() {
+        // A microsecond apart, so that they are listed as they were put.
+        text.push_str(
+            ", asked as ( \
+               insert into interrupt (tenant, thread_id, run_id, interrupt_id, agent, data, expires_at, created_at) \
+               select $1, $4, $2, q.id, q.agent, q.data, q.expires_at, now() + q.place * interval '1 microsecond' \
+               from gate, (values ",
+        );
+        text.push_str(&rows(&values, commit.questions.len(), &QUESTION));
+        text.push_str(
+            ") q (id, agent, data, expires_at, place) on conflict (tenant, interrupt_id) do nothing)",
+        );
+        for (place, question) in (0_i64..).zip(commit.questions) {
+            values.extend([
+                (&*question.id.0).into(),
+                question.agent.into(),
+                question.data.into(),
+                question.expires_at.into(),
+                place.into(),
+            ]);
+        }
+    }
+    if !commit.closed.is_empty() {
+        let ids = commit.closed.iter().map(|id| (&*id.0).into()).collect();
+        values.push(Value::Array(ArrayType::String, Some(Box::new(ids))));
+        text.push_str(&format!(
+            ", over as ( \
+               update interrupt i set closed_at = now() from gate \
+               where i.tenant = $1 and i.run_id = $2 and i.interrupt_id = any(${}::text[]))",
+            values.len()
+        ));
+    }
+    if forget {
+        text.push_str(
+            ", settled as ( \
+               delete from pending_write p using gate where p.tenant = $1 and p.run_id = $2 and p.step <= $6 + 1)",
+        );
+    }
+    text.push_str(" select cancel_requested from gate");
+    (text, values)
+}
+
+fn committed(rows: &[QueryResult]) -> Result<Committed> {
+    match rows.first() {
+        None => Ok(Committed::Lost),
+        Some(row) => {
+            let cancel_requested = row.try_get("", "cancel_requested").map_err(|e| undone(&e))?;
+            Ok(Committed::Done { cancel_requested })
+        }
+    }
+}
