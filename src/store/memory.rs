@@ -487,6 +487,9 @@ impl Store for MemoryStore {
     async fn answer(&self, answer: Answer) -> Result<Answering> {
         let mut tables = self.lock();
         let now = Utc::now();
+        if answer.answers.is_empty() {
+            return Ok(Answering::Unknown(InterruptId("".into())));
+        }
         for (id, _) in &answer.answers {
             let row = tables.questions.get(id).filter(|row| {
                 row.question.run == answer.run && row.is_known() && row.is_for(&answer.owner, answer.agent)

@@ -113,9 +113,9 @@ pub(super) async fn append_events(lanes: &Lanes, batches: Vec<(Owner, RunId, Eve
     Ok(())
 }
 
-/// Whoever still writes for the former owner is waited out, or waits and then finds another fence: that is why the locks
-/// are so strong. The thread is locked to read its head: as of the statement's start it could be older than the last commit of the
-/// run's former owner.
+/// The locks are strong so that a result which the former owner still writes is waited out, or waits and then finds another
+/// fence. The thread is locked to read its head: as of the statement's start it could be older than the last commit of
+/// the run's former owner.
 const CLAIM: &str = "with lost as materialized ( \
        select r.tenant, r.run_id, true as crashed, r.ord from run r \
        where r.state = 'running' and (r.lease_until < now() or (r.owner = $1 and r.boot <> $2)) \

@@ -151,7 +151,8 @@ pub(super) async fn answer(tx: &Tx, answer: Answer) -> Result<Answering> {
     };
     let active =
         |run: &Run| matches!(run.state, RunState::Queued | RunState::Running | RunState::Interrupted);
-    let Some(run) = locked(tx, tenant, answer.run).await? else {
+    // Who answers nothing is nobody: only a question says whose run it is.
+    let Some(run) = locked(tx, tenant, answer.run).await?.filter(|_| !answer.answers.is_empty()) else {
         return Ok(Answering::Unknown(unknown()));
     };
     let find = "select agent, answered_by, answered_at, closed_at is null as open from interrupt \

@@ -160,6 +160,9 @@ async fn a_question_is_only_for_those_whom_it_asks(store: Arc<dyn Store>) {
             assert_eq!(store.answer(reply).await.unwrap(), Answering::Unknown(id(name)), "{who}");
         }
     }
+    let nothing = Answer { owner: owner("acme", "bob"), ..answer(&run, &[]) };
+    assert_eq!(store.answer(nothing).await.unwrap(), Answering::Unknown(id("")));
+    assert_eq!(state(&*store, &run).await, RunState::Interrupted);
     let desk = store.approvals(&part("acme"), 10).await.unwrap();
     assert_eq!(desk.iter().map(|open| &open.id).collect::<Vec<_>>(), [&id("desk")]);
     assert!(store.approvals(&part("other"), 10).await.unwrap().is_empty());
