@@ -86,19 +86,37 @@ impl Engine {
     }
 
     async fn accept(&self, new: NewRun, plan: Arc<Plan>) -> Result<Accepted, StoreError> {
-        // A run that was claimed must be driven even when the client has gone: no await between.
-        let accept = self.shared.clone();
-        let task = self.shared.tracker.spawn(async move {
-            let accepted = accept.store.accept(new).await?;
-            match &accepted {
+        let shared = self.shared.clone();
+        self.claiming(async move {
+            let accepted = shared.store.accept(new).await?;
+            let claim = match &accepted {
                 Accepted::Claimed { run, head } => {
-                    let claim = Claim { run: run.clone(), head: *head, crashed: false };
-                    accept.launch(claim, Some(plan));
+                    Some((Claim { run: run.clone(), head: *head, crashed: false }, Some(plan)))
                 }
-                Accepted::Queued { run } => accept.enqueued(run.thread),
-                _ => {}
+                Accepted::Queued { run } => {
+                    shared.enqueued(run.thread);
+                    None
+                }
+                _ => None,
+            };
+            Ok((accepted, claim))
+        })
+        .await
+    }
+
+    /// Does what may claim a run, and drives it. What was begun is brought to its end even when the client hangs up: a
+    /// run that was claimed and not driven would rest until its lease runs out.
+    pub(super) async fn claiming<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<(T, Option<(Claim, Option<Arc<Plan>>)>), StoreError>> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let shared = self.shared.clone();
+        let task = self.shared.tracker.spawn(async move {
+            let (came, claim) = work.await?;
+            if let Some((claim, plan)) = claim {
+                shared.launch(claim, plan);
             }
-            Ok::<_, StoreError>(accepted)
+            Ok(came)
         });
         task.await.map_err(|e| StoreError::Unknown(e.to_string()))?
     }

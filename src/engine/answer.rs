@@ -140,8 +140,14 @@ impl Engine {
             by: who.owner.user.to_string(),
             process: shared.process.clone(),
         };
-        match shared.store.answer(answer).await? {
-            Answering::Claimed(claim) => Ok(self.drive(claim)),
+        let store = shared.store.clone();
+        let answering = async move {
+            let answering = store.answer(answer).await?;
+            let claim = if let Answering::Claimed(claim) = &answering { Some(claim.clone()) } else { None };
+            Ok((answering, claim.map(|claim| (claim, None))))
+        };
+        match self.claiming(answering).await? {
+            Answering::Claimed(claim) => Ok(going_on(claim)),
             Answering::Stored(run) => {
                 let after = self.last(&first.key.owner, run.run).await?;
                 shared.queue.notify_one();
@@ -163,8 +169,12 @@ impl Engine {
         }
         let thread = shared.store.thread(key).await?.ok_or(AnswerError::Nothing)?;
         let Some((run, RunState::Failed)) = thread.last_run else { return Err(AnswerError::Nothing) };
-        let claim = shared.store.resume(&key.owner, run, shared.process.clone()).await?;
-        claim.map(|claim| self.drive(claim)).ok_or(AnswerError::Nothing)
+        let (store, owner, process) = (shared.store.clone(), key.owner.clone(), shared.process.clone());
+        let resuming = async move {
+            let claim = store.resume(&owner, run, process).await?;
+            Ok((claim.clone(), claim.map(|claim| (claim, None))))
+        };
+        self.claiming(resuming).await?.map(going_on).ok_or(AnswerError::Nothing)
     }
 
     /// Takes a plain message to a thread that waits, as its questions say. Nothing: the run was ended for it.
@@ -216,15 +226,6 @@ impl Engine {
         }
     }
 
-    /// Goes on with a claimed run.
-    fn drive(&self, claim: Claim) -> Answered {
-        // What it tells from now on comes under its new fence.
-        let after = Seq { fence: claim.run.fence.saturating_sub(1), n: u64::MAX };
-        let run = claim.run.clone();
-        self.shared.launch(claim, None);
-        Answered { run, after }
-    }
-
     /// Finds a question where the run has it.
     async fn asked(&self, question: &OpenQuestion, id: &InterruptId) -> Result<Open, AnswerError> {
         let shared = &self.shared;
@@ -266,6 +267,13 @@ pub struct Approval {
     pub session: ThreadKey,
     /// When it was asked.
     pub created_at: DateTime<Utc>,
+}
+
+/// Returns what is told of a run that goes on.
+fn going_on(claim: Claim) -> Answered {
+    // What it tells from now on comes under its new fence.
+    let after = Seq { fence: claim.run.fence.saturating_sub(1), n: u64::MAX };
+    Answered { run: claim.run, after }
 }
 
 fn waits(open: &[Open]) -> StartError {

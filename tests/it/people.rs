@@ -17,7 +17,7 @@ use graphloom::plan::{
     Ask, Effects, Form, Job, Next, OnMessage, Plan, PlanNode, Sent, Target, ToolBody, ToolPlan, Work,
 };
 use graphloom::state::{Channel, Field, Merge, Type};
-use graphloom::store::{OnBusy, Store};
+use graphloom::store::{OnBusy, RunState, Store};
 use graphloom::template;
 use graphloom::tool::{Call, Tool};
 use serde_json::{Value as Json, json};
@@ -332,6 +332,38 @@ async fn a_failed_run(subject: Subject) {
     assert_eq!(history.iter().map(|row| row.step).collect::<Vec<_>>(), [2, 1, 0]);
 }
 
+/// A client that hung up while its answer was stored left the run claimed and undriven until its lease ran out.
+async fn a_client_that_hangs_up(subject: Subject) {
+    let nodes = vec![("ok", node("ask", ask("Pay?", Form::Type(Type::Boolean), false, None), "r", "end"))];
+    let engine = open(&subject.store, plan(&["ok"], nodes)).await;
+    for polls in 1..40 {
+        let events = say(&engine, "hi").await;
+        let (id, agent) = (question(&events), agent());
+        let run = events[0]["run_id"].as_str().unwrap().parse().unwrap();
+        let reply = || vec![(id.clone(), Reply::Answer(json!(true)))];
+        {
+            let mut answering = std::pin::pin!(engine.answer(&agent, reply()));
+            for _ in 0..polls {
+                if futures_util::poll!(&mut answering).is_ready() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_micros(300)).await;
+            }
+        }
+        let completed = async {
+            loop {
+                match engine.run(&owner("acme", "ann"), run).await.unwrap().unwrap().state {
+                    RunState::Completed => break,
+                    // Nothing of the answer came to the store.
+                    RunState::Interrupted => drop(engine.answer(&agent, reply()).await),
+                    _ => tokio::time::sleep(Duration::from_millis(5)).await,
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), completed).await.expect("nobody goes on with the run");
+    }
+}
+
 macro_rules! over_every_store {
     ($($test:ident),*) => {
         $(mod $test {
@@ -355,4 +387,11 @@ macro_rules! over_every_store {
     };
 }
 
-over_every_store!(a_plain_message, an_answer_by_id, an_approval, a_late_answer, a_failed_run);
+over_every_store!(
+    a_plain_message,
+    an_answer_by_id,
+    an_approval,
+    a_late_answer,
+    a_failed_run,
+    a_client_that_hangs_up
+);

@@ -106,7 +106,7 @@ pub enum Making {
     Leaf,
     /// A superstep of the graph that the tool is.
     Graph(Box<Frame>, Box<Step>),
-    /// Its question was cancelled.
+    /// Nothing: it cannot be made.
     Fails(Failure),
 }
 
@@ -403,27 +403,27 @@ impl<'a> Planner<'a> {
             return Doing::Works;
         }
         let mut moves = false;
-        let mut failed = None;
         let mut making = Vec::with_capacity(calls.len());
-        for called in calls {
-            let Some(tool) = part.job.tools.get(&called.tool) else {
-                failed = Some(Failure::new(ErrorKind::Tool, format!("there is no tool `{}`", called.tool)));
-                continue;
-            };
+        // Whatever comes of one call, the others are made: a leaf that was begun gives a result, which must be taken.
+        for mut called in calls {
             let settled = matches!(called.stage, Stage::Settled(_));
-            let calling = self.calling(level, part, tool, called);
+            let calling = match part.job.tools.get(&called.tool) {
+                _ if settled => Calling { called, making: Making::Rests },
+                Some(tool) => self.calling(level, part, tool, called),
+                None => {
+                    called.stage = Stage::Settled(Err(format!("there is no tool `{}`", called.tool)));
+                    Calling { called, making: Making::Rests }
+                }
+            };
             moves |= calling.making != Making::Rests
                 || (!settled && matches!(calling.called.stage, Stage::Settled(_)));
             making.push(calling);
         }
-        match failed {
-            Some(failure) => Doing::Fails(failure),
-            None if moves => Doing::Calls { memo, calls: making },
-            None => {
-                let calls = making.into_iter().map(|calling| calling.called).collect();
-                Doing::Waits(Going::Calls { memo, calls })
-            }
+        if moves {
+            return Doing::Calls { memo, calls: making };
         }
+        let calls = making.into_iter().map(|calling| calling.called).collect();
+        Doing::Waits(Going::Calls { memo, calls })
     }
 
     fn enter(&mut self, level: &Level<'a>, part: &Part<'a, '_>, call: &GraphCall) -> Result<Doing, Failure> {

@@ -205,7 +205,14 @@ impl<'a> Results<'a> {
         let mut failure = None;
         match making {
             Making::Rests => {}
-            Making::Fails(failure) => return Err(Some(failure)),
+            // A question that was cancelled, or a limit, is not the model's to deal with.
+            Making::Fails(why) if why.kind == ErrorKind::Dismissed || !why.can_be_caught() => {
+                return Err(Some(why));
+            }
+            Making::Fails(why) => {
+                called.stage = Stage::Settled(Err(why.message.clone()));
+                failure = Some(why);
+            }
             Making::Asks(question) => called.stage = Stage::Asked(question),
             Making::Leaf => {
                 let Some(worked) = self.ended.next().flatten() else { return Err(None) };
@@ -231,6 +238,7 @@ impl<'a> Results<'a> {
                         told.take(inner);
                         Stage::Graph(frame)
                     }
+                    Stepped::Failed(_, why, _) if !why.can_be_caught() => return Err(Some(why)),
                     Stepped::Failed(_, why, events) => {
                         told.events.extend(events);
                         failure = Some(why.clone());

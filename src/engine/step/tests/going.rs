@@ -45,16 +45,20 @@ fn leaf() -> Work {
 }
 
 fn tool(approval: bool) -> Arc<ToolPlan> {
+    tool_of("t", approval, ToolBody::Call(Arc::new(Nothing)))
+}
+
+fn tool_of(name: &str, approval: bool, body: ToolBody) -> Arc<ToolPlan> {
     let args = Type::Record([("n".to_owned(), Field::of(Type::INTEGER))].into_iter().collect());
     Arc::new(ToolPlan {
-        name: "t".into(),
+        name: name.into(),
         description: String::new(),
         args,
         result: Type::Any,
         approval,
         is_final: false,
         effects: crate::plan::Effects::None,
-        body: ToolBody::Call(Arc::new(Nothing)),
+        body,
     })
 }
 
@@ -224,6 +228,38 @@ fn a_node_that_calls_tools_is_a_live_branch_and_each_round_a_superstep() {
     assert_eq!(run.go(agents), "over");
     assert_eq!(run.told, ["a b", "a:2({\"n\":1}) a:2({\"n\":2}) c", "a+", "j"]);
     assert_eq!(run.state.json("r"), Some(json!([{"Ok": 1}, {"Err": "late"}])));
+}
+
+/// A call of a tool that there is not made the node fail after the calls beside it were begun, and their results were
+/// taken for those of its siblings.
+#[test]
+fn a_call_that_cannot_be_made_is_answered_to_the_model_and_takes_no_result_of_another() {
+    let mut a = node(leaf(), "r", "j");
+    a.job.tools.insert("t".into(), tool(false));
+    a.job.tools.insert("g".into(), tool_of("g", false, ToolBody::Graph("child".into())));
+    let nodes = || vec![("a", a.clone()), ("b", node(leaf(), "log", "j")), ("j", node(leaf(), "", "end"))];
+    let works = |name: &str, leaf: &Leaf<'_>| match (name, &leaf.work) {
+        ("a", _) => {
+            let wanted =
+                |tool: &str| Wanted { id: tool.into(), tool: tool.into(), args: Ok(json!({"n": 1})) };
+            let calls = ["t", "none", "g", "t"].map(wanted).into();
+            Ok(Outcome::More(Round { calls, ..Round::default() }))
+        }
+        ("a+", LeafWork::Node(_, Some(back))) => {
+            gives(json!(back.answers.iter().map(|answered| answered.result.clone()).collect::<Vec<_>>()))
+        }
+        (_, LeafWork::Tool(..)) => gives(json!("called")),
+        (name, _) => gives(json!(name)),
+    };
+    // The graph wants an input that its callers do not give.
+    let x = Field { ty: Type::INTEGER, default: None, description: None };
+    let strict = Plan { input: IndexMap::from([("x".to_owned(), x)]), ..child() };
+    let mut run = Run::new(plan_of("test", &["a", "b"], nodes()), vec![strict]);
+    assert_eq!(run.go(works), "over");
+    let expected = json!([{"Ok": "called"}, {"Err": "there is no tool `none`"}, {"Err": "the input `x` is missing"}, {"Ok": "called"}]);
+    assert_eq!(run.state.json("r"), Some(expected));
+    assert_eq!(run.state.json("log"), Some(json!(["b"])));
+    assert_eq!(run.told, ["a b", "a:1({\"n\":1}) a:1({\"n\":1})", "a+", "j"]);
 }
 
 #[test]
