@@ -23,7 +23,7 @@ fn plan(start: Next, nodes: BTreeMap<String, PlanNode>) -> Plan {
 
 #[expect(clippy::unnecessary_wraps, reason = "a barrier takes what may be missing")]
 fn done(writes: Vec<Write>) -> Ended {
-    Some(Worked { attempt: 1, result: Ok(Done { writes, ..Done::default() }.into()) })
+    Some(Worked::new(1, Ok(Done { writes, ..Done::default() }.into())))
 }
 
 fn world<'a>(root: &'a Plan, facts: &'a RunFacts, replies: &'a Replies) -> World<'a> {

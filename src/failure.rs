@@ -89,17 +89,40 @@ pub struct Failure {
     /// How long the other side asked to wait.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after: Option<Duration>,
+    /// The other side was never reached.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub undone: bool,
+    /// The call must not be made twice, and may have been made.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub uncertain: bool,
 }
 
 impl Failure {
     /// Makes a failure whose code is its kind.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, code: kind.name(), message: message.into(), retry_after: None }
+        Self {
+            kind,
+            code: kind.name(),
+            message: message.into(),
+            retry_after: None,
+            undone: false,
+            uncertain: false,
+        }
     }
 
     /// Says whether it is of a kind that a `catch` or the `for` of a retry policy names.
     pub fn is(&self, kind: &str) -> bool {
-        self.kind.name() == kind || kind == "any" || self.kind.groups().contains(&kind)
+        self.kind.name() == kind
+            || kind == "any"
+            || self.kind.groups().contains(&kind)
+            || (self.uncertain && kind == ErrorKind::Uncertain.name())
+    }
+
+    /// Says whether the call that it is of was surely not made, or refused by the other side.
+    pub fn is_undone(&self) -> bool {
+        self.undone
+            || matches!(self.kind, ErrorKind::RateLimit | ErrorKind::Template)
+            || matches!(self.kind, ErrorKind::Http(status) if (400..500).contains(&status) && status != 408)
     }
 
     /// Says whether a graph may handle it: a limit ends the run, or goes to `on_limit`.

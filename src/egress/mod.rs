@@ -157,6 +157,17 @@ pub enum Error {
     Broken(#[source] reqwest::Error),
 }
 
+impl Error {
+    /// Says whether nothing of the request was sent.
+    pub fn is_unsent(&self) -> bool {
+        match self {
+            Self::Connect { source, .. } => source.is_connect(),
+            Self::Broken(_) => false,
+            _ => true,
+        }
+    }
+}
+
 /// Returns the innermost reason of an error chain, the only one that says something new.
 fn deepest(error: &(dyn StdError + 'static)) -> String {
     std::iter::successors(Some(error), |&error| error.source())

@@ -132,7 +132,7 @@ impl Follower {
                 // Taken only when it is whole: a caller that stops waiting loses nothing.
                 let told = if frame.is_of_state() {
                     self.with_state(&frame).await
-                } else if frame.is_pause() {
+                } else if frame.may_go_on() {
                     // Where the run went on since, its next owner tells the rest.
                     self.went_on(&frame).await.map(|on| if on { None } else { Some(frame) })
                 } else {
@@ -146,7 +146,7 @@ impl Follower {
                     Ok(None) => {
                         if let Some(frame) = self.ahead.pop_front() {
                             self.cursor = self.cursor.max(frame.seq());
-                            if frame.is_pause() {
+                            if frame.is_last() {
                                 self.heard = None;
                             }
                         }
@@ -179,7 +179,7 @@ impl Follower {
         }
         // What has to be read first is left to `next`.
         let front = self.ahead.front()?;
-        if front.is_of_state() || front.is_pause() { None } else { self.pop() }
+        if front.is_of_state() || front.may_go_on() { None } else { self.pop() }
     }
 
     fn pop(&mut self) -> Option<Arc<Frame>> {
@@ -189,14 +189,16 @@ impl Follower {
         Some(frame)
     }
 
-    /// Says whether a run that paused went on since.
-    async fn went_on(&self, pause: &Frame) -> Result<bool, Aborted> {
+    /// Says whether a run that paused or failed went on since.
+    async fn went_on(&self, end: &Frame) -> Result<bool, Aborted> {
         for _ in 0..PATIENCE {
             match self.engine.shared.store.run(&self.owner, self.run).await {
                 Ok(row) => {
-                    let waits =
-                        |row: &Run| row.state == RunState::Interrupted && row.fence == pause.seq().fence;
-                    return Ok(row.is_some_and(|row| !waits(&row)));
+                    let stays = |row: &Run| {
+                        matches!(row.state, RunState::Interrupted | RunState::Failed | RunState::Dead)
+                            && row.fence == end.seq().fence
+                    };
+                    return Ok(row.is_some_and(|row| !stays(&row)));
                 }
                 Err(StoreError::Unavailable(_) | StoreError::Unknown(_)) => tokio::time::sleep(TAIL).await,
                 Err(_) => break,

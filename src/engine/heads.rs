@@ -9,7 +9,7 @@ use lru::LruCache;
 
 use super::record;
 use super::step::Frontier;
-use crate::id::{CheckpointId, Owner, ThreadId};
+use crate::id::{CheckpointId, Owner, RunId, ThreadId};
 use crate::state::State;
 use crate::store::{Checkpoint, Store, StoreError};
 
@@ -18,6 +18,8 @@ use crate::store::{Checkpoint, Store, StoreError};
 pub(super) struct Head {
     /// The checkpoint; absent for a thread without one.
     pub(super) checkpoint: Option<CheckpointId>,
+    /// The run that made it.
+    pub(super) run: Option<RunId>,
     /// The state at it.
     pub(super) state: State,
     /// The superstep of its run.
@@ -118,7 +120,7 @@ pub(super) async fn load(
             head.deltas += 1;
         }
     }
-    head.step = last.step;
+    (head.step, head.run) = (last.step, last.run);
     head.frontier = record::decode_frontier(&last.frontier)?;
     Ok(Some((head, last)))
 }

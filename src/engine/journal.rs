@@ -45,9 +45,13 @@ impl Frame {
         matches!(self.event.body, Body::RunFinished { .. })
     }
 
-    /// Says whether the run paused with it.
-    pub(super) fn is_pause(&self) -> bool {
-        matches!(self.event.body, Body::RunFinished { status: RunStatus::Interrupted, .. })
+    /// Says whether it belongs to an end from which a run may go on.
+    pub(super) fn may_go_on(&self) -> bool {
+        use RunStatus::{Dead, Failed, Interrupted};
+        matches!(
+            self.event.body,
+            Body::Error { .. } | Body::RunFinished { status: Interrupted | Failed | Dead, .. }
+        )
     }
 
     /// Says whether it tells the state, which is read only for those who ask.

@@ -19,18 +19,21 @@ use serde_json::{Value as Json, json};
 use tracing::{debug, error};
 
 use self::limits::{most_steps, over_limit};
+use self::takeover::{Inherited, Spent};
 use super::heads::{self, Head};
 use super::journal::Journal;
 use super::migrate;
 use super::record::{self, Input};
-use super::step::{self, Applied, Frontier, Limit, Planned, Replies, Step, Taken, Unhandled, Worked, World};
+use super::step::{
+    self, Applied, Doing, Frontier, Granted, Limit, Planned, Replies, Step, Taken, Unhandled, Worked, World,
+};
 use super::{Live, Shared, Stop};
 use crate::event::{Body, RunStatus, Scope, Usage, Who};
 use crate::failure::{ErrorKind, Failure};
 use crate::id::{CheckpointId, InterruptId, TaskId};
 use crate::node::RunFacts;
 use crate::plan::{Plan, START, Target};
-use crate::state::{Delta, Write, fold};
+use crate::state::{Cell, Delta, Write, fold};
 use crate::store::{Checkpoint, Claim, Question, RunState, StoreError};
 
 /// Checkpoints between two snapshots at least.
@@ -106,6 +109,8 @@ struct Position {
     gate: u64,
     /// The state went further than the checkpoint that it stands at.
     torn: bool,
+    /// What of its limits counts no longer.
+    spent: Spent,
     /// Since when the run's time is counted.
     clock: Instant,
     /// When the tasks began that are not over.
@@ -121,6 +126,15 @@ struct Position {
 }
 
 impl Position {
+    /// Takes the newest turn of the user, which may be the answer to a question.
+    fn hear(&mut self) {
+        let channel = self.plan.messages.as_ref().and_then(|channel| self.head.state.get(channel));
+        let Some(Cell::List(turns)) = channel else { return };
+        if let Some(turn) = turns.iter().rev().find(|turn| turn["role"] == "user") {
+            self.user_text = user_text(turn.get("content")).into();
+        }
+    }
+
     /// Forgets what a commit has stored.
     fn stored(&mut self) {
         self.gate += 1;
@@ -138,10 +152,13 @@ impl<'a> Driver<'a> {
     }
 
     async fn run(&self, claim: &Claim) -> Result<(), Halt> {
-        let void = if claim.run.fence > 1 { self.inherit().await? } else { Vec::new() };
+        let Inherited { open: void, spent } =
+            if claim.run.fence > 1 { self.inherit().await? } else { Inherited::default() };
         let head = self.head(claim).await?;
+        // Not by the gate: a run whose input could not be taken has passed it, too.
+        let began = head.run == Some(claim.run.run) && (head.step > 0 || !head.frontier.tokens.is_empty());
         // What the thread's last run used up is in the head until this one has its first barrier.
-        let usage = if claim.run.step == 0 { Usage::default() } else { head.frontier.usage };
+        let usage = if began { head.frontier.usage } else { Usage::default() };
         if claim.run.crashes >= MAX_CRASHES {
             self.take_back(&void);
             let message = "the process died each time that it worked on this run";
@@ -170,9 +187,10 @@ impl<'a> Driver<'a> {
             head,
             pending: Vec::new(),
             edges: Vec::new(),
-            number: if claim.run.step == 0 { 0 } else { head_step },
+            number: if began { head_step } else { 0 },
             gate: claim.run.step,
             torn: false,
+            spent: spent.filter(|_| began).unwrap_or_default(),
             clock: self.started,
             begun: HashMap::new(),
             asked: Vec::new(),
@@ -182,14 +200,16 @@ impl<'a> Driver<'a> {
         };
         if claim.run.fence > 1 {
             self.recall(&mut at).await?;
+            at.hear();
+        }
+        if spent.is_some_and(|spent| began && spent.steps == at.number) {
+            at.head.frontier.granted = Granted::default();
         }
         if claim.run.step == 0 {
             let checkpoint_id = at.head.checkpoint;
             self.journal.send(None, Body::StateSnapshot { checkpoint_id, state: Json::Null });
         }
-        if claim.run.step == 0
-            && let Err(failure) = self.begin(&mut at, &input)
-        {
+        if !began && let Err(failure) = self.begin(&mut at, &input) {
             return self.fail(at, None, failure).await;
         }
         let mut crashed = claim.crashed;
@@ -218,6 +238,10 @@ impl<'a> Driver<'a> {
                 }
                 continue;
             }
+            // Waiting for people is not working.
+            for task in step.tasks.iter().filter(|task| matches!(task.doing, Doing::Waits(_))) {
+                at.begun.insert(task.id.clone(), Instant::now());
+            }
             if let Some(void) = void.take() {
                 self.reset(&leaves, &void, std::mem::take(&mut crashed));
             }
@@ -234,6 +258,7 @@ impl<'a> Driver<'a> {
                 }
                 continue;
             }
+            let late: Vec<TaskId> = ended.iter().flatten().filter_map(|worked| worked.late.clone()).collect();
             let head = &at.head;
             let applied = match step::apply(world, &head.state, &at.input, &head.frontier, step, ended) {
                 Ok(applied) => applied,
@@ -248,6 +273,8 @@ impl<'a> Driver<'a> {
                 Some(on) => at = on,
                 None => return Ok(()),
             }
+            // What is tried again has its time again.
+            at.begun.retain(|task, _| !late.contains(task));
         }
     }
 
@@ -298,6 +325,9 @@ impl<'a> Driver<'a> {
         }
         metrics::counter!("graphloom_supersteps_total").increment(1);
         let (open, alive) = if holding { at.head.frontier.held(&at.plan) } else { Default::default() };
+        if holding {
+            at.hear();
+        }
         self.journal.settle(&events, &alive);
         // The end of the run is part of its last barrier.
         if at.head.frontier.tokens.is_empty() {
@@ -440,6 +470,7 @@ impl<'a> Driver<'a> {
             created_at: Utc::now(),
         });
         at.head.checkpoint = Some(checkpoint);
+        at.head.run = Some(self.claim.run.run);
         at.head.step = at.number;
         Ok(())
     }

@@ -5,6 +5,7 @@
 
 mod barrier;
 mod begin;
+mod calls;
 mod edges;
 mod held;
 mod join;
@@ -28,7 +29,7 @@ use edges::{Sender, choose};
 use join::{Group, ready, settle};
 
 pub use barrier::{apply, divert};
-pub use begin::{Begun, Doing, Leaf, LeafWork, Locals, World};
+pub use begin::{Beginning, Begun, Clocks, Doing, Leaf, LeafWork, Locals, World};
 pub use held::{Frame, Going, Held, Kept, Open, Question, Replies, Reply};
 
 /// A fan-out that happened: the superstep, the rank of the task in it, and its node.
@@ -223,6 +224,16 @@ pub struct Worked {
     pub attempt: u32,
     /// What it came to.
     pub result: Result<Outcome, Failure>,
+    /// The task around it whose time is over: the failure is that one's.
+    #[serde(skip)]
+    pub late: Option<TaskId>,
+}
+
+impl Worked {
+    /// Takes what an attempt came to.
+    pub fn new(attempt: u32, result: Result<Outcome, Failure>) -> Self {
+        Self { attempt, result, late: None }
+    }
 }
 
 /// What a leaf came to; nothing when it was stopped.
@@ -275,8 +286,7 @@ pub fn plan_step<'a>(
     frontier: &Frontier,
 ) -> Result<Planned<'a>, Failure> {
     let mut planner = Planner::new(world);
-    let level =
-        Level { plan: world.root, state: state.clone(), input: input.clone(), path: Vec::new(), item: None };
+    let level = Level::root(world, state, input);
     let step = plan_tokens(&mut planner, &level, frontier, Origin::Run(world.facts.id))?;
     Ok(Planned { step, leaves: planner.leaves, begun: planner.begun })
 }
@@ -288,7 +298,7 @@ fn plan_tokens<'a>(
     frontier: &Frontier,
     origin: Origin<'_>,
 ) -> Result<Step, Failure> {
-    let (plan, number) = (level.plan, planner.world.number);
+    let (plan, number) = (level.plan, level.number);
     let mut tokens = frontier.tokens.clone();
     let mut diverted = Vec::new();
     for _ in 0..=plan.nodes.len() {
@@ -358,7 +368,7 @@ fn plan_task<'a>(
         Some(held) => (held.task, Some(held.going), Some(held.usage)),
         None => {
             let rank = rank_of_node.entry(node.clone()).or_default();
-            let id = origin.task(planner.world.number, &node, *rank);
+            let id = origin.task(level.number, &node, *rank);
             *rank += 1;
             (id, None, None)
         }

@@ -40,6 +40,17 @@ pub enum Outcome {
     More(Round),
 }
 
+impl Outcome {
+    /// Leaves out the tokens that it used.
+    #[must_use]
+    pub fn without_usage(mut self) -> Self {
+        match &mut self {
+            Self::Done(Done { usage, .. }) | Self::More(Round { usage, .. }) => *usage = Usage::default(),
+        }
+        self
+    }
+}
+
 impl From<Done> for Outcome {
     fn from(done: Done) -> Self {
         Self::Done(done)

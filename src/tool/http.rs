@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use futures_util::StreamExt;
 use indexmap::IndexMap;
-use serde_json::{Map, Value as Json, json};
+use serde_json::{Value as Json, json};
 
 use super::{Call, Tool};
 use crate::egress::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
@@ -82,7 +82,7 @@ fn failed(error: &egress::Error) -> Failure {
         egress::Error::Connect { .. } | egress::Error::Broken(_) => ErrorKind::Connection,
         _ => ErrorKind::Schema,
     };
-    Failure::new(kind, error.to_string())
+    Failure { undone: error.is_unsent(), ..Failure::new(kind, error.to_string()) }
 }
 
 /// The value of a header.
@@ -264,10 +264,4 @@ impl Tool for HttpTool {
             other => other,
         })
     }
-}
-
-/// Returns the result of a request as its `into: NAME` takes it.
-#[must_use]
-pub fn body_of(result: &Json) -> Json {
-    result.get("body").cloned().unwrap_or_else(|| Json::Object(Map::new()))
 }

@@ -41,12 +41,12 @@ nodes:
 output: [pro, contra, log]
 ";
 
-async fn open(store: &Arc<dyn Store>, graph: &str, script: &Scripted) -> Engine {
+pub(crate) async fn open(store: &Arc<dyn Store>, graph: &str, script: &Scripted) -> Engine {
     open_with(store, graph, script, 64).await
 }
 
 /// Opens an engine that will die: it takes nothing back from the next one of its name.
-async fn open_dying(store: &Arc<dyn Store>, graph: &str, script: &Scripted) -> Engine {
+pub(crate) async fn open_dying(store: &Arc<dyn Store>, graph: &str, script: &Scripted) -> Engine {
     open_with(store, graph, script, 0).await
 }
 
@@ -62,7 +62,7 @@ async fn open_with(store: &Arc<dyn Store>, graph: &str, script: &Scripted, claim
     Engine::open(store.clone(), catalog, providers(), settings).await.unwrap()
 }
 
-async fn start(engine: &Engine) -> RunId {
+pub(crate) async fn start(engine: &Engine) -> RunId {
     let start = Start {
         graph: "test".into(),
         session: part("s"),
@@ -75,7 +75,7 @@ async fn start(engine: &Engine) -> RunId {
 }
 
 /// Follows a run to its end.
-async fn follow(engine: &Engine, run: RunId) -> Vec<Json> {
+pub(crate) async fn follow(engine: &Engine, run: RunId) -> Vec<Json> {
     let stream = engine.follow(&owner("acme", "ann"), run, Seq::default(), false).await.unwrap();
     let Some(Followed::Events(mut follower)) = stream else { panic!("nothing to follow") };
     let mut events = Vec::new();
@@ -92,7 +92,7 @@ async fn play(graph: &str, script: &Scripted) -> Vec<Json> {
     follow(&engine, run).await
 }
 
-fn of_kind<'e>(events: &'e [Json], kind: &'e str) -> impl Iterator<Item = &'e Json> {
+pub(crate) fn of_kind<'e>(events: &'e [Json], kind: &'e str) -> impl Iterator<Item = &'e Json> {
     events.iter().filter(move |event| event["type"] == kind)
 }
 
@@ -113,7 +113,7 @@ fn statuses(events: &[Json]) -> Vec<String> {
     of_kind(events, "node.finished").map(text).collect()
 }
 
-fn end(events: &[Json]) -> &Json {
+pub(crate) fn end(events: &[Json]) -> &Json {
     let last = events.last().unwrap();
     assert_eq!(last["type"], "run.finished");
     last

@@ -13,6 +13,7 @@ mod handlers;
 mod language;
 mod openapi;
 mod people;
+mod resume;
 mod schemas;
 mod service;
 mod service_clients;

@@ -332,6 +332,41 @@ async fn a_failed_run(subject: Subject) {
     assert_eq!(history.iter().map(|row| row.step).collect::<Vec<_>>(), [2, 1, 0]);
 }
 
+/// Fails once as it is told to.
+#[derive(Debug)]
+struct FailsOnce(ErrorKind, AtomicU32);
+
+#[async_trait]
+impl Node for FailsOnce {
+    async fn run(&self, _attempt: &Attempt) -> Result<Outcome, Failure> {
+        match self.1.fetch_add(1, Ordering::SeqCst) {
+            0 => Err(Failure::new(self.0, "no")),
+            _ => Ok(Done::default().into()),
+        }
+    }
+}
+
+/// A call that must not be made twice could not be made again even when the other side had refused it.
+async fn a_call_that_must_not_be_made_twice(subject: Subject) {
+    for (kind, calls, code) in [
+        (ErrorKind::Http(404), 2, None),
+        (ErrorKind::Http(503), 1, Some("uncertain_effect")),
+        (ErrorKind::Timeout, 1, Some("uncertain_effect")),
+    ] {
+        let weak = Arc::new(FailsOnce(kind, AtomicU32::default()));
+        let mut pay = node("custom", Work::Node(weak.clone()), "", "end");
+        pay.job.effects = Effects::AtMostOnce;
+        let engine = open(&subject.store, plan(&["pay"], vec![("pay", pay)])).await;
+        let events = say(&engine, "hi").await;
+        assert_eq!(events.last().unwrap()["status"], "failed");
+        let events = drain(&engine, &engine.resume(&session("s")).await.unwrap()).await;
+        let error = events.iter().find(|event| event["type"] == "error");
+        assert_eq!(error.map(|error| error["code"].as_str().unwrap()), code, "{kind:?}");
+        assert_eq!(weak.1.load(Ordering::SeqCst), calls, "{kind:?}");
+        engine.close(Duration::from_secs(5)).await;
+    }
+}
+
 /// A client that hung up while its answer was stored left the run claimed and undriven until its lease ran out.
 async fn a_client_that_hangs_up(subject: Subject) {
     let nodes = vec![("ok", node("ask", ask("Pay?", Form::Type(Type::Boolean), false, None), "r", "end"))];
@@ -393,5 +428,6 @@ over_every_store!(
     an_approval,
     a_late_answer,
     a_failed_run,
+    a_call_that_must_not_be_made_twice,
     a_client_that_hangs_up
 );

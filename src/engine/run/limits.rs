@@ -43,7 +43,7 @@ pub(super) fn over_limit(at: &Position) -> Option<Limit> {
     } else if at.clock.elapsed() > limits.time {
         Some(Limit::Time)
     } else if usage.input_tokens + usage.output_tokens
-        > granted.tokens.unwrap_or(0).saturating_add(limits.tokens)
+        > granted.tokens.unwrap_or(at.spent.tokens).saturating_add(limits.tokens)
     {
         Some(Limit::Tokens)
     } else {
@@ -53,7 +53,7 @@ pub(super) fn over_limit(at: &Position) -> Option<Limit> {
 
 /// Returns the superstep that a run may come to.
 pub(super) fn most_steps(at: &Position) -> u64 {
-    at.head.frontier.granted.steps.unwrap_or(0).saturating_add(at.plan.limits.steps)
+    at.head.frontier.granted.steps.unwrap_or(at.spent.steps).saturating_add(at.plan.limits.steps)
 }
 
 /// Says that a limit is used up.

@@ -8,12 +8,42 @@ use crate::engine::follow::{PAGE, decode};
 use crate::engine::journal::GONE;
 use crate::engine::record;
 use crate::engine::step::Leaf;
-use crate::event::{Body, Event, Scope};
+use crate::event::{Body, Event, RunStatus, Scope};
 use crate::id::Seq;
 
+/// What earlier owners of a run left.
+#[derive(Default)]
+pub(super) struct Inherited {
+    /// What they began and did not end.
+    pub(super) open: Vec<Scope>,
+    /// What the run had used up when it failed and was resumed: its limits start anew from there.
+    pub(super) spent: Option<Spent>,
+}
+
+/// What of the limits of a run counts no longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Spent {
+    pub(super) steps: u64,
+    pub(super) tokens: u64,
+}
+
+fn spent(events: &[Event]) -> Option<Spent> {
+    let (mut steps, mut spent) = (0, None);
+    for event in events {
+        match &event.body {
+            Body::CheckpointSaved { step, .. } => steps = *step,
+            Body::RunFinished { status: RunStatus::Failed | RunStatus::Dead, usage, .. } => {
+                spent = Some(Spent { steps, tokens: usage.input_tokens + usage.output_tokens });
+            }
+            _ => {}
+        }
+    }
+    spent
+}
+
 impl Driver<'_> {
-    /// Takes over what earlier owners began and did not end; returns where.
-    pub(super) async fn inherit(&self) -> Result<Vec<Scope>, Halt> {
+    /// Takes over what earlier owners began and did not end.
+    pub(super) async fn inherit(&self) -> Result<Inherited, Halt> {
         let run = &self.claim.run;
         let mut events = Vec::new();
         loop {
@@ -26,7 +56,7 @@ impl Driver<'_> {
                 events.extend(batch.into_iter().filter(|event| event.seq > after));
             }
             if events.len() == before {
-                return Ok(self.journal.inherit(&events));
+                return Ok(Inherited { open: self.journal.inherit(&events), spent: spent(&events) });
             }
         }
     }

@@ -5,14 +5,15 @@
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::{FutureExt, StreamExt, stream};
+use serde_json::Value as Json;
 use tokio::sync::Semaphore;
 use tracing::{error, info, warn};
 
 use super::{Cut, Driver, Halt, Position};
-use crate::engine::step::{Begun, Ended, Leaf, LeafWork, Worked};
+use crate::engine::step::{Beginning, Begun, Ended, Leaf, LeafWork, Worked};
 use crate::engine::{Stop, record};
 use crate::event::{Body, Scope};
 use crate::failure::{ErrorKind, Failure};
@@ -24,19 +25,38 @@ use crate::tool::Call;
 /// Stands in the store for a call that must not be made twice, and may have been made.
 pub(super) const INTENT: &[u8] = b"intent";
 
-/// The key of that: the call's own is for its result.
-fn intent_of(task: &TaskId) -> TaskId {
-    TaskId(format!("{task}!").into())
+/// One try at such a call. The call's own key is for its result.
+struct Intent<'a> {
+    task: &'a TaskId,
+    n: u32,
+}
+
+impl Intent<'_> {
+    /// Returns what it is stored under.
+    fn key(&self) -> TaskId {
+        let (task, n) = (self.task, self.n);
+        TaskId(if n == 0 { format!("{task}!") } else { format!("{task}!{n}") }.into())
+    }
+
+    /// Returns what is stored when it is known that the call was not made.
+    fn undone(&self) -> TaskId {
+        TaskId(format!("{}-", self.key()).into())
+    }
 }
 
 impl Driver<'_> {
     /// Tells that tasks begin, or go on after the run has waited.
     pub(super) fn begin_tasks(&self, at: &mut Position, begun: &[Begun], step: u64) {
-        for Begun { place, kind, held } in begun {
-            at.begun.entry(place.task_id.clone()).or_insert_with(Instant::now);
-            if !self.journal.is_open(&place.task_id) {
-                let kind = (*kind).to_owned();
-                self.journal.send(Some(place), Body::NodeStarted { step, kind, resumed: *held });
+        for Begun { place, what } in begun {
+            match what {
+                Beginning::Node(kind, held) => {
+                    at.begun.entry(place.task_id.clone()).or_insert_with(Instant::now);
+                    if !self.journal.is_open(&place.task_id) {
+                        let kind = (*kind).to_owned();
+                        self.journal.send(Some(place), Body::NodeStarted { step, kind, resumed: *held });
+                    }
+                }
+                Beginning::Tool(called) => self.journal.send(Some(place), called.clone()),
             }
         }
     }
@@ -53,6 +73,9 @@ impl Driver<'_> {
         let keeps = leaves.len() > 1;
         at.has_kept |=
             leaves.iter().any(|leaf| (keeps && !leaf.is_pure()) || leaf.effects() == Effects::AtMostOnce);
+        for (task, _) in leaves.iter().flat_map(|leaf| &*leaf.clocks) {
+            at.begun.entry(task.clone()).or_insert_with(Instant::now);
+        }
         let at = &*at;
         let left = at.plan.limits.time.saturating_sub(at.clock.elapsed());
         let lanes = lanes(leaves);
@@ -64,7 +87,7 @@ impl Driver<'_> {
                     Some(lane) => lane.acquire().await.ok(),
                     None => None,
                 };
-                (rank, self.kept(at, leaf, facts, keeps).await)
+                (rank, self.clocked(at, leaf, facts, keeps).await)
             }
         });
         // Collected first: a stream of closures that borrow is not `Send` to the compiler.
@@ -89,34 +112,111 @@ impl Driver<'_> {
         Ok(ended)
     }
 
-    /// Does a leaf, unless it was done before the run was taken over, and keeps what it came to.
+    /// Does a leaf within the time of the tasks around it.
+    async fn clocked(&self, at: &Position, leaf: &Leaf<'_>, facts: &RunFacts, keeps: bool) -> Worked {
+        let left = leaf.clocks.iter().map(|(task, limit)| {
+            let gone = at.begun.get(task).map_or(Duration::ZERO, Instant::elapsed);
+            (limit.saturating_sub(gone), task)
+        });
+        let Some((left, task)) = left.min() else { return self.kept(at, leaf, facts, keeps).await };
+        match tokio::time::timeout(left, self.kept(at, leaf, facts, keeps)).await {
+            Ok(worked) => worked,
+            Err(_late) => {
+                let failure = Failure::new(ErrorKind::Timeout, "the time of a task around it is over");
+                self.tell_call(leaf, &leaf.place, Err(&failure));
+                Worked { late: Some(task.clone()), ..Worked::new(1, Err(failure)) }
+            }
+        }
+    }
+
+    /// Does a leaf, unless it was done before something beside it failed or the run was taken over, and keeps what it
+    /// came to.
     async fn kept(&self, at: &Position, leaf: &Leaf<'_>, facts: &RunFacts, keeps: bool) -> Worked {
         let task = &leaf.place.task_id;
-        if let Some(Some(worked)) = at.kept.get(task) {
+        let kept = at.kept.get(task).and_then(Option::as_ref);
+        if let Some(worked) = leaf.done.as_ref().or(kept) {
+            self.tell_again(leaf, worked);
             return worked.clone();
         }
+        let mut intent = None;
         if leaf.effects() == Effects::AtMostOnce {
-            let intent = intent_of(task);
-            if at.kept.contains_key(&intent) {
-                let message =
-                    "the call may have been made before the process went away, and must not be made twice";
-                let failure = Failure {
-                    code: "uncertain_effect".into(),
-                    ..Failure::new(ErrorKind::Uncertain, message)
-                };
-                return Worked { attempt: 1, result: Err(failure) };
-            }
-            if !self.keep(at, &intent, INTENT.to_vec()).await {
-                let message = "the call was not made: the run is not this process's any more";
-                return Worked { attempt: 1, result: Err(Failure::new(ErrorKind::Connection, message)) };
+            // One after the other, as long as each is known not to have been made.
+            let mut tries = (0..).map(|n| Intent { task, n });
+            let next = tries.find(|next| !at.kept.contains_key(&next.undone()));
+            if let Some(next) = next {
+                if at.kept.contains_key(&next.key()) {
+                    let message = "the call may have been made before the process went away, and must not be made twice";
+                    let failure = Failure {
+                        code: "uncertain_effect".into(),
+                        ..Failure::new(ErrorKind::Uncertain, message)
+                    };
+                    return Worked::new(1, Err(failure));
+                }
+                if !self.keep(at, &next.key(), INTENT.to_vec()).await {
+                    let message = "the call was not made: the run is not this process's any more";
+                    return Worked::new(1, Err(Failure::new(ErrorKind::Connection, message)));
+                }
+                intent = Some(next);
             }
         }
-        let worked = self.leaf(leaf, facts).await;
-        if keeps && worked.result.is_ok() && !leaf.is_pure() {
-            // Without it, a crash would only cost the work once more.
-            self.keep(at, task, record::encode(&worked)).await;
+        let mut worked = self.leaf(leaf, facts).await;
+        match (&mut worked.result, intent) {
+            (Ok(_), _) if keeps && !leaf.is_pure() => {
+                // Without it, a crash would only cost the work once more.
+                self.keep(at, task, record::encode(&worked)).await;
+            }
+            (Err(failure), Some(intent)) if failure.is_undone() => {
+                self.keep(at, &intent.undone(), INTENT.to_vec()).await;
+            }
+            (Err(failure), Some(_)) => {
+                failure.uncertain |= matches!(
+                    failure.kind,
+                    ErrorKind::Timeout
+                        | ErrorKind::Connection
+                        | ErrorKind::ServerError
+                        | ErrorKind::Http(408 | 500..)
+                );
+            }
+            _ => {}
         }
         worked
+    }
+
+    /// Tells what a leaf said whose result is taken from before: the readers were told to forget it.
+    fn tell_again(&self, leaf: &Leaf<'_>, worked: &Worked) {
+        let Ok(outcome) = &worked.result else { return };
+        let place = Scope { attempt: worked.attempt, ..leaf.place.clone() };
+        self.tell_call(leaf, &place, Ok(None));
+        let events = match outcome {
+            Outcome::Done(done) => {
+                self.tell_call(leaf, &place, Ok(Some(&done.result)));
+                &done.events
+            }
+            Outcome::More(round) => &round.events,
+        };
+        for event in events {
+            let Body::MessageFinished { message_id, content: Some(text) } = event else { continue };
+            let role = "assistant".to_owned();
+            self.journal.send(Some(&place), Body::MessageStarted { message_id: message_id.clone(), role });
+            let (message_id, delta) = (message_id.clone(), text.clone());
+            self.journal.send(Some(&place), Body::MessageDelta { message_id, delta });
+        }
+    }
+
+    /// Tells the beginning or the end of a tool's call.
+    fn tell_call(&self, leaf: &Leaf<'_>, place: &Scope, result: Result<Option<&Json>, &Failure>) {
+        let LeafWork::Tool(tool, called) = &leaf.work else { return };
+        let (call_id, tool) = (called.id.clone(), tool.name.clone());
+        let body = match result {
+            Ok(None) => Body::ToolCalled { call_id, tool, args: Json::clone(&called.args) },
+            Ok(Some(result)) => {
+                Body::ToolFinished { call_id, tool, result: Some(result.clone()), error: None }
+            }
+            Err(failure) => {
+                Body::ToolFinished { call_id, tool, result: None, error: Some(failure.message.clone()) }
+            }
+        };
+        self.journal.send(Some(place), body);
     }
 
     /// Stores what must outlive this process before the next barrier; false: the run is not its own any more.
@@ -138,12 +238,18 @@ impl Driver<'_> {
 
     /// Makes attempts at a leaf until one succeeds or the policy says stop.
     async fn leaf(&self, leaf: &Leaf<'_>, facts: &RunFacts) -> Worked {
+        self.tell_call(leaf, &leaf.place, Ok(None));
         for number in 1.. {
             let place = Scope { attempt: number, ..leaf.place.clone() };
             let emit = Emitter::new(self.journal.clone(), place.clone());
             let work = AssertUnwindSafe(self.work(leaf, facts, number)).catch_unwind();
             let failure = match tokio::time::timeout(leaf.job.timeout, work).await {
-                Ok(Ok(Ok(outcome))) => return Worked { attempt: number, result: Ok(outcome) },
+                Ok(Ok(Ok(outcome))) => {
+                    if let Outcome::Done(done) = &outcome {
+                        self.tell_call(leaf, &place, Ok(Some(&done.result)));
+                    }
+                    return Worked::new(number, Ok(outcome));
+                }
                 Ok(Ok(Err(failure))) => failure,
                 Ok(Err(_panic)) => {
                     error!(node = %leaf.place.node, "Node panicked.");
@@ -161,8 +267,9 @@ impl Driver<'_> {
             let again = leaf.may_repeat().then(|| leaf.job.retry.delay(number, &failure, fastrand::f64()));
             let Some(delay) = again.flatten() else {
                 emit.discard();
+                self.tell_call(leaf, &place, Err(&failure));
                 info!(%run, node = %leaf.place.node, code = %failure.code, "Task failed.");
-                return Worked { attempt: number, result: Err(failure) };
+                return Worked::new(number, Err(failure));
             };
             info!(%run, node = %leaf.place.node, attempt = number, code = %failure.code, "Attempt failed.");
             if emit.has_shown() {
@@ -198,35 +305,22 @@ impl Driver<'_> {
                 let ToolBody::Call(work) = &tool.body else {
                     return Err(Failure::new(ErrorKind::Tool, "a graph is not called like this"));
                 };
-                let (call_id, name) = (called.id.clone(), tool.name.clone());
-                if number == 1 {
-                    let (call_id, tool) = (call_id.clone(), name.clone());
-                    let args = serde_json::Value::clone(&called.args);
-                    self.journal.send(Some(&place), Body::ToolCalled { call_id, tool, args });
-                }
                 let call = Call {
                     caller: match leaf.job.kind {
                         "tool" => place.caller(),
-                        _ => format!("{}/{name}", place.caller()),
+                        _ => format!("{}/{}", place.caller(), tool.name),
                     },
                     args: Arc::clone(&called.args),
                     idempotency_key: called.task.to_string(),
                     attempt: number,
                 };
-                let result = work.call(&call).await.and_then(|mut result| {
-                    tool.result.check(&result).map_err(|why| {
-                        Failure::new(ErrorKind::Schema, format!("the result of `{name}` does not fit: {why}"))
-                    })?;
-                    tool.result.fill(&mut result);
-                    Ok(result)
-                });
-                let (shown, error) = match &result {
-                    Ok(result) => (Some(result.clone()), None),
-                    Err(failure) => (None, Some(failure.message.clone())),
-                };
-                let finished = Body::ToolFinished { call_id, tool: name, result: shown, error };
-                self.journal.send(Some(&place), finished);
-                Ok(Done { result: result?, ..Done::default() }.into())
+                let mut result = work.call(&call).await?;
+                tool.result.check(&result).map_err(|why| {
+                    let message = format!("the result of `{}` does not fit: {why}", tool.name);
+                    Failure::new(ErrorKind::Schema, message)
+                })?;
+                tool.result.fill(&mut result);
+                Ok(Done { result, ..Done::default() }.into())
             }
         }
     }

@@ -32,11 +32,12 @@ pub fn apply(
     ended: Vec<Ended>,
 ) -> Result<Applied, Box<Unhandled>> {
     let mut results = Results::new(world, ended);
-    let level = root(world, state, input);
+    let level = Level::root(world, state, input);
     match results.frame(&level, frontier, step) {
         Ok(framed) => Ok(results.applied(framed)),
         Err(Dropped::Failed { node, failure, events }) => {
-            Err(Box::new(Unhandled { node, failure, usage: results.usage, events }))
+            results.failed.extend(events);
+            Err(Box::new(Unhandled { node, failure, usage: results.usage, events: results.failed }))
         }
         Err(Dropped::Cut) => {
             let failure = Failure::new(ErrorKind::Failed, "a task of the superstep has no result");
@@ -60,7 +61,7 @@ pub fn divert(
     failure: &Failure,
 ) -> Applied {
     let mut results = Results::new(world, ended);
-    let level = root(world, state, input);
+    let level = Level::root(world, state, input);
     let number = step.number;
     let mut next = Frontier { tokens: Vec::new(), ..frontier.clone() };
     let mut ends = results.ends(&level, step.tasks, &mut next);
@@ -91,11 +92,6 @@ pub fn divert(
     told.edges.extend(sender.send(world.root, vec![(to.clone(), condition)], &mut next.tokens));
     results.usage = Usage::default();
     results.applied(Framed { state, delta, frontier: next, told })
-}
-
-fn root<'a>(world: World<'a>, state: &State, input: &Arc<Json>) -> Level<'a> {
-    let (state, input) = (state.clone(), Arc::clone(input));
-    Level { plan: world.root, state, input, path: Vec::new(), item: None }
 }
 
 fn failed_merge(error: &MergeError) -> Failure {
@@ -151,13 +147,24 @@ impl End {
 
 impl<'a> Results<'a> {
     fn new(world: World<'a>, ended: Vec<Ended>) -> Self {
-        Self { world, ended: ended.into_iter(), usage: Usage::default(), wait: Duration::ZERO }
+        Self {
+            world,
+            ended: ended.into_iter(),
+            usage: Usage::default(),
+            wait: Duration::ZERO,
+            failed: Vec::new(),
+            late: BTreeSet::new(),
+            retries: 0,
+            done: Vec::new(),
+            spoiled: false,
+        }
     }
 
     fn applied(self, framed: Framed) -> Applied {
         let Framed { state, delta, mut frontier, told } = framed;
         frontier.usage += self.usage;
         let Told { events, edges, said: _ } = told;
+        let events = self.failed.into_iter().chain(events).collect();
         Applied { state, delta, frontier, edges, events, wait: self.wait }
     }
 

@@ -2,18 +2,20 @@
 //!
 //! Invariant: pure, and the leaves stand in the order in which the barrier takes their results.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value as Json;
 
-use super::held::{Called, Frame, Going, Item, ItemStage, Question, Replies, Reply, Stage};
-use super::{Frontier, Step, choose_start, plan_tokens};
-use crate::event::Scope as Place;
+use super::held::{Called, Frame, Going, Item, ItemStage, Question, Replies, Reply};
+use super::{Frontier, Step, Worked, choose_start, plan_tokens};
+use crate::event::{Body, Scope as Place};
 use crate::expr::Scope;
 use crate::failure::{Caught, ErrorKind, Failure};
 use crate::id::{InterruptId, RunId, TaskId};
 use crate::node::{self, Back, Node, RunFacts};
-use crate::plan::{Ask, Each, GraphCall, Job, Plan, ToolBody, ToolPlan, Work};
+use crate::plan::{Ask, Each, GraphCall, Job, Plan, ToolPlan, Work};
 use crate::state::State;
 
 /// The most graphs that call each other.
@@ -37,6 +39,9 @@ pub struct World<'a> {
 /// Names that only a part of a graph has.
 pub type Locals = Arc<[(String, Arc<Json>)]>;
 
+/// The tasks around a leaf whose time is limited, each with its limit.
+pub type Clocks = Arc<[(TaskId, Duration)]>;
+
 /// One of the graphs of a run, at its last barrier.
 #[derive(Clone)]
 pub(super) struct Level<'a> {
@@ -46,9 +51,52 @@ pub(super) struct Level<'a> {
     /// The nodes that called it, outermost first.
     pub(super) path: Vec<String>,
     pub(super) item: Option<u64>,
+    /// The superstep that its tasks are named by: when a called graph is tried again, the one that failed first, so that
+    /// what a call is known by outside stays the same.
+    pub(super) number: u64,
+    /// What its leaves came to in a superstep that failed: those are not done again.
+    pub(super) done: Arc<BTreeMap<TaskId, Worked>>,
+    pub(super) clocks: Clocks,
 }
 
-impl Level<'_> {
+impl<'a> Level<'a> {
+    /// Makes the graph of a run.
+    pub(super) fn root(world: World<'a>, state: &State, input: &Arc<Json>) -> Self {
+        Self {
+            plan: world.root,
+            state: state.clone(),
+            input: Arc::clone(input),
+            path: Vec::new(),
+            item: None,
+            number: world.number,
+            done: Arc::default(),
+            clocks: Clocks::from([]),
+        }
+    }
+
+    /// Makes a graph that a node of this one calls.
+    pub(super) fn inner(&self, node: &str, item: Option<u64>, plan: &'a Plan, frame: &Frame) -> Self {
+        let mut path = self.path.clone();
+        path.push(node.to_owned());
+        Self {
+            plan,
+            state: frame.state.clone(),
+            input: Arc::clone(&frame.input),
+            path,
+            item,
+            number: frame.since.unwrap_or(self.number),
+            done: match (self.done.is_empty(), frame.done.is_empty()) {
+                (_, true) => Arc::clone(&self.done),
+                (true, false) => Arc::clone(&frame.done),
+                (false, false) => {
+                    let of = |done: &Arc<BTreeMap<TaskId, Worked>>| BTreeMap::clone(done).into_iter();
+                    Arc::new(of(&frame.done).chain(of(&self.done)).collect())
+                }
+            },
+            clocks: Arc::clone(&self.clocks),
+        }
+    }
+
     /// Returns where a task of the graph is told from.
     pub(super) fn place(&self, node: &str, task: &TaskId) -> Place {
         let (path, item) = (self.path.clone(), self.item);
@@ -106,6 +154,8 @@ pub enum Making {
     Leaf,
     /// A superstep of the graph that the tool is.
     Graph(Box<Frame>, Box<Step>),
+    /// Nothing: a person refused it.
+    Refused(String),
     /// Nothing: it cannot be made.
     Fails(Failure),
 }
@@ -128,6 +178,10 @@ pub struct Leaf<'a> {
     pub locals: Locals,
     /// The `map` that it is an item of, and how many of its items may be worked on at once.
     pub lane: Option<(TaskId, usize)>,
+    /// The tasks around it whose time is limited.
+    pub clocks: Clocks,
+    /// What it came to before something beside it failed.
+    pub done: Option<Worked>,
 }
 
 /// The work of a leaf.
@@ -138,15 +192,22 @@ pub enum LeafWork {
     Tool(Arc<ToolPlan>, Called),
 }
 
-/// A task whose beginning is told.
+/// A beginning that is told.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Begun {
     /// Where.
     pub place: Place,
-    /// Its kind.
-    pub kind: &'static str,
-    /// It went on before.
-    pub held: bool,
+    /// What begins.
+    pub what: Beginning,
+}
+
+/// What begins, or goes on.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Beginning {
+    /// A node of this kind; it may have begun before.
+    Node(&'static str, bool),
+    /// The call of a tool that is a graph.
+    Tool(Body),
 }
 
 /// Where the ids of a graph's tasks come from.
@@ -174,15 +235,27 @@ pub(super) struct Due<'t> {
 }
 
 /// A part of a task: the task itself, or an item of it.
-struct Part<'a, 't> {
+pub(super) struct Part<'a, 't> {
     due: &'t Due<'t>,
-    task: TaskId,
-    job: &'a Job,
+    pub(super) task: TaskId,
+    pub(super) job: &'a Job,
     locals: Locals,
     item: Option<u64>,
     lane: Option<(TaskId, usize)>,
+    clocks: Clocks,
     /// Where the state of a called graph is, that stays with the node.
     kept: Option<super::held::Kept>,
+}
+
+impl Part<'_, '_> {
+    /// Returns the clocks of what is done within it.
+    fn inner_clocks(&self) -> Clocks {
+        let limit = self.job.timeout;
+        if limit == Duration::MAX || !matches!(self.job.work, Work::Graph(_) | Work::Map(_)) {
+            return Arc::clone(&self.clocks);
+        }
+        self.clocks.iter().cloned().chain([(self.task.clone(), limit)]).collect()
+    }
 }
 
 /// Plans what the tasks of a superstep do.
@@ -212,17 +285,18 @@ impl<'a> Planner<'a> {
             locals: Locals::from([]),
             item: level.item,
             lane: None,
+            clocks: Arc::clone(&level.clocks),
             kept: frontier.kept.get(due.node).cloned(),
         };
         let doing = self.part(level, &part, held);
         if !matches!(doing, Doing::Waits(_)) {
             let place = level.place(due.node, due.task);
-            self.begun.insert(at, Begun { place, kind: node.job.kind, held: was_held });
+            self.begun.insert(at, Begun { place, what: Beginning::Node(node.job.kind, was_held) });
         }
         doing
     }
 
-    fn scope(&self, level: &Level<'_>, part: &Part<'_, '_>) -> Scope {
+    pub(super) fn scope(&self, level: &Level<'_>, part: &Part<'_, '_>) -> Scope {
         let mut scope = node::scope(&level.state, &level.input, self.world.facts, 1);
         for (name, value) in &*part.locals {
             scope = scope.json(name, Arc::clone(value));
@@ -233,9 +307,8 @@ impl<'a> Planner<'a> {
         }
     }
 
-    fn leaf(&mut self, level: &Level<'_>, part: &Part<'a, '_>, task: &TaskId, work: LeafWork) {
-        let mut place = level.place(part.due.node, task);
-        place.item = part.item;
+    pub(super) fn leaf(&mut self, level: &Level<'_>, part: &Part<'a, '_>, task: &TaskId, work: LeafWork) {
+        let place = Self::place(level, part, task);
         self.leaves.push(Leaf {
             place,
             job: part.job,
@@ -245,7 +318,14 @@ impl<'a> Planner<'a> {
             error: part.due.error.cloned().map(Arc::new),
             locals: Arc::clone(&part.locals),
             lane: part.lane.clone(),
+            clocks: Arc::clone(&part.clocks),
+            done: level.done.get(task).cloned(),
         });
+    }
+
+    /// Returns where a part of a task is told from.
+    pub(super) fn place(level: &Level<'_>, part: &Part<'_, '_>, task: &TaskId) -> Place {
+        Place { item: part.item, ..level.place(part.due.node, task) }
     }
 
     fn part(&mut self, level: &Level<'a>, part: &Part<'a, '_>, held: Option<Going>) -> Doing {
@@ -287,145 +367,6 @@ impl<'a> Planner<'a> {
         }
     }
 
-    fn tool(
-        &mut self,
-        level: &Level<'a>,
-        part: &Part<'a, '_>,
-        tool: &Arc<ToolPlan>,
-        with: &indexmap::IndexMap<String, crate::expr::ExprTree>,
-    ) -> Result<Doing, Failure> {
-        let scope = self.scope(level, part);
-        let args = with
-            .iter()
-            .map(|(name, tree)| Ok((name.clone(), tree.eval(&scope)?)))
-            .collect::<Result<serde_json::Map<_, _>, Failure>>()?;
-        let mut args = Json::Object(args);
-        fit(&tool.args, &mut args)?;
-        let called = Called {
-            id: part.task.to_string(),
-            tool: tool.name.clone(),
-            task: part.task.part(self.world.number, &tool.name, 0),
-            args: Arc::new(args),
-            stage: Stage::Due,
-        };
-        let making = match approval(tool, &called) {
-            Some(question) => Making::Asks(question),
-            None => self.make(level, part, tool, &called)?,
-        };
-        Ok(Doing::Tool(Calling { called, making }))
-    }
-
-    /// Begins a call that nothing stands in the way of.
-    fn make(
-        &mut self,
-        level: &Level<'a>,
-        part: &Part<'a, '_>,
-        tool: &Arc<ToolPlan>,
-        called: &Called,
-    ) -> Result<Making, Failure> {
-        match &tool.body {
-            ToolBody::Call(_) => {
-                let work = LeafWork::Tool(Arc::clone(tool), called.clone());
-                self.leaf(level, part, &called.task, work);
-                Ok(Making::Leaf)
-            }
-            ToolBody::Graph(graph) => {
-                let frame = self.frame(graph, Json::clone(&called.args), None)?;
-                Ok(match self.graph(level, part, &called.task, Box::new(frame)) {
-                    Doing::Graph(frame, step) => Making::Graph(frame, step),
-                    Doing::Fails(failure) => Making::Fails(failure),
-                    _ => Making::Rests,
-                })
-            }
-        }
-    }
-
-    fn going_tool(&mut self, level: &Level<'a>, part: &Part<'a, '_>, called: Called) -> Doing {
-        let Work::Tool(tool, _) = &part.job.work else { return Doing::Waits(Going::Tool(called)) };
-        let calling = self.calling(level, part, tool, called);
-        match calling.making {
-            Making::Fails(failure) => Doing::Fails(failure),
-            Making::Rests if matches!(calling.called.stage, Stage::Settled(_)) => Doing::Tool(calling),
-            Making::Rests => Doing::Waits(Going::Tool(calling.called)),
-            _ => Doing::Tool(calling),
-        }
-    }
-
-    /// Plans how a call goes on.
-    fn calling(
-        &mut self,
-        level: &Level<'a>,
-        part: &Part<'a, '_>,
-        tool: &Arc<ToolPlan>,
-        mut called: Called,
-    ) -> Calling {
-        let fails = |called, failure| Calling { called, making: Making::Fails(failure) };
-        match called.stage.clone() {
-            Stage::Settled(_) => return Calling { called, making: Making::Rests },
-            Stage::Asked(question) => match self.world.replies.get(&question.id) {
-                None => return Calling { called, making: Making::Rests },
-                Some(Reply::Dismissed) => return fails(called, dismissed()),
-                Some(Reply::Answer(answer)) => match approved(answer, tool) {
-                    Ok(None) => called.stage = Stage::Due,
-                    Ok(Some(args)) => (called.stage, called.args) = (Stage::Due, Arc::new(args)),
-                    Err(why) => {
-                        called.stage = Stage::Settled(Err(why));
-                        return Calling { called, making: Making::Rests };
-                    }
-                },
-            },
-            Stage::Graph(frame) => {
-                return match self.graph(level, part, &called.task.clone(), frame) {
-                    Doing::Graph(frame, step) => Calling { called, making: Making::Graph(frame, step) },
-                    Doing::Fails(failure) => fails(called, failure),
-                    _ => Calling { called, making: Making::Rests },
-                };
-            }
-            Stage::Due => {}
-        }
-        match self.make(level, part, tool, &called) {
-            Ok(making) => Calling { called, making },
-            Err(failure) => fails(called, failure),
-        }
-    }
-
-    fn calls(
-        &mut self,
-        level: &Level<'a>,
-        part: &Part<'a, '_>,
-        node: &Arc<dyn Node>,
-        memo: Json,
-        calls: Vec<Called>,
-    ) -> Doing {
-        if let Some(answers) = calls.iter().map(Called::answered).collect::<Option<Vec<_>>>() {
-            let back = Some(Back { memo, answers });
-            self.leaf(level, part, &part.task, LeafWork::Node(Arc::clone(node), back));
-            return Doing::Works;
-        }
-        let mut moves = false;
-        let mut making = Vec::with_capacity(calls.len());
-        // Whatever comes of one call, the others are made: a leaf that was begun gives a result, which must be taken.
-        for mut called in calls {
-            let settled = matches!(called.stage, Stage::Settled(_));
-            let calling = match part.job.tools.get(&called.tool) {
-                _ if settled => Calling { called, making: Making::Rests },
-                Some(tool) => self.calling(level, part, tool, called),
-                None => {
-                    called.stage = Stage::Settled(Err(format!("there is no tool `{}`", called.tool)));
-                    Calling { called, making: Making::Rests }
-                }
-            };
-            moves |= calling.making != Making::Rests
-                || (!settled && matches!(calling.called.stage, Stage::Settled(_)));
-            making.push(calling);
-        }
-        if moves {
-            return Doing::Calls { memo, calls: making };
-        }
-        let calls = making.into_iter().map(|calling| calling.called).collect();
-        Doing::Waits(Going::Calls { memo, calls })
-    }
-
     fn enter(&mut self, level: &Level<'a>, part: &Part<'a, '_>, call: &GraphCall) -> Result<Doing, Failure> {
         let scope = self.scope(level, part);
         let with = call
@@ -439,7 +380,12 @@ impl<'a> Planner<'a> {
     }
 
     /// Begins a called graph: its input and its first edges.
-    fn frame(&self, graph: &str, mut with: Json, kept: Option<super::held::Kept>) -> Result<Frame, Failure> {
+    pub(super) fn frame(
+        &self,
+        graph: &str,
+        mut with: Json,
+        kept: Option<super::held::Kept>,
+    ) -> Result<Frame, Failure> {
         let plan = self.child(graph)?;
         for (name, field) in &plan.input {
             let Json::Object(given) = &mut with else { break };
@@ -460,7 +406,7 @@ impl<'a> Planner<'a> {
         let input = Arc::new(with);
         let mut frontier = choose_start(plan, &state, &input, self.world.facts)?.0;
         frontier.kept = kept.kept;
-        Ok(Frame { graph: graph.to_owned(), input, state, frontier, failed: 0 })
+        Ok(Frame::new(graph, input, state, frontier))
     }
 
     fn child(&self, graph: &str) -> Result<&'a Plan, Failure> {
@@ -469,7 +415,13 @@ impl<'a> Planner<'a> {
     }
 
     /// Plans a superstep of a called graph.
-    fn graph(&mut self, level: &Level<'a>, part: &Part<'a, '_>, task: &TaskId, frame: Box<Frame>) -> Doing {
+    pub(super) fn graph(
+        &mut self,
+        level: &Level<'a>,
+        part: &Part<'a, '_>,
+        task: &TaskId,
+        frame: Box<Frame>,
+    ) -> Doing {
         let plan = match self.child(&frame.graph) {
             Ok(_) if level.path.len() >= MAX_DEPTH => {
                 let message = format!("more than {MAX_DEPTH} graphs call each other");
@@ -478,10 +430,8 @@ impl<'a> Planner<'a> {
             Ok(plan) => plan,
             Err(failure) => return Doing::Fails(failure),
         };
-        let mut path = level.path.clone();
-        path.push(part.due.node.to_owned());
-        let (state, input) = (frame.state.clone(), Arc::clone(&frame.input));
-        let inner = Level { plan, state, input, path, item: part.item };
+        let inner =
+            Level { clocks: part.inner_clocks(), ..level.inner(part.due.node, part.item, plan, &frame) };
         let marks = (self.leaves.len(), self.begun.len());
         match plan_tokens(self, &inner, &frame.frontier, Origin::Task(task)) {
             Ok(step) if step.moves() || step.tasks.is_empty() => Doing::Graph(frame, Box::new(step)),
@@ -505,8 +455,8 @@ impl<'a> Planner<'a> {
         }
         let mut items = Vec::with_capacity(list.len());
         for (index, value) in list.into_iter().enumerate() {
-            let task = part.task.part(self.world.number, "item", index as u64);
-            let item = Item { task, value: Arc::new(value), stage: ItemStage::Due };
+            let task = part.task.part(level.number, "item", index as u64);
+            let item = Item { task, value: Arc::new(value), stage: ItemStage::Due, failed: 0 };
             let doing = self.item(level, part, each, index, &item, None);
             items.push((item, Some(doing)));
         }
@@ -533,6 +483,7 @@ impl<'a> Planner<'a> {
             ]),
             item: Some(index),
             lane: each.at_once.map(|most| (part.task.clone(), most)),
+            clocks: part.inner_clocks(),
             kept: None,
         };
         self.part(level, &inner, held)
@@ -541,13 +492,16 @@ impl<'a> Planner<'a> {
     fn items(&mut self, level: &Level<'a>, part: &Part<'a, '_>, each: &'a Each, items: Vec<Item>) -> Doing {
         let mut moves = false;
         let mut doing = Vec::with_capacity(items.len());
-        for (index, mut item) in items.into_iter().enumerate() {
-            let ItemStage::Going(going) = &mut item.stage else {
-                doing.push((item, None));
-                continue;
+        for (index, item) in items.into_iter().enumerate() {
+            let held = match &item.stage {
+                ItemStage::Going(going) => Some(going.clone()),
+                ItemStage::Due => None,
+                ItemStage::Done(_) | ItemStage::Skipped => {
+                    doing.push((item, None));
+                    continue;
+                }
             };
-            let going = going.clone();
-            let next = self.item(level, part, each, index, &item, Some(going));
+            let next = self.item(level, part, each, index, &item, held);
             moves |= !matches!(next, Doing::Waits(_));
             doing.push((item, Some(next)));
         }
@@ -558,38 +512,12 @@ impl<'a> Planner<'a> {
     }
 }
 
-fn dismissed() -> Failure {
+pub(super) fn dismissed() -> Failure {
     Failure::new(ErrorKind::Dismissed, "the question was cancelled")
 }
 
-/// Returns the question that stands before a call.
-pub(super) fn approval(tool: &ToolPlan, called: &Called) -> Option<Question> {
-    tool.approval.then(|| Question {
-        id: InterruptId::of(&called.task),
-        text: format!("May `{}` be called?", tool.name),
-        expires_at: None,
-    })
-}
-
-/// Reads what a person says to a call: other arguments, or why it must not be made.
-fn approved(answer: &Json, tool: &ToolPlan) -> Result<Option<Json>, String> {
-    match answer {
-        Json::String(word) if word == "approve" => Ok(None),
-        Json::Object(map) => match (map.get("edit"), map.get("reject")) {
-            (Some(args), None) => {
-                let mut args = args.clone();
-                fit(&tool.args, &mut args).map_err(|failure| failure.message)?;
-                Ok(Some(args))
-            }
-            (None, Some(Json::String(why))) => Err(format!("a person refused the call: {why}")),
-            _ => Err("a person refused the call".into()),
-        },
-        _ => Err("a person refused the call".into()),
-    }
-}
-
 /// Checks arguments against their type, and fills in what was left out.
-fn fit(ty: &crate::state::Type, args: &mut Json) -> Result<(), Failure> {
+pub(super) fn fit(ty: &crate::state::Type, args: &mut Json) -> Result<(), Failure> {
     ty.check(args)
         .map_err(|why| Failure::new(ErrorKind::Schema, format!("the arguments do not fit: {why}")))?;
     ty.fill(args);

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
-use super::Frontier;
+use super::{Frontier, Worked};
 use crate::event::{Interrupt, Scope as Place, Usage, Who};
 use crate::id::{InterruptId, TaskId};
 use crate::node::Answered;
@@ -102,6 +102,24 @@ pub struct Frame {
     /// How often it failed and was tried again.
     #[serde(default)]
     pub failed: u32,
+    /// The superstep that failed first, while it is tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<u64>,
+    /// What was done in that superstep beside the failure.
+    #[serde(default, skip_serializing_if = "is_empty")]
+    pub done: Arc<BTreeMap<TaskId, Worked>>,
+}
+
+fn is_empty(done: &Arc<BTreeMap<TaskId, Worked>>) -> bool {
+    done.is_empty()
+}
+
+impl Frame {
+    /// Makes a graph between two supersteps.
+    pub(super) fn new(graph: &str, input: Arc<Json>, state: State, frontier: Frontier) -> Self {
+        let (since, done) = (None, Arc::default());
+        Self { graph: graph.to_owned(), input, state, frontier, failed: 0, since, done }
+    }
 }
 
 /// An item of a list that is worked on.
@@ -113,6 +131,14 @@ pub struct Item {
     pub value: Arc<Json>,
     /// How far it is.
     pub stage: ItemStage,
+    /// How often it failed and was tried again.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub failed: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+fn is_zero(failed: &u32) -> bool {
+    *failed == 0
 }
 
 /// How far the work on an item is.

@@ -2,18 +2,21 @@
 //!
 //! Invariant: every result is taken, in the order of the leaves, also when one before it is a failure.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
-use super::begin::{Calling, Level, Making, approval};
+use super::begin::{Calling, Level, Making};
+use super::calls::approval;
 use super::held::{Called, Frame, Going, Item, ItemStage, Kept, Question, Stage};
-use super::{Doing, Ended, Step, Taken, World, output};
+use super::{Doing, Ended, Step, Taken, Worked, World, output};
 use crate::event::{Body, Scope as Place, Usage};
 use crate::failure::{ErrorKind, Failure};
+use crate::id::TaskId;
 use crate::node::{Done, Outcome, Round, assistant_turn};
-use crate::plan::{Each, ItemError, Job, Work};
+use crate::plan::{Each, Effects, ItemError, Job, ToolPlan, Work};
 use crate::state::Write;
 
 /// A barrier, while the results of its tasks are taken.
@@ -22,6 +25,16 @@ pub(super) struct Results<'a> {
     pub(super) ended: std::vec::IntoIter<Ended>,
     pub(super) usage: Usage,
     pub(super) wait: Duration,
+    /// The ends of what failed in called graphs.
+    pub(super) failed: Vec<(Place, Body)>,
+    /// The tasks whose time is over.
+    pub(super) late: BTreeSet<TaskId>,
+    /// How many of the tasks around may be tried again.
+    pub(super) retries: u32,
+    /// What leaves came to since the outermost of them.
+    pub(super) done: Vec<(TaskId, Worked)>,
+    /// A call failed that must not be made again.
+    pub(super) spoiled: bool,
 }
 
 /// What becomes visible with a part of a barrier.
@@ -78,8 +91,25 @@ impl<'a> Results<'a> {
         }
     }
 
+    /// Takes what the next leaf came to; nothing: it was stopped.
+    fn next(&mut self, task: &TaskId, effects: Effects) -> Option<Worked> {
+        let worked = self.ended.next().flatten()?;
+        self.late.extend(worked.late.clone());
+        if self.retries > 0 {
+            match &worked.result {
+                Ok(outcome) => {
+                    // Its tokens are counted now.
+                    let result = Ok(outcome.clone().without_usage());
+                    self.done.push((task.clone(), Worked::new(worked.attempt, result)));
+                }
+                Err(failure) => self.spoiled |= effects == Effects::AtMostOnce && !failure.is_undone(),
+            }
+        }
+        Some(worked)
+    }
+
     fn worked(&mut self, part: &mut Part<'a, '_>) -> Came {
-        let Some(worked) = self.ended.next().flatten() else { return Came::Cut };
+        let Some(worked) = self.next(&part.place.task_id.clone(), part.job.effects) else { return Came::Cut };
         part.place.attempt = worked.attempt;
         let at = |events: Vec<Body>| events.into_iter().map(|body| (part.place.clone(), body)).collect();
         match worked.result {
@@ -91,7 +121,7 @@ impl<'a> Results<'a> {
             }
             Ok(Outcome::More(round)) => {
                 self.usage += round.usage;
-                let calls = self.wanted(part, &round);
+                let calls = Self::wanted(part, &round);
                 let told = Told { events: at(round.events), ..Told::default() };
                 Came::Still(Going::Calls { memo: round.memo, calls }, told)
             }
@@ -99,9 +129,9 @@ impl<'a> Results<'a> {
     }
 
     /// Takes the calls that a node wants.
-    fn wanted(&self, part: &Part<'a, '_>, round: &Round) -> Vec<Called> {
+    fn wanted(part: &Part<'a, '_>, round: &Round) -> Vec<Called> {
         let call = |(rank, wanted): (usize, &crate::node::Wanted)| {
-            let task = part.place.task_id.part(self.world.number, &wanted.tool, rank as u64);
+            let task = part.place.task_id.part(part.level.number, &wanted.tool, rank as u64);
             let (args, stage) = match (&wanted.args, part.job.tools.get(&wanted.tool)) {
                 (Err(why), _) => (Json::Null, Stage::Settled(Err(why.clone()))),
                 (Ok(args), Some(_)) => (args.clone(), Stage::Due),
@@ -210,12 +240,19 @@ impl<'a> Results<'a> {
                 return Err(Some(why));
             }
             Making::Fails(why) => {
+                told.events.push(finished(part, &called, Err(&why.message)));
                 called.stage = Stage::Settled(Err(why.message.clone()));
                 failure = Some(why);
             }
+            Making::Refused(why) => {
+                told.events.push(finished(part, &called, Err(&why)));
+                called.stage = Stage::Settled(Err(why));
+            }
             Making::Asks(question) => called.stage = Stage::Asked(question),
             Making::Leaf => {
-                let Some(worked) = self.ended.next().flatten() else { return Err(None) };
+                let effects =
+                    tool_of(part.job, &called.tool).map_or_else(Effects::default, |tool| tool.effects);
+                let Some(worked) = self.next(&called.task.clone(), effects) else { return Err(None) };
                 called.stage = Stage::Settled(match worked.result {
                     Ok(Outcome::Done(done)) => {
                         self.usage += done.usage;
@@ -232,15 +269,19 @@ impl<'a> Results<'a> {
                 called.stage = match self.step_of(part, *frame, *step) {
                     Stepped::Over { result, told: inner, .. } => {
                         told.take(inner);
+                        told.events.push(finished(part, &called, Ok(&result)));
                         Stage::Settled(Ok(result))
                     }
                     Stepped::On(frame, inner) => {
                         told.take(inner);
                         Stage::Graph(frame)
                     }
-                    Stepped::Failed(_, why, _) if !why.can_be_caught() => return Err(Some(why)),
                     Stepped::Failed(_, why, events) => {
-                        told.events.extend(events);
+                        self.failed.extend(events);
+                        self.failed.push(finished(part, &called, Err(&why.message)));
+                        if !why.can_be_caught() {
+                            return Err(Some(why));
+                        }
                         failure = Some(why.clone());
                         Stage::Settled(Err(why.message))
                     }
@@ -251,25 +292,64 @@ impl<'a> Results<'a> {
         Ok((called, failure))
     }
 
+    /// Takes what a task came to that may be tried again: after how long, and with what of it done.
+    fn retried(
+        &mut self,
+        job: &Job,
+        failed: u32,
+        work: impl FnOnce(&mut Self) -> Stepped,
+    ) -> (Stepped, Option<Again>) {
+        let may = failed + 1 < job.retry.attempts;
+        let (mark, spoiled) = (self.done.len(), std::mem::take(&mut self.spoiled));
+        self.retries += u32::from(may);
+        let stepped = work(self);
+        self.retries -= u32::from(may);
+        let again = match &stepped {
+            Stepped::Failed(_, failure, _) if may && !self.spoiled => {
+                let delay = job.retry.delay(failed + 1, failure, 1.0);
+                delay.map(|delay| Again { delay, done: self.done[mark..].iter().cloned().collect() })
+            }
+            _ => None,
+        };
+        self.spoiled |= spoiled;
+        if self.retries == 0 {
+            self.done.clear();
+        }
+        (stepped, again)
+    }
+
     fn graph(&mut self, part: &mut Part<'a, '_>, frame: Frame, step: Step) -> Came {
         let Work::Graph(call) = &part.job.work else { return Came::Cut };
-        match self.step_of(part, frame, step) {
-            Stepped::Over { result, kept, told } => {
+        let since = frame.since.or(Some(step.number));
+        // What a handler within made of it does not count: the time is over for all of it.
+        let before = (part.job.timeout < Duration::MAX).then(|| Box::new(frame.clone()));
+        let (stepped, again) = self.retried(part.job, frame.failed, |results| {
+            let stepped = results.step_of(part, frame, step);
+            match (stepped, before.filter(|_| results.late.contains(&part.place.task_id))) {
+                (Stepped::On(..), Some(before)) => Stepped::Failed(before, late(part.job), Vec::new()),
+                (Stepped::Failed(_, _, events), Some(before)) => {
+                    Stepped::Failed(before, late(part.job), events)
+                }
+                (stepped, _) => stepped,
+            }
+        });
+        match (stepped, again) {
+            (Stepped::Over { result, kept, told }, _) => {
                 Came::Done { result, writes: Vec::new(), kept: call.keeps.then_some(kept), told }
             }
-            Stepped::On(frame, told) => Came::Still(Going::Graph(frame), told),
-            Stepped::Failed(mut frame, failure, events) => {
-                // It goes on where it failed: what its other nodes did before is not done again.
-                match part.job.retry.delay(frame.failed + 1, &failure, 1.0) {
-                    None => Came::Failed(failure),
-                    Some(delay) => {
-                        frame.failed += 1;
-                        self.wait = self.wait.max(delay);
-                        Came::Still(Going::Graph(frame), Told { events, ..Told::default() })
-                    }
-                }
+            (Stepped::On(frame, told), _) => Came::Still(Going::Graph(frame), told),
+            // It goes on where it failed: what its other nodes did before is not done again.
+            (Stepped::Failed(frame, _, events), Some(Again { delay, done })) => {
+                self.failed.extend(events);
+                self.wait = self.wait.max(delay);
+                let (failed, done) = (frame.failed + 1, Arc::new(done));
+                Came::Still(Going::Graph(Box::new(Frame { failed, since, done, ..*frame })), Told::default())
             }
-            Stepped::Cut => Came::Cut,
+            (Stepped::Failed(_, failure, events), None) => {
+                self.failed.extend(events);
+                Came::Failed(failure)
+            }
+            (Stepped::Cut, _) => Came::Cut,
         }
     }
 
@@ -277,15 +357,7 @@ impl<'a> Results<'a> {
     fn step_of(&mut self, part: &Part<'a, '_>, frame: Frame, step: Step) -> Stepped {
         let root: &'a crate::plan::Plan = self.world.root;
         let Some(plan) = root.children.get(&frame.graph) else { return Stepped::Cut };
-        let mut path = part.level.path.clone();
-        path.push(part.place.node.clone());
-        let level = Level {
-            plan,
-            state: frame.state.clone(),
-            input: Arc::clone(&frame.input),
-            path,
-            item: part.place.item,
-        };
+        let level = part.level.inner(&part.place.node, part.place.item, plan, &frame);
         let framed = match self.frame(&level, &frame.frontier, step) {
             Ok(framed) => framed,
             Err(super::barrier::Dropped::Cut) => return Stepped::Cut,
@@ -297,8 +369,8 @@ impl<'a> Results<'a> {
         // What a caller hears are replies; how they came about stays inside.
         told.said.retain(|turn| turn["role"] != "tool" && turn.get("tool_calls").is_none());
         if !framed.frontier.tokens.is_empty() {
-            let (state, frontier) = (framed.state, framed.frontier);
-            return Stepped::On(Box::new(Frame { state, frontier, failed: 0, ..frame }), told);
+            let frame = Frame::new(&frame.graph, frame.input, framed.state, framed.frontier);
+            return Stepped::On(Box::new(frame), told);
         }
         match output(plan, &framed.state, &frame.input, self.world.facts) {
             Ok(result) => {
@@ -315,12 +387,17 @@ impl<'a> Results<'a> {
         let mut told = Told::default();
         let mut left = Vec::with_capacity(items.len());
         let (mut failed, mut cut) = (None, false);
+        let may = u32::from(part.job.retry.attempts > 1);
         for (index, (mut item, doing)) in items.into_iter().enumerate() {
             if let Some(doing) = doing {
                 let place =
                     Place { task_id: item.task.clone(), item: Some(index as u64), ..part.place.clone() };
                 let mut inner = Part { level: part.level, job: &each.job, place };
-                item.stage = match self.part(&mut inner, doing) {
+                let spoiled = std::mem::take(&mut self.spoiled);
+                self.retries += may;
+                let came = self.part(&mut inner, doing);
+                self.retries -= may;
+                item.stage = match came {
                     Came::Done { result, told: inner, .. } => {
                         told.take(inner);
                         ItemStage::Done(of_item(&each.job, result))
@@ -333,8 +410,18 @@ impl<'a> Results<'a> {
                         ItemError::Skip if failure.can_be_caught() => ItemStage::Skipped,
                         ItemError::Null if failure.can_be_caught() => ItemStage::Done(Json::Null),
                         _ => {
-                            failed = failed.or(Some(failure));
-                            ItemStage::Skipped
+                            // It is tried again with the others that failed, if all of them may be.
+                            let delay = part.job.retry.delay(item.failed + 1, &failure, 1.0);
+                            let delay = delay.filter(|_| !self.spoiled);
+                            failed = match (failed, delay) {
+                                (None, delay) => Some((failure, delay)),
+                                (Some((first, Some(before))), Some(delay)) => {
+                                    Some((first, Some(before.max(delay))))
+                                }
+                                (Some((first, _)), _) => Some((first, None)),
+                            };
+                            item.failed += 1;
+                            ItemStage::Due
                         }
                     },
                     Came::Late | Came::Cut => {
@@ -342,12 +429,21 @@ impl<'a> Results<'a> {
                         ItemStage::Skipped
                     }
                 };
+                self.spoiled |= spoiled;
             }
             left.push(item);
         }
+        if self.retries == 0 {
+            self.done.clear();
+        }
         match failed {
             _ if cut => Came::Cut,
-            Some(failure) => Came::Failed(failure),
+            _ if self.late.contains(&part.place.task_id) => Came::Failed(late(part.job)),
+            Some((_, Some(delay))) => {
+                self.wait = self.wait.max(delay);
+                Came::Still(Going::Map(left), told)
+            }
+            Some((failure, None)) => Came::Failed(failure),
             None if left.iter().any(|item| matches!(item.stage, ItemStage::Going(_))) => {
                 Came::Still(Going::Map(left), told)
             }
@@ -360,6 +456,34 @@ impl<'a> Results<'a> {
             }
         }
     }
+}
+
+/// Says that the time of a task is over.
+fn late(job: &Job) -> Failure {
+    let message = format!("the node takes longer than {} s", job.timeout.as_secs_f64());
+    Failure::new(ErrorKind::Timeout, message)
+}
+
+/// Finds a tool that a part may call.
+fn tool_of<'j>(job: &'j Job, name: &str) -> Option<&'j ToolPlan> {
+    match &job.work {
+        Work::Tool(tool, _) => Some(tool),
+        _ => job.tools.get(name).map(|tool| &**tool),
+    }
+}
+
+/// Tells the end of a call that no leaf told.
+fn finished(part: &Part<'_, '_>, called: &Called, result: Result<&Json, &String>) -> (Place, Body) {
+    let (call_id, tool) = (called.id.clone(), called.tool.clone());
+    let (result, error) = (result.ok().cloned(), result.err().cloned());
+    (part.place.clone(), Body::ToolFinished { call_id, tool, result, error })
+}
+
+/// How a called graph is tried again.
+struct Again {
+    delay: Duration,
+    /// What is not done again.
+    done: BTreeMap<TaskId, Worked>,
 }
 
 /// What a superstep of a called graph came to.

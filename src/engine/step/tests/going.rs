@@ -8,7 +8,9 @@ use super::super::begin::LeafWork;
 use super::*;
 use crate::expr::{Expr, ExprTree};
 use crate::node::{Answered, Retry, Round, Wanted};
-use crate::plan::{Ask, Each, Form, GraphCall, ItemError, OnMessage, Sent, ToolBody, ToolPlan, Work};
+use crate::plan::{
+    Ask, Catch, Each, Effects, Form, GraphCall, ItemError, OnMessage, Sent, ToolBody, ToolPlan, Work,
+};
 use crate::template;
 use crate::tool::{Call, Tool};
 
@@ -112,6 +114,8 @@ struct Run {
     replies: Replies,
     number: u64,
     now: i64,
+    /// The leaves that take so long that the time of the task around them is over.
+    late: Vec<String>,
     /// The leaves of each superstep, or `-` for one without any.
     told: Vec<String>,
 }
@@ -123,7 +127,7 @@ impl Run {
         let state = State::initial(&plan.channels);
         let frontier = begin(&plan, &state, &Arc::new(json!({})), &facts()).unwrap().0;
         let replies = Replies::new();
-        Self { plan, state, frontier, replies, number: 0, now: 0, told: Vec::new() }
+        Self { plan, state, frontier, replies, number: 0, now: 0, late: Vec::new(), told: Vec::new() }
     }
 
     /// Goes on until the run ends, waits or fails.
@@ -157,8 +161,13 @@ impl Run {
             };
             let names: Vec<String> = planned.leaves.iter().map(name).collect();
             self.told.push(if names.is_empty() { "-".into() } else { names.join(" ") });
-            let work =
-                |(name, work): (&String, &Leaf<'_>)| Some(Worked { attempt: 1, result: leaf(name, work) });
+            let work = |(name, work): (&String, &Leaf<'_>)| {
+                let mut worked =
+                    Worked::new(1, work.done.clone().map_or_else(|| leaf(name, work), |done| done.result));
+                worked.late =
+                    work.clocks.first().filter(|_| self.late.contains(name)).map(|(task, _)| task.clone());
+                Some(worked)
+            };
             let ended = names.iter().zip(&planned.leaves).map(work).collect();
             match apply(world, &self.state, &input, &self.frontier, planned.step, ended) {
                 Ok(applied) => (self.state, self.frontier) = (applied.state, applied.frontier),
@@ -360,6 +369,84 @@ fn a_called_graph_that_fails_is_the_failure_of_its_node_and_a_retry_goes_on_wher
     let mut run = Run::new(plan_of("test", &["a"], nodes(2)), vec![child()]);
     assert_eq!(run.go(works), "over");
     assert_eq!(run.told, ["a/p", "a/q", "a/q"]);
+}
+
+/// A retry did everything beside the failure again, and under other ids: a call could be made twice.
+#[test]
+fn a_retry_of_a_called_graph_does_nothing_again_that_was_done_and_knows_its_tasks_by_the_same_ids() {
+    let nodes = vec![
+        ("done", node(leaf(), "log", "end")),
+        ("fails", node(leaf(), "r", "end")),
+        ("inner", node(graph("leaf", ""), "log", "end")),
+    ];
+    let child = plan_of("child", &["done", "fails", "inner"], nodes);
+    let inner = plan_of("leaf", &["x"], vec![("x", node(leaf(), "r", "end"))]);
+    let caller = |effects| {
+        let mut a = node(graph("child", ""), "r", "end");
+        a.job.retry = Retry { attempts: 2, kinds: vec!["any".into()], ..Retry::default() };
+        let mut children = vec![child.clone(), inner.clone()];
+        children[0].nodes.get_mut("fails").unwrap().job.effects = effects;
+        Run::new(plan_of("test", &["a"], vec![("a", a)]), children)
+    };
+    let calls = std::cell::RefCell::new(Vec::new());
+    let works = |name: &str, leaf: &Leaf<'_>| {
+        let mut calls = calls.borrow_mut();
+        calls.push((name.to_owned(), leaf.place.task_id.clone()));
+        match name {
+            "a/fails" if calls.iter().filter(|(name, _)| name == "a/fails").count() == 1 => no(),
+            name => gives(json!(name)),
+        }
+    };
+    let mut run = caller(Effects::Idempotent);
+    assert_eq!(run.go(works), "over");
+    assert_eq!(run.state.json("r").unwrap()["log"], json!(["a/done", {"r": "a/inner/x", "log": []}]));
+    let told = calls.take();
+    let names: Vec<&str> = told.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["a/done", "a/fails", "a/inner/x", "a/fails"]);
+    assert_eq!(told[1].1, told[3].1);
+    // What must not happen twice is not tried again.
+    let mut run = caller(Effects::AtMostOnce);
+    assert_eq!(run.go(works), "a fails: timeout");
+    assert_eq!(calls.take().len(), 3);
+}
+
+#[test]
+fn the_time_of_a_called_graph_and_of_a_list_is_that_of_all_that_is_in_it() {
+    let limited = |work| {
+        let mut a = node(work, "r", "end");
+        a.job.timeout = Duration::from_secs(1);
+        a.job.retry = Retry { attempts: 2, kinds: vec!["timeout".into()], ..Retry::default() };
+        a
+    };
+    let works = |name: &str, _: &Leaf<'_>| if name.ends_with('p') { no() } else { gives(json!(1)) };
+    // The handler within is not asked: it is the failure of the node.
+    let mut nodes = vec![("p", node(leaf(), "r", "end")), ("h", node(leaf(), "r", "end"))];
+    nodes[0].1.on_error = vec![Catch { errors: None, to: Target::Node("h".into()) }];
+    let mut run = Run::new(
+        plan_of("test", &["a"], vec![("a", limited(graph("child", "")))]),
+        vec![plan_of("child", &["p"], nodes)],
+    );
+    run.late = vec!["a/p".into()];
+    assert_eq!(run.go(works), "a fails: timeout");
+    assert_eq!(run.told, ["a/p", "a/p"]);
+    let failing = |name: &str, _: &Leaf<'_>| if name == "a[1]" { no() } else { gives(json!(name)) };
+    for late in [false, true] {
+        let nodes = vec![("a", limited(map(leaf(), ItemError::Skip)))];
+        let mut run = Run::new(plan_of("test", &["a"], nodes), Vec::new());
+        run.late = if late { vec!["a[1]".into()] } else { Vec::new() };
+        let expected = if late { "a fails: timeout" } else { "over" };
+        assert_eq!(run.go(failing), expected);
+    }
+    // The items that failed are tried again, and no others.
+    let first = std::cell::Cell::new(true);
+    let weak = |name: &str, _: &Leaf<'_>| {
+        if name == "a[1]" && first.take() { no() } else { gives(json!(name)) }
+    };
+    let nodes = vec![("a", limited(map(leaf(), ItemError::Fail)))];
+    let mut run = Run::new(plan_of("test", &["a"], nodes), Vec::new());
+    assert_eq!(run.go(weak), "over");
+    assert_eq!(run.told, ["a[0] a[1] a[2]", "a[1]"]);
+    assert_eq!(run.state.json("r"), Some(json!(["a[0]", "a[1]", "a[2]"])));
 }
 
 #[test]

@@ -94,7 +94,7 @@ fn path_with(text: &str, failing: &[&str]) -> String {
         };
         steps.push(step.tasks.iter().map(shown).collect::<Vec<_>>().join(" "));
         let ended = |task: &Task| match failure(&task.node) {
-            Some(failure) => Worked { attempt: 1, result: Err(failure) },
+            Some(failure) => Worked::new(1, Err(failure)),
             None => done(Vec::new(), Usage::default()),
         };
         let results = step.tasks.iter().map(|task| Some(ended(task))).collect();
@@ -182,7 +182,7 @@ fn an_error_goes_where_the_rules_say_and_its_siblings_go_on() {
 }
 
 fn done(writes: Vec<Write>, usage: Usage) -> Worked {
-    Worked { attempt: 1, result: Ok(Done { writes, usage, ..Done::default() }.into()) }
+    Worked::new(1, Ok(Done { writes, usage, ..Done::default() }.into()))
 }
 
 /// A channel that holds one value, and tasks that write it in one superstep.

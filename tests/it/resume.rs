@@ -1,0 +1,200 @@
+//! Runs that failed, paused or lost their process, and what they go on with.
+
+use std::time::Duration;
+
+use graphloom::engine::step::Reply;
+use graphloom::engine::{Answerer, Engine};
+use graphloom::id::{InterruptId, RunId};
+use graphloom::model::scripted::{Entry, Gate, Scripted};
+use serde_json::{Value as Json, json};
+
+use crate::handlers::{end, follow, of_kind, open, start};
+use crate::support::{Subject, owner, session};
+
+/// Resumes the run and returns what it tells from then on.
+async fn resume(engine: &Engine, run: RunId) -> Vec<Json> {
+    assert_eq!(engine.resume(&session("s")).await.unwrap().run.run, run);
+    let events = follow(engine, run).await;
+    assert_eq!(of_kind(&events, "run.finished").count(), 1, "from its start, a run is told with one end");
+    events
+}
+
+async fn conversation(engine: &Engine) -> Vec<String> {
+    let view = engine.view(&session("s"), None).await.unwrap().unwrap();
+    view.messages.iter().map(|m| m["content"].as_str().unwrap().to_owned()).collect()
+}
+
+fn silent() -> Scripted {
+    Scripted::new([("", Vec::new())])
+}
+
+/// A run whose first edges could not be chosen was taken for one at its end.
+async fn a_run_that_could_not_begin(subject: Subject) {
+    let graph = "\
+format: 1
+state:
+  messages: messages
+  facts: {type: any, default: {}}
+start: [{when: state.facts.n > 1, to: tell}, {else: tell}]
+nodes:
+  tell: {kind: say, text: done, next: end}
+";
+    let engine = open(&subject.store, graph, &silent()).await;
+    let run = start(&engine).await;
+    let first = end(&follow(&engine, run).await).clone();
+    assert_eq!(first["status"], "failed");
+    let again = resume(&engine, run).await;
+    assert_eq!(end(&again)["status"], "failed", "{again:?}");
+    assert_eq!(of_kind(&again, "error").next().unwrap()["code"], "template");
+    assert_eq!(conversation(&engine).await, ["hi"]);
+}
+
+async fn limits_that_were_used_up(subject: Subject) {
+    let graph = "\
+format: 1
+state:
+  messages: messages
+  n: {type: integer, merge: add}
+start: count
+limits: {steps: 3, tokens: 8}
+nodes:
+  count:
+    kind: set
+    set: {n: 1}
+    max_visits: 9
+    on_max: d
+    next: [{when: state.n < 3, to: count}, {else: d}]
+  d: {kind: llm, text: hm, reply: true, next: e}
+  e: {kind: llm, text: hm, reply: true, next: end}
+";
+    let usage = graphloom::event::Usage { input_tokens: 8, output_tokens: 1, ..Default::default() };
+    let script = Scripted::new([
+        ("d", vec![Entry::text("4").usage(usage)]),
+        ("e", vec![Entry::text("5").usage(usage)]),
+    ]);
+    let engine = open(&subject.store, graph, &script).await;
+    let run = start(&engine).await;
+    let limit = |events: &[Json]| of_kind(events, "error").next().map(|error| error["message"].to_string());
+    let steps = "\"the run needs more than 3 supersteps\"".to_owned();
+    assert_eq!(limit(&follow(&engine, run).await), Some(steps));
+    assert_eq!(limit(&resume(&engine, run).await), Some("\"the run needs more than 8 tokens\"".into()));
+    let events = resume(&engine, run).await;
+    assert_eq!((limit(&events), end(&events)["status"].as_str()), (None, Some("completed")));
+    assert_eq!(conversation(&engine).await, ["hi", "4", "5"]);
+}
+
+async fn the_newest_words_of_the_user(subject: Subject) {
+    let graph = "\
+format: 1
+state:
+  messages: messages
+start: ask
+nodes:
+  ask: {kind: ask, question: 'Who?', next: tell}
+  tell: {kind: say, text: \"You said {{ run.user_text }}.\", next: end}
+";
+    let engine = open(&subject.store, graph, &silent()).await;
+    let run = start(&engine).await;
+    let events = follow(&engine, run).await;
+    let id = InterruptId(end(&events)["interrupts"][0]["interrupt_id"].as_str().unwrap().into());
+    let ann = Answerer { owner: owner("acme", "ann"), agent: false };
+    engine.answer(&ann, vec![(id, Reply::Answer(json!("me")))]).await.unwrap();
+    follow(&engine, run).await;
+    assert_eq!(conversation(&engine).await, ["hi", "Who?", "me", "You said me."]);
+}
+
+/// What a finished sibling had said was taken back after a crash, and not told again.
+async fn what_was_said_before_a_crash(subject: Subject) {
+    let graph = "\
+format: 1
+state:
+  messages: messages
+start: {all: [quick, slow]}
+nodes:
+  quick: {kind: llm, text: q, reply: true, next: end}
+  slow: {kind: llm, text: s, next: end, into: x}
+"
+    .replace("  messages: messages\n", "  messages: messages\n  x: string?\n");
+    let gate = Gate::new();
+    let first = Scripted::new([
+        ("quick", vec![Entry::text("quick words")]),
+        ("slow", vec![Entry::text("never").gated(&gate)]),
+    ]);
+    let dying = crate::handlers::open_dying(&subject.store, &graph, &first).await;
+    let run = start(&dying).await;
+    first.wait_for_calls(2).await;
+    let owner = owner("acme", "ann");
+    while subject.store.pending(&owner, run, 1).await.unwrap().is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let second = Scripted::new([("slow", vec![Entry::text("slow words")])]);
+    let heir = open(&subject.store, &graph, &second).await;
+    let events = follow(&heir, run).await;
+    assert_eq!(end(&events)["status"], "completed");
+    let mut shown = String::new();
+    for event in events.iter().filter(|event| event["node"] == "quick") {
+        match event["type"].as_str().unwrap() {
+            "node.reset" => shown.clear(),
+            "message.delta" => shown += event["delta"].as_str().unwrap(),
+            _ => {}
+        }
+    }
+    assert_eq!(shown, "quick words");
+    assert_eq!(second.requests().len(), 1);
+}
+
+/// The time of a `graph` or `map` node was accepted and never kept.
+async fn the_time_of_a_node_with_parts(subject: Subject) {
+    let graph = "\
+format: 1
+state:
+  messages: messages
+  list: {type: [integer], default: [1, 2]}
+  out: {type: [any], merge: append}
+start: each
+nodes:
+  each:
+    kind: map
+    over: state.list
+    do: {kind: llm, text: \"{{ item }}\"}
+    on_item_error: skip
+    timeout: 300ms
+    on_error: late
+    into: {out: result}
+    next: end
+  late: {kind: say, text: \"{{ error.node }} {{ error.kind }}\", next: end}
+";
+    let gate = Gate::new();
+    let script = Scripted::new([
+        ("each[0]", vec![Entry::text("1")]),
+        ("each[1]", vec![Entry::text("2").gated(&gate)]),
+    ]);
+    let engine = open(&subject.store, graph, &script).await;
+    let run = start(&engine).await;
+    let events = tokio::time::timeout(Duration::from_secs(10), follow(&engine, run)).await.unwrap();
+    assert_eq!(end(&events)["status"], "completed", "{events:#?}");
+    assert_eq!(conversation(&engine).await, ["hi", "each timeout"]);
+}
+
+macro_rules! over_every_store {
+    ($($test:ident),*) => {
+        $(mod $test {
+            use super::*;
+
+            #[tokio::test]
+            async fn on_every_store() {
+                super::$test(Subject::memory()).await;
+                super::$test(Subject::sqlite().await).await;
+                super::$test(Subject::postgres().await).await;
+            }
+        })*
+    };
+}
+
+over_every_store!(
+    a_run_that_could_not_begin,
+    limits_that_were_used_up,
+    the_newest_words_of_the_user,
+    what_was_said_before_a_crash,
+    the_time_of_a_node_with_parts
+);
