@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use indexmap::IndexMap;
 use serde_json::{Map, Value as Json};
 
-use super::types::LARGEST;
+use super::types::{DEEPEST, LARGEST};
 use crate::diagnostic::{Bag, Diagnostic, Spanned, did_you_mean};
 use crate::spec::{Folder, JsonFile};
 use crate::state::{Field, Type, check_pattern};
@@ -38,9 +38,11 @@ impl Schemas {
             return known.clone();
         }
         let field = match self.files.get(&path.value) {
-            Some(file) => Reader { file, used: path, path: Vec::new(), open: Vec::new(), parts: 0, bag }
-                .field(&file.json)
-                .ok(),
+            Some(file) => {
+                Reader { file, used: path, path: Vec::new(), open: Vec::new(), depth: 0, parts: 0, bag }
+                    .field(&file.json)
+                    .ok()
+            }
             None if self.broken.contains(&path.value) => None,
             None => {
                 let message = format!("there is no schema file `{}`", path.value);
@@ -91,6 +93,8 @@ struct Reader<'a> {
     path: Vec<String>,
     /// The references that it is in.
     open: Vec<String>,
+    /// How many schemas it is in; a chain of references is as deep as one that is written out.
+    depth: usize,
     parts: usize,
     bag: &'a mut Bag,
 }
@@ -124,6 +128,18 @@ impl Reader<'_> {
         if self.parts > LARGEST {
             return Err(self.wrong(None, "the schema is too large when it is written out", None));
         }
+        if self.depth == DEEPEST {
+            let help = "take  {}  for the inner one: anything fits".to_owned();
+            let message = format!("more than {DEEPEST} schemas within each other");
+            return Err(self.wrong(None, message, Some(help)));
+        }
+        self.depth += 1;
+        let found = self.part(schema);
+        self.depth -= 1;
+        found
+    }
+
+    fn part(&mut self, schema: &Json) -> Result<Field, Told> {
         let schema = match schema {
             Json::Object(schema) => schema,
             Json::Bool(true) => return Ok(Field::of(Type::Any)),

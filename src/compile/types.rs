@@ -1,5 +1,7 @@
 //! Types as written become types: names are resolved, and defaults are checked against them.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use indexmap::IndexMap;
 use serde_json::Value as Json;
 
@@ -14,7 +16,7 @@ const BUILT_IN: [&str; 7] = ["string", "integer", "number", "boolean", "object",
 #[derive(Debug, Default)]
 pub struct Types {
     known: IndexMap<String, Type>,
-    used: std::cell::RefCell<std::collections::BTreeSet<String>>,
+    used: std::cell::RefCell<BTreeSet<String>>,
     /// Types that are there but cannot be read.
     broken: Vec<String>,
     /// A type that is not known may be there.
@@ -36,50 +38,41 @@ impl Types {
 
     /// Resolves types, one after another as they need each other.
     fn with(project: &Project, schemas: Schemas, bag: &mut Bag) -> Self {
-        let specs = &project.types;
         let mut types =
             Self { broken: project.broken.clone(), unsure: project.unsure, schemas, ..Self::default() };
-        let names: Vec<&str> = specs.iter().map(|(name, _)| name.value.as_str()).collect();
-        let mut open: Vec<&(Spanned<String>, TypeSpec)> = specs.iter().collect();
-        while !open.is_empty() {
-            let before = open.len();
-            open.retain(|(name, spec)| {
-                let waits =
-                    mentions(spec).into_iter().any(|m| names.contains(&m) && !types.known.contains_key(m));
-                if !waits {
-                    // A type whose parts are wrong is known as `any`, so that its users are not blamed.
-                    let field = types.field(spec, bag).filter(|field| {
-                        let small = size(&field.ty, LARGEST) < LARGEST;
-                        if !small {
-                            let message =
-                                format!("type `{}` is too large when it is written out", name.value);
-                            let label = format!("more than {LARGEST} parts");
-                            let finding = Diagnostic::error("S409", message, name.span, label);
-                            bag.report(finding.help("use `any` or `object` for a part of it"));
-                        }
-                        small
-                    });
-                    types.known.insert(name.value.clone(), field.map_or(Type::Any, |field| field.ty));
+        let specs: BTreeMap<&str, &(Spanned<String>, TypeSpec)> =
+            project.types.iter().map(|declared| (declared.0.value.as_str(), declared)).collect();
+        let mut users: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        let mut waits: BTreeMap<&str, usize> = BTreeMap::new();
+        for (name, (_, spec)) in &specs {
+            let needs: BTreeSet<&str> =
+                mentions(spec).into_iter().filter(|m| specs.contains_key(m)).collect();
+            waits.insert(name, needs.len());
+            needs.into_iter().for_each(|needed| users.entry(needed).or_default().push(name));
+        }
+        let mut ready: Vec<&str> = specs.keys().copied().filter(|name| waits[name] == 0).collect();
+        while let Some(name) = ready.pop() {
+            let (declared, spec) = specs[name];
+            // A type whose parts are wrong is known as `any`, so that its users are not blamed.
+            let field = types.field(spec, bag).filter(|field| is_small(declared, &field.ty, bag));
+            types.known.insert(name.to_owned(), field.map_or(Type::Any, |field| field.ty));
+            for user in users.remove(name).unwrap_or_default() {
+                let left = waits.entry(user).or_default();
+                *left -= 1;
+                if *left == 0 {
+                    ready.push(user);
                 }
-                waits
-            });
-            if open.len() == before {
-                for (name, _) in open {
-                    let finding = Diagnostic::error(
-                        "S409",
-                        format!("type `{}` contains itself", name.value),
-                        name.span,
-                        "a value of it would have no end",
-                    );
-                    bag.report(
-                        finding.help(
-                            "types cannot refer to themselves in this build: use `any` for the inner one",
-                        ),
-                    );
-                    types.known.insert(name.value.clone(), Type::Any);
-                }
-                break;
             }
+        }
+        for (name, _) in specs.into_values() {
+            if types.known.contains_key(&name.value) {
+                continue;
+            }
+            let message = format!("type `{}` contains itself", name.value);
+            let finding = Diagnostic::error("S409", message, name.span, "a value of it would have no end");
+            let help = "types cannot refer to themselves in this build: use `any` for the inner one";
+            bag.report(finding.help(help));
+            types.known.insert(name.value.clone(), Type::Any);
         }
         types
     }
@@ -229,6 +222,34 @@ fn merge_of(channel: &Spanned<String>, merge: &Spanned<String>, ty: &Type, bag: 
 
 /// The most parts of a type with all that it names.
 pub(super) const LARGEST: usize = 10_000;
+
+/// The most parts of a type, or of a JSON Schema, that lie within each other.
+pub(super) const DEEPEST: usize = 64;
+
+/// Reports a type that is too large, or too deep, when all that it names is written out.
+fn is_small(name: &Spanned<String>, ty: &Type, bag: &mut Bag) -> bool {
+    let (what, label) = if size(ty, LARGEST) >= LARGEST {
+        ("large", format!("more than {LARGEST} parts"))
+    } else if depth(ty) > DEEPEST {
+        ("deep", format!("more than {DEEPEST} types within each other"))
+    } else {
+        return true;
+    };
+    let message = format!("type `{}` is too {what} when it is written out", name.value);
+    let finding = Diagnostic::error("S409", message, name.span, label);
+    bag.report(finding.help("use `any` or `object` for a part of it"));
+    false
+}
+
+/// Counts the types within each other.
+fn depth(ty: &Type) -> usize {
+    match ty {
+        Type::List(inner) => 1 + depth(inner),
+        Type::Nullable(inner) => depth(inner),
+        Type::Record(fields) => 1 + fields.values().map(|field| depth(&field.ty)).max().unwrap_or_default(),
+        _ => 1,
+    }
+}
 
 /// Counts the parts of a type, up to a limit.
 fn size(ty: &Type, limit: usize) -> usize {

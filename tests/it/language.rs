@@ -1,5 +1,6 @@
 //! What an author writes, and what is said to it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -204,6 +205,38 @@ fn a_bomb_is_refused() {
     assert!(codes_of(&keys).iter().all(|code| code.starts_with('G')));
     assert_eq!(codes_of("format: 1\n\0"), ["Y001"]);
     assert_eq!(codes_of(&"x".repeat(1024 * 1024 + 1)), ["Y007"]);
+}
+
+/// Each part names the next: what is followed to its end needs a stack as deep as the chain is long.
+#[test]
+fn a_long_chain_of_types_is_refused_before_it_is_followed_to_its_end() {
+    let links = 5_000;
+    let graph = |ty: &str| {
+        format!(
+            "format: 1\nstate: {{messages: messages, a: {{{ty}, optional: true}}}}\nstart: s\nnodes:\n  \
+             s: {{kind: say, text: \"{{{{ state.a | tojson }}}}\", next: end}}\nallow: {{S405: x}}\n"
+        )
+    };
+    let def = |n: usize| format!("\"d{n}\": {{\"items\": {{\"$ref\": \"#/$defs/d{}\"}}}}", n + 1);
+    let defs: Vec<String> = (0..links).map(def).collect();
+    let deep = "{\"items\": ".repeat(100) + "{}" + &"}".repeat(100);
+    let chain =
+        format!("{{\"$ref\": \"#/$defs/d0\", \"$defs\": {{{}, \"d{links}\": {{}}}}}}", defs.join(", "));
+    let types: String = (0..links).map(|n| format!("  T{n}: {{fields: {{a: T{}}}}}\n", n + 1)).collect();
+    let types = format!("format: 1\ntypes:\n{types}  T{links}: {{a: string}}\nallow: {{M517: x}}\n");
+    for (files, expected) in [
+        ([("chat.yaml", graph("schema: schemas/a.json")), ("schemas/a.json", chain)], "S410"),
+        ([("chat.yaml", graph("schema: schemas/a.json")), ("schemas/a.json", deep)], "S410"),
+        ([("chat.yaml", graph("type: T0")), ("project.yaml", types)], "S409"),
+    ] {
+        let files: Files = files.map(|(path, text)| (path.to_owned(), text.into_bytes())).into();
+        let mut bag = Bag::default();
+        let folder = load_files("graphs", files, &mut bag);
+        compile(&folder, &PROVIDERS, &mut bag);
+        bag.sort();
+        let codes: BTreeSet<&str> = bag.findings().iter().map(|finding| finding.code).collect();
+        assert_eq!(codes, BTreeSet::from([expected]), "{}", render_text(&bag, false));
+    }
 }
 
 #[test]
