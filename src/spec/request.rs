@@ -78,6 +78,20 @@ impl RequestSpec {
     }
 }
 
+/// Headers that say where a request goes and where it ends: whoever could write them could send a second request behind
+/// the first, or to another host than was checked.
+const OF_THE_CONNECTION: [(&str, &str); 9] = [
+    ("host", "the host is that of the URL"),
+    ("content-length", "the length is that of the body"),
+    ("transfer-encoding", "belongs to the connection"),
+    ("connection", "belongs to the connection"),
+    ("keep-alive", "belongs to the connection"),
+    ("proxy-connection", "belongs to the connection"),
+    ("te", "belongs to the connection"),
+    ("trailer", "belongs to the connection"),
+    ("upgrade", "belongs to the connection"),
+];
+
 impl Reader<'_> {
     /// Reads the keys of a request.
     pub(super) fn request(&mut self, fields: &mut Fields<'_>, at: Span) -> RequestSpec {
@@ -116,6 +130,13 @@ impl Reader<'_> {
     /// Checks the name of a header.
     fn header(&mut self, name: &Spanned<String>) -> bool {
         let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+.^_`|~-".contains(&b);
+        if let Some((_, why)) = OF_THE_CONNECTION.iter().find(|(own, _)| name.value.eq_ignore_ascii_case(own))
+        {
+            let message = format!("the header `{}` cannot be written", name.value);
+            let finding = Diagnostic::error("G106", message, name.span, *why);
+            self.bag.report(finding.help("leave it out: it is set where the request is sent"));
+            return false;
+        }
         if !name.value.is_empty() && name.value.bytes().all(token) {
             return true;
         }
