@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::diagnostic::{Bag, Diagnostic, Span, Spanned};
+use crate::diagnostic::{Bag, Diagnostic, Span};
 use crate::plan::{Plan, Target};
 use crate::spec::{Graph, KindSpec, Project, ToolBodySpec, ToolSpec};
 
@@ -91,25 +91,39 @@ pub(super) fn speech(graph: &Graph, graphs: &BTreeMap<String, Graph>) -> Speech 
     found
 }
 
-/// Returns the calls of other graphs as nodes, with where they are written. The body of a `map` is none: a list may be
-/// empty.
-fn nodes_that_call(graph: &Graph) -> BTreeMap<&str, &Spanned<String>> {
+/// A call of another graph.
+#[derive(Clone, Copy)]
+struct CallOf<'a> {
+    graph: &'a str,
+    /// Where the call is written.
+    at: Span,
+}
+
+/// Returns the nodes that call other graphs, themselves or by their tool. The body of a `map` is none: a list may be
+/// empty. Nor are the tools of a model: it may do without.
+fn nodes_that_call<'a>(graph: &'a Graph, project: &'a Project) -> BTreeMap<&'a str, CallOf<'a>> {
+    let call = |body: &'a KindSpec| match body {
+        KindSpec::Graph(node) => node.graph.as_ref().map(|name| CallOf { graph: &name.value, at: name.span }),
+        KindSpec::Tool(node) => {
+            let name = node.tool.as_ref()?;
+            match &tool(project, &name.value)?.body {
+                ToolBodySpec::Graph(graph) => Some(CallOf { graph: &graph.value, at: name.span }),
+                _ => None,
+            }
+        }
+        _ => None,
+    };
     let nodes = graph.nodes.iter().filter_map(|(name, spec)| Some((name, spec.as_ref()?)));
-    nodes
-        .filter_map(|(name, spec)| match &spec.body {
-            KindSpec::Graph(node) => Some((name.value.as_str(), node.graph.as_ref()?)),
-            _ => None,
-        })
-        .collect()
+    nodes.filter_map(|(name, spec)| Some((name.value.as_str(), call(&spec.body)?))).collect()
 }
 
 /// Reports graphs that call each other without a way out.
-pub(super) fn check_ways_out(graphs: &[(&Graph, &Plan)], bag: &mut Bag) {
+pub(super) fn check_ways_out(graphs: &[(&Graph, &Plan)], project: &Project, bag: &mut Bag) {
     let mut ending: BTreeSet<&str> = BTreeSet::new();
     loop {
         let before = ending.len();
         for (graph, plan) in graphs {
-            if !ending.contains(graph.id.as_str()) && ends(graph, plan, &ending) {
+            if !ending.contains(graph.id.as_str()) && ends(graph, plan, project, &ending) {
                 ending.insert(&graph.id);
             }
         }
@@ -127,13 +141,12 @@ pub(super) fn check_ways_out(graphs: &[(&Graph, &Plan)], bag: &mut Bag) {
             if let Some(n) = way.iter().position(|(seen, _)| seen.id == at.id) {
                 break Some(n);
             }
-            let calls = nodes_that_call(at);
-            let stuck = calls.values().find(|name| !ending.contains(name.value.as_str()));
-            let Some((name, next)) = stuck.and_then(|name| Some((name, known.get(name.value.as_str())?)))
-            else {
+            let calls = nodes_that_call(at, project);
+            let stuck = calls.values().find(|call| !ending.contains(call.graph));
+            let Some((call, next)) = stuck.and_then(|call| Some((call, known.get(call.graph)?))) else {
                 break None;
             };
-            way.push((at, name.span));
+            way.push((at, call.at));
             at = next;
         };
         let Some(first) = first else { continue };
@@ -159,9 +172,9 @@ pub(super) fn check_ways_out(graphs: &[(&Graph, &Plan)], bag: &mut Bag) {
 }
 
 /// Says whether a graph can come to an end when only these graphs do.
-fn ends(graph: &Graph, plan: &Plan, ending: &BTreeSet<&str>) -> bool {
-    let calls = nodes_that_call(graph);
-    let passes = |name: &str| calls.get(name).is_none_or(|graph| ending.contains(graph.value.as_str()));
+fn ends(graph: &Graph, plan: &Plan, project: &Project, ending: &BTreeSet<&str>) -> bool {
+    let calls = nodes_that_call(graph, project);
+    let passes = |name: &str| calls.get(name).is_none_or(|call| ending.contains(call.graph));
     let mut seen = BTreeSet::new();
     let mut todo: Vec<Target> = plan.start.targets().into_iter().collect();
     while let Some(target) = todo.pop() {

@@ -105,7 +105,7 @@ pub fn compile(folder: &Folder, providers: &Providers, bag: &mut Bag) -> Option<
         heads.values().filter_map(|head| check_graph(head, &shared, &mut prompts, bag)).collect();
     if !bag.has_errors() {
         let plans: Vec<_> = checked.iter().map(|checked| (checked.graph, &checked.plan)).collect();
-        check_ways_out(&plans, bag);
+        check_ways_out(&plans, &folder.project, bag);
     }
     if !bag.has_errors() {
         report_unused(folder, &shared, &types, &prompts, bag);
