@@ -9,7 +9,7 @@ use clap::Args;
 use clap::builder::BoolishValueParser;
 use serde::Deserialize;
 
-use crate::egress::Secret;
+use crate::egress::{Secret, Target};
 
 /// The folder of the project unless told otherwise.
 pub const DEFAULT_GRAPHS: &str = "graphs";
@@ -32,6 +32,16 @@ pub struct Flags {
     /// A folder with one file a secret, by its name; what is not there is looked for among the variables
     #[arg(long, global = true, env = "GRAPHLOOM_SECRETS_DIR", value_name = "DIR")]
     pub secrets_dir: Option<PathBuf>,
+
+    /// Hosts that are not public, each with its port, to which nodes and tools may send requests: `localhost:8000`
+    #[arg(
+        long,
+        global = true,
+        env = "GRAPHLOOM_ALLOW_PRIVATE",
+        value_name = "HOST:PORT",
+        value_delimiter = ','
+    )]
+    pub allow_private: Vec<Target>,
 
     /// What is logged, for instance `info` or `graphloom=debug` [default: warn; serve: info]
     #[arg(long, global = true, env = "GRAPHLOOM_LOG", value_name = "FILTER")]
@@ -103,6 +113,8 @@ pub struct File {
     pub log_format: Option<LogFormat>,
     /// A folder with one file a secret.
     pub secrets_dir: Option<PathBuf>,
+    /// Hosts that are not public, each with its port, to which nodes and tools may send requests.
+    pub allow_private: Vec<Target>,
     /// Who may ask, and as whom.
     pub auth: AuthFile,
     /// Limits of the service.
@@ -251,6 +263,11 @@ impl File {
         flags.watch.or(self.watch).unwrap_or_default()
     }
 
+    /// Returns the hosts that are not public and may be called all the same.
+    pub fn allow_private(&self, flags: &Flags) -> Vec<Target> {
+        if flags.allow_private.is_empty() { self.allow_private.clone() } else { flags.allow_private.clone() }
+    }
+
     /// Returns how secrets and settings of the environment are found.
     pub fn environment(&self, flags: &Flags) -> Environment {
         Environment { secrets_dir: flags.secrets_dir.clone().or_else(|| self.secrets_dir.clone()) }
@@ -308,6 +325,16 @@ mod tests {
         let error = toml::from_str::<File>("bind = \"127.0.0.1:1\"\n[auth]\nmod = \"none\"\n").unwrap_err();
         assert!(error.to_string().contains("line 3"), "{error}");
         assert!(error.to_string().contains("mod"), "{error}");
+    }
+
+    #[test]
+    fn a_private_host_is_named_with_its_port() {
+        let file: File = toml::from_str("allow_private = [\"LOCALHOST:8000\", \"[::1]:9000\"]\n").unwrap();
+        let named: Vec<String> =
+            file.allow_private(&Flags::default()).iter().map(Target::to_string).collect();
+        assert_eq!(named, ["localhost:8000", "[::1]:9000"]);
+        let error = toml::from_str::<File>("allow_private = [\"localhost\"]\n").unwrap_err();
+        assert!(error.to_string().contains("host:port"), "{error}");
     }
 
     #[test]

@@ -49,7 +49,9 @@ pub(super) fn check(flags: &Flags, check: &CheckFlags, file: &File) -> Result<Ex
         Providers::without_secrets()?
     } else {
         let environment = file.environment(flags);
-        Providers::lenient(environment.secrets())?.with_settings(environment.settings())
+        Providers::lenient(environment.secrets())?
+            .with_settings(environment.settings())
+            .with_private(file.allow_private(flags))
     };
     let mut bag = Bag::default();
     let catalog =

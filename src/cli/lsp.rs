@@ -19,7 +19,9 @@ pub(super) struct LspFlags {
 /// Exit codes: 0 after `shutdown` and `exit`, 1 when the editor went away without them.
 pub(super) fn lsp(flags: &Flags, _lsp: &LspFlags, file: &File) -> Result<ExitCode> {
     let environment = file.environment(flags);
-    let providers = Providers::lenient(environment.secrets())?.with_settings(environment.settings());
+    let providers = Providers::lenient(environment.secrets())?
+        .with_settings(environment.settings())
+        .with_private(file.allow_private(flags));
     let clean = crate::lsp::serve(providers).context("the editor cannot be understood")?;
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

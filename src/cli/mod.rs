@@ -219,7 +219,9 @@ struct Project {
 fn load(flags: &Flags, file: &File) -> Result<Project> {
     let folder = file.graphs(flags);
     let environment = file.environment(flags);
-    let providers = Providers::new(environment.secrets())?.with_settings(environment.settings());
+    let providers = Providers::new(environment.secrets())?
+        .with_settings(environment.settings())
+        .with_private(file.allow_private(flags));
     let mut bag = Bag::default();
     let project = spec::load(&folder, &mut bag);
     let seen = reload::seen(project.as_ref(), &bag);

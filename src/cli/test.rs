@@ -63,7 +63,9 @@ pub(super) async fn test(flags: &Flags, wanted: &TestFlags, file: &File) -> Resu
             .with_caller(std::sync::Arc::new(stage.clone())),
         None => {
             let environment = file.environment(flags);
-            Providers::new(environment.secrets())?.with_settings(environment.settings())
+            Providers::new(environment.secrets())?
+                .with_settings(environment.settings())
+                .with_private(file.allow_private(flags))
         }
     };
     let mut bag = Bag::default();

@@ -79,7 +79,7 @@ struct Checked<'a> {
 pub fn compile(folder: &Folder, providers: &Providers, bag: &mut Bag) -> Option<Catalog> {
     let types = Types::of_folder(folder, bag);
     let retries = retries(folder, bag);
-    let outside = Outside::new(&folder.project, providers);
+    let outside = Outside::new(&folder.project, providers, bag);
     let (models, broken_models) = models(folder, providers, &outside, &retries, bag);
     let mut prompts = Prompts::read(folder, &types, bag);
     let heads = heads(folder, &types, bag);

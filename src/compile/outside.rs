@@ -2,17 +2,27 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::providers::Providers;
-use crate::diagnostic::{Bag, Diagnostic, Spanned};
-use crate::egress::{Secret, parse_url};
+use crate::diagnostic::{Bag, Diagnostic, Severity, Span, Spanned};
+use crate::egress::{Secret, Target, parse_url};
 use crate::spec::{HostSpec, Project, Text};
+use crate::tool::http::Caller;
 
 /// The secrets, settings and hosts of a project, and which of them something uses.
 #[derive(Debug)]
 pub(super) struct Outside<'a> {
     project: &'a Project,
     providers: &'a Providers,
+    /// Where requests may go.
+    hosts: Vec<Host>,
+    /// A host cannot be read: one that is not listed may be it.
+    broken_hosts: bool,
+    /// Where secrets may go.
+    secrets: Vec<(&'a Spanned<String>, Vec<Host>)>,
+    /// Who sends requests.
+    caller: Arc<dyn Caller>,
     /// The values of the settings; nothing where one is missing.
     env: BTreeMap<&'a str, Option<String>>,
     used_env: RefCell<BTreeSet<String>>,
@@ -25,21 +35,43 @@ pub(super) struct Outside<'a> {
     told: RefCell<BTreeSet<String>>,
 }
 
-/// Where a request goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Address {
-    pub(super) host: String,
-    port: u16,
+/// An entry of a list of hosts.
+#[derive(Debug)]
+struct Host {
+    /// The host on its port, or on both of the usual ones.
+    targets: Vec<Target>,
+    /// As it is written.
+    name: Spanned<String>,
 }
 
+/// Where a request goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Address(Target);
+
 impl<'a> Outside<'a> {
-    pub(super) fn new(project: &'a Project, providers: &'a Providers) -> Self {
+    pub(super) fn new(project: &'a Project, providers: &'a Providers, bag: &mut Bag) -> Self {
+        let hosts: Vec<Host> = project.hosts.iter().filter_map(|host| Host::read(host, bag)).collect();
+        let broken_hosts = project.broken_hosts || hosts.len() < project.hosts.len();
+        let mut bound = Vec::new();
+        for (name, listed) in &project.secrets {
+            let read: Vec<Host> = listed.iter().filter_map(|host| Host::read(host, bag)).collect();
+            // Where one of its hosts cannot be read, it may go to that.
+            if read.len() == listed.len() {
+                bound.push((name, read));
+            }
+        }
+        let ports = hosts.iter().filter(|host| host.targets.len() == 1).flat_map(|host| host.targets.clone());
+        let caller = providers.caller(ports);
         let value =
             |name: &str, default: Option<&String>| providers.setting(name).or_else(|| default.cloned());
         let env = project.env.iter();
         Self {
             project,
             providers,
+            hosts,
+            broken_hosts,
+            secrets: bound,
+            caller,
             env: env
                 .map(|(name, spec)| (name.value.as_str(), value(&name.value, spec.default.as_ref())))
                 .collect(),
@@ -68,12 +100,12 @@ impl<'a> Outside<'a> {
             ));
             bag.report(Diagnostic { severity, ..finding });
         }
-        if severity == crate::diagnostic::Severity::Error { Err(()) } else { Ok(None) }
+        if severity == Severity::Error { Err(()) } else { Ok(None) }
     }
 
     /// Returns who sends requests.
-    pub(super) fn caller(&self) -> std::sync::Arc<dyn crate::tool::http::Caller> {
-        self.providers.caller()
+    pub(super) fn caller(&self) -> Arc<dyn Caller> {
+        Arc::clone(&self.caller)
     }
 
     /// Says whether what is missing keeps a graph from running.
@@ -111,24 +143,22 @@ impl<'a> Outside<'a> {
 
     /// Checks where a request goes; `text` is what is written, `url` the same with the settings filled in.
     pub(super) fn address(&self, text: &Text, url: &str, bag: &mut Bag) -> Option<Address> {
-        let found = parse_url(url);
-        let parsed = match &found {
-            Ok(url) => url.host_str().zip(url.port_or_known_default()),
-            Err(_) => None,
+        let found = parse_url(url).and_then(|url| Target::of(&url));
+        let address = match found {
+            Ok(target) => Address(target),
+            Err(error) => {
+                let why = error.to_string();
+                let finding = Diagnostic::error("M510", "the address cannot be called", text.span, why);
+                bag.report(finding.help("write it like  https://shop.example.com/orders"));
+                return None;
+            }
         };
-        let Some((host, port)) = parsed else {
-            let why = found.err().map_or_else(|| "a URL names a host".to_owned(), |error| error.to_string());
-            let finding = Diagnostic::error("M510", "the address cannot be called", text.span, why);
-            bag.report(finding.help("write it like  https://shop.example.com/orders"));
-            return None;
-        };
-        let address = Address { host: host.trim_end_matches('.').to_owned(), port };
-        let mut listed = false;
-        for (n, _) in self.project.hosts.iter().enumerate().filter(|(_, host)| address.is(host)) {
+        let mut listed = None;
+        for (n, host) in self.hosts.iter().enumerate().filter(|(_, host)| address.is(host)) {
             self.used_hosts.borrow_mut().insert(n);
-            listed = true;
+            listed = Some(host.name.span);
         }
-        if !listed && !self.project.unsure && !self.project.broken_hosts {
+        if listed.is_none() && !self.project.unsure && !self.broken_hosts {
             let shown = address.shown();
             let message = format!("`{shown}` is not listed under `hosts`");
             let finding = Diagnostic::error("M510", message, text.span, "may not be called");
@@ -140,19 +170,38 @@ impl<'a> Outside<'a> {
             bag.report(finding.help(format!("add it in project.yaml:  hosts: {{allow: [{entry}]}}")));
             return None;
         }
-        Some(address)
+        self.may_be_private(&address, text.span, listed, bag).then_some(address)
+    }
+
+    /// Reports a host that is not public and that the operator has not allowed; false when that weighs.
+    fn may_be_private(&self, to: &Address, at: Span, listed: Option<Span>, bag: &mut Bag) -> bool {
+        let Some((what, severity)) = self.providers.private(&to.0) else { return true };
+        if self.told.borrow_mut().insert(format!("{}", to.0)) {
+            let message = format!("`{}` is no public host, and the operator has not allowed it", to.0);
+            let finding = Diagnostic::error("M510", message, at, what);
+            let finding = match listed {
+                Some(span) => finding.related(span, "listed here, which is for public hosts"),
+                None => finding,
+            };
+            let finding = finding.help(format!(
+                "where it runs, set  GRAPHLOOM_ALLOW_PRIVATE={}  or  allow_private  in graphloom.toml",
+                to.0
+            ));
+            bag.report(Diagnostic { severity, ..finding });
+        }
+        severity != Severity::Error
     }
 
     /// Checks that a secret may go to an address.
     pub(super) fn may_go(&self, name: &Spanned<String>, to: &Address, bag: &mut Bag) -> bool {
-        let bound = self.project.secrets.iter().find(|(bound, _)| bound.value == name.value);
+        let bound = self.secrets.iter().find(|(bound, _)| bound.value == name.value);
         let Some((declared, hosts)) = bound.filter(|(_, hosts)| !hosts.iter().any(|host| to.is(host))) else {
             return true;
         };
         let shown = to.shown();
         let message = format!("the secret `{}` may not go to `{shown}`", name.value);
         let finding = Diagnostic::error("M505", message, name.span, format!("would be sent to {shown}"));
-        let list = hosts.iter().map(|host| format!("`{}`", host.host)).collect::<Vec<_>>().join(", ");
+        let list = hosts.iter().map(|host| format!("`{}`", host.name.value)).collect::<Vec<_>>().join(", ");
         let finding = finding.related(declared.span, format!("bound to {list}"));
         bag.report(
             finding.help(format!("call another host, take another secret, or add `{shown}` to its hosts")),
@@ -170,34 +219,48 @@ impl<'a> Outside<'a> {
         let secrets = secrets.filter(|name| !self.used_secrets.borrow().contains(&name.value));
         unused.extend(secrets.map(|name| ("secret", name.clone())));
         if !self.unknown.get() {
-            let hosts = self.project.hosts.iter().enumerate();
+            let hosts = self.hosts.iter().enumerate();
             let hosts = hosts.filter(|(n, _)| !self.used_hosts.borrow().contains(n));
-            unused.extend(
-                hosts.map(|(_, host)| ("host", Spanned { value: host.host.clone(), span: host.span })),
-            );
+            unused.extend(hosts.map(|(_, host)| ("host", host.name.clone())));
         }
         unused
+    }
+}
+
+impl Host {
+    /// Brings an entry into the form that addresses have.
+    fn read(spec: &HostSpec, bag: &mut Bag) -> Option<Self> {
+        let ports = spec.port.map_or(vec![80, 443], |port| vec![port]);
+        let targets =
+            ports.into_iter().map(|port| Target::on_port(&spec.host, port)).collect::<Result<_, _>>();
+        let name = Spanned { value: spec.host.clone(), span: spec.span };
+        let Ok(targets) = targets else {
+            let message = format!("`{}` is not a host", spec.host);
+            let finding = Diagnostic::error("M510", message, spec.span, "neither a name nor an address");
+            bag.report(
+                finding.help("write a name, like  kb.example.com , or an address, like  \"[2001:db8::1]\""),
+            );
+            return None;
+        };
+        Some(Self { targets, name })
     }
 }
 
 impl Address {
     /// Returns the address of a URL that is known to be one.
     pub(super) fn of(url: &str) -> Option<Self> {
-        let url = parse_url(url).ok()?;
-        let host = url.host_str()?.trim_end_matches('.').to_owned();
-        Some(Self { host, port: url.port_or_known_default()? })
+        Target::of(&parse_url(url).ok()?).ok().map(Self)
     }
 
-    /// Says whether an entry is for this address; without a port it is for the usual ones.
-    fn is(&self, host: &HostSpec) -> bool {
-        self.host.eq_ignore_ascii_case(&host.host)
-            && host.port.map_or(matches!(self.port, 80 | 443), |port| port == self.port)
+    /// Says whether an entry is for this address.
+    fn is(&self, host: &Host) -> bool {
+        host.targets.contains(&self.0)
     }
 
     fn shown(&self) -> String {
-        match self.port {
-            80 | 443 => self.host.clone(),
-            port => format!("{}:{port}", self.host),
+        match self.0.port() {
+            80 | 443 => self.0.host().to_owned(),
+            _ => self.0.to_string(),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::diagnostic::Severity;
-use crate::egress::{self, Client, Secret};
+use crate::egress::{self, Client, Secret, Target};
 use crate::failure::{ErrorKind, Failure};
 use crate::model::ChatModel;
 use crate::model::demo::Demo;
@@ -111,13 +111,28 @@ impl Providers {
         Self { caller: Some(caller), ..self }
     }
 
-    /// Returns who sends the requests of nodes and tools. Beside a model that stands in, nobody does.
-    pub(super) fn caller(&self) -> Arc<dyn Caller> {
+    /// Lets requests go to hosts that are not public, which the operator names.
+    #[must_use]
+    pub fn with_private(self, allowed: Vec<Target>) -> Self {
+        let client = allowed.into_iter().fold(self.client, |client, target| client.allowing(target));
+        Self { client, ..self }
+    }
+
+    /// Returns who sends the requests of nodes and tools, to these ports besides the usual ones. Beside a model that
+    /// stands in, nobody does.
+    pub(super) fn caller(&self, ports: impl IntoIterator<Item = Target>) -> Arc<dyn Caller> {
         match (&self.caller, &self.stand_in) {
             (Some(caller), _) => Arc::clone(caller),
-            (None, None) => Arc::new(self.client.clone()),
+            (None, None) => Arc::new(self.client.listing(ports)),
             (None, Some(_)) => Arc::new(Nobody),
         }
+    }
+
+    /// Returns why requests to a target would be refused, and how much that weighs: nothing where nobody looks, or where
+    /// none is sent.
+    pub(super) fn private(&self, target: &Target) -> Option<(&'static str, Severity)> {
+        let severity = self.missing().filter(|_| self.caller.is_none() && self.stand_in.is_none())?;
+        Some((self.client.private(target)?, severity))
     }
 
     /// Returns a setting of the environment.

@@ -89,7 +89,7 @@ pub const CODES: &[CodeInfo] = &[
     row!("M507", Error, "a tool that is called with the wrong arguments"),
     row!("M508", Error, "a model that cannot do what is asked of it"),
     row!("M509", Lint, "a tool with effects that a text from outside can set off"),
-    row!("M510", Error, "an address that may not be called"),
+    both!("M510", Warning, "an address that may not be called"),
     row!("M511", Error, "a duration or a size without a unit"),
     row!("M512", Error, "answers that do not fit where they go"),
     row!("M513", Error, "an error that is never caught"),

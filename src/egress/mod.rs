@@ -22,6 +22,7 @@ use indexmap::IndexMap;
 pub use reqwest::header;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 pub use reqwest::{Method, Url};
+use serde::Deserialize;
 
 /// The most bytes of an error answer that are read.
 pub const ERROR_BODY_LIMIT: usize = 64 * 1024;
@@ -51,7 +52,8 @@ impl fmt::Debug for Secret {
 }
 
 /// A host and a port, as `host:port`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
 pub struct Target {
     /// A name in lower case without a final dot, or an address; IPv6 in brackets.
     host: String,
@@ -59,6 +61,37 @@ pub struct Target {
 }
 
 impl Target {
+    /// Reads a host without a port, and puts the port to it. An address of version 6 may stand without its brackets.
+    pub fn on_port(host: &str, port: u16) -> Result<Self, Error> {
+        match host.parse::<std::net::Ipv6Addr>() {
+            Ok(address) => format!("[{address}]:{port}").parse(),
+            Err(_) => format!("{host}:{port}").parse(),
+        }
+    }
+
+    /// Returns the host: a name in lower case without a final dot, or an address.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Returns the port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Returns what kind of non-public host this is, as far as the text alone tells.
+    #[must_use]
+    pub fn private(&self) -> Option<&'static str> {
+        let host = self.host.trim_start_matches('[').trim_end_matches(']');
+        // Address literals never reach the resolver.
+        match host.parse() {
+            Ok(address) => address::refused_address(address),
+            Err(_) => address::refused_name(host),
+        }
+    }
+
     /// Returns the host and port that `url` calls.
     pub fn of(url: &Url) -> Result<Self, Error> {
         if !matches!(url.scheme(), "http" | "https") {
@@ -88,6 +121,14 @@ impl FromStr for Target {
         let port = port.parse().ok().filter(|_| plain).ok_or(Error::Target)?;
         let url = Url::parse(&format!("http://{text}/")).map_err(|_| Error::Target)?;
         Ok(Self { port, ..Self::of(&url)? })
+    }
+}
+
+impl TryFrom<String> for Target {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self, Error> {
+        text.parse()
     }
 }
 
@@ -208,6 +249,8 @@ pub struct Client {
     pools: Arc<Pools>,
     /// What this handle may call beyond public hosts on the ports 80 and 443.
     allow: Arc<BTreeSet<Target>>,
+    /// Where it may call other ports, of public hosts alone.
+    ports: Arc<BTreeSet<Target>>,
 }
 
 /// Two pools, because a resolver sees a name but no port: only the exact `host:port` is exempt.
@@ -245,7 +288,7 @@ impl Client {
         let guarded = builder().dns_resolver(guard::Guard::new(lookup)).build().map_err(Error::Setup)?;
         let open = builder().build().map_err(Error::Setup)?;
         let allow = Arc::new(settings.allow.into_iter().collect());
-        Ok(Self { pools: Arc::new(Pools { guarded, open }), allow })
+        Ok(Self { pools: Arc::new(Pools { guarded, open }), allow, ports: Arc::default() })
     }
 
     /// Returns a handle that may also call `target`.
@@ -256,7 +299,21 @@ impl Client {
     pub fn allowing(&self, target: Target) -> Self {
         let mut allow = (*self.allow).clone();
         allow.insert(target);
-        Self { pools: Arc::clone(&self.pools), allow: Arc::new(allow) }
+        Self { allow: Arc::new(allow), ..self.clone() }
+    }
+
+    /// Returns a handle that may also call these ports of public hosts.
+    ///
+    /// For targets that a project lists: their addresses are checked as all others are.
+    #[must_use]
+    pub fn listing(&self, targets: impl IntoIterator<Item = Target>) -> Self {
+        Self { ports: Arc::new(targets.into_iter().collect()), ..self.clone() }
+    }
+
+    /// Returns why a target is not public, unless the operator allows it.
+    #[must_use]
+    pub fn private(&self, target: &Target) -> Option<&'static str> {
+        target.private().filter(|_| !self.allow.contains(target))
     }
 
     /// Sends `body` as JSON and returns as soon as the answer's head is there.
@@ -302,13 +359,8 @@ impl Client {
         if self.allow.contains(target) {
             return Ok(&self.pools.open);
         }
-        let host = target.host.trim_start_matches('[').trim_end_matches(']');
-        // Address literals never reach the resolver.
-        let what = match host.parse() {
-            Ok(address) => address::refused_address(address),
-            Err(_) => address::refused_name(host),
-        };
-        let what = what.or((!matches!(target.port, 80 | 443)).then_some("a port that is not listed"));
+        let listed = matches!(target.port, 80 | 443) || self.ports.contains(target);
+        let what = target.private().or((!listed).then_some("a port that is not listed"));
         let what = what.or((!url.username().is_empty()).then_some("a URL with a user name"));
         match what {
             Some(what) => Err(Error::Refused { target: target.clone(), what }),

@@ -91,6 +91,37 @@ fn an_allowed_target_is_allowed_on_that_port_alone() {
     }
 }
 
+/// A listed port passed the check of a project and was refused when it was called.
+#[test]
+fn a_listed_port_is_called_and_a_private_host_stays_one() {
+    let listed =
+        ["shop.example.com:8443", "localhost:8080", "10.0.0.1:8080"].map(|text| text.parse().unwrap());
+    let client = client(&["localhost:9000"]).listing(listed);
+    assert!(!refused_by_url(&client, "https://shop.example.com:8443/"));
+    let url = Url::parse("https://shop.example.com:8443/").unwrap();
+    let pool = client.pool(&url, &Target::of(&url).unwrap()).unwrap();
+    assert!(std::ptr::eq(pool, &raw const client.pools.guarded), "its addresses are checked");
+    assert!(!refused_by_url(&client, "http://localhost:9000/"), "the operator allows it");
+    for url in ["https://shop.example.com:8444/", "http://localhost:8080/", "http://10.0.0.1:8080/"] {
+        assert!(refused_by_url(&client, url), "{url}");
+    }
+}
+
+#[test]
+fn a_host_without_a_port_is_read_in_every_spelling() {
+    for (host, printed) in [
+        ("KB.example.com.", "kb.example.com:443"),
+        ("::1", "[::1]:443"),
+        ("[::1]", "[::1]:443"),
+        ("127.1", "127.0.0.1:443"),
+    ] {
+        assert_eq!(Target::on_port(host, 443).unwrap().to_string(), printed);
+    }
+    for bad in ["", "a:80", "1.2.3.4.5", "[::1", "a/b", "::1::"] {
+        assert!(Target::on_port(bad, 443).is_err(), "{bad}");
+    }
+}
+
 #[test]
 fn a_target_reads_back_what_it_prints() {
     for (text, printed) in [

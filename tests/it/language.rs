@@ -239,6 +239,32 @@ fn a_long_chain_of_types_is_refused_before_it_is_followed_to_its_end() {
     }
 }
 
+/// Who writes a project may not open what is not public: that is the operator's word.
+#[test]
+fn a_private_host_is_called_only_where_the_operator_allows_it() {
+    let graph = "format: 1\nstate: {messages: messages, a: any}\nstart: f\nnodes:\n  \
+                 f: {kind: http, url: \"http://localhost:8080/x\", into: a, next: s}\n  \
+                 s: {kind: say, text: \"{{ state.a | tojson }}\", next: end}\n";
+    let project = "format: 1\nhosts: {allow: [\"LOCALHOST.:8080\"]}\n";
+    let found = |providers: &Providers| {
+        let files = [("chat.yaml", graph), ("project.yaml", project)];
+        let files: Files = files.map(|(path, text)| (path.to_owned(), text.as_bytes().to_vec())).into();
+        let mut bag = Bag::default();
+        let folder = load_files("graphs", files, &mut bag);
+        let whole = compile(&folder, providers, &mut bag).is_some();
+        bag.sort();
+        (whole, render_text(&bag, false))
+    };
+    let strict = || Providers::new(Box::new(|_| None)).unwrap();
+    let (whole, text) = found(&strict());
+    assert!(!whole && text.contains("error[M510]: `localhost:8080` is no public host"), "{text}");
+    assert!(text.contains("GRAPHLOOM_ALLOW_PRIVATE=localhost:8080"), "{text}");
+    let (whole, text) = found(&Providers::lenient(Box::new(|_| None)).unwrap());
+    assert!(whole && text.contains("warning[M510]"), "the service may be told other things: {text}");
+    let allowed = vec!["localhost:8080".parse().unwrap()];
+    assert_eq!(found(&strict().with_private(allowed)), (true, String::new()));
+}
+
 #[test]
 fn a_huge_file_is_refused_before_it_is_read() {
     let folder = std::env::temp_dir().join(format!("graphloom-huge-{}", std::process::id()));

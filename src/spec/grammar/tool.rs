@@ -126,8 +126,8 @@ pub static HOSTS: Map =
 static HOST_KEYS: [Key; 1] = [due(
     "allow",
     Shape::List(&Shape::Name(Named::Host)),
-    "The hosts that nodes and tools may call: `[kb.example.com, \"localhost:8080\"]`. Without a port the usual ones are \
-     meant.",
+    "The hosts that nodes and tools may call: `[kb.example.com, \"shop.example.com:8443\"]`. Without a port, 80 and 443 \
+     are meant.",
 )];
 
 /// Where a secret may go.
