@@ -4,12 +4,15 @@
 //! things: an object that names its fields has no others, a field that need not be there may be null, and `format` is
 //! only a remark.
 
+mod shape;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use indexmap::IndexMap;
 use serde_json::{Map, Value as Json};
 
+use self::shape::{SHAPES, sort};
 use super::types::{DEEPEST, LARGEST};
 use crate::diagnostic::{Bag, Diagnostic, Spanned, did_you_mean};
 use crate::spec::{Folder, JsonFile};
@@ -145,6 +148,12 @@ impl Reader<'_> {
             Json::Bool(true) => return Ok(Field::of(Type::Any)),
             _ => return Err(self.wrong(None, "a schema is an object here", None)),
         };
+        for (key, holds) in SHAPES {
+            if let Some(value) = schema.get(key).filter(|value| !holds.fits(value)) {
+                let message = format!("`{key}` is {}, found {}", holds.name(), sort(value));
+                return Err(self.wrong(Some(key), message, None));
+            }
+        }
         if let Some(draft) = schema.get("$schema") {
             let name = draft.as_str().unwrap_or_default();
             let bare =
@@ -154,9 +163,10 @@ impl Reader<'_> {
                 return Err(self.wrong(Some("$schema"), "a draft that is not understood", Some(help)));
             }
         }
-        let ty = self.ty(schema)?;
-        let description = schema.get("description").and_then(Json::as_str).map(str::to_owned);
-        let mut field = Field { ty, default: None, description };
+        let mut field = self.described(schema)?;
+        if let Some(text) = schema.get("description").and_then(Json::as_str) {
+            field.description = Some(text.to_owned());
+        }
         if let Some(default) = schema.get("default") {
             match field.ty.check(default) {
                 Ok(()) => field.default = Some(default.clone()),
@@ -166,7 +176,8 @@ impl Reader<'_> {
         Ok(field)
     }
 
-    fn ty(&mut self, schema: &Map<String, Json>) -> Result<Type, Told> {
+    /// Reads a schema but for what it says itself of its default and its purpose: what it refers to may say that, too.
+    fn described(&mut self, schema: &Map<String, Json>) -> Result<Field, Told> {
         if let Some(reference) = schema.get("$ref") {
             self.only(schema, &["$ref"])?;
             return self.reference(reference);
@@ -177,15 +188,21 @@ impl Reader<'_> {
                 return self.either(key, arms);
             }
         }
+        self.ty(schema).map(Field::of)
+    }
+
+    fn ty(&mut self, schema: &Map<String, Json>) -> Result<Type, Told> {
         if let Some(values) = schema.get("enum") {
             self.only(schema, &["enum", "type"])?;
-            return self.listed(values);
+            let nullable = self.texts(schema, "enum")?;
+            return self.listed(values, nullable);
         }
         if let Some(value) = schema.get("const") {
             self.only(schema, &["const", "type"])?;
             let Some(text) = value.as_str() else {
                 return Err(self.wrong(Some("const"), "only a text can be the one value", None));
             };
+            self.texts(schema, "const")?;
             return Ok(Type::Enum(vec![text.to_owned()]));
         }
         let (name, nullable) = self.name(schema)?;
@@ -242,6 +259,18 @@ impl Reader<'_> {
         Ok(if nullable { Type::Nullable(Box::new(ty)) } else { ty })
     }
 
+    /// Checks the type beside values that are texts; says whether it lets null stand beside them.
+    fn texts(&mut self, schema: &Map<String, Json>, key: &str) -> Result<bool, Told> {
+        match self.name(schema)? {
+            ("any", _) => Ok(true),
+            ("string", nullable) => Ok(nullable),
+            (other, _) => {
+                let message = format!("`{key}` lists texts, and `type` says {other}");
+                Err(self.wrong(Some("type"), message, Some("write  \"type\": \"string\"".to_owned())))
+            }
+        }
+    }
+
     /// Reports a keyword that is none of these.
     fn only(&mut self, schema: &Map<String, Json>, known: &[&str]) -> Result<(), Told> {
         let remark = |key: &str| {
@@ -273,7 +302,7 @@ impl Reader<'_> {
             None if schema.contains_key("items") => Ok(("array", false)),
             None => Ok(("any", false)),
             Some(Json::String(name)) if one(name) => Ok((name, false)),
-            Some(Json::Array(names)) => {
+            Some(Json::Array(names)) if names.iter().all(Json::is_string) => {
                 let mut rest = names.iter().filter_map(Json::as_str).filter(|name| *name != "null");
                 match (rest.next(), rest.next()) {
                     (Some(name), None) if one(name) => {
@@ -307,7 +336,7 @@ impl Reader<'_> {
         }
     }
 
-    fn listed(&mut self, values: &Json) -> Result<Type, Told> {
+    fn listed(&mut self, values: &Json, nullable: bool) -> Result<Type, Told> {
         let values = values.as_array().map(Vec::as_slice).unwrap_or_default();
         let texts: Vec<String> = values.iter().filter_map(Json::as_str).map(str::to_owned).collect();
         let nulls = values.iter().filter(|value| value.is_null()).count();
@@ -316,19 +345,21 @@ impl Reader<'_> {
             return Err(self.wrong(Some("enum"), "only texts can be listed", Some(help)));
         }
         let ty = Type::Enum(texts);
-        Ok(if nulls > 0 { Type::Nullable(Box::new(ty)) } else { ty })
+        Ok(if nulls > 0 && nullable { Type::Nullable(Box::new(ty)) } else { ty })
     }
 
     /// Reads a choice of a type and null.
-    fn either(&mut self, key: &str, arms: &Json) -> Result<Type, Told> {
+    fn either(&mut self, key: &str, arms: &Json) -> Result<Field, Told> {
         let arms = arms.as_array().map(Vec::as_slice).unwrap_or_default();
         let null = |arm: &Json| arm.get("type").and_then(Json::as_str) == Some("null");
         let (nulls, rest): (Vec<_>, Vec<_>) = arms.iter().enumerate().partition(|(_, arm)| null(arm));
         match (nulls.len(), rest.as_slice()) {
             (1, [(n, arm)]) => {
                 let n = n.to_string();
-                let ty = self.below(&[key, &n], |reader| reader.field(arm))?.ty;
-                Ok(if ty.is_nullable() { ty } else { Type::Nullable(Box::new(ty)) })
+                let field = self.below(&[key, &n], |reader| reader.field(arm))?;
+                let ty = field.ty;
+                let ty = if ty.is_nullable() { ty } else { Type::Nullable(Box::new(ty)) };
+                Ok(Field { ty, ..field })
             }
             _ => {
                 let help =
@@ -342,10 +373,13 @@ impl Reader<'_> {
         let closed = match schema.get("additionalProperties") {
             None => None,
             Some(Json::Bool(more)) => Some(!more),
-            Some(_) => {
+            Some(more) => {
                 let help = "take  type: object  without `properties` for an object with fields of any name"
                     .to_owned();
-                let message = "fields of any name cannot have a type";
+                let message = match more {
+                    Json::Object(_) => "fields of any name cannot have a type".to_owned(),
+                    other => format!("`additionalProperties` is true or false, found {}", sort(other)),
+                };
                 return Err(self.wrong(Some("additionalProperties"), message, Some(help)));
             }
         };
@@ -356,7 +390,17 @@ impl Reader<'_> {
             .unwrap_or_default();
         let properties =
             schema.get("properties").and_then(Json::as_object).filter(|fields| !fields.is_empty());
-        let Some(properties) = properties else { return Ok(Type::Object) };
+        let Some(properties) = properties else {
+            let lacks = match (required.first(), closed) {
+                (Some(name), _) => ("required", format!("`{name}` is required, and has no schema")),
+                (None, Some(true)) => {
+                    ("additionalProperties", "an object that has no fields at all".to_owned())
+                }
+                (None, _) => return Ok(Type::Object),
+            };
+            let help = "give the fields their schemas below `properties`".to_owned();
+            return Err(self.wrong(Some(lacks.0), lacks.1, Some(help)));
+        };
         if closed == Some(false) {
             let help = "write  \"additionalProperties\": false , or take  type: object  without `properties`"
                 .to_owned();
@@ -387,7 +431,7 @@ impl Reader<'_> {
         if fine { Ok(Type::Record(fields)) } else { Err(Told) }
     }
 
-    fn reference(&mut self, reference: &Json) -> Result<Type, Told> {
+    fn reference(&mut self, reference: &Json) -> Result<Field, Told> {
         let name = reference.as_str().unwrap_or_default().to_owned();
         let Some(pointer) = name.strip_prefix('#') else {
             let help = "copy it into this file, below `$defs`".to_owned();
@@ -407,6 +451,6 @@ impl Reader<'_> {
         let found = self.field(target);
         self.open.pop();
         self.path = here;
-        found.map(|field| field.ty)
+        found
     }
 }

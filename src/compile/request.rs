@@ -11,7 +11,7 @@ use serde_json::Value as Json;
 use super::names::{BY_FLOW, Names};
 use super::outside::{Address, Outside};
 use super::prompts::Prompts;
-use crate::diagnostic::{Bag, Diagnostic, did_you_mean};
+use crate::diagnostic::{Bag, Diagnostic, Span, did_you_mean};
 use crate::egress::Method;
 use crate::egress::header::HeaderName;
 use crate::expr::{Expr, Facts};
@@ -19,7 +19,7 @@ use crate::plan::Effects;
 use crate::spec::{AuthSpec, HeaderSpec, RequestSpec, Text};
 use crate::state::Type;
 use crate::template::Templates;
-use crate::tool::http::{Auth, Caller, Header, Http};
+use crate::tool::http::{Auth, Caller, Header, Http, Waits};
 
 /// A request whose texts are templates of the project.
 #[derive(Debug, Clone)]
@@ -35,6 +35,7 @@ pub(super) struct RequestDraft {
     env: Arc<Json>,
     /// The type of the response's body.
     response: Type,
+    waits: Waits,
 }
 
 impl RequestDraft {
@@ -50,7 +51,13 @@ impl RequestDraft {
             auth: self.auth.clone(),
             env: Arc::clone(&self.env),
             response: self.response.clone(),
+            waits: self.waits,
         }
+    }
+
+    /// Says how long a response may be silent.
+    pub(super) fn waiting(self, waits: Waits) -> Self {
+        Self { waits, ..self }
     }
 }
 
@@ -72,6 +79,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) place: &'a str,
     pub(super) names: &'a Names,
     pub(super) outside: &'a Outside<'a>,
+    /// Where the type of the response is written.
+    pub(super) typed: Option<Span>,
     /// Whether a value may be null depends on no way that leads here.
     pub(super) alone: bool,
 }
@@ -86,7 +95,9 @@ pub(super) fn request(
     bag: &mut Bag,
 ) -> Option<RequestDraft> {
     let method = method(spec, bag);
-    let mut fine = method.as_ref().is_some_and(|method| has_body(spec, method, bag));
+    let mut fine = method
+        .as_ref()
+        .is_some_and(|method| has_body(spec, method, bag) && gives_body(spec, method, around.typed, bag));
     for (key, text) in spec.texts() {
         fine &= template(&key, text, around, prompts, used, bag);
     }
@@ -146,6 +157,7 @@ pub(super) fn request(
         auth,
         env: Arc::new(Json::Object(env)),
         response,
+        waits: Waits::default(),
     })
 }
 
@@ -174,6 +186,19 @@ fn has_body(spec: &RequestSpec, method: &Method, bag: &mut Bag) -> bool {
         None => finding,
     };
     bag.report(finding.help("write  method: POST , or put it into the query of the URL"));
+    false
+}
+
+/// Reports the type of a body that never comes; false when there is one.
+fn gives_body(spec: &RequestSpec, method: &Method, typed: Option<Span>, bag: &mut Bag) -> bool {
+    let Some(at) = typed.filter(|_| *method == Method::HEAD) else { return true };
+    let message = "the response to a HEAD request has no body";
+    let finding = Diagnostic::error("M510", message, at, "nothing would ever fit it");
+    let finding = match &spec.method {
+        Some(written) => finding.related(written.span, "the method"),
+        None => finding,
+    };
+    bag.report(finding.help("write  method: GET , or take `status` and `headers` of the result"));
     false
 }
 

@@ -15,7 +15,7 @@ const BUILT_IN: [&str; 7] = ["string", "integer", "number", "boolean", "object",
 /// The named types of a project.
 #[derive(Debug, Default)]
 pub struct Types {
-    known: IndexMap<String, Type>,
+    known: IndexMap<String, Field>,
     used: std::cell::RefCell<BTreeSet<String>>,
     /// Types that are there but cannot be read.
     broken: Vec<String>,
@@ -55,7 +55,7 @@ impl Types {
             let (declared, spec) = specs[name];
             // A type whose parts are wrong is known as `any`, so that its users are not blamed.
             let field = types.field(spec, bag).filter(|field| is_small(declared, &field.ty, bag));
-            types.known.insert(name.to_owned(), field.map_or(Type::Any, |field| field.ty));
+            types.known.insert(name.to_owned(), field.unwrap_or_else(|| Field::of(Type::Any)));
             for user in users.remove(name).unwrap_or_default() {
                 let left = waits.entry(user).or_default();
                 *left -= 1;
@@ -72,7 +72,7 @@ impl Types {
             let finding = Diagnostic::error("S409", message, name.span, "a value of it would have no end");
             let help = "types cannot refer to themselves in this build: use `any` for the inner one";
             bag.report(finding.help(help));
-            types.known.insert(name.value.clone(), Type::Any);
+            types.known.insert(name.value.clone(), Field::of(Type::Any));
         }
         types
     }
@@ -85,11 +85,16 @@ impl Types {
 
     /// Resolves a type with what is said of it.
     pub fn field(&self, spec: &TypeSpec, bag: &mut Bag) -> Option<Field> {
-        let plain = |ty| Some(Field { ty, default: None, description: None });
+        let plain = |ty| Some(Field::of(ty));
         match spec {
             TypeSpec::Name { name, nullable } => {
-                let ty = self.named(name, bag)?;
-                plain(if *nullable { Type::Nullable(Box::new(ty)) } else { ty })
+                let field = self.named(name, bag)?;
+                if !*nullable {
+                    return Some(field);
+                }
+                // Null from the start, whatever the type starts with elsewhere.
+                let ty = if field.ty.is_nullable() { field.ty } else { Type::Nullable(Box::new(field.ty)) };
+                Some(Field { ty, default: None, ..field })
             }
             TypeSpec::List(item, _) => plain(Type::List(Box::new(self.field(item, bag)?.ty))),
             TypeSpec::Record(fields, _) => plain(self.record(fields, bag)?),
@@ -97,8 +102,8 @@ impl Types {
         }
     }
 
-    fn named(&self, name: &Spanned<String>, bag: &mut Bag) -> Option<Type> {
-        Some(match name.value.as_str() {
+    fn named(&self, name: &Spanned<String>, bag: &mut Bag) -> Option<Field> {
+        Some(Field::of(match name.value.as_str() {
             "string" => Type::String { pattern: None, min: None, max: None },
             "integer" => Type::Integer { min: None, max: None },
             "number" => Type::Number { min: None, max: None },
@@ -107,12 +112,12 @@ impl Types {
             "any" => Type::Any,
             "messages" => Type::Messages,
             other => {
-                if let Some(ty) = self.known.get(other) {
+                if let Some(field) = self.known.get(other) {
                     self.used.borrow_mut().insert(other.to_owned());
-                    return Some(ty.clone());
+                    return Some(field.clone());
                 }
                 if self.unsure || self.broken.iter().any(|broken| broken == other) {
-                    return Some(Type::Any);
+                    return Some(Field::of(Type::Any));
                 }
                 let known = BUILT_IN.into_iter().chain(self.known.keys().map(String::as_str));
                 let finding = Diagnostic::error(
@@ -124,7 +129,7 @@ impl Types {
                 bag.report(finding.help_maybe(elsewhere(other).or_else(|| did_you_mean(other, known))));
                 return None;
             }
-        })
+        }))
     }
 
     fn record(&self, fields: &[(Spanned<String>, TypeSpec)], bag: &mut Bag) -> Option<Type> {
@@ -134,22 +139,19 @@ impl Types {
     }
 
     fn described(&self, d: &Descriptor, bag: &mut Bag) -> Option<Field> {
-        let mut described = None;
-        let ty = match &d.base {
-            Base::Schema(path) => {
-                let field = self.schemas.field(path, bag)?;
-                described = field.description;
-                field.ty
-            }
-            Base::Type(spec) => self.field(spec, bag)?.ty,
-            Base::Enum(values) => Type::Enum(values.iter().map(|v| v.value.clone()).collect()),
-            Base::Fields(fields) => self.record(fields, bag)?,
+        // What a named type or a file says of itself holds unless something else is said here.
+        let base = match &d.base {
+            Base::Schema(path) => self.schemas.field(path, bag)?,
+            Base::Type(spec) => self.field(spec, bag)?,
+            Base::Enum(values) => Field::of(Type::Enum(values.iter().map(|v| v.value.clone()).collect())),
+            Base::Fields(fields) => Field::of(self.record(fields, bag)?),
         };
-        let mut ty = bounded(ty, d, bag)?;
+        let mut ty = bounded(base.ty, d, bag)?;
         if d.optional && !matches!(ty, Type::Nullable(_)) {
             ty = Type::Nullable(Box::new(ty));
         }
-        let mut field = Field { ty, default: None, description: d.description.clone().or(described) };
+        let default = base.default.filter(|default| ty.check(default).is_ok());
+        let mut field = Field { ty, default, description: d.description.clone().or(base.description) };
         if let Some(default) = &d.default {
             match field.ty.check(&default.value) {
                 Ok(()) => field.default = Some(default.value.clone()),

@@ -55,7 +55,7 @@ pub struct AskSpec {
 #[derive(Debug, Clone)]
 pub struct MapSpec {
     /// The list.
-    pub over: Option<Text>,
+    pub over: Option<ExprSpec>,
     /// The name of an item.
     pub name: Option<Spanned<String>>,
     /// What is done for an item.
@@ -161,7 +161,7 @@ impl Reader<'_> {
 
     pub(super) fn map(&mut self, fields: &mut Fields<'_>, at: Span) -> MapSpec {
         let over = fields.require(self, "over", "over: state.questions", at);
-        let over = over.and_then(|node| self.expression(node));
+        let over = over.and_then(|node| self.expr(node));
         let body = fields.require(self, "do", "do: {kind: tool, tool: search_kb, with: {query: item}}", at);
         MapSpec {
             over,
@@ -197,7 +197,15 @@ impl Reader<'_> {
         let (kind, map) = self.kind(&mut fields, &BODIES, "the body of a `map`", node.span)?;
         fields.becomes(map);
         let body = self.kind_body(kind.value, &mut fields, kind.span);
-        let (retry, timeout, effects) = self.tried(&mut fields);
+        if let KindSpec::Graph(GraphNodeSpec { scope: Some(scope), .. }) = &body
+            && scope.value == "thread"
+        {
+            let message = "the items of a `map` keep nothing between runs";
+            let label = "an item of the next run is not this one";
+            let finding = Diagnostic::error("G215", message, scope.span, label);
+            self.bag.report(finding.help("leave `scope` out, and give what has to last in `with`"));
+        }
+        let (retry, timeout, effects) = self.tried(&mut fields, &body);
         fields.take("description").and_then(|node| self.text(node, "a text"));
         fields.finish(self, elsewhere);
         Some(BodySpec { kind, body, retry, timeout, effects })

@@ -94,6 +94,8 @@ pub struct DefaultsSpec {
 pub struct TimeoutSpec {
     /// Where the time in all is written.
     pub span: Option<Span>,
+    /// The first of its keys that is for answers in parts.
+    pub parts: Option<(Span, &'static str)>,
     /// Until the first event of an answer.
     pub first: Option<Duration>,
     /// Between two events.
@@ -274,6 +276,7 @@ impl Reader<'_> {
         };
         let timeout = TimeoutSpec {
             span: fields.place("total"),
+            parts: ["first", "idle"].into_iter().find_map(|key| Some((fields.place(key)?, key))),
             first: fields.take("first").and_then(|node| self.time(node)),
             idle: fields.take("idle").and_then(|node| self.time(node)),
             total: fields.take("total").and_then(|node| self.time(node)),

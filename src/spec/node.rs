@@ -143,7 +143,7 @@ impl Reader<'_> {
         };
         let (retry, timeout, effects) = match &body {
             KindSpec::Ask(_) => (None, TimeoutSpec::default(), None),
-            _ => self.tried(&mut fields),
+            body => self.tried(&mut fields, body),
         };
         let (next_key, next) = match fields.take_entry("next") {
             Some((span, node)) => (Some(span), self.next(node)),
@@ -261,12 +261,19 @@ impl Reader<'_> {
     pub(super) fn tried(
         &mut self,
         fields: &mut Fields<'_>,
+        body: &KindSpec,
     ) -> (Option<Spanned<String>>, TimeoutSpec, Option<Spanned<&'static str>>) {
-        (
-            fields.take("retry").and_then(|node| self.name(node, "the name of a retry policy")),
-            fields.take("timeout").map(|node| self.timeout(node)).unwrap_or_default(),
-            fields.take("effects").and_then(|node| self.effects(node)),
-        )
+        let retry = fields.take("retry").and_then(|node| self.name(node, "the name of a retry policy"));
+        let timeout = fields.take("timeout").map(|node| self.timeout(node)).unwrap_or_default();
+        if let Some((at, key)) = timeout.parts
+            && !matches!(body, KindSpec::Llm(_) | KindSpec::Http(_))
+        {
+            let message = format!("`{key}` is for what comes in parts");
+            let label = "only `llm` and `http` are waited for part by part";
+            let finding = Diagnostic::error("G102", message, at, label);
+            self.bag.report(finding.help("write  timeout: 30s  for all of an attempt"));
+        }
+        (retry, timeout, fields.take("effects").and_then(|node| self.effects(node)))
     }
 
     /// Reads `effects`.

@@ -36,6 +36,17 @@ pub struct Request {
     pub headers: HeaderMap,
     /// The body.
     pub body: Option<String>,
+    /// How long the response may be silent.
+    pub waits: Waits,
+}
+
+/// How long a response may be silent, where that is said.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Waits {
+    /// Until its head is there.
+    pub first: Option<Duration>,
+    /// Between two parts of its body.
+    pub idle: Option<Duration>,
 }
 
 /// What came back.
@@ -59,14 +70,16 @@ pub trait Caller: Send + Sync + std::fmt::Debug + 'static {
 #[async_trait]
 impl Caller for egress::Client {
     async fn send(&self, _from: &str, request: Request) -> Result<Response, Failure> {
-        let Request { method, url, headers, body } = request;
+        let Request { method, url, headers, body, waits } = request;
         let body = body.unwrap_or_default().into_bytes();
-        let answer = self.send(method, &url, headers, body).await.map_err(|error| failed(&error))?;
+        let answer =
+            within(waits.first, "no response within", self.send(method, &url, headers, body)).await?;
+        let answer = answer.map_err(|error| failed(&error))?;
         let status = answer.status();
         let headers = answer.headers();
         let mut read = Vec::new();
         let mut pieces = answer.into_body();
-        while let Some(piece) = pieces.next().await {
+        while let Some(piece) = within(waits.idle, "the response was silent for", pieces.next()).await? {
             read.extend_from_slice(&piece.map_err(|error| failed(&error))?);
             if read.len() > MAX_BODY {
                 let message = "the body of the response is larger than 1 MiB";
@@ -75,6 +88,13 @@ impl Caller for egress::Client {
         }
         Ok(Response { status, headers, body: read })
     }
+}
+
+/// Waits for something no longer than it may take.
+async fn within<T>(limit: Option<Duration>, what: &str, work: impl Future<Output = T>) -> Result<T, Failure> {
+    let Some(limit) = limit else { return Ok(work.await) };
+    let late = |_| Failure::new(ErrorKind::Timeout, format!("{what} {} s", limit.as_secs_f64()));
+    tokio::time::timeout(limit, work).await.map_err(late)
 }
 
 fn failed(error: &egress::Error) -> Failure {
@@ -126,6 +146,8 @@ pub struct Http {
     pub env: Arc<Json>,
     /// The type of the response's body.
     pub response: Type,
+    /// How long the response may be silent.
+    pub waits: Waits,
 }
 
 impl Http {
@@ -182,7 +204,7 @@ impl Http {
             let kind = if is_json { "application/json" } else { "text/plain; charset=utf-8" };
             headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
         }
-        Ok(Request { method: self.method.clone(), url, headers, body })
+        Ok(Request { method: self.method.clone(), url, headers, body, waits: self.waits })
     }
 
     /// Reads a body: JSON where the response says so, or where its type is none of a text; else a text.

@@ -14,6 +14,7 @@ mod language;
 mod openapi;
 mod people;
 mod resume;
+mod requests;
 mod schemas;
 mod service;
 mod service_clients;

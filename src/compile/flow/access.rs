@@ -52,7 +52,7 @@ pub(super) struct Access<'a> {
     /// The names that are there for that: the item, and its place.
     locals: Vec<(String, Type)>,
     /// The list that the items come from.
-    pub(super) over: Option<&'a Text>,
+    pub(super) over: Option<&'a ExprSpec>,
     /// What it reads where its result is there.
     pub(super) results: Vec<Site<'a>>,
     pub(super) writes: Vec<Write<'a>>,
@@ -108,7 +108,7 @@ pub(super) fn access<'a>(
             access.locals = locals(map, names);
             access.over = map.over.as_ref();
             let list = Due { what: "`over`".to_owned(), ty: Type::List(Box::new(Type::Any)) };
-            access.sites.extend(map.over.as_ref().map(|text| Site::Expr(text, Some(list))));
+            access.sites.extend(map.over.as_ref().map(|over| read(over, Some(list))).unwrap_or_default());
             if let Some(body) = &map.body {
                 let before = access.sites.len();
                 access.body(&body.body, head, prompts, shared);

@@ -148,7 +148,7 @@ impl Flow<'_> {
 fn inner(access: &Access<'_>, names: &Names) -> Names {
     let names = access.with_locals(names.clone());
     let Some(over) = access.over else { return names };
-    let untrusted = names.type_of_spec(&ExprSpec::Text(over.clone()), &Facts::default()).untrusted;
+    let untrusted = names.type_of_spec(over, &Facts::default()).untrusted;
     access
         .locals()
         .iter()

@@ -10,6 +10,7 @@ use crate::diagnostic::{Bag, Diagnostic, Span, Spanned, did_you_mean};
 use crate::expr::{ExprTree, Facts};
 use crate::spec::{CustomSpec, ExprSpec, GraphNodeSpec, HttpSpec, ToolNodeSpec};
 use crate::state::{Field, Type};
+use crate::tool::http::Waits;
 
 /// What values are given to.
 struct Callee<'c> {
@@ -60,14 +61,20 @@ impl Scene<'_> {
         let outside = self.shared.outside;
         let names = self.names.clone().with_settings(outside.settings(), &self.shared.project.broken_env);
         let place = self.place(step);
-        let around = Surroundings { place: &place, names: &names, outside, alone: false };
+        let typed = http.response.as_ref().map(crate::spec::TypeSpec::span);
+        let around = Surroundings { place: &place, names: &names, outside, typed, alone: false };
         let known = response.clone().unwrap_or(Type::Any);
         let draft = request::request(&http.request, known.clone(), &around, prompts, &mut self.used, bag);
         let whole = [("status", Type::INTEGER), ("headers", Type::Object), ("body", known.clone())];
         let whole = whole.map(|(name, ty)| (name.to_owned(), Field::of(ty)));
         let gives =
             Gives { taken: known, ..Gives::of(Type::Record(whole.into()), "the body of the response") };
-        (response.and(draft).map(|draft| Body::Request(Box::new(draft))), gives)
+        let layers = [step.timeout, self.graph.defaults.timeout];
+        let waits = Waits {
+            first: layers.iter().find_map(|layer| layer.first),
+            idle: layers.iter().find_map(|layer| layer.idle),
+        };
+        (response.and(draft).map(|draft| Body::Request(Box::new(draft.waiting(waits)))), gives)
     }
 
     pub(super) fn graph_node(

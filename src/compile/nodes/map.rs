@@ -20,26 +20,31 @@ impl Scene<'_> {
         prompts: &mut Prompts,
         bag: &mut Bag,
     ) -> (Option<Body>, Gives) {
-        let over = map.over.as_ref().and_then(|text| self.names.expression(text, bag));
+        let over = map.over.as_ref().and_then(|over| self.names.tree(over, bag));
         let item = match (&map.over, &over) {
-            (Some(text), Some(over)) => {
-                let typed = self.names.type_of(over);
+            (Some(written), Some(over)) => {
+                let typed = self.names.type_of_tree(over, &Facts::default());
                 match typed.ty.non_null() {
                     Type::List(item) => Some((**item).clone()),
                     Type::Any | Type::Messages if !typed.null => Some(Type::Any),
                     _ if bag.is_trusting() => Some(Type::Any),
                     _ => {
                         let label = format!("this is {typed}");
-                        let finding = Diagnostic::error("S413", "`over` is not a list", text.span, label);
+                        let finding =
+                            Diagnostic::error("S413", "`over` is not a list", written.span(), label);
                         let declared = typed.path.as_deref().and_then(|path| self.names.declared(path));
                         let finding = match declared {
                             Some(at) => finding.related(at, "declared here"),
                             None => finding,
                         };
-                        let text = matches!(typed.ty.non_null(), Type::String { .. });
-                        let help =
-                            format!("take the text apart:  over: {} | split(',')", over.source().trim());
-                        bag.report(if text { finding.help(help) } else { finding });
+                        let help = match (over, typed.ty.non_null()) {
+                            (ExprTree::Expr(over), Type::String { .. }) => Some(format!(
+                                "take the text apart:  over: {} | split(',')",
+                                over.source().trim()
+                            )),
+                            _ => None,
+                        };
+                        bag.report(finding.help_maybe(help));
                         None
                     }
                 }
@@ -76,7 +81,7 @@ impl Scene<'_> {
         let draft = || {
             item.as_ref().filter(|_| is_free && quiet)?;
             Some(EachDraft {
-                over: ExprTree::Expr(over?),
+                over: over?,
                 name: name.to_owned(),
                 job: job?,
                 at_once: map.max_parallel.map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
@@ -157,10 +162,7 @@ fn check_name(name: &Spanned<String>, bag: &mut Bag) -> bool {
 
 /// Returns the names of an item's place and of itself, with their types, when the list is known.
 pub(in crate::compile) fn locals(map: &MapSpec, names: &Names) -> Vec<(String, Type)> {
-    let typed = map
-        .over
-        .as_ref()
-        .map(|over| names.type_of_spec(&crate::spec::ExprSpec::Text(over.clone()), &Facts::default()));
+    let typed = map.over.as_ref().map(|over| names.type_of_spec(over, &Facts::default()));
     let item = match typed.map(|typed| typed.ty) {
         Some(Type::List(item)) => *item,
         Some(Type::Nullable(inner)) => match *inner {

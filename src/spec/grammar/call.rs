@@ -165,11 +165,7 @@ static ON_MESSAGE: [Word; 3] = [
 ];
 
 static MAP_KEYS: [Key; 5] = [
-    due(
-        "over",
-        Shape::Expression,
-        "The list: an expression without braces. An empty list gives an empty list.",
-    ),
+    due("over", Shape::Value, "The list: an expression without braces. An empty list gives an empty list."),
     key(
         "as",
         Shape::Name(Named::Item),

@@ -155,7 +155,15 @@ pub static TIMEOUT: Map = Map {
 };
 
 static TIMEOUT_KEYS: [Key; 3] = [
-    key("first", Shape::Duration, "The longest wait for the first token of a model. Default: `30s`."),
-    key("idle", Shape::Duration, "The longest wait between two tokens of a model. Default: `1m`."),
+    key(
+        "first",
+        Shape::Duration,
+        "The longest wait for the first token of a model, default `30s`, or for the head of a response.",
+    ),
+    key(
+        "idle",
+        Shape::Duration,
+        "The longest wait between two tokens of a model, default `1m`, or parts of a response.",
+    ),
     key("total", Shape::Duration, "The longest time of an attempt in all. Default: `2m`."),
 ];
