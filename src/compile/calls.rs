@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::request;
+use super::tools::effects_of;
 use crate::diagnostic::{Bag, Diagnostic, Span};
-use crate::plan::{Plan, Target};
+use crate::plan::{Effects, Plan, Target};
 use crate::spec::{Graph, KindSpec, Project, ToolBodySpec, ToolSpec};
 
 /// What a graph calls, by the names that are written.
@@ -86,6 +88,105 @@ pub(super) fn speech(graph: &Graph, graphs: &BTreeMap<String, Graph>) -> Speech 
                 }
                 _ => {}
             }
+        }
+    }
+    found
+}
+
+/// What a graph, or a tool, does outside with all that it calls.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reach {
+    /// The strongest effects of its calls.
+    pub(super) effects: Effects,
+    /// The same, without the calls that a person approves.
+    pub(super) unasked: Effects,
+    /// What it gives may come from outside: from another side, a person, or a model.
+    pub(super) outside: bool,
+}
+
+impl Reach {
+    const NOWHERE: Self = Self { effects: Effects::None, unasked: Effects::None, outside: false };
+
+    /// Takes a call in; where a person approves it, it is none that is not asked for.
+    fn add(&mut self, effects: Effects, approval: bool) {
+        self.effects = self.effects.max(effects);
+        if !approval {
+            self.unasked = self.unasked.max(effects);
+        }
+    }
+
+    /// Takes in what a node, or the body of a `map`, does; returns the graphs that it calls besides, each with whether a
+    /// person approved that.
+    fn take_in<'a>(
+        &mut self,
+        body: &'a KindSpec,
+        declared: Option<Effects>,
+        approved: bool,
+        project: &'a Project,
+    ) -> Vec<(&'a str, bool)> {
+        let tools = match body {
+            KindSpec::Llm(llm) => llm.tools.as_slice(),
+            KindSpec::Tool(node) => node.tool.as_slice(),
+            _ => &[],
+        };
+        self.outside |= !matches!(
+            body,
+            KindSpec::Graph(_)
+                | KindSpec::Say { .. }
+                | KindSpec::Set { .. }
+                | KindSpec::Route
+                | KindSpec::Fail { .. }
+        );
+        let mut inner = Vec::new();
+        match (body, declared) {
+            (
+                KindSpec::Http(_) | KindSpec::Custom(_) | KindSpec::Tool(_) | KindSpec::Graph(_),
+                Some(effects),
+            ) => {
+                self.add(effects, approved);
+                // What is in it, nobody looked at.
+                self.outside = true;
+                return inner;
+            }
+            (KindSpec::Http(http), None) => self.add(request::effects(&http.request), approved),
+            (KindSpec::Custom(_), None) => self.add(Effects::AtMostOnce, approved),
+            (KindSpec::Graph(node), None) => {
+                inner.extend(node.graph.iter().map(|name| (&*name.value, approved)))
+            }
+            _ => {}
+        }
+        for tool in tools.iter().filter_map(|name| tool(project, &name.value)) {
+            let approved = approved || tool.approval;
+            match (&tool.effects, &tool.body) {
+                (Some(effects), _) => self.add(effects_of(effects.value), approved),
+                (None, ToolBodySpec::Http(http)) => self.add(request::effects(http), approved),
+                (None, ToolBodySpec::Custom(_)) => self.add(Effects::AtMostOnce, approved),
+                (None, ToolBodySpec::Graph(graph)) => inner.push((&graph.value, approved)),
+            }
+        }
+        inner
+    }
+}
+
+/// Finds out what a graph does outside. What a node or a tool declares stands for all that it calls.
+pub(super) fn reach(graph: &Graph, graphs: &BTreeMap<String, Graph>, project: &Project) -> Reach {
+    let mut found = Reach::NOWHERE;
+    let mut seen = BTreeSet::new();
+    // A graph, and whether a person approved that it is called.
+    let mut todo = vec![(graph, false)];
+    while let Some((graph, approved)) = todo.pop() {
+        for spec in graph.nodes.iter().filter_map(|(_, spec)| spec.as_ref()) {
+            let (body, declared) = match &spec.body {
+                KindSpec::Map(map) => match &map.body {
+                    Some(body) => (&body.body, body.effects.as_ref()),
+                    None => continue,
+                },
+                body => (body, spec.effects.as_ref()),
+            };
+            let declared = declared.map(|effects| effects_of(effects.value));
+            let inner = found.take_in(body, declared, approved, project);
+            let inner = inner.into_iter().filter_map(|(name, approved)| Some((graphs.get(name)?, approved)));
+            todo.extend(inner.filter(|(graph, approved)| seen.insert((graph.id.as_str(), *approved))));
         }
     }
     found

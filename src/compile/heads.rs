@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use indexmap::IndexMap;
 
-use super::calls::{Speech, speech};
+use super::calls::{Reach, Speech, reach, speech};
 use super::declared::Declared;
 use super::names::Names;
 use super::types::Types;
@@ -31,6 +31,7 @@ pub(super) struct Head<'a> {
     /// The type of that.
     pub(super) gives: Type,
     pub(super) speech: Speech,
+    pub(super) reach: Reach,
 }
 
 /// Reads the outsides of all graphs.
@@ -58,7 +59,8 @@ fn head<'a>(graph: &'a Graph, folder: &Folder, types: &Types, bag: &mut Bag) -> 
     let gives =
         output.as_ref().map_or(Type::Any, |output| gives(output, &names, &channels, messages.as_deref()));
     let speech = speech(graph, &folder.graphs);
-    Head { graph, channels, broken, input, messages, names, output, gives, speech }
+    let reach = reach(graph, &folder.graphs, &folder.project);
+    Head { graph, channels, broken, input, messages, names, output, gives, speech, reach }
 }
 
 /// Finds the channel that holds the conversation.

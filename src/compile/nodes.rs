@@ -217,8 +217,16 @@ impl Scene<'_> {
             KindSpec::Custom(_) => Effects::AtMostOnce,
             KindSpec::Tool(node) => {
                 let tool = node.tool.as_ref().and_then(|tool| self.shared.tools.known.get(&tool.value));
-                tool.map_or(Effects::None, |tool| tool.effects)
+                tool.map_or(Effects::None, |tool| tool.reach.effects)
             }
+            KindSpec::Graph(node) => {
+                let head = node.graph.as_ref().and_then(|name| self.shared.heads.get(&name.value));
+                head.map_or(Effects::None, |head| head.reach.effects)
+            }
+            KindSpec::Map(map) => map.body.as_ref().map_or(Effects::None, |body| match &body.effects {
+                Some(effects) => effects_of(effects.value),
+                None => self.effects(&body.body),
+            }),
             _ => Effects::None,
         }
     }

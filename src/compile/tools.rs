@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use indexmap::IndexMap;
 use serde_json::Value as Json;
 
+use super::calls::Reach;
 use super::declared::Declared;
 use super::heads::Head;
 use super::names::Names;
@@ -35,7 +36,9 @@ pub(super) struct ToolDraft {
     pub(super) result: Type,
     pub(super) approval: bool,
     is_final: bool,
-    pub(super) effects: Effects,
+    effects: Effects,
+    /// What it does outside, with the graph that it may run.
+    pub(super) reach: Reach,
     body: Body,
     /// The partials of its texts.
     pub(super) used: BTreeSet<String>,
@@ -129,6 +132,7 @@ fn tool(
     let names = Names::of_tool(&args, broken, declared);
     let names = names.with_settings(outside.settings(), &folder.project.broken_env);
     let mut used = BTreeSet::new();
+    let mut inner = None;
     let (body, default) = match &spec.body {
         ToolBodySpec::Http(request) => {
             let place = format!("project.yaml#tools.{}", name.value);
@@ -144,6 +148,7 @@ fn tool(
         }
         ToolBodySpec::Graph(graph) => {
             let head = find_graph(graph, folder, heads, bag)?;
+            inner = Some(head.reach);
             match &spec.args {
                 None => args.clone_from(&head.input),
                 Some(_) if !is_broken => inputs(name, &args, &names, graph, head, bag)?,
@@ -170,6 +175,8 @@ fn tool(
     if is_broken {
         return None;
     }
+    let effects = spec.effects.as_ref().map_or(default, |effects| effects_of(effects.value));
+    let own = Reach { effects, unasked: effects, outside: true };
     Some(ToolDraft {
         name: name.clone(),
         description: spec.description.as_ref().map(|text| text.value.clone()).unwrap_or_default(),
@@ -178,7 +185,8 @@ fn tool(
         result: result.unwrap_or(Type::Any),
         approval: spec.approval,
         is_final: spec.is_final,
-        effects: spec.effects.as_ref().map_or(default, |effects| effects_of(effects.value)),
+        effects,
+        reach: inner.filter(|_| spec.effects.is_none()).unwrap_or(own),
         body,
         used,
     })

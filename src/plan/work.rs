@@ -68,8 +68,8 @@ pub enum Work {
     Map(Arc<Each>),
 }
 
-/// What a call does outside of the run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// What a call does outside of the run, from the weakest to the strongest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Effects {
     /// Nothing.
     None,

@@ -201,6 +201,7 @@ impl<'a> Access<'a> {
                 let name = node.graph.as_ref().map_or("", |name| name.value.as_str());
                 let what = |input: &str| format!("input `{input}` of graph `{name}`");
                 self.with(&node.with, called.map(|called| &called.input), what);
+                self.outside = called.is_some_and(|called| called.reach.outside);
                 self.streams = node
                     .graph
                     .as_ref()

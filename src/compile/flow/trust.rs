@@ -45,7 +45,7 @@ impl Flow<'_> {
         }
         for name in access.tools {
             let Some(tool) = self.tools.known.get(&name.value) else { continue };
-            if tool.approval || tool.effects == Effects::None {
+            if tool.approval || tool.reach.unasked == Effects::None {
                 continue;
             }
             let message = format!("a text from outside can make the model call `{}`", name.value);
@@ -176,7 +176,7 @@ fn mentions_result(value: &ExprSpec) -> bool {
 fn finding(span: Span, bound: Option<(Span, &str)>) -> Diagnostic {
     let message = "text from outside in the system message";
     let finding =
-        Diagnostic::lint("T310", message, span, "comes from the conversation, or from a model that read it");
+        Diagnostic::lint("T310", message, span, "comes from outside, or from a model that read what does");
     let finding = finding.help("move it to `@user`, or fence it with `| quoted`");
     match bound {
         Some((at, node)) => finding.related(at, format!("bound here, in node `{node}`")),
