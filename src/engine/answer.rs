@@ -51,6 +51,14 @@ pub enum AnswerError {
         /// When.
         at: DateTime<Utc>,
     },
+    /// The time of the question was over.
+    #[error("the time to answer was over at {at}")]
+    Expired {
+        /// The question.
+        id: InterruptId,
+        /// When.
+        at: DateTime<Utc>,
+    },
     /// The questions belong to several runs.
     #[error("the questions are not of one run")]
     SeveralRuns,
@@ -116,6 +124,9 @@ impl Engine {
             if let Some((by, at)) = question.answered {
                 return Err(AnswerError::Taken { id, by, at });
             }
+            if let Some(at) = question.expired {
+                return Err(AnswerError::Expired { id, at });
+            }
             if run.as_ref().is_some_and(|first| first.run != question.run) {
                 return Err(AnswerError::SeveralRuns);
             }
@@ -154,6 +165,7 @@ impl Engine {
                 Ok(Answered { run, after })
             }
             Answering::Taken { id, by, at } => Err(AnswerError::Taken { id, by, at }),
+            Answering::Expired { id, at } => Err(AnswerError::Expired { id, at }),
             Answering::Unknown(id) => Err(AnswerError::Unknown(id)),
         }
     }
@@ -215,6 +227,8 @@ impl Engine {
         let who = Answerer { owner: key.owner.clone(), agent: false };
         match self.answer(&who, vec![(only.question.id.clone(), Reply::Answer(value))]).await {
             Ok(answered) => Ok(Some(answered)),
+            // The run goes on without it, and the message is the next turn.
+            Err(AnswerError::Expired { .. }) => Ok(None),
             Err(AnswerError::Unfit(_, wrong)) => {
                 let at = |wrong: Mismatch| Mismatch { pointer: "/message".to_owned(), ..wrong };
                 Err(StartError::Unprocessable(wrong.into_iter().map(at).collect()))

@@ -70,6 +70,7 @@ codes! {
     ThreadBusy = "thread_busy", 409, "The thread has a run that is not over";
     ThreadInterrupted = "thread_interrupted", 409, "The thread waits for an answer";
     InterruptAnswered = "interrupt_answered", 409, "The question was answered";
+    InterruptExpired = "interrupt_expired", 409, "The time to answer is over";
     NothingToResume = "nothing_to_resume", 409, "Nothing waits to go on";
     StateIncompatible = "state_incompatible", 409, "The thread does not fit the graph";
     PayloadTooLarge = "payload_too_large", 413, "The body is too large";
@@ -309,6 +310,10 @@ impl From<AnswerError> for Problem {
             AnswerError::Taken { by, at, .. } => {
                 let at = at.to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
                 Self::new(Code::InterruptAnswered, format!("by `{by}`, at {at}"))
+            }
+            AnswerError::Expired { at, .. } => {
+                let at = at.to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
+                Self::new(Code::InterruptExpired, format!("since {at}; the run goes on without an answer"))
             }
             AnswerError::SeveralRuns => Self::at(
                 Code::InvalidRequest,

@@ -90,8 +90,14 @@ impl QuestionRow {
         !self.closed && !self.over || self.answer.is_some()
     }
 
+    /// Says whether it waits for an answer, or for the end of its time to be noted.
     fn is_open(&self) -> bool {
         self.is_known() && self.answer.is_none()
+    }
+
+    /// Returns when its time was over without an answer.
+    fn expired(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        self.expires_at.filter(|at| self.answer.is_none() && *at <= now)
     }
 
     /// Says whether somebody may answer it.
@@ -152,6 +158,12 @@ impl Tables {
         }
     }
 
+    /// Says whether the time of a question of a run is over.
+    fn is_due(&self, run: RunId, now: DateTime<Utc>) -> bool {
+        let due = |row: &QuestionRow| row.question.run == run && row.is_open() && row.expired(now).is_some();
+        self.questions.values().any(due)
+    }
+
     /// Makes a process the owner of a run.
     fn take(&mut self, run: RunId, process: &Process, crashed: bool) -> Option<Claim> {
         let row = self.runs.get_mut(&run)?;
@@ -167,7 +179,9 @@ impl Tables {
     }
 
     fn open_questions(&self, is: impl Fn(&QuestionRow) -> bool) -> Vec<OpenQuestion> {
-        let mut rows: Vec<_> = self.questions.values().filter(|row| row.is_open() && is(row)).collect();
+        let now = Utc::now();
+        let open = |row: &&QuestionRow| row.is_open() && row.expired(now).is_none() && is(row);
+        let mut rows: Vec<_> = self.questions.values().filter(open).collect();
         rows.sort_by_key(|row| row.ord);
         rows.into_iter().map(|row| row.question.clone()).collect()
     }
@@ -246,7 +260,9 @@ impl Store for MemoryStore {
             .map(|row| (row.run.run, row.run.state))
             .filter(|(_, state)| holds_thread(*state) || *state == RunState::Queued)
             .collect();
-        if open.iter().any(|(_, state)| *state == RunState::Interrupted) {
+        let waits =
+            |(run, state): &(RunId, RunState)| *state == RunState::Interrupted && !tables.is_due(*run, now);
+        if open.iter().any(waits) {
             return Ok(Accepted::Waits);
         }
         if let Some((active, _)) = open.first() {
@@ -329,8 +345,16 @@ impl Store for MemoryStore {
         for Question { id, agent, data, expires_at } in commit.questions {
             tables.next_ord += 1;
             let (run, key) = (commit.run, thread_key.clone());
-            let question =
-                OpenQuestion { id: id.clone(), run, key, agent, data, created_at: now, answered: None };
+            let question = OpenQuestion {
+                id: id.clone(),
+                run,
+                key,
+                agent,
+                data,
+                created_at: now,
+                answered: None,
+                expired: None,
+            };
             let ord = tables.next_ord;
             let row = QuestionRow { ord, question, expires_at, answer: None, closed: false, over: false };
             tables.questions.entry(id).or_insert(row);
@@ -408,16 +432,7 @@ impl Store for MemoryStore {
                     }
                     false
                 }
-                RunState::Interrupted => {
-                    let due = |row: &QuestionRow| {
-                        let due = row.expires_at.is_some_and(|at| at <= now);
-                        row.question.run == id && row.is_open() && due
-                    };
-                    if !tables.questions.values().any(due) {
-                        continue;
-                    }
-                    false
-                }
+                RunState::Interrupted if tables.is_due(id, now) => false,
                 _ => continue,
             };
             claims.extend(tables.take(id, process, crashed));
@@ -491,15 +506,19 @@ impl Store for MemoryStore {
             return Ok(Answering::Unknown(InterruptId("".into())));
         }
         for (id, _) in &answer.answers {
-            let row = tables.questions.get(id).filter(|row| {
-                row.question.run == answer.run && row.is_known() && row.is_for(&answer.owner, answer.agent)
-            });
-            match row.map(|row| &row.question.answered) {
-                None => return Ok(Answering::Unknown(id.clone())),
-                Some(None) => {}
-                Some(Some((by, at))) => {
-                    return Ok(Answering::Taken { id: id.clone(), by: by.clone(), at: *at });
-                }
+            let row = tables
+                .questions
+                .get(id)
+                .filter(|row| row.question.run == answer.run && row.is_for(&answer.owner, answer.agent));
+            let Some(row) = row else { return Ok(Answering::Unknown(id.clone())) };
+            if let Some((by, at)) = &row.question.answered {
+                return Ok(Answering::Taken { id: id.clone(), by: by.clone(), at: *at });
+            }
+            if let Some(at) = row.expired(now) {
+                return Ok(Answering::Expired { id: id.clone(), at });
+            }
+            if !row.is_known() {
+                return Ok(Answering::Unknown(id.clone()));
             }
         }
         for (id, data) in answer.answers {
@@ -533,9 +552,10 @@ impl Store for MemoryStore {
     }
 
     async fn question(&self, owner: &Owner, agent: bool, id: &InterruptId) -> Result<Option<OpenQuestion>> {
-        let tables = self.lock();
-        let row = tables.questions.get(id).filter(|row| row.is_known() && row.is_for(owner, agent));
-        Ok(row.map(|row| row.question.clone()))
+        let (tables, now) = (self.lock(), Utc::now());
+        let row = tables.questions.get(id).filter(|row| row.is_for(owner, agent));
+        let row = row.filter(|row| row.is_known() || row.expired(now).is_some());
+        Ok(row.map(|row| OpenQuestion { expired: row.expired(now), ..row.question.clone() }))
     }
 
     async fn approvals(&self, tenant: &Part, limit: u32) -> Result<Vec<OpenQuestion>> {

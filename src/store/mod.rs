@@ -208,7 +208,7 @@ pub enum Accepted {
         /// The version of its newest run.
         hash: String,
     },
-    /// The thread's run waits for a person; nothing was stored.
+    /// The thread's run waits for a person, and not for one whose time is over; nothing was stored.
     Waits,
     /// The thread is busy and `on_busy` says reject; nothing was stored.
     Busy {
@@ -280,6 +280,8 @@ pub struct OpenQuestion {
     pub created_at: DateTime<Utc>,
     /// Who answered, and when.
     pub answered: Option<(String, DateTime<Utc>)>,
+    /// When its time was over, if it was over without an answer.
+    pub expired: Option<DateTime<Utc>>,
 }
 
 /// Answers to open questions of one run: all are taken, or none.
@@ -312,6 +314,13 @@ pub enum Answering {
         id: InterruptId,
         /// Who.
         by: String,
+        /// When.
+        at: DateTime<Utc>,
+    },
+    /// The time of one of the questions was over before, by the clock of the store; nothing was stored.
+    Expired {
+        /// The question.
+        id: InterruptId,
         /// When.
         at: DateTime<Utc>,
     },
@@ -456,13 +465,13 @@ pub trait Store: Send + Sync + 'static {
     /// Reads the answers to a run's questions that its owner has not taken.
     async fn answers(&self, owner: &Owner, run: RunId) -> Result<Vec<(InterruptId, Vec<u8>)>>;
 
-    /// Lists the open questions of a thread, oldest first.
+    /// Lists the questions of a thread that can be answered, oldest first.
     async fn questions(&self, key: &ThreadKey) -> Result<Vec<OpenQuestion>>;
 
-    /// Reads a question that is not over, when the caller may answer it.
+    /// Reads a question that is not over, or was answered, or whose time was over, when it is for the caller.
     async fn question(&self, owner: &Owner, agent: bool, id: &InterruptId) -> Result<Option<OpenQuestion>>;
 
-    /// Lists the open questions to agents of a tenant, oldest first.
+    /// Lists the questions to agents of a tenant that can be answered, oldest first.
     async fn approvals(&self, tenant: &Part, limit: u32) -> Result<Vec<OpenQuestion>>;
 
     /// Stores what a task of an unfinished superstep came to; the first stays. False: the fence is lost.

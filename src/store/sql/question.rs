@@ -17,10 +17,24 @@ use crate::store::{
 
 /// Questions beside their runs.
 const QUESTION: &str = "select i.interrupt_id, i.run_id, i.agent, i.data, i.created_at, i.answered_by, i.answered_at, \
-       r.tenant, r.user_id, r.session_id \
+       i.expires_at, {NOW} as now, r.tenant, r.user_id, r.session_id \
      from interrupt i join run r on r.tenant = i.tenant and r.run_id = i.run_id where i.tenant = $1";
 /// The questions that are not over: of runs that are not over, and not closed.
 const OPEN: &str = "i.closed_at is null and r.state in ('queued', 'running', 'interrupted')";
+/// The questions that can be answered.
+const ANSWERABLE: &str = "i.answer is null and (i.expires_at is null or i.expires_at > {NOW})";
+
+/// Returns the text with the clock of the back end, whose time decides what is over; and not the time at which a
+/// transaction began, for it may have waited.
+fn timed<C: ConnectionTrait>(db: &C, text: &str) -> String {
+    text.replace(
+        "{NOW}",
+        match db.get_database_backend() {
+            DbBackend::Postgres => "clock_timestamp()",
+            _ => "cast(unixepoch('subsec') * 1000000 as integer)",
+        },
+    )
+}
 
 async fn write<C: ConnectionTrait>(db: &C, text: &str, values: Vec<Value>) -> Result<u64> {
     let done = db.execute_raw(sql(db, text, values)).await.map_err(|e| undone(&e))?;
@@ -29,6 +43,7 @@ async fn write<C: ConnectionTrait>(db: &C, text: &str, values: Vec<Value>) -> Re
 
 fn open(row: &Row) -> Result<OpenQuestion> {
     let answered: Option<String> = row.get("answered_by")?;
+    let expired = if answered.is_none() { expired(row)? } else { None };
     Ok(OpenQuestion {
         id: InterruptId(row.get::<String>("interrupt_id")?.into()),
         run: RunId(row.get("run_id")?),
@@ -40,19 +55,26 @@ fn open(row: &Row) -> Result<OpenQuestion> {
             Some(by) => Some((by, row.time("answered_at")?)),
             None => None,
         },
+        expired,
     })
+}
+
+/// Returns when the time of a question without an answer was over.
+fn expired(row: &Row) -> Result<Option<DateTime<Utc>>> {
+    let now = row.time("now")?;
+    Ok(row.time_or_none("expires_at")?.filter(|at| *at <= now))
 }
 
 /// Lists the open questions of a thread.
 pub(super) async fn of_thread<C: ConnectionTrait>(db: &C, key: &ThreadKey) -> Result<Vec<OpenQuestion>> {
     let text = format!(
-        "{QUESTION} and {OPEN} and i.answer is null and i.thread_id = ( \
+        "{QUESTION} and {OPEN} and {ANSWERABLE} and i.thread_id = ( \
            select t.thread_id from thread t where t.tenant = $1 and t.user_id = $2 and t.session_id = $3) \
          order by i.created_at, i.interrupt_id"
     );
     let Owner { tenant, user } = &key.owner;
     let values = vec![tenant.as_str().into(), user.as_str().into(), key.session.as_str().into()];
-    read::rows(db, "question", &text, values).await?.iter().map(open).collect()
+    read::rows(db, "question", &timed(db, &text), values).await?.iter().map(open).collect()
 }
 
 /// Reads a question that somebody may answer.
@@ -63,12 +85,12 @@ pub(super) async fn one<C: ConnectionTrait>(
     id: &InterruptId,
 ) -> Result<Option<OpenQuestion>> {
     let text = format!(
-        "{QUESTION} and i.interrupt_id = $2 and (i.answer is not null or {OPEN}) \
+        "{QUESTION} and i.interrupt_id = $2 and (i.answer is not null or i.expires_at <= {{NOW}} or {OPEN}) \
          and (r.user_id = $3 and not i.agent or $4 and i.agent)"
     );
     let values =
         vec![owner.tenant.as_str().into(), (&*id.0).into(), owner.user.as_str().into(), agent.into()];
-    read::row(db, "question", &text, values).await?.map(|row| open(&row)).transpose()
+    read::row(db, "question", &timed(db, &text), values).await?.map(|row| open(&row)).transpose()
 }
 
 /// Lists what is asked of agents.
@@ -78,10 +100,10 @@ pub(super) async fn for_agents<C: ConnectionTrait>(
     limit: u32,
 ) -> Result<Vec<OpenQuestion>> {
     let text = format!(
-        "{QUESTION} and {OPEN} and i.agent and i.answer is null order by i.created_at, i.interrupt_id limit $2"
+        "{QUESTION} and {OPEN} and i.agent and {ANSWERABLE} order by i.created_at, i.interrupt_id limit $2"
     );
     let values = vec![tenant.as_str().into(), i64::from(limit).into()];
-    read::rows(db, "question", &text, values).await?.iter().map(open).collect()
+    read::rows(db, "question", &timed(db, &text), values).await?.iter().map(open).collect()
 }
 
 /// Reads the answers that the owner of a run has not taken.
@@ -155,11 +177,12 @@ pub(super) async fn answer(tx: &Tx, answer: Answer) -> Result<Answering> {
     let Some(run) = locked(tx, tenant, answer.run).await?.filter(|_| !answer.answers.is_empty()) else {
         return Ok(Answering::Unknown(unknown()));
     };
-    let find = "select agent, answered_by, answered_at, closed_at is null as open from interrupt \
-         where tenant = $1 and interrupt_id = $2 and run_id = $3";
+    let find = "select agent, answered_by, answered_at, expires_at, {NOW} as now, closed_at is null as open \
+         from interrupt where tenant = $1 and interrupt_id = $2 and run_id = $3";
+    let find = timed(tx, find);
     for (id, _) in &answer.answers {
         let values = vec![tenant.into(), (&*id.0).into(), run.run.0.into()];
-        let row = read::row(tx, "question", find, values).await?;
+        let row = read::row(tx, "question", &find, values).await?;
         let allowed = match &row {
             None => false,
             Some(row) if row.get("agent")? => answer.agent,
@@ -168,6 +191,9 @@ pub(super) async fn answer(tx: &Tx, answer: Answer) -> Result<Answering> {
         let Some(row) = row.filter(|_| allowed) else { return Ok(Answering::Unknown(id.clone())) };
         if let Some(by) = row.get::<Option<String>>("answered_by")? {
             return Ok(Answering::Taken { id: id.clone(), by, at: row.time("answered_at")? });
+        }
+        if let Some(at) = expired(&row)? {
+            return Ok(Answering::Expired { id: id.clone(), at });
         }
         if !active(&run) || !row.get::<bool>("open")? {
             return Ok(Answering::Unknown(id.clone()));

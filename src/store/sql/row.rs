@@ -79,7 +79,7 @@ impl Row {
         self.time_or_none(column)?.ok_or_else(|| self.corrupt(format!("`{column}` is absent")))
     }
 
-    fn time_or_none(&self, column: &str) -> Result<Option<DateTime<Utc>>> {
+    pub(super) fn time_or_none(&self, column: &str) -> Result<Option<DateTime<Utc>>> {
         if self.backend == DbBackend::Postgres {
             return self.get(column);
         }

@@ -78,9 +78,10 @@ pub(super) async fn accept(tx: &Tx, new: NewRun) -> Result<Accepted> {
         Some(row) => (ThreadId(row.get("thread_id")?), row.get::<Option<Uuid>>("head")?.map(CheckpointId)),
         None => (ThreadId::new(), None),
     };
-    let open = "select run_id, state = 'queued' as waits, state = 'interrupted' as asks from run \
+    let open = "select run_id, state = 'queued' as waits, \
+           state = 'interrupted' and (wake_at is null or wake_at > $3) as asks from run \
          where tenant = $1 and thread_id = $2 and state in ('queued', 'running', 'interrupted') order by ord";
-    let open = read::rows(tx, "run", open, vec![tenant.into(), thread.0.into()]).await?;
+    let open = read::rows(tx, "run", open, vec![tenant.into(), thread.0.into(), at(now)]).await?;
     for row in &open {
         if row.get("asks")? {
             return Ok(Accepted::Waits);

@@ -16,6 +16,8 @@ on_every_store![
     an_answer_that_races_with_the_pause_is_never_lost,
     a_question_is_only_for_those_whom_it_asks,
     a_question_whose_time_is_over_wakes_its_run_once,
+    an_answer_that_comes_too_late_is_refused_as_such,
+    a_thread_whose_question_is_over_takes_the_next_turn,
     the_end_of_a_run_that_waits_is_at_once,
     what_is_pending_needs_the_fence_and_goes_with_its_barrier,
     a_run_goes_on_after_a_failure_only_as_the_newest,
@@ -170,8 +172,7 @@ async fn a_question_is_only_for_those_whom_it_asks(store: Arc<dyn Store>) {
 
 async fn a_question_whose_time_is_over_wakes_its_run_once(store: Arc<dyn Store>) {
     let run = claimed(&*store, &session("s")).await;
-    let late = chrono::Utc::now() + chrono::TimeDelta::milliseconds(30);
-    let questions = vec![Question { expires_at: Some(late), ..question("a", false) }];
+    let questions = vec![Question { expires_at: Some(soon()), ..question("a", false) }];
     done(&*store, Commit { questions, ..pause(&run) }).await;
     tokio::time::sleep(Duration::from_millis(60)).await;
     let claims = join_all((0..4).map(|n| {
@@ -181,6 +182,55 @@ async fn a_question_whose_time_is_over_wakes_its_run_once(store: Arc<dyn Store>)
     let claims: Vec<_> = claims.await.into_iter().flatten().collect();
     assert_eq!(claims.len(), 1);
     assert_eq!((claims[0].run.fence, claims[0].run.crashes, claims[0].crashed), (2, 0, false));
+}
+
+fn soon() -> chrono::DateTime<chrono::Utc> {
+    chrono::Utc::now() + chrono::TimeDelta::milliseconds(30)
+}
+
+/// An answer in the moment between a question's time and the waking of its run was taken, and then thrown away.
+async fn an_answer_that_comes_too_late_is_refused_as_such(store: Arc<dyn Store>) {
+    let key = session("s");
+    let run = claimed(&*store, &key).await;
+    let end = soon();
+    let late = Question { expires_at: Some(end), ..question("late", true) };
+    done(&*store, Commit { questions: vec![late, question("open", false)], ..pause(&run) }).await;
+    tokio::time::sleep(Duration::from_millis(60)).await;
+    let reply = |names: &[&str]| Answer { agent: true, ..answer(&run, names) };
+    let too_late = async |names: &[&str]| match store.answer(reply(names)).await.unwrap() {
+        Answering::Expired { id, at } => (id, at.timestamp_micros()),
+        other => panic!("{other:?}"),
+    };
+    let expected = (id("late"), end.timestamp_micros());
+    assert_eq!(too_late(&["late"]).await, expected);
+    assert_eq!(too_late(&["open", "late"]).await, expected, "all or none");
+    // It is not open any more, and whoever comes for it hears why.
+    let open = store.questions(&key).await.unwrap();
+    assert_eq!(open.iter().map(|open| &open.id).collect::<Vec<_>>(), [&id("open")]);
+    assert!(store.approvals(&part("acme"), 10).await.unwrap().is_empty());
+    let asked = store.question(&key.owner, true, &id("late")).await.unwrap().unwrap();
+    assert_eq!(asked.expired.map(|at| at.timestamp_micros()), Some(end.timestamp_micros()));
+    assert!(store.question(&owner("acme", "bob"), false, &id("late")).await.unwrap().is_none());
+    // Also when the run has gone on without it.
+    let claim = store.claim(&process("there"), 10).await.unwrap().remove(0);
+    done(&*store, Commit { closed: vec![id("late")], ..barrier(&claim.run) }).await;
+    assert_eq!(too_late(&["late"]).await, expected);
+    assert!(matches!(store.answer(reply(&["open"])).await.unwrap(), Answering::Stored(_)));
+}
+
+async fn a_thread_whose_question_is_over_takes_the_next_turn(store: Arc<dyn Store>) {
+    let key = session("s");
+    let run = claimed(&*store, &key).await;
+    let questions = vec![Question { expires_at: Some(soon()), ..question("late", false) }];
+    done(&*store, Commit { questions, ..pause(&run) }).await;
+    tokio::time::sleep(Duration::from_millis(60)).await;
+    let next = queued(&*store, &key).await;
+    // First the run goes on without an answer, then comes the turn.
+    let mut claims = store.claim(&process("there"), 10).await.unwrap();
+    assert_eq!(claims.iter().map(|claim| claim.run.run).collect::<Vec<_>>(), [run.run]);
+    done(&*store, last_barrier(&claims.remove(0).run, RunState::Completed)).await;
+    let claims = store.claim(&process("there"), 10).await.unwrap();
+    assert_eq!(claims.iter().map(|claim| claim.run.run).collect::<Vec<_>>(), [next.run]);
 }
 
 async fn the_end_of_a_run_that_waits_is_at_once(store: Arc<dyn Store>) {

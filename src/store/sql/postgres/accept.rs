@@ -31,7 +31,7 @@ const ACCEPT: &str = "with old as materialized ( \
          (select count(*) from run r where r.tenant = t.tenant and r.thread_id = t.thread_id \
             and r.state = 'queued') as waiting, \
          exists (select 1 from run r where r.tenant = t.tenant and r.thread_id = t.thread_id \
-            and r.state = 'interrupted') as asks \
+            and r.state = 'interrupted' and (r.wake_at is null or r.wake_at > now())) as asks \
        from thread t where t.tenant = $1 and t.user_id = $2 and t.session_id = $3), \
      verdict as materialized ( \
        select s.active, s.graph, s.hash, coalesce(s.accepted, 0) + 1 as turn, case \
