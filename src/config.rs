@@ -168,7 +168,7 @@ pub struct KeyFile {
 }
 
 /// What the holder of a key may do besides talking for himself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// Answers what is asked of agents of the tenant.

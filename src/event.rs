@@ -147,7 +147,7 @@ pub struct Interrupt {
     pub args: Option<Json>,
     /// When it can be answered no more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub expires_at: Option<DateTime<Utc>>,
 }
 

@@ -13,7 +13,7 @@ use crate::compile::{Catalog, Compiled};
 use crate::diagnostic::Spanned;
 use crate::engine::record::{self, Input, Outcome};
 use crate::engine::step::{Frontier, Reply};
-use crate::engine::{AnswerError, Answered, Answerer, Engine, Settings, Start, StartError};
+use crate::engine::{AnswerError, Answered, Answerer, Engine, Settings, Start, StartError, Started};
 use crate::event::{Body, Event, Interrupt, RunStatus, Scope, Usage};
 use crate::id::{CheckpointId, InterruptId, Owner, Part, RunId, TaskId, ThreadKey};
 use crate::model::Request;
@@ -108,7 +108,7 @@ impl<'a> Thread<'a> {
             refused: None,
         };
         match self.begin(&engine, turn).await? {
-            Ok(Answered { run, after }) => {
+            Ok(Answered { run, after, .. }) => {
                 let mut follower = engine.follower(&self.key.owner, &run, after, true);
                 while let Some(frame) = follower.next().await {
                     let lost = |_| StoreError::Unavailable("the run was lost".into());
@@ -130,7 +130,7 @@ impl<'a> Thread<'a> {
         let answer = match &turn.opening {
             OpeningSpec::Run => return self.start(engine, turn).await,
             OpeningSpec::Resume(_) => {
-                return match engine.resume(&self.key).await {
+                return match engine.resume(&self.key, None).await {
                     Ok(answered) => Ok(Ok(answered)),
                     Err(AnswerError::Store(error)) => Err(error.into()),
                     Err(error) => Ok(Err(error.to_string())),
@@ -140,11 +140,11 @@ impl<'a> Thread<'a> {
             OpeningSpec::Answers(all) => all.iter().map(|(name, value)| (Some(&name.value), value)).collect(),
         };
         let open = engine.interrupts(&self.key).await?;
-        let asks: Vec<String> = open.iter().map(|(_, open)| asker(open)).collect();
+        let asks: Vec<String> = open.iter().map(|open| asker(&open.interrupt)).collect();
         let mut replies = Vec::new();
         for (name, value) in answer {
             let mut found = open.iter().zip(&asks).filter(|(_, asks)| name.is_none_or(|name| name == *asks));
-            let (Some(((_, only), _)), None) = (found.next(), found.next()) else {
+            let (Some((only, _)), None) = (found.next(), found.next()) else {
                 let asked = if asks.is_empty() {
                     "nothing is asked".into()
                 } else {
@@ -155,8 +155,8 @@ impl<'a> Thread<'a> {
                     None => format!("`answer` needs one open question; {asked}"),
                 }));
             };
-            replies
-                .push((InterruptId(only.interrupt_id.as_str().into()), Reply::Answer(value.value.clone())));
+            let id = InterruptId(only.interrupt.interrupt_id.as_str().into());
+            replies.push((id, Reply::Answer(value.value.clone())));
         }
         let who = Answerer { owner: self.key.owner.clone(), agent: true };
         match engine.answer(&who, replies).await {
@@ -177,7 +177,7 @@ impl<'a> Thread<'a> {
             idempotency: None,
         };
         Ok(match engine.start(&self.key.owner, start).await {
-            Ok(started) => Ok(Answered { run: started.run, after: started.after }),
+            Ok(Started { run, replayed, after }) => Ok(Answered { run, replayed, after }),
             Err(StartError::Unprocessable(wrong)) => Err(sentences(&wrong)),
             Err(StartError::Incompatible(why)) => Err(why),
             Err(StartError::Waits(_)) => {

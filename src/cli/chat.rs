@@ -2,20 +2,22 @@
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use chrono::Utc;
 use clap::Args;
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Project;
 use crate::config::{DatabaseFlag, File, Flags};
 use crate::engine::step::Reply;
-use crate::engine::{AnswerError, Answered, Answerer, Engine, Settings, Start, StartError};
+use crate::engine::{AnswerError, Answerer, Engine, Settings, Start, StartError};
 use crate::event::{Body, Interrupt, Who};
-use crate::id::{InterruptId, Owner, Part, ThreadKey};
-use crate::store::OnBusy;
+use crate::id::{InterruptId, Owner, Part, Seq, ThreadKey};
+use crate::store::{OnBusy, Run, RunState};
 
 /// The flags of `chat`.
 #[derive(Debug, Args)]
@@ -53,36 +55,51 @@ pub(super) async fn chat(flags: &Flags, chat: &ChatFlags, file: &File) -> Result
         settings.claims = 0;
     }
     let engine = Engine::open(store, catalog, providers, settings).await?;
-    let input = inputs(&chat.input)?;
-    // One listener from here on: what comes between two would be lost.
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut code = ExitCode::SUCCESS;
+    let owner = Owner { tenant: "terminal".parse()?, user: "terminal".parse()? };
+    let mut talk = Talk {
+        engine: engine.clone(),
+        graph: chat.graph.clone(),
+        key: ThreadKey { owner, session: chat.session.clone() },
+        on_busy,
+        input: inputs(&chat.input)?,
+        // One listener from here on: what comes between two would be lost.
+        interrupt: signal(SignalKind::interrupt())?,
+        code: ExitCode::SUCCESS,
+        open: Vec::new(),
+        told: None,
+    };
     if let Some(message) = &chat.message {
-        code = turn(&engine, chat, on_busy, &input, message, &mut interrupt).await?.0;
+        talk.turn(message).await?;
     } else {
-        let mut open = Vec::new();
         let mut lines = BufReader::new(tokio::io::stdin()).lines();
         loop {
             write!(std::io::stderr(), "> ")?;
             let line = tokio::select! {
                 line = lines.next_line() => line?,
-                _ = interrupt.recv() => None,
+                _ = talk.interrupt.recv() => None,
+                // The lines are not touched: the one that is being typed is the next.
+                () = over(&talk.open) => {
+                    writeln!(std::io::stderr())?;
+                    talk.goes_on().await?;
+                    continue;
+                }
             };
             let Some(line) = line else { break };
-            if line.trim().is_empty() {
-                continue;
+            if !line.trim().is_empty() {
+                talk.line(&line).await?;
             }
-            (code, open) = match open.as_slice() {
-                // Whoever sits at the terminal is asked in everybody's place.
-                [Interrupt { who: Who::Agent, .. }] => {
-                    answer(&engine, open, line.trim(), &mut interrupt).await?
-                }
-                _ => turn(&engine, chat, on_busy, &input, &line, &mut interrupt).await?,
-            };
         }
     }
-    engine.close(std::time::Duration::from_secs(5)).await;
-    Ok(code)
+    engine.close(Duration::from_secs(5)).await;
+    Ok(talk.code)
+}
+
+/// Waits until the time of an open question is over; for ever when none has one.
+async fn over(open: &[Interrupt]) {
+    let Some(at) = open.iter().filter_map(|asked| asked.expires_at).min() else {
+        return std::future::pending().await;
+    };
+    tokio::time::sleep((at - Utc::now()).to_std().unwrap_or_default()).await;
 }
 
 fn inputs(pairs: &[String]) -> Result<serde_json::Map<String, Json>> {
@@ -94,138 +111,201 @@ fn inputs(pairs: &[String]) -> Result<serde_json::Map<String, Json>> {
     pairs.iter().map(pair).collect()
 }
 
-/// What became of a turn: the exit code, and the questions that the run waits for.
-type Ended = (ExitCode, Vec<Interrupt>);
-
-fn terminal() -> Result<Owner> {
-    Ok(Owner { tenant: "terminal".parse()?, user: "terminal".parse()? })
-}
-
-/// Runs one turn and prints the answer as it comes.
-async fn turn(
-    engine: &Engine,
-    chat: &ChatFlags,
+/// A conversation at the terminal.
+struct Talk {
+    engine: Engine,
+    graph: String,
+    key: ThreadKey,
     on_busy: OnBusy,
-    input: &serde_json::Map<String, Json>,
-    message: &str,
-    interrupt: &mut Signal,
-) -> Result<Ended> {
-    let start = Start {
-        graph: chat.graph.clone(),
-        session: chat.session.clone(),
-        message: Some(Json::String(message.to_owned())),
-        input: input.clone(),
-        on_busy,
-        idempotency: None,
-    };
-    match engine.start(&terminal()?, start).await {
-        Ok(started) => print(engine, &Answered { run: started.run, after: started.after }, interrupt).await,
-        Err(StartError::Unprocessable(wrong)) => {
-            let lines: Vec<String> = wrong.iter().map(|m| format!("{}: {}", m.pointer, m.why)).collect();
-            writeln!(std::io::stderr(), "error: the graph does not take this:\n  {}", lines.join("\n  "))?;
-            Ok((ExitCode::FAILURE, Vec::new()))
-        }
-        Err(StartError::Busy(run)) => {
-            let session = &chat.session;
-            bail!(
-                "session `{session}` is busy with run {run}; wait for its end, or take another `--session`"
-            );
-        }
-        Err(StartError::Waits(_)) => {
-            let key = ThreadKey { owner: terminal()?, session: chat.session.clone() };
-            let open: Vec<Interrupt> =
-                engine.interrupts(&key).await?.into_iter().map(|(_, open)| open).collect();
-            show(&open)?;
-            Ok((ExitCode::FAILURE, open))
-        }
-        Err(error) => Err(error.into()),
-    }
+    input: serde_json::Map<String, Json>,
+    interrupt: Signal,
+    /// How the last turn ended.
+    code: ExitCode,
+    /// The questions that the run waits for.
+    open: Vec<Interrupt>,
+    /// The run that was told last, and its last event.
+    told: Option<(Run, Seq)>,
 }
 
-/// Answers the only open question, and prints what follows.
-async fn answer(engine: &Engine, open: Vec<Interrupt>, line: &str, interrupt: &mut Signal) -> Result<Ended> {
-    let Some(asked) = open.first() else { return Ok((ExitCode::FAILURE, open)) };
-    let plain = || Json::String(line.to_owned());
-    let value = if asked.tool.is_some() {
-        match line.split_once(' ') {
-            Some(("reject", why)) => serde_json::json!({"reject": why}),
-            Some(("edit", args)) => match serde_json::from_str::<Json>(args) {
-                Ok(args) => serde_json::json!({"edit": args}),
-                Err(wrong) => {
-                    writeln!(std::io::stderr(), "`edit` takes the arguments as JSON: {wrong}")?;
-                    return Ok((ExitCode::FAILURE, open));
+impl Talk {
+    /// Takes a line. Whoever sits at the terminal is asked in everybody's place, one question after another.
+    async fn line(&mut self, line: &str) -> Result<()> {
+        match self.open.as_slice() {
+            [] | [Interrupt { who: Who::User, .. }] => self.turn(line).await,
+            _ => self.answer(line.trim()).await,
+        }
+    }
+
+    /// Runs one turn and prints the answer as it comes.
+    async fn turn(&mut self, message: &str) -> Result<()> {
+        let start = Start {
+            graph: self.graph.clone(),
+            session: self.key.session.clone(),
+            message: Some(Json::String(message.to_owned())),
+            input: self.input.clone(),
+            on_busy: self.on_busy,
+            idempotency: None,
+        };
+        match self.engine.start(&self.key.owner, start).await {
+            Ok(started) => self.print(&started.run, started.after).await,
+            Err(StartError::Unprocessable(wrong)) => {
+                let lines: Vec<String> = wrong.iter().map(|m| format!("{}: {}", m.pointer, m.why)).collect();
+                self.trouble(&format!("error: the graph does not take this:\n  {}", lines.join("\n  ")))
+            }
+            Err(StartError::Busy(run)) => bail!(
+                "session `{}` is busy with run {run}; wait for its end, or take another `--session`",
+                self.key.session
+            ),
+            // The question was shown, so the line is the answer, also where messages are none.
+            Err(StartError::Waits(_)) if self.open.len() == 1 => self.answer(message.trim()).await,
+            Err(StartError::Waits(_)) => {
+                self.code = ExitCode::FAILURE;
+                self.look().await
+            }
+            Err(StartError::Answer(error)) => self.refused(*error).await,
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Answers the first open question, and prints what follows.
+    async fn answer(&mut self, line: &str) -> Result<()> {
+        let Some(asked) = self.open.first() else { return Ok(()) };
+        let value = match value(asked, line) {
+            Ok(value) => value,
+            Err(wrong) => return self.trouble(&wrong),
+        };
+        let id = InterruptId(asked.interrupt_id.as_str().into());
+        let who = Answerer { owner: self.key.owner.clone(), agent: true };
+        match self.engine.answer(&who, vec![(id, Reply::Answer(value))]).await {
+            Ok(answered) => self.print(&answered.run, answered.after).await,
+            Err(error) => self.refused(error).await,
+        }
+    }
+
+    /// Tells why an answer was not taken, and what is open now.
+    async fn refused(&mut self, error: AnswerError) -> Result<()> {
+        match error {
+            AnswerError::Unfit(_, wrong) => {
+                let lines: Vec<String> = wrong.into_iter().map(|m| m.why).collect();
+                self.trouble(&lines.join("\n"))
+            }
+            AnswerError::Expired { .. } => {
+                self.trouble(&error.to_string())?;
+                self.goes_on().await
+            }
+            AnswerError::Unknown(_) | AnswerError::Taken { .. } => {
+                self.trouble(&error.to_string())?;
+                self.look().await
+            }
+            error => Err(error.into()),
+        }
+    }
+
+    fn trouble(&mut self, text: &str) -> Result<()> {
+        self.code = ExitCode::FAILURE;
+        writeln!(std::io::stderr(), "{text}")?;
+        Ok(())
+    }
+
+    /// Looks what is open, and shows it.
+    async fn look(&mut self) -> Result<()> {
+        let open = self.engine.interrupts(&self.key).await?;
+        self.open = open.into_iter().map(|asked| asked.interrupt).collect();
+        show(&self.open, true)
+    }
+
+    /// Prints what a run tells that goes on without an answer.
+    async fn goes_on(&mut self) -> Result<()> {
+        let Some((run, last)) = self.told.clone() else { return self.look().await };
+        loop {
+            let Some(row) = self.engine.run(&self.key.owner, run.run).await? else {
+                return self.look().await;
+            };
+            if row.state != RunState::Interrupted || row.fence > last.fence {
+                return self.print(&row, last).await;
+            }
+            // Whoever looks after the queue wakes it within a second.
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_millis(50)) => {}
+                _ = self.interrupt.recv() => return self.look().await,
+            }
+        }
+    }
+
+    /// Prints what a run says as it comes.
+    async fn print(&mut self, run: &Run, after: Seq) -> Result<()> {
+        (self.code, self.open) = (ExitCode::SUCCESS, Vec::new());
+        let mut follower = self.engine.follower(&self.key.owner, run, after, false);
+        let mut out = std::io::stdout();
+        loop {
+            let frame = tokio::select! {
+                frame = follower.next() => frame,
+                _ = self.interrupt.recv() => {
+                    // The run ends here and now, and the conversation goes on from what was said before.
+                    self.engine.cancel(&self.key.owner, run.run).await?;
+                    self.code = ExitCode::from(130);
+                    continue;
                 }
-            },
-            _ if line == "reject" => serde_json::json!({"reject": "no"}),
-            _ => plain(),
+            };
+            let Some(frame) = frame else { break };
+            let frame = frame?;
+            self.told = Some((run.clone(), frame.event.seq));
+            match &frame.event.body {
+                Body::MessageDelta { delta, .. } => {
+                    out.write_all(delta.as_bytes())?;
+                    out.flush()?;
+                }
+                Body::MessageFinished { .. } => writeln!(out)?,
+                Body::NodeReset { reason } => {
+                    writeln!(std::io::stderr(), "\n[the answer begins anew: {reason}]")?;
+                }
+                Body::Error { code, message, .. } => {
+                    self.code = ExitCode::FAILURE;
+                    writeln!(std::io::stderr(), "error[{code}]: {message}")?;
+                }
+                Body::RunFinished { interrupts, .. } => self.open.clone_from(interrupts),
+                _ => {}
+            }
         }
-    } else if asked.schema.is_some() && asked.options.is_empty() {
-        serde_json::from_str(line).unwrap_or_else(|_| plain())
-    } else {
-        plain()
-    };
-    let id = InterruptId(asked.interrupt_id.as_str().into());
-    let who = Answerer { owner: terminal()?, agent: true };
-    match engine.answer(&who, vec![(id, Reply::Answer(value))]).await {
-        Ok(answered) => print(engine, &answered, interrupt).await,
-        Err(AnswerError::Unfit(_, wrong)) => {
-            let lines: Vec<String> = wrong.into_iter().map(|m| m.why).collect();
-            writeln!(std::io::stderr(), "{}", lines.join("\n"))?;
-            Ok((ExitCode::FAILURE, open))
-        }
-        Err(error) => Err(error.into()),
+        show(&self.open, false)
     }
 }
 
-/// Shows who else asks; what the user is asked is a message of the conversation.
-fn show(open: &[Interrupt]) -> Result<()> {
-    for asked in open.iter().filter(|asked| asked.who == Who::Agent) {
+/// Makes the answer to a question out of a line.
+fn value(asked: &Interrupt, line: &str) -> Result<Json, String> {
+    let plain = || Json::String(line.to_owned());
+    if asked.tool.is_some() {
+        return match line.split_once(' ') {
+            Some(("reject", why)) => Ok(json!({"reject": why})),
+            Some(("edit", args)) => match serde_json::from_str::<Json>(args) {
+                Ok(args) => Ok(json!({"edit": args})),
+                Err(wrong) => Err(format!("`edit` takes the arguments as JSON: {wrong}")),
+            },
+            _ if line == "reject" => Ok(json!({"reject": "no"})),
+            _ => Ok(plain()),
+        };
+    }
+    if asked.schema.is_some() && asked.options.is_empty() {
+        return Ok(serde_json::from_str(line).unwrap_or_else(|_| plain()));
+    }
+    Ok(plain())
+}
+
+/// Shows what is asked. The only question to the user is a message of the conversation, unless that was `missed`.
+fn show(open: &[Interrupt], missed: bool) -> Result<()> {
+    let all = missed || open.len() > 1;
+    let mut out = std::io::stderr();
+    for asked in open.iter().filter(|asked| all || asked.who == Who::Agent) {
         let choices = match &asked.tool {
             Some(_) => "approve, edit ARGS, reject WHY".to_owned(),
             None => asked.options.join(", "),
         };
         let args = asked.args.as_ref().map(|args| format!(" {args}")).unwrap_or_default();
         let choices = if choices.is_empty() { choices } else { format!(" [{choices}]") };
-        writeln!(std::io::stderr(), "[{} asks] {}{args}{choices}", asked.node, asked.question)?;
+        writeln!(out, "[{} asks] {}{args}{choices}", asked.node, asked.question)?;
+    }
+    if let ([first, _, ..], true) = (open, all) {
+        writeln!(out, "[{} questions are open; the next line answers `{}`]", open.len(), first.node)?;
     }
     Ok(())
-}
-
-/// Prints what a run says as it comes.
-async fn print(engine: &Engine, begun: &Answered, interrupt: &mut Signal) -> Result<Ended> {
-    let owner = terminal()?;
-    let (mut exit, mut open) = (ExitCode::SUCCESS, Vec::new());
-    let mut follower = engine.follower(&owner, &begun.run, begun.after, false);
-    let mut out = std::io::stdout();
-    loop {
-        let frame = tokio::select! {
-            frame = follower.next() => frame,
-            _ = interrupt.recv() => {
-                // The run ends here and now, and the conversation goes on from what was said before.
-                engine.cancel(&owner, begun.run.run).await?;
-                exit = ExitCode::from(130);
-                continue;
-            }
-        };
-        let Some(frame) = frame else { break };
-        let frame = frame?;
-        match &frame.event.body {
-            Body::MessageDelta { delta, .. } => {
-                out.write_all(delta.as_bytes())?;
-                out.flush()?;
-            }
-            Body::MessageFinished { .. } => writeln!(out)?,
-            Body::NodeReset { reason } => {
-                writeln!(std::io::stderr(), "\n[the answer begins anew: {reason}]")?;
-            }
-            Body::Error { code, message, .. } => {
-                exit = ExitCode::FAILURE;
-                writeln!(std::io::stderr(), "error[{code}]: {message}")?;
-            }
-            Body::RunFinished { interrupts, .. } => open.clone_from(interrupts),
-            _ => {}
-        }
-    }
-    show(&open)?;
-    Ok((exit, open))
 }

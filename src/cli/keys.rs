@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use sha2::{Digest, Sha256};
 
+use crate::config::Role;
 use crate::id::{Part, hex};
 
 /// The flags of `key`.
@@ -17,6 +18,9 @@ pub(super) struct KeyFlags {
     /// The user that the key speaks for; without it the caller names the user in X-User-Id
     #[arg(long)]
     user: Option<Part>,
+    /// What it may do besides: an agent answers what graphs ask of agents of the tenant
+    #[arg(long, value_enum)]
+    role: Option<Role>,
 }
 
 pub(super) fn key(flags: &KeyFlags) -> Result<ExitCode> {
@@ -25,9 +29,10 @@ pub(super) fn key(flags: &KeyFlags) -> Result<ExitCode> {
     let (id, secret) = (hex(&random[..6]), hex(&random[6..]));
     let hash = hex(&Sha256::digest(secret.as_bytes()));
     let user = flags.user.as_ref().map(|user| format!("user = \"{user}\"\n")).unwrap_or_default();
+    let roles = flags.role.map(|Role::Agent| "roles = [\"agent\"]\n").unwrap_or_default();
     super::print(&format!(
         "The key, shown only now:\n\n  gl_{id}_{secret}\n\nFor graphloom.toml (with `mode = \"api_keys\"` under [auth]):\n\n\
-         [[auth.keys]]\nid = \"{id}\"\nhash = \"{hash}\"\ntenant = \"{}\"\n{user}",
+         [[auth.keys]]\nid = \"{id}\"\nhash = \"{hash}\"\ntenant = \"{}\"\n{user}{roles}",
         flags.tenant
     ))
 }

@@ -12,7 +12,7 @@ use super::{Answered, Engine, Start, StartError, Started, heads, migrate};
 use crate::id::{Owner, RunId, Seq, ThreadKey};
 use crate::plan::Plan;
 use crate::state::Mismatch;
-use crate::store::{Accepted, Claim, NewRun, StoreError};
+use crate::store::{Accepted, Claim, Keyed, NewRun, StoreError};
 
 /// How often a thread's version is looked at while others change it.
 const VERSION_TRIES: usize = 4;
@@ -28,61 +28,84 @@ impl Engine {
             return Err(StartError::Overloaded);
         }
         let plan = self.graph(&start.graph).ok_or_else(|| StartError::UnknownGraph(start.graph.clone()))?;
-        let input = Input { input: check_input(&plan, &start)?, message: start.message };
+        let key = ThreadKey { owner: owner.clone(), session: start.session.clone() };
+        let input = match check_input(&plan, &start) {
+            Ok(input) => input,
+            Err(wrong) => return self.answers_only(&key, &start, &plan, wrong).await,
+        };
         let mut new = NewRun {
             run: RunId::new(),
-            key: ThreadKey { owner: owner.clone(), session: start.session },
+            key,
             graph: plan.graph.clone(),
             hash: plan.hash.clone(),
-            input: record::encode(&input),
+            input: record::encode(&Input { input, message: start.message.clone() }),
             on_busy: start.on_busy,
             queue_limit: shared.settings.queue_limit,
             process: shared.process.clone(),
-            idempotency: start.idempotency,
+            idempotency: start.idempotency.clone(),
             from: None,
         };
         for _ in 0..VERSION_TRIES {
-            let started = |run, replayed: bool| {
-                metrics::counter!("graphloom_runs_accepted_total").increment(u64::from(!replayed));
-                Ok(Started { run, replayed, after: Seq::default() })
-            };
             match self.accept(new.clone(), plan.clone()).await? {
-                Accepted::Claimed { run, .. } | Accepted::Queued { run } => return started(run, false),
-                Accepted::Replayed { run } => return started(run, true),
-                Accepted::KeyReused => return Err(StartError::KeyReused),
+                Accepted::Claimed { run, .. } | Accepted::Queued { run } => {
+                    metrics::counter!("graphloom_runs_accepted_total").increment(1);
+                    return Ok(Started { run, replayed: false, after: Seq::default() });
+                }
+                Accepted::Known(known) => return started(known),
                 Accepted::Waits => {
-                    if let Some(Answered { run, after }) =
-                        self.message(&new.key, input.message.as_ref()).await?
-                    {
-                        return Ok(Started { run, replayed: false, after });
+                    if let Some(answered) = self.message(&new.key, &start, &plan, true).await? {
+                        return Ok(answered.into());
                     }
                 }
                 Accepted::Busy { active } => return Err(StartError::Busy(active)),
                 Accepted::QueueFull => return Err(StartError::QueueFull),
                 Accepted::OtherVersion { graph, hash } => {
-                    new.from = Some(self.fits(&new, &plan, &graph, hash).await?);
+                    self.fits(&new.key, &plan, &graph).await?;
+                    new.from = Some(hash);
                 }
             }
         }
         Err(StoreError::Unavailable("replicas with different graphs take turns on the thread".into()).into())
     }
 
-    /// Holds the thread's state against the graph before a run is accepted; returns the version that it fits.
-    async fn fits(&self, new: &NewRun, plan: &Plan, graph: &str, hash: String) -> Result<String, StartError> {
+    /// Takes a request that is no turn of today's graph, if it is the answer to a question of the thread.
+    async fn answers_only(
+        &self,
+        key: &ThreadKey,
+        start: &Start,
+        plan: &Plan,
+        wrong: StartError,
+    ) -> Result<Started, StartError> {
+        if let Some(used) = &start.idempotency
+            && let Some(known) = self.shared.store.keyed(&key.owner, used).await?
+        {
+            return started(known);
+        }
+        match self.shared.store.thread(key).await? {
+            Some(thread) if thread.graph == plan.graph && self.paused(key).await?.is_some() => {
+                let answered = self.message(key, start, plan, false).await?;
+                answered.map(Into::into).ok_or(wrong)
+            }
+            _ => Err(wrong),
+        }
+    }
+
+    /// Holds the thread's state against the graph before a run is accepted.
+    pub(super) async fn fits(&self, key: &ThreadKey, plan: &Plan, graph: &str) -> Result<(), StartError> {
         if graph != plan.graph {
             let why =
                 format!("the thread belongs to the graph `{graph}`; take another session, or delete it");
             return Err(StartError::Incompatible(why));
         }
         let store = &*self.shared.store;
-        let thread = store.thread(&new.key).await?;
+        let thread = store.thread(key).await?;
         if let Some((thread, head)) = thread.and_then(|thread| Some((thread.thread, thread.head?)))
-            && let Some((head, _)) = heads::load(store, &new.key.owner, thread, head).await?
+            && let Some((head, _)) = heads::load(store, &key.owner, thread, head).await?
             && let Err(why) = migrate::take(plan, &head)
         {
             return Err(StartError::Incompatible(why));
         }
-        Ok(hash)
+        Ok(())
     }
 
     async fn accept(&self, new: NewRun, plan: Arc<Plan>) -> Result<Accepted, StoreError> {
@@ -122,6 +145,21 @@ impl Engine {
     }
 }
 
+/// Tells what a request with the same key did before.
+fn started(known: Keyed) -> Result<Started, StartError> {
+    match known {
+        Keyed::Same { run, after } => Ok(Started { run, replayed: true, after }),
+        Keyed::Other => Err(StartError::KeyReused),
+    }
+}
+
+impl From<Answered> for Started {
+    fn from(answered: Answered) -> Self {
+        let Answered { run, replayed, after } = answered;
+        Self { run, replayed, after }
+    }
+}
+
 /// Checks the inputs against their declaration and fills in what was left out.
 fn check_input(plan: &Plan, start: &Start) -> Result<Json, StartError> {
     let mismatch = |pointer, why: &str| Mismatch { pointer, why: why.into() };
@@ -135,7 +173,7 @@ fn check_input(plan: &Plan, start: &Start) -> Result<Json, StartError> {
             [] => "the graph declares no inputs".to_owned(),
             known => format!("the graph declares no such input; it has: {}", known.join(", ")),
         };
-        wrong.push(mismatch(format!("/input/{name}"), &why));
+        wrong.push(Mismatch::here(why).within(name).within("input"));
     }
     let mut input = serde_json::Map::new();
     for (name, field) in &plan.input {

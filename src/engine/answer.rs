@@ -9,13 +9,15 @@ use chrono::{DateTime, Utc};
 use serde_json::Value as Json;
 
 use super::step::{Open, Reply};
-use super::{Engine, StartError, heads, record};
+use super::{Engine, Start, StartError, heads, record};
 use crate::event::{Interrupt, Who};
 use crate::failure::Failure;
 use crate::id::{InterruptId, Owner, RunId, Seq, ThreadKey};
-use crate::plan::{Form, OnMessage};
+use crate::plan::{Form, OnMessage, Plan};
 use crate::state::Mismatch;
-use crate::store::{Answer, Answering, Claim, OpenQuestion, Run, RunState, StoreError};
+use crate::store::{
+    Answer, Answering, Claim, Idempotency, Keyed, OpenQuestion, Resumed, Run, RunState, StoreError,
+};
 
 /// Who says something to questions.
 #[derive(Debug, Clone)]
@@ -26,11 +28,30 @@ pub struct Answerer {
     pub agent: bool,
 }
 
-/// Answers that were taken.
+/// What somebody says.
+#[derive(Debug, Clone, Default)]
+pub struct Said {
+    /// By question.
+    pub replies: Vec<(InterruptId, Reply)>,
+    /// The thread that the questions are of; else any.
+    pub thread: Option<ThreadKey>,
+    /// Makes a repeated request find what the first one did.
+    pub idempotency: Option<Idempotency>,
+}
+
+impl From<Vec<(InterruptId, Reply)>> for Said {
+    fn from(replies: Vec<(InterruptId, Reply)>) -> Self {
+        Self { replies, ..Self::default() }
+    }
+}
+
+/// Answers that were taken, now or by an earlier request with the same key.
 #[derive(Debug, Clone)]
 pub struct Answered {
     /// The run, which goes on.
     pub run: Run,
+    /// An earlier request gave the answers.
+    pub replayed: bool,
     /// The last event before it does.
     pub after: Seq,
 }
@@ -71,6 +92,12 @@ pub enum AnswerError {
     /// The newest run of the thread neither failed nor waits.
     #[error("nothing waits to go on")]
     Nothing,
+    /// The thread waits for answers; these questions are open.
+    #[error("the thread waits for an answer")]
+    Waits(Vec<String>),
+    /// The idempotency key was used for another request.
+    #[error("the idempotency key was used for another request")]
+    KeyReused,
     /// The process works on as many runs as it may.
     #[error("the service works on as many runs as it may")]
     Overloaded,
@@ -84,31 +111,46 @@ pub enum AnswerError {
 
 impl Engine {
     /// Lists the open questions of a thread, oldest first.
-    pub async fn interrupts(&self, key: &ThreadKey) -> Result<Vec<(RunId, Interrupt)>, StoreError> {
-        let questions = self.shared.store.questions(key).await?;
-        questions.into_iter().map(|question| Ok((question.run, interrupt(&question)?))).collect()
+    pub async fn interrupts(&self, key: &ThreadKey) -> Result<Vec<Asked>, StoreError> {
+        self.shared.store.questions(key).await?.into_iter().map(Asked::try_from).collect()
     }
 
-    /// Lists what is asked of agents in a tenant, oldest first.
-    pub async fn approvals(&self, owner: &Owner, limit: u32) -> Result<Vec<Approval>, StoreError> {
-        let questions = self.shared.store.approvals(&owner.tenant, limit).await?;
-        let approval = |question: OpenQuestion| {
-            Ok(Approval {
-                interrupt: interrupt(&question)?,
-                run: question.run,
-                session: question.key,
-                created_at: question.created_at,
-            })
-        };
-        questions.into_iter().map(approval).collect()
+    /// Lists what is asked of agents in a tenant, oldest first, after the cursor `(created_at, id)`.
+    pub async fn approvals(
+        &self,
+        owner: &Owner,
+        after: Option<(DateTime<Utc>, InterruptId)>,
+        limit: u32,
+    ) -> Result<Vec<Asked>, StoreError> {
+        let questions = self.shared.store.approvals(&owner.tenant, after, limit).await?;
+        questions.into_iter().map(Asked::try_from).collect()
+    }
+
+    /// Lists the open questions that a thread waits on; nothing when it does not wait.
+    pub(super) async fn paused(&self, key: &ThreadKey) -> Result<Option<Vec<String>>, StoreError> {
+        let open = self.shared.store.questions(key).await?;
+        let Some(first) = open.first() else { return Ok(None) };
+        let run = self.shared.store.run(&key.owner, first.run).await?;
+        let waits = run.is_some_and(|run| run.state == RunState::Interrupted);
+        Ok(waits.then(|| open.iter().map(|open| open.id.to_string()).collect()))
     }
 
     /// Says something to open questions of one run, to all of them or to none. The run goes on here when it waits.
-    pub async fn answer(
-        &self,
-        who: &Answerer,
-        replies: Vec<(InterruptId, Reply)>,
-    ) -> Result<Answered, AnswerError> {
+    pub async fn answer(&self, who: &Answerer, said: impl Into<Said>) -> Result<Answered, AnswerError> {
+        let said = said.into();
+        let key = said.idempotency.clone();
+        let outcome = self.say(who, said).await;
+        // What a repeated request finds changed may be what its first one did.
+        if let (Err(_), Some(key)) = (&outcome, key)
+            && let Some(known) = self.shared.store.keyed(&who.owner, &key).await?
+        {
+            return known.try_into();
+        }
+        outcome
+    }
+
+    async fn say(&self, who: &Answerer, said: Said) -> Result<Answered, AnswerError> {
+        let Said { replies, thread, idempotency } = said;
         let shared = &self.shared;
         if shared.draining.load(Ordering::Relaxed) {
             return Err(AnswerError::Draining);
@@ -120,6 +162,7 @@ impl Engine {
         let mut answers = Vec::with_capacity(replies.len());
         for (id, reply) in replies {
             let question = shared.store.question(&who.owner, who.agent, &id).await?;
+            let question = question.filter(|question| thread.as_ref().is_none_or(|on| *on == question.key));
             let question = question.ok_or_else(|| AnswerError::Unknown(id.clone()))?;
             if let Some((by, at)) = question.answered {
                 return Err(AnswerError::Taken { id, by, at });
@@ -149,6 +192,7 @@ impl Engine {
             run: first.run,
             answers,
             by: who.owner.user.to_string(),
+            idempotency,
             process: shared.process.clone(),
         };
         let store = shared.store.clone();
@@ -159,11 +203,11 @@ impl Engine {
         };
         match self.claiming(answering).await? {
             Answering::Claimed(claim) => Ok(going_on(claim)),
-            Answering::Stored(run) => {
-                let after = self.last(&first.key.owner, run.run).await?;
+            Answering::Stored { run, after } => {
                 shared.queue.notify_one();
-                Ok(Answered { run, after })
+                Ok(Answered { run, replayed: false, after })
             }
+            Answering::Known(known) => known.try_into(),
             Answering::Taken { id, by, at } => Err(AnswerError::Taken { id, by, at }),
             Answering::Expired { id, at } => Err(AnswerError::Expired { id, at }),
             Answering::Unknown(id) => Err(AnswerError::Unknown(id)),
@@ -171,7 +215,26 @@ impl Engine {
     }
 
     /// Goes on with the thread's newest run where it failed. What its finished nodes did is kept.
-    pub async fn resume(&self, key: &ThreadKey) -> Result<Answered, AnswerError> {
+    pub async fn resume(
+        &self,
+        key: &ThreadKey,
+        idempotency: Option<Idempotency>,
+    ) -> Result<Answered, AnswerError> {
+        let used = idempotency.clone();
+        let outcome = self.go_on(key, idempotency).await;
+        if let (Err(_), Some(used)) = (&outcome, used)
+            && let Some(known) = self.shared.store.keyed(&key.owner, &used).await?
+        {
+            return known.try_into();
+        }
+        outcome
+    }
+
+    async fn go_on(
+        &self,
+        key: &ThreadKey,
+        idempotency: Option<Idempotency>,
+    ) -> Result<Answered, AnswerError> {
         let shared = &self.shared;
         if shared.draining.load(Ordering::Relaxed) {
             return Err(AnswerError::Draining);
@@ -180,20 +243,30 @@ impl Engine {
             return Err(AnswerError::Overloaded);
         }
         let thread = shared.store.thread(key).await?.ok_or(AnswerError::Nothing)?;
-        let Some((run, RunState::Failed)) = thread.last_run else { return Err(AnswerError::Nothing) };
+        let Some((run, RunState::Failed)) = thread.last_run else {
+            return Err(self.paused(key).await?.map_or(AnswerError::Nothing, AnswerError::Waits));
+        };
         let (store, owner, process) = (shared.store.clone(), key.owner.clone(), shared.process.clone());
         let resuming = async move {
-            let claim = store.resume(&owner, run, process).await?;
-            Ok((claim.clone(), claim.map(|claim| (claim, None))))
+            let resumed = store.resume(&owner, run, process, idempotency).await?;
+            let claim = if let Resumed::Claimed(claim) = &resumed { Some(claim.clone()) } else { None };
+            Ok((resumed, claim.map(|claim| (claim, None))))
         };
-        self.claiming(resuming).await?.map(going_on).ok_or(AnswerError::Nothing)
+        match self.claiming(resuming).await? {
+            Resumed::Claimed(claim) => Ok(going_on(claim)),
+            Resumed::Known(known) => known.try_into(),
+            Resumed::Nothing => Err(AnswerError::Nothing),
+        }
     }
 
-    /// Takes a plain message to a thread that waits, as its questions say. Nothing: the run was ended for it.
+    /// Takes a plain message to a thread that waits, as its questions say. Nothing: the run was ended for it, or goes on
+    /// without it. For what is no `turn` of today's graph, the run is not ended.
     pub(super) async fn message(
         &self,
         key: &ThreadKey,
-        message: Option<&Json>,
+        start: &Start,
+        plan: &Plan,
+        turn: bool,
     ) -> Result<Option<Answered>, StartError> {
         let questions = self.shared.store.questions(key).await?;
         let mut open = Vec::with_capacity(questions.len());
@@ -206,8 +279,12 @@ impl Engine {
                 Err(error) => return Err(StartError::Answer(Box::new(error))),
             }
         }
-        let Some(message) = message else { return Err(waits(&open)) };
+        let Some(message) = &start.message else { return Err(waits(&open)) };
         if open.iter().any(|open| open.on_message == OnMessage::Restart) {
+            if !turn {
+                return Ok(None);
+            }
+            self.fits(key, plan, &plan.graph).await?;
             if let Some(question) = questions.first() {
                 self.cancel(&key.owner, question.run).await?;
             }
@@ -216,6 +293,9 @@ impl Engine {
         let mine = |open: &&Open| open.who == Who::User && open.on_message == OnMessage::Answer;
         let mut mine = open.iter().filter(mine);
         let (Some(only), None) = (mine.next(), mine.next()) else { return Err(waits(&open)) };
+        if let Some(question) = questions.first() {
+            self.same_input(&key.owner, question.run, &start.input).await?;
+        }
         let text = super::run::user_text(Some(message));
         let value = match &only.form {
             Form::Text | Form::Options(_) => Json::String(text),
@@ -225,7 +305,12 @@ impl Engine {
             },
         };
         let who = Answerer { owner: key.owner.clone(), agent: false };
-        match self.answer(&who, vec![(only.question.id.clone(), Reply::Answer(value))]).await {
+        let said = Said {
+            replies: vec![(only.question.id.clone(), Reply::Answer(value))],
+            thread: Some(key.clone()),
+            idempotency: start.idempotency.clone(),
+        };
+        match self.answer(&who, said).await {
             Ok(answered) => Ok(Some(answered)),
             // The run goes on without it, and the message is the next turn.
             Err(AnswerError::Expired { .. }) => Ok(None),
@@ -233,11 +318,39 @@ impl Engine {
                 let at = |wrong: Mismatch| Mismatch { pointer: "/message".to_owned(), ..wrong };
                 Err(StartError::Unprocessable(wrong.into_iter().map(at).collect()))
             }
+            Err(AnswerError::KeyReused) => Err(StartError::KeyReused),
             Err(AnswerError::Overloaded) => Err(StartError::Overloaded),
             Err(AnswerError::Draining) => Err(StartError::Draining),
             Err(AnswerError::Store(error)) => Err(error.into()),
             Err(error) => Err(StartError::Answer(Box::new(error))),
         }
+    }
+
+    /// Refuses inputs beside an answer that are not those that the run began with: it would go on without them.
+    async fn same_input(
+        &self,
+        owner: &Owner,
+        run: RunId,
+        given: &serde_json::Map<String, Json>,
+    ) -> Result<(), StartError> {
+        let shared = &self.shared;
+        let run = if given.is_empty() { None } else { shared.store.run(owner, run).await? };
+        let Some(run) = run else { return Ok(()) };
+        let began: record::Input = record::decode("input", &run.input)?;
+        let plan = shared.plan(&run.graph, &run.hash).await?.ok();
+        let same = |name: &str, value: &Json| {
+            let mut value = value.clone();
+            if let Some(field) = plan.as_ref().and_then(|plan| plan.input.get(name)) {
+                field.ty.fill(&mut value);
+            }
+            began.input.get(name) == Some(&value)
+        };
+        let why = "the message is the answer to a question, and the run keeps the inputs that it began with; leave \
+                   this one out, or send it with the next turn";
+        let wrong = given.iter().filter(|(name, value)| !same(name, value));
+        let wrong: Vec<Mismatch> =
+            wrong.map(|(name, _)| Mismatch::here(why).within(name).within("input")).collect();
+        if wrong.is_empty() { Ok(()) } else { Err(StartError::Unprocessable(wrong)) }
     }
 
     /// Finds a question where the run has it.
@@ -254,31 +367,17 @@ impl Engine {
         let (open, _) = head.frontier.held(&plan);
         open.into_iter().find(|open| open.question.id == *id).ok_or_else(unknown)
     }
-
-    /// Returns the place of the last event of a run that is stored.
-    async fn last(&self, owner: &Owner, run: RunId) -> Result<Seq, StoreError> {
-        let mut last = Seq::default();
-        loop {
-            let batches = self.shared.store.events(owner, run, last, super::follow::PAGE).await?;
-            let Some(batch) = batches.last() else { return Ok(last) };
-            let seq = Seq { fence: batch.fence, n: batch.last };
-            if seq <= last {
-                return Ok(last);
-            }
-            last = seq;
-        }
-    }
 }
 
-/// What is asked of agents.
+/// An open question.
 #[derive(Debug, Clone)]
-pub struct Approval {
+pub struct Asked {
     /// The question.
     pub interrupt: Interrupt,
     /// The run that waits.
     pub run: RunId,
     /// Whose it is, and on which session.
-    pub session: ThreadKey,
+    pub thread: ThreadKey,
     /// When it was asked.
     pub created_at: DateTime<Utc>,
 }
@@ -287,15 +386,32 @@ pub struct Approval {
 fn going_on(claim: Claim) -> Answered {
     // What it tells from now on comes under its new fence.
     let after = Seq { fence: claim.run.fence.saturating_sub(1), n: u64::MAX };
-    Answered { run: claim.run, after }
+    Answered { run: claim.run, replayed: false, after }
+}
+
+impl TryFrom<OpenQuestion> for Asked {
+    type Error = StoreError;
+
+    fn try_from(question: OpenQuestion) -> Result<Self, StoreError> {
+        let interrupt = record::decode("question", &question.data)?;
+        let OpenQuestion { run, key, created_at, .. } = question;
+        Ok(Self { interrupt, run, thread: key, created_at })
+    }
+}
+
+impl TryFrom<Keyed> for Answered {
+    type Error = AnswerError;
+
+    fn try_from(known: Keyed) -> Result<Self, AnswerError> {
+        match known {
+            Keyed::Same { run, after } => Ok(Self { run, replayed: true, after }),
+            Keyed::Other => Err(AnswerError::KeyReused),
+        }
+    }
 }
 
 fn waits(open: &[Open]) -> StartError {
     StartError::Waits(open.iter().map(|open| open.question.id.to_string()).collect())
-}
-
-fn interrupt(question: &OpenQuestion) -> Result<Interrupt, StoreError> {
-    record::decode("question", &question.data)
 }
 
 /// Checks an answer against its question, and fills in what it left out.

@@ -35,7 +35,7 @@ use crate::plan::Plan;
 use crate::state::Mismatch;
 use crate::store::{Claim, EventBatch, Idempotency, OnBusy, Process, Run, RunState, Store, StoreError};
 
-pub use answer::{AnswerError, Answered, Answerer, Approval};
+pub use answer::{AnswerError, Answered, Answerer, Asked, Said};
 pub use follow::{Aborted, Followed, Follower};
 use heads::Heads;
 pub use journal::Frame;

@@ -158,14 +158,14 @@ impl Network {
 
 impl Auth {
     /// Finds out who sent a request with these headers from this address.
-    pub(super) fn identify(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> Result<Identity, Problem> {
+    pub(super) fn identify(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> Result<Caller, Problem> {
         match self {
             Self::None => {
                 let or_nobody = |name| match part(headers, name)? {
                     Some(part) => Ok(part),
                     None => NOBODY.parse().map_err(|_| Problem::internal()),
                 };
-                Ok(Identity {
+                Ok(Caller {
                     owner: Owner { tenant: or_nobody(TENANT)?, user: or_nobody(USER)? },
                     agent: true,
                 })
@@ -179,7 +179,7 @@ impl Auth {
                         Problem::new(Code::InvalidIdentity, format!("this key needs the user in `{USER}`"))
                     })?,
                 };
-                Ok(Identity { owner: Owner { tenant: key.tenant.clone(), user }, agent: key.agent })
+                Ok(Caller { owner: Owner { tenant: key.tenant.clone(), user }, agent: key.agent })
             }
             Self::Proxy(peers) => {
                 let believed = peer.is_some_and(|peer| peers.iter().any(|network| network.contains(peer)));
@@ -189,29 +189,25 @@ impl Auth {
                 let named = |name| part(headers, name)?.ok_or_else(unauthorized);
                 let roles = one(headers, ROLES)?.unwrap_or_default();
                 let agent = roles.split(',').any(|role| role.trim() == AGENT);
-                Ok(Identity { owner: Owner { tenant: named(TENANT)?, user: named(USER)? }, agent })
+                Ok(Caller { owner: Owner { tenant: named(TENANT)?, user: named(USER)? }, agent })
             }
         }
     }
 }
 
-/// Who sent a request.
+/// Who sent a request, as the front door found it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Identity {
+pub(super) struct Caller {
     /// The tenant and the user.
     pub(super) owner: Owner,
     /// The role `agent`.
     pub(super) agent: bool,
 }
 
-/// The caller of an operation, as the front door found it, and whether he has the role `agent`.
-pub(super) struct Caller(pub(super) Owner, pub(super) bool);
-
 impl<'a> FromRequest<'a> for Caller {
     async fn from_request(request: &'a Request, _body: &mut RequestBody) -> poem::Result<Self> {
         // Whoever did not come through the front door is nobody.
-        let Identity { owner, agent } = request.data::<Identity>().cloned().ok_or_else(unauthorized)?;
-        Ok(Self(owner, agent))
+        Ok(request.data::<Self>().cloned().ok_or_else(unauthorized)?)
     }
 }
 
@@ -309,6 +305,7 @@ mod tests {
         let list = [
             key("a1", "top_secret", Some("ann"), None),
             key("b2", "other", None, None),
+            key("d4", "desk", Some("dan"), None).as_agent(true),
             key("c3", "old", Some("ann"), Some(past)),
         ];
         Auth::ApiKeys(ApiKeys::new(list).unwrap())
@@ -317,7 +314,10 @@ mod tests {
     fn who(auth: &Auth, peer: &str, pairs: &[(&str, &str)]) -> Result<String, &'static str> {
         let peer = Some(peer.parse().unwrap());
         match auth.identify(peer, &headers(pairs)) {
-            Ok(Identity { owner, .. }) => Ok(format!("{}:{}", owner.tenant, owner.user)),
+            Ok(Caller { owner, agent }) => {
+                let role = if agent { " agent" } else { "" };
+                Ok(format!("{}:{}{role}", owner.tenant, owner.user))
+            }
             Err(problem) => Err(problem.code.name()),
         }
     }
@@ -331,6 +331,10 @@ mod tests {
         let spoofed = [("x-api-key", "gl_a1_top_secret"), ("x-tenant-id", "evil"), ("x-user-id", "eve")];
         assert_eq!(ask(&spoofed), Ok("acme:ann".into()));
         assert_eq!(ask(&[("x-api-key", "gl_b2_other"), ("x-user-id", "bob")]), Ok("acme:bob".into()));
+        // Only the key's own line gives the role.
+        let claimed = [("x-api-key", "gl_b2_other"), ("x-user-id", "bob"), ("x-roles", "agent")];
+        assert_eq!(ask(&claimed), Ok("acme:bob".into()));
+        assert_eq!(ask(&[("x-api-key", "gl_d4_desk")]), Ok("acme:dan agent".into()));
         assert_eq!(ask(&[("x-api-key", "gl_b2_other")]), Err("invalid_identity"));
         assert_eq!(ask(&[("x-api-key", "gl_b2_other"), ("x-user-id", "a:b")]), Err("invalid_identity"));
     }
@@ -361,6 +365,13 @@ mod tests {
         assert_eq!(who(&auth, "10.200.3.4", &named), Ok("acme:ann".into()));
         assert_eq!(who(&auth, "::ffff:10.1.1.1", &named), Ok("acme:ann".into()));
         assert_eq!(who(&auth, "2001:db8::7", &named), Ok("acme:ann".into()));
+        for (roles, role) in [("agent", " agent"), ("user, agent", " agent"), ("agents", ""), ("", "")] {
+            let with = [named[0], named[1], ("x-roles", roles)];
+            assert_eq!(who(&auth, "10.0.0.1", &with), Ok(format!("acme:ann{role}")), "{roles}");
+        }
+        let roles = ("x-roles", "agent");
+        assert_eq!(who(&auth, "10.0.0.1", &[named[0], named[1], roles, roles]), Err("invalid_header"));
+        assert_eq!(who(&auth, "11.0.0.1", &[named[0], named[1], roles]), Err("unauthorized"));
         assert_eq!(who(&auth, "11.0.0.1", &named), Err("unauthorized"));
         assert_eq!(who(&auth, "2001:db8::8", &named), Err("unauthorized"));
         assert_eq!(who(&auth, "10.0.0.1", &named[..1]), Err("unauthorized"));
@@ -370,8 +381,9 @@ mod tests {
 
     #[test]
     fn without_authentication_the_headers_name_the_caller_or_nobody_does() {
-        assert_eq!(who(&Auth::None, "127.0.0.1", &[]), Ok("dev:dev".into()));
-        assert_eq!(who(&Auth::None, "127.0.0.1", &[("x-user-id", "ann")]), Ok("dev:ann".into()));
+        // Whoever works on this machine plays every part.
+        assert_eq!(who(&Auth::None, "127.0.0.1", &[]), Ok("dev:dev agent".into()));
+        assert_eq!(who(&Auth::None, "127.0.0.1", &[("x-user-id", "ann")]), Ok("dev:ann agent".into()));
         assert_eq!(who(&Auth::None, "127.0.0.1", &[("x-tenant-id", "a b")]), Err("invalid_identity"));
     }
 

@@ -9,6 +9,7 @@ use poem_openapi::{ApiResponse, Object, OpenApi, ResponseContent};
 use serde_json::Value as Json;
 
 use super::auth::Caller;
+use super::body::Body;
 use super::invoke::drain;
 use super::param::{DiagramFormat, GraphId, Header, IdempotencyKey, LastEvent, Path, Query};
 use super::problem::{Code, Problem};
@@ -222,8 +223,9 @@ impl Graphs {
         /// Goes on after this event of a run.
         #[oai(name = "Last-Event-ID")]
         last: Header<LastEvent>,
-        turn: Turn,
+        turn: Body<Turn>,
     ) -> Result<ChatReply, Problem> {
+        let turn = turn.0;
         let groups = turn.groups;
         let place = self.0.stream()?;
         let stream = |run: &Run, follower: Option<Follower>, replayed: bool| {
@@ -238,11 +240,12 @@ impl Graphs {
             ChatReply::Stream(stream, run.run.to_string(), location, content_location, replayed)
         };
         if let Some(LastEvent(Some(last))) = last.0 {
-            let (run, follower) = self.resume(&caller.0, &graph.0, &turn, last).await?;
+            let (run, follower) = self.resume(&caller.owner, &graph.0, &turn, last).await?;
             return Ok(stream(&run, follower, false));
         }
-        let Started { run, replayed, after } = self.start("chat", &caller.0, graph.0, key.0, turn).await?;
-        let follower = self.0.engine.follower(&caller.0, &run, after, groups.has(Group::State));
+        let Started { run, replayed, after } =
+            self.start("chat", &caller.owner, graph.0, key.0, turn).await?;
+        let follower = self.0.engine.follower(&caller.owner, &run, after, groups.has(Group::State));
         Ok(stream(&run, Some(follower), replayed))
     }
 
@@ -258,10 +261,11 @@ impl Graphs {
         /// Makes a repeated request find the run of the first one.
         #[oai(name = "Idempotency-Key")]
         key: Header<IdempotencyKey>,
-        turn: Turn,
+        turn: Body<Turn>,
     ) -> Result<InvokeReply, Problem> {
-        let Started { run, replayed, after } = self.start("invoke", &caller.0, graph.0, key.0, turn).await?;
-        let mut follower = self.0.engine.follower(&caller.0, &run, after, false);
+        let started = self.start("invoke", &caller.owner, graph.0, key.0, turn.0).await?;
+        let Started { run, replayed, after } = started;
+        let mut follower = self.0.engine.follower(&caller.owner, &run, after, false);
         let result = drain(&run, &mut follower).await?;
         let (_, content_location) = run_urls(run.run);
         Ok(InvokeReply::Done(Answer(result), run.run.to_string(), content_location, replayed.then_some(true)))

@@ -1,30 +1,41 @@
 //! Questions to people: which are open, and what is said to them.
 //!
-//! Invariant: a question that is for somebody else does not exist.
+//! Invariant: whoever may not answer a question cannot tell it from one that does not exist. The user of a thread sees
+//! what is asked on it, also of agents.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use poem::{Request, RequestBody};
-use poem_openapi::registry::{MetaMediaType, MetaRequest, Registry};
-use poem_openapi::types::Type;
-use poem_openapi::{ApiExtractor, ApiExtractorType, ApiResponse, ExtractParamOptions, Object, OpenApi};
+use poem_openapi::{ApiResponse, Enum, Object, OpenApi};
 use serde_json::Value as Json;
 
 use super::auth::Caller;
-use super::json;
-use super::param::{Include, InterruptIdText, Limit, Path, Query};
+use super::body::{Body, EventGroup, Fields, Parsed};
+use super::json::escape;
+use super::param::{Header, IdempotencyKey, Include, InterruptIdText, Limit, Path, Query, QuestionCursor};
 use super::problem::{Code, Problem};
-use super::sse::EventStream;
+use super::sse::{EventStream, Groups};
 use super::view::{Answer, Id, Time, run_urls};
 use super::{App, Tag};
 use crate::engine::step::Reply;
-use crate::engine::{Answered, Answerer, Approval};
+use crate::engine::{AnswerError, Answered, Answerer, Asked, Said};
 use crate::event::{Group, Interrupt, Who};
-use crate::id::{InterruptId, Part, RunId, ThreadKey};
+use crate::id::{InterruptId, Part, RunId, ThreadKey, hex};
+use crate::state::Mismatch;
+use crate::store::Idempotency;
 
 /// The operations on questions.
 pub(super) struct Interrupts(pub(super) Arc<App>);
+
+/// Who is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
+#[oai(rename = "Who", rename_all = "lowercase")]
+pub(super) enum WhoView {
+    /// The user of the conversation.
+    User,
+    /// Somebody with the role `agent`.
+    Agent,
+}
 
 /// A question to a person, on which a branch of the run waits.
 #[derive(Debug, Clone, PartialEq, Object)]
@@ -44,8 +55,8 @@ pub(super) struct InterruptView {
     path: Option<Vec<String>>,
     /// The index within the innermost `map` around it.
     item: Option<u64>,
-    /// `user` or `agent`.
-    who: String,
+    /// Who is asked.
+    who: WhoView,
     /// The question.
     question: String,
     /// The answers to choose from.
@@ -65,8 +76,8 @@ pub(super) struct InterruptView {
 impl InterruptView {
     pub(super) fn new(run: RunId, session: &Part, interrupt: Interrupt) -> Self {
         let who = match interrupt.who {
-            Who::User => "user",
-            Who::Agent => "agent",
+            Who::User => WhoView::User,
+            Who::Agent => WhoView::Agent,
         };
         Self {
             interrupt_id: interrupt.interrupt_id,
@@ -76,7 +87,7 @@ impl InterruptView {
             node: interrupt.node,
             path: Some(interrupt.path).filter(|path| !path.is_empty()),
             item: interrupt.item,
-            who: who.to_owned(),
+            who,
             question: interrupt.question,
             options: Some(interrupt.options).filter(|options| !options.is_empty()),
             schema: interrupt.schema,
@@ -88,13 +99,13 @@ impl InterruptView {
     }
 }
 
-impl From<Approval> for InterruptView {
-    fn from(approval: Approval) -> Self {
-        let Approval { interrupt, run, session, created_at } = approval;
+impl From<Asked> for InterruptView {
+    fn from(asked: Asked) -> Self {
+        let Asked { interrupt, run, thread, created_at } = asked;
         Self {
-            user_id: Some(session.owner.user.to_string()),
+            user_id: Some(thread.owner.user.to_string()),
             created_at: Some(created_at.into()),
-            ..Self::new(run, &session.session, interrupt)
+            ..Self::new(run, &thread.session, interrupt)
         }
     }
 }
@@ -106,97 +117,73 @@ pub(super) struct InterruptList {
     interrupts: Vec<InterruptView>,
 }
 
+/// A page of open questions to agents.
+#[derive(Debug, Object)]
+#[oai(skip_serializing_if_is_none)]
+pub(super) struct ApprovalPage {
+    /// Oldest first.
+    interrupts: Vec<InterruptView>,
+    /// Send it as `cursor` for the next page; absent on the last one.
+    next_cursor: Option<String>,
+}
+
 /// An answer to a question.
 #[derive(Debug, Object)]
-struct AnswerRequest {
+pub(super) struct AnswerRequest {
     /// The answer: of the question's type, one of its options, or a text. For a call that waits for approval `approve`,
     /// `{"edit": ARGS}` or `{"reject": TEXT}`.
     answer: Json,
+    /// The groups of events that the stream holds. Default: `messages`, `nodes`, `tools`.
+    include: Option<Vec<EventGroup>>,
 }
 
 /// Answers to questions of one run.
 #[derive(Debug, Object)]
-struct ResumeRequest {
+pub(super) struct ResumeRequest {
     /// The answers, by the ids of the questions: all are taken, or none. Without any, a run that failed goes on where
     /// it failed.
     answers: Option<BTreeMap<String, Json>>,
+    /// The groups of events that the stream holds. Default: `messages`, `nodes`, `tools`.
+    include: Option<Vec<EventGroup>>,
 }
 
 /// The body of an answer.
-pub(super) struct AnswerBody(Json);
+pub(super) struct AnswerBody {
+    answer: Json,
+    groups: Groups,
+    hash: String,
+}
 
 /// The body of a resume.
-pub(super) struct ResumeBody(Vec<(InterruptId, Json)>);
-
-macro_rules! extractor {
-    ($body:ty, $schema:ty) => {
-        impl<'a> ApiExtractor<'a> for $body {
-            const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
-            type ParamType = ();
-            type ParamRawType = ();
-
-            fn register(registry: &mut Registry) {
-                <$schema>::register(registry);
-            }
-
-            fn request_meta() -> Option<MetaRequest> {
-                let schema = <$schema>::schema_ref();
-                let content = MetaMediaType { content_type: "application/json", schema };
-                Some(MetaRequest { description: None, content: vec![content], required: true })
-            }
-
-            async fn from_request(
-                request: &'a Request,
-                body: &mut RequestBody,
-                _options: ExtractParamOptions<()>,
-            ) -> poem::Result<Self> {
-                let app = request.data::<Arc<App>>().ok_or_else(Problem::internal)?;
-                Ok(Self::parse(json::read(request, body, app.settings.body_limit).await?)?)
-            }
-        }
-    };
+pub(super) struct ResumeBody {
+    answers: Vec<(InterruptId, Json)>,
+    groups: Groups,
+    hash: String,
 }
 
-extractor!(AnswerBody, AnswerRequest);
-extractor!(ResumeBody, ResumeRequest);
+impl Parsed for AnswerBody {
+    type Schema = AnswerRequest;
 
-/// Takes the only field of a body.
-fn only(body: Json, name: &str) -> Result<Option<Json>, Problem> {
-    let Json::Object(mut fields) = body else {
-        return Err(Problem::at(Code::InvalidRequest, "", "an object is due here"));
-    };
-    let value = fields.shift_remove(name);
-    match fields.keys().next() {
-        None => Ok(value),
-        Some(other) => {
-            let detail = format!("there is no such field; the field is {name}");
-            Err(Problem::at(Code::InvalidRequest, &format!("/{}", json::escape(other)), detail))
-        }
+    fn parse(body: Json) -> Result<Self, Problem> {
+        let mut fields = Fields::of(body, &["answer", "include"])?;
+        let answer = match fields.take("answer") {
+            None => fields.add("/answer", "this field is required"),
+            answer => answer,
+        };
+        let (groups, hash) = (fields.include(), fields.hash.clone());
+        fields.end(answer.map(|answer| Self { answer, groups, hash }))
     }
 }
 
-impl AnswerBody {
-    fn parse(body: Json) -> Result<Self, Problem> {
-        match only(body, "answer")? {
-            Some(answer) => Ok(Self(answer)),
-            None => Err(Problem::at(Code::InvalidRequest, "/answer", "this field is required")),
-        }
-    }
-}
+impl Parsed for ResumeBody {
+    type Schema = ResumeRequest;
 
-impl ResumeBody {
     fn parse(body: Json) -> Result<Self, Problem> {
-        match only(body, "answers")? {
-            None => Ok(Self(Vec::new())),
-            Some(Json::Object(answers)) => {
-                let answers = answers.into_iter().map(|(id, answer)| (InterruptId(id.into()), answer));
-                Ok(Self(answers.collect()))
-            }
-            Some(_) => {
-                let detail = "an object is due here, with the ids of questions as keys";
-                Err(Problem::at(Code::InvalidRequest, "/answers", detail))
-            }
-        }
+        let mut fields = Fields::of(body, &["answers", "include"])?;
+        let answers = fields.object("answers").into_iter();
+        let answers = answers.map(|(id, answer)| (InterruptId(id.into()), answer)).collect();
+        let (groups, hash) = (fields.include(), fields.hash.clone());
+        fields.end(Some(Self { answers, groups, hash }))
     }
 }
 
@@ -210,13 +197,22 @@ pub(super) enum GoesOn {
         /// The run.
         #[oai(header = "X-Run-Id")]
         String,
-        /// Where its events can be had again.
+        /// Where its events can be had again; absent when the run is of another user.
         #[oai(header = "Location")]
-        String,
-        /// Where the run can be read.
+        Option<String>,
+        /// Where the run can be read; absent when the run is of another user.
         #[oai(header = "Content-Location")]
-        String,
+        Option<String>,
+        /// An earlier request with the same key was taken.
+        #[oai(header = "Idempotent-Replayed")]
+        Option<bool>,
     ),
+}
+
+/// The place after a question in the list. Opaque to clients.
+fn cursor(asked: &Asked) -> String {
+    let at = asked.created_at.timestamp_nanos_opt().unwrap_or(i64::MAX);
+    format!("{}{}", hex(&at.to_be_bytes()), asked.interrupt.interrupt_id.trim_start_matches("i_"))
 }
 
 #[OpenApi(tag = "Tag::Interrupts")]
@@ -229,11 +225,12 @@ impl Interrupts {
         /// The thread's session.
         session: Path<Part>,
     ) -> Result<Answer<InterruptList>, Problem> {
-        let key = ThreadKey { owner: caller.0, session: session.0 };
+        let key = ThreadKey { owner: caller.owner, session: session.0 };
         self.0.engine.thread(&key).await?.ok_or_else(Problem::not_found)?;
         let open = self.0.engine.interrupts(&key).await?;
-        let interrupts = open.into_iter().map(|(run, open)| InterruptView::new(run, &key.session, open));
-        Ok(Answer(InterruptList { interrupts: interrupts.collect() }))
+        // Whose it is, the owner knows.
+        let view = |asked| InterruptView { user_id: None, ..InterruptView::from(asked) };
+        Ok(Answer(InterruptList { interrupts: open.into_iter().map(view).collect() }))
     }
 
     /// Lists what is asked of agents, oldest first
@@ -243,15 +240,22 @@ impl Interrupts {
     async fn list_approvals(
         &self,
         caller: Caller,
-        /// Questions at most.
+        /// `next_cursor` of the page before.
+        cursor: Query<QuestionCursor>,
+        /// Questions on a page.
         limit: Query<Limit>,
-    ) -> Result<Answer<InterruptList>, Problem> {
-        if !caller.1 {
+    ) -> Result<Answer<ApprovalPage>, Problem> {
+        if !caller.agent {
             return Err(Problem::new(Code::Forbidden, "this is for callers with the role `agent`"));
         }
-        let limit = limit.0.map_or(Limit::DEFAULT, |limit| limit.0);
-        let open = self.0.engine.approvals(&caller.0, limit).await?;
-        Ok(Answer(InterruptList { interrupts: open.into_iter().map(InterruptView::from).collect() }))
+        let limit = limit.0.map_or(Limit::DEFAULT, |limit| limit.0) as usize;
+        let after = cursor.0.map(|cursor| cursor.0);
+        // One more than asked for tells whether there is a next page.
+        let mut open = self.0.engine.approvals(&caller.owner, after, limit as u32 + 1).await?;
+        let more = open.len() > limit;
+        open.truncate(limit);
+        let next_cursor = open.last().filter(|_| more).map(self::cursor);
+        Ok(Answer(ApprovalPage { interrupts: open.into_iter().map(Into::into).collect(), next_cursor }))
     }
 
     /// Answers a question
@@ -263,12 +267,15 @@ impl Interrupts {
         caller: Caller,
         /// The question.
         interrupt: Path<InterruptIdText>,
-        /// The groups of events that the stream holds, separated by commas.
-        include: Query<Include>,
-        body: AnswerBody,
+        /// Makes a repeated request find what the first one did.
+        #[oai(name = "Idempotency-Key")]
+        key: Header<IdempotencyKey>,
+        body: Body<AnswerBody>,
     ) -> Result<GoesOn, Problem> {
-        let replies = vec![(interrupt.0.0, Reply::Answer(body.0))];
-        self.go_on(caller, replies, include).await
+        let (id, AnswerBody { answer, groups, hash }) = (interrupt.0.0, body.0);
+        let idempotency = used(key, format!("answer/{id}"), hash);
+        let said = Said { replies: vec![(id, Reply::Answer(answer))], thread: None, idempotency };
+        self.say(caller, said, groups, |_| "/answer".to_owned()).await
     }
 
     /// Cancels a question
@@ -280,10 +287,17 @@ impl Interrupts {
         caller: Caller,
         /// The question.
         interrupt: Path<InterruptIdText>,
+        /// Makes a repeated request find what the first one did.
+        #[oai(name = "Idempotency-Key")]
+        key: Header<IdempotencyKey>,
         /// The groups of events that the stream holds, separated by commas.
         include: Query<Include>,
     ) -> Result<GoesOn, Problem> {
-        self.go_on(caller, vec![(interrupt.0.0, Reply::Dismissed)], include).await
+        let id = interrupt.0.0;
+        let idempotency = used(key, format!("cancel/{id}"), String::new());
+        let said = Said { replies: vec![(id, Reply::Dismissed)], thread: None, idempotency };
+        let groups = include.0.map(|include| include.0).unwrap_or_default();
+        self.say(caller, said, groups, |_| String::new()).await
     }
 
     /// Goes on with a run
@@ -295,49 +309,66 @@ impl Interrupts {
         caller: Caller,
         /// The thread's session.
         session: Path<Part>,
-        /// The groups of events that the stream holds, separated by commas.
-        include: Query<Include>,
-        body: ResumeBody,
+        /// Makes a repeated request find what the first one did.
+        #[oai(name = "Idempotency-Key")]
+        key: Header<IdempotencyKey>,
+        body: Body<ResumeBody>,
     ) -> Result<GoesOn, Problem> {
-        let key = ThreadKey { owner: caller.0.clone(), session: session.0 };
-        self.0.engine.thread(&key).await?.ok_or_else(Problem::not_found)?;
-        if !body.0.is_empty() {
-            let replies = body.0.into_iter().map(|(id, answer)| (id, Reply::Answer(answer))).collect();
-            return self.go_on(caller, replies, include).await;
+        let ResumeBody { answers, groups, hash } = body.0;
+        let idempotency = used(key, format!("resume/{}", session.0), hash);
+        let thread = ThreadKey { owner: caller.owner.clone(), session: session.0 };
+        self.0.engine.thread(&thread).await?.ok_or_else(Problem::not_found)?;
+        if !answers.is_empty() {
+            let replies = answers.into_iter().map(|(id, answer)| (id, Reply::Answer(answer))).collect();
+            let said = Said { replies, thread: Some(thread), idempotency };
+            return self.say(caller, said, groups, |id| format!("/answers/{}", escape(&id.0))).await;
         }
         let place = self.0.stream()?;
-        let answered = self.0.engine.resume(&key).await?;
-        Ok(self.stream(&caller, &answered, include, place))
+        let answered = self.0.engine.resume(&thread, idempotency).await?;
+        Ok(self.stream(&caller, answered, groups, place))
     }
 }
 
+/// Returns the key of a request as the store knows it.
+fn used(key: Header<IdempotencyKey>, route: String, body_hash: String) -> Option<Idempotency> {
+    key.0.map(|key| Idempotency { route, key: key.0, body_hash })
+}
+
 impl Interrupts {
-    async fn go_on(
+    /// Says something to questions; `place` tells where in the body.
+    async fn say(
         &self,
         caller: Caller,
-        replies: Vec<(InterruptId, Reply)>,
-        include: Query<Include>,
+        said: Said,
+        groups: Groups,
+        place: impl Fn(&InterruptId) -> String,
     ) -> Result<GoesOn, Problem> {
-        let place = self.0.stream()?;
-        let who = Answerer { owner: caller.0.clone(), agent: caller.1 };
-        let answered = self.0.engine.answer(&who, replies).await?;
-        Ok(self.stream(&caller, &answered, include, place))
+        let permit = self.0.stream()?;
+        let who = Answerer { owner: caller.owner.clone(), agent: caller.agent };
+        let answered = self.0.engine.answer(&who, said).await.map_err(|error| match error {
+            AnswerError::Unfit(id, wrong) => {
+                let at = |wrong: Mismatch| Mismatch { pointer: place(&id) + &wrong.pointer, ..wrong };
+                AnswerError::Unfit(id.clone(), wrong.into_iter().map(at).collect())
+            }
+            error => error,
+        })?;
+        Ok(self.stream(&caller, answered, groups, permit))
     }
 
     fn stream(
         &self,
         caller: &Caller,
-        answered: &Answered,
-        include: Query<Include>,
+        answered: Answered,
+        groups: Groups,
         place: tokio::sync::OwnedSemaphorePermit,
     ) -> GoesOn {
-        let Answered { run, after } = answered;
-        let groups = include.0.map(|include| include.0).unwrap_or_default();
-        // An agent follows the run of a user of his tenant.
-        let owner = if caller.1 { &run.key.owner } else { &caller.0 };
-        let follower = self.0.engine.follower(owner, run, *after, groups.has(Group::State));
+        let Answered { run, replayed, after } = answered;
+        // An agent hears what comes of his answer; the run itself is its user's.
+        let follower = self.0.engine.follower(&run.key.owner, &run, after, groups.has(Group::State));
         let stream = EventStream::Events { run: run.run, follower: Box::new(follower), groups, place };
-        let (location, content_location) = run_urls(run.run);
-        GoesOn::Stream(stream, run.run.to_string(), location, content_location)
+        let urls = (run.key.owner == caller.owner).then(|| run_urls(run.run));
+        let (location, content_location) = urls.unzip();
+        let replayed = replayed.then_some(true);
+        GoesOn::Stream(stream, run.run.to_string(), location, content_location, replayed)
     }
 }

@@ -3,6 +3,7 @@
 //! Invariant: only this module knows HTTP; it decides nothing about runs and keeps no state of its own.
 
 mod auth;
+mod body;
 mod docs;
 mod front;
 mod graphs;

@@ -316,6 +316,23 @@ impl Param for Cursor {
     }
 }
 
+/// A place in the list of questions to agents.
+pub(super) struct QuestionCursor(pub(super) (DateTime<Utc>, InterruptId));
+
+impl Param for QuestionCursor {
+    fn schema() -> MetaSchema {
+        text(None, Some("^[0-9a-f]{36}$"))
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let hex = text.len() == 36 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        let at = hex.then(|| u64::from_str_radix(&text[..16], 16).ok()).flatten();
+        let at = at.ok_or_else(|| "send `next_cursor` of the page before, as it is".to_owned())?;
+        let at = DateTime::from_timestamp_nanos(at.cast_signed());
+        Ok(Self((at, InterruptId(format!("i_{}", &text[16..]).into()))))
+    }
+}
+
 /// Groups of events, separated by commas.
 pub(super) struct Include(pub(super) Groups);
 

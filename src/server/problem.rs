@@ -113,6 +113,8 @@ struct ProblemBody {
     errors: Option<Vec<ProblemAt>>,
     /// The run that is in the way, or that the request was about.
     run_id: Option<String>,
+    /// The open questions that are in the way.
+    interrupt_ids: Option<Vec<String>>,
 }
 
 /// A refused request.
@@ -126,6 +128,8 @@ pub(super) struct Problem {
     pub(super) errors: Vec<ProblemAt>,
     /// The run that is in the way.
     pub(super) run: Option<RunId>,
+    /// The open questions that are in the way.
+    pub(super) interrupts: Vec<String>,
     /// The methods that a route has, for `Allow`.
     pub(super) allow: Option<HeaderValue>,
 }
@@ -133,7 +137,14 @@ pub(super) struct Problem {
 impl Problem {
     /// Makes a problem.
     pub(super) fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), errors: Vec::new(), run: None, allow: None }
+        Self {
+            code,
+            detail: detail.into(),
+            errors: Vec::new(),
+            run: None,
+            interrupts: Vec::new(),
+            allow: None,
+        }
     }
 
     /// Makes a problem at one place of the body.
@@ -196,6 +207,7 @@ impl ResponseError for Problem {
             detail: self.detail.clone(),
             errors: (!self.errors.is_empty()).then(|| self.errors.clone()),
             run_id: self.run.map(|run| run.to_string()),
+            interrupt_ids: (!self.interrupts.is_empty()).then(|| self.interrupts.clone()),
         };
         let mut response = Response::builder()
             .status(self.status())
@@ -289,13 +301,7 @@ impl From<StartError> for Problem {
             StartError::Draining => {
                 Self::new(Code::Draining, "another replica, or this one after its restart, will answer")
             }
-            StartError::Waits(open) => {
-                let detail = match open.as_slice() {
-                    [] => "answer its question first".to_owned(),
-                    open => format!("answer first: {}", open.join(", ")),
-                };
-                Self::new(Code::ThreadInterrupted, detail)
-            }
+            StartError::Waits(open) => AnswerError::Waits(open).into(),
             StartError::Answer(error) => (*error).into(),
             StartError::Store(error) => error.into(),
         }
@@ -328,6 +334,14 @@ impl From<AnswerError> for Problem {
             AnswerError::Nothing => {
                 Self::new(Code::NothingToResume, "the newest run of the thread neither failed nor waits")
             }
+            AnswerError::Waits(open) => {
+                let detail = match open.as_slice() {
+                    [] => "answer its question first".to_owned(),
+                    open => format!("answer first: {}", open.join(", ")),
+                };
+                Self { interrupts: open, ..Self::new(Code::ThreadInterrupted, detail) }
+            }
+            AnswerError::KeyReused => StartError::KeyReused.into(),
             AnswerError::Overloaded => StartError::Overloaded.into(),
             AnswerError::Draining => StartError::Draining.into(),
             AnswerError::Store(error) => error.into(),

@@ -56,7 +56,7 @@ impl Runs {
         /// The run.
         run: Path<RunId>,
     ) -> Result<Answer<RunView>, Problem> {
-        let run = self.0.engine.run(&caller.0, run.0).await?.ok_or_else(Problem::not_found)?;
+        let run = self.0.engine.run(&caller.owner, run.0).await?.ok_or_else(Problem::not_found)?;
         Ok(Answer(run.try_into()?))
     }
 
@@ -86,7 +86,7 @@ impl Runs {
         let after = last.map_or(Seq::default(), |last| last.seq);
         let place = self.0.stream()?;
         let groups = include.0.map(|include| include.0).unwrap_or_default();
-        let found = self.0.engine.follow(&caller.0, run, after, groups.has(Group::State)).await?;
+        let found = self.0.engine.follow(&caller.owner, run, after, groups.has(Group::State)).await?;
         match found.ok_or_else(Problem::not_found)? {
             Followed::Complete => Ok(FollowReply::Complete),
             Followed::Events(follower) => {
@@ -109,7 +109,7 @@ impl Runs {
         /// Answers when the work has stopped.
         wait: Query<bool>,
     ) -> Result<CancelReply, Problem> {
-        let (owner, run) = (caller.0, run.0);
+        let (owner, run) = (caller.owner, run.0);
         let mut row = self.0.engine.cancel(&owner, run).await?.ok_or_else(Problem::not_found)?;
         if wait.0.unwrap_or_default() {
             let mut follower = self.0.engine.follower(&owner, &row, Seq::default(), false);

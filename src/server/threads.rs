@@ -25,7 +25,7 @@ pub(super) enum DeleteReply {
 }
 
 fn key(caller: Caller, session: Path<Part>) -> ThreadKey {
-    ThreadKey { owner: caller.0, session: session.0 }
+    ThreadKey { owner: caller.owner, session: session.0 }
 }
 
 #[OpenApi(tag = "Tag::Threads")]
@@ -43,7 +43,7 @@ impl Threads {
         let limit = limit.0.map_or(Limit::DEFAULT, |limit| limit.0) as usize;
         let before = cursor.0.map(|cursor| cursor.0);
         // One more than asked for tells whether there is a next page.
-        let mut threads = self.0.engine.threads(&caller.0, before, limit as u32 + 1).await?;
+        let mut threads = self.0.engine.threads(&caller.owner, before, limit as u32 + 1).await?;
         let more = threads.len() > limit;
         threads.truncate(limit);
         let last = threads.last().filter(|_| more);

@@ -3,20 +3,15 @@
 //! Invariant: every mistake of a body is told at once, each with its place.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use poem::{Request, RequestBody};
-use poem_openapi::registry::{MetaMediaType, MetaRequest, Registry};
-use poem_openapi::types::Type;
-use poem_openapi::{ApiExtractor, ApiExtractorType, Enum, ExtractParamOptions, Object, Union};
+use poem_openapi::{Enum, Object, Union};
 use serde_json::{Map, Value as Json};
 
-use super::App;
-use super::json::{self, escape};
-use super::problem::{Code, Problem, ProblemAt};
+use super::body::{EventGroup, Fields, Parsed, expected};
+use super::json::escape;
+use super::problem::Problem;
 use super::sse::Groups;
-use crate::diagnostic::suggest;
-use crate::id::{Part, sha256_hex};
+use crate::id::Part;
 use crate::store::OnBusy;
 
 /// One turn: what the user says, and the inputs of the graph.
@@ -63,26 +58,6 @@ enum OnBusyChoice {
     Reject,
 }
 
-/// A group of events. The run's own events and errors are always sent.
-#[derive(Debug, Clone, Copy, Enum)]
-#[oai(rename_all = "lowercase")]
-enum EventGroup {
-    /// Messages and reasoning.
-    Messages,
-    /// Nodes.
-    Nodes,
-    /// Tools.
-    Tools,
-    /// Edges.
-    Edges,
-    /// The public state.
-    State,
-    /// Checkpoints.
-    Checkpoints,
-    /// Logs; this version sends none.
-    Debug,
-}
-
 /// A turn that has the right form. Whether it fits the graph is for the engine to say.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Turn {
@@ -100,95 +75,46 @@ pub(super) struct Turn {
     pub(super) hash: String,
 }
 
-impl<'a> ApiExtractor<'a> for Turn {
-    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
-    type ParamType = ();
-    type ParamRawType = ();
-
-    fn register(registry: &mut Registry) {
-        ChatRequest::register(registry);
-    }
-
-    fn request_meta() -> Option<MetaRequest> {
-        let content = MetaMediaType { content_type: "application/json", schema: ChatRequest::schema_ref() };
-        Some(MetaRequest { description: None, content: vec![content], required: true })
-    }
-
-    async fn from_request(
-        request: &'a Request,
-        body: &mut RequestBody,
-        _options: ExtractParamOptions<()>,
-    ) -> poem::Result<Self> {
-        let app = request.data::<Arc<App>>().ok_or_else(Problem::internal)?;
-        let value = json::read(request, body, app.settings.body_limit).await?;
-        Ok(Self::parse(value)?)
-    }
-}
-
 /// The fields of a turn.
 const FIELDS: [&str; 5] = ["session_id", "message", "input", "on_busy", "include"];
 
-impl Turn {
-    /// Takes a body apart.
-    pub(super) fn parse(body: Json) -> Result<Self, Problem> {
-        let mut canonical = String::new();
-        json::canonical(&body, &mut canonical);
-        let Json::Object(mut fields) = body else {
-            return Err(Problem::at(Code::InvalidRequest, "", expected("an object", &body)));
-        };
-        let mut wrong = Wrong::default();
-        for name in fields.keys().filter(|name| !FIELDS.contains(&name.as_str())) {
-            wrong.note(&format!("/{}", escape(name)), unknown(name));
-        }
-        let session = match fields.remove("session_id") {
-            None => wrong.add("/session_id", "this field is required"),
+impl Parsed for Turn {
+    type Schema = ChatRequest;
+
+    fn parse(body: Json) -> Result<Self, Problem> {
+        let mut fields = Fields::of(body, &FIELDS)?;
+        let session = match fields.take("session_id") {
+            None => fields.add("/session_id", "this field is required"),
             Some(Json::String(text)) => match text.parse::<Part>() {
                 Ok(session) => Some(session),
-                Err(error) => wrong.add("/session_id", error.to_string()),
+                Err(error) => fields.add("/session_id", error.to_string()),
             },
-            Some(other) => wrong.add("/session_id", expected("a text", &other)),
+            Some(other) => fields.add("/session_id", expected("a text", &other)),
         };
-        let message = fields.remove("message").inspect(|message| check_message(message, &mut wrong));
-        let input = match fields.remove("input") {
-            None => Map::new(),
-            Some(Json::Object(input)) => input,
-            Some(other) => wrong.add("/input", expected("an object", &other)).unwrap_or_default(),
-        };
-        let on_busy = match fields.remove("on_busy") {
+        let message = fields.take("message").inspect(|message| check_message(message, &mut fields));
+        let input = fields.object("input");
+        let on_busy = match fields.take("on_busy") {
             None => Some(OnBusy::default()),
             Some(Json::String(text)) if text == "enqueue" => Some(OnBusy::Enqueue),
             Some(Json::String(text)) if text == "reject" => Some(OnBusy::Reject),
-            Some(Json::String(_)) => wrong.add("/on_busy", "send `enqueue` or `reject`"),
-            Some(other) => wrong.add("/on_busy", expected("`enqueue` or `reject`", &other)),
+            Some(Json::String(_)) => fields.add("/on_busy", "send `enqueue` or `reject`"),
+            Some(other) => fields.add("/on_busy", expected("`enqueue` or `reject`", &other)),
         };
-        let groups = fields.remove("include").map_or(Groups::default(), |list| include(&list, &mut wrong));
-        match (session, on_busy) {
-            (Some(session), Some(on_busy)) if wrong.0.is_empty() => {
-                Ok(Self { session, message, input, on_busy, groups, hash: sha256_hex(canonical.as_bytes()) })
-            }
-            _ => Err(Problem::places(Code::InvalidRequest, wrong.0)),
-        }
+        let groups = fields.include();
+        let hash = fields.hash.clone();
+        let turn = session.zip(on_busy).map(|(session, on_busy)| Self {
+            session,
+            message,
+            input,
+            on_busy,
+            groups,
+            hash,
+        });
+        fields.end(turn)
     }
 }
 
-/// What is wrong with a body.
-#[derive(Debug, Default)]
-struct Wrong(Vec<ProblemAt>);
-
-impl Wrong {
-    /// Notes a mistake.
-    fn note(&mut self, pointer: &str, detail: impl Into<String>) {
-        self.0.push(ProblemAt { pointer: pointer.to_owned(), detail: detail.into() });
-    }
-
-    /// Notes a mistake, in place of the value that is missing for it.
-    fn add<T>(&mut self, pointer: &str, detail: impl Into<String>) -> Option<T> {
-        self.note(pointer, detail);
-        None
-    }
-}
-
-fn check_message(message: &Json, wrong: &mut Wrong) {
+fn check_message(message: &Json, wrong: &mut Fields) {
     let parts = match message {
         Json::String(_) => return,
         Json::Array(parts) => parts,
@@ -207,7 +133,7 @@ fn check_message(message: &Json, wrong: &mut Wrong) {
     }
 }
 
-fn check_part(fields: &Map<String, Json>, at: &str, wrong: &mut Wrong) {
+fn check_part(fields: &Map<String, Json>, at: &str, wrong: &mut Fields) {
     let image = ["https://", "http://", "data:image/"].as_slice();
     let (kind, due, begins, known) = match fields.get("type").and_then(Json::as_str) {
         Some("text") => ("text", "text", [""].as_slice(), ["type", "text"].as_slice()),
@@ -235,54 +161,12 @@ fn check_part(fields: &Map<String, Json>, at: &str, wrong: &mut Wrong) {
     }
 }
 
-fn include(list: &Json, wrong: &mut Wrong) -> Groups {
-    let Json::Array(items) = list else {
-        return wrong.add("/include", expected("a list of groups", list)).unwrap_or_default();
-    };
-    let mut names = Vec::new();
-    for (i, item) in items.iter().enumerate() {
-        let at = format!("/include/{i}");
-        match item.as_str().map(|name| (name, Groups::parse([name]))) {
-            Some((name, Ok(_))) => names.push(name),
-            Some((name, Err(_))) => {
-                wrong.note(&at, Groups::unknown(name));
-            }
-            None => {
-                wrong.note(&at, expected("the name of a group", item));
-            }
-        }
-    }
-    Groups::parse(names).unwrap_or_default()
-}
-
-/// Says what was due and what kind of value was found; never the value.
-fn expected(due: &str, found: &Json) -> String {
-    let found = match found {
-        Json::Null => "null",
-        Json::Bool(_) => "a boolean",
-        Json::Number(_) => "a number",
-        Json::String(_) => "a text",
-        Json::Array(_) => "a list",
-        Json::Object(_) => "an object",
-    };
-    format!("{due} is due here, not {found}")
-}
-
-fn unknown(name: &str) -> String {
-    if ["tenant", "tenant_id", "user", "user_id", "owner"].contains(&name) {
-        return "tenant and user come from authentication, never from a body".into();
-    }
-    match suggest(name, FIELDS) {
-        Some(field) => format!("there is no such field; did you mean `{field}`?"),
-        None => format!("there is no such field; the fields are {}", FIELDS.join(", ")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::server::problem::Code;
 
     fn places(body: Json) -> Vec<String> {
         let problem = Turn::parse(body).unwrap_err();

@@ -19,12 +19,12 @@ pub struct Mismatch {
 }
 
 impl Mismatch {
-    pub(super) fn here(why: impl Into<String>) -> Self {
+    pub(crate) fn here(why: impl Into<String>) -> Self {
         Self { pointer: String::new(), why: why.into() }
     }
 
     /// Moves the place one step out: the value is the part `key` of another one.
-    pub(super) fn within(mut self, key: &str) -> Self {
+    pub(crate) fn within(mut self, key: &str) -> Self {
         let key = key.replace('~', "~0").replace('/', "~1");
         self.pointer = format!("/{key}{}", self.pointer);
         self

@@ -12,8 +12,8 @@ use uuid::Uuid;
 
 use super::{
     Accepted, Answer, Answering, Beat, Checkpoint, Claim, Commit, Committed, EventBatch, GraphVersion,
-    NewRun, OnBusy, OpenQuestion, Process, Question, Result, Run, RunState, Store, StoreError, Thread,
-    VersionUse,
+    Idempotency, Keyed, NewRun, OnBusy, OpenQuestion, Process, Question, Result, Resumed, Run, RunState,
+    Store, StoreError, Thread, VersionUse,
 };
 use crate::id::{CheckpointId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey};
 
@@ -59,6 +59,7 @@ impl RunRow {
 struct KeyRow {
     body_hash: String,
     run: RunId,
+    after: Seq,
     at: DateTime<Utc>,
 }
 
@@ -75,7 +76,6 @@ struct Tables {
 
 #[derive(Debug)]
 struct QuestionRow {
-    ord: u64,
     question: OpenQuestion,
     expires_at: Option<DateTime<Utc>>,
     answer: Option<Vec<u8>>,
@@ -164,6 +164,26 @@ impl Tables {
         self.questions.values().any(due)
     }
 
+    /// Finds what a key was used for.
+    fn keyed(&self, owner: &Owner, key: Option<&Idempotency>, now: DateTime<Utc>) -> Option<Keyed> {
+        let key = key?;
+        let place = (owner.tenant.clone(), owner.user.clone(), key.route.clone(), key.key.clone());
+        let row = self.keys.get(&place).filter(|row| now - row.at < KEY_LIFE)?;
+        if row.body_hash != key.body_hash {
+            return Some(Keyed::Other);
+        }
+        let run = self.runs.get(&row.run)?.run.clone();
+        Some(Keyed::Same { run, after: row.after })
+    }
+
+    /// Notes what a key is used for.
+    fn note(&mut self, owner: &Owner, key: Option<Idempotency>, row: impl FnOnce(String) -> KeyRow) {
+        if let Some(Idempotency { route, key, body_hash }) = key {
+            let place = (owner.tenant.clone(), owner.user.clone(), route, key);
+            self.keys.insert(place, row(body_hash));
+        }
+    }
+
     /// Makes a process the owner of a run.
     fn take(&mut self, run: RunId, process: &Process, crashed: bool) -> Option<Claim> {
         let row = self.runs.get_mut(&run)?;
@@ -182,7 +202,7 @@ impl Tables {
         let now = Utc::now();
         let open = |row: &&QuestionRow| row.is_open() && row.expired(now).is_none() && is(row);
         let mut rows: Vec<_> = self.questions.values().filter(open).collect();
-        rows.sort_by_key(|row| row.ord);
+        rows.sort_by_key(|row| (row.question.created_at, row.question.id.clone()));
         rows.into_iter().map(|row| row.question.clone()).collect()
     }
 
@@ -232,28 +252,21 @@ impl Store for MemoryStore {
     async fn accept(&self, new: NewRun) -> Result<Accepted> {
         let mut tables = self.lock();
         let now = Utc::now();
-        let (tenant, user) = (new.key.owner.tenant.clone(), new.key.owner.user.clone());
-        let idempotency = new.idempotency.map(|i| ((tenant, user, i.route, i.key), i.body_hash));
-        if let Some((key, body_hash)) = &idempotency
-            && let Some(row) = tables.keys.get(key).filter(|row| now - row.at < KEY_LIFE)
-        {
-            if row.body_hash != *body_hash {
-                return Ok(Accepted::KeyReused);
-            }
-            if let Some(first) = tables.runs.get(&row.run) {
-                return Ok(Accepted::Replayed { run: first.run.clone() });
-            }
+        if let Some(known) = tables.keyed(&new.key.owner, new.idempotency.as_ref(), now) {
+            return Ok(Accepted::Known(known));
         }
         let (thread, head) = match tables.threads.get(&key(&new.key)) {
-            Some(row)
-                if row.graph != new.graph
-                    || (row.hash != new.hash && new.from.as_ref() != Some(&row.hash)) =>
-            {
-                return Ok(Accepted::OtherVersion { graph: row.graph.clone(), hash: row.hash.clone() });
-            }
             Some(row) => (row.thread, row.head),
             None => (ThreadId::new(), None),
         };
+        let other = tables.threads.get(&key(&new.key)).and_then(|row| {
+            let fits = row.hash == new.hash || new.from.as_ref() == Some(&row.hash);
+            let other = Accepted::OtherVersion { graph: row.graph.clone(), hash: row.hash.clone() };
+            (row.graph != new.graph || !fits).then_some((row.graph != new.graph, other))
+        });
+        if let Some((true, other)) = other {
+            return Ok(other);
+        }
         let open: Vec<(RunId, RunState)> = tables
             .runs_of(thread)
             .iter()
@@ -264,6 +277,9 @@ impl Store for MemoryStore {
             |(run, state): &(RunId, RunState)| *state == RunState::Interrupted && !tables.is_due(*run, now);
         if open.iter().any(waits) {
             return Ok(Accepted::Waits);
+        }
+        if let Some((_, other)) = other {
+            return Ok(other);
         }
         if let Some((active, _)) = open.first() {
             if new.on_busy == OnBusy::Reject {
@@ -313,9 +329,8 @@ impl Store for MemoryStore {
             events: BTreeMap::new(),
         };
         tables.runs.insert(new.run, row);
-        if let Some((key, body_hash)) = idempotency {
-            tables.keys.insert(key, KeyRow { body_hash, run: new.run, at: now });
-        }
+        let row = |body_hash| KeyRow { body_hash, run: new.run, after: Seq::default(), at: now };
+        tables.note(&run.key.owner, new.idempotency, row);
         Ok(if free { Accepted::Claimed { run, head } } else { Accepted::Queued { run } })
     }
 
@@ -342,21 +357,19 @@ impl Store for MemoryStore {
         if let Some(batch) = commit.events {
             row.store(batch);
         }
-        for Question { id, agent, data, expires_at } in commit.questions {
-            tables.next_ord += 1;
-            let (run, key) = (commit.run, thread_key.clone());
+        // A microsecond apart, so that they are listed as they were put.
+        for (place, Question { id, agent, data, expires_at }) in (0..).zip(commit.questions) {
             let question = OpenQuestion {
                 id: id.clone(),
-                run,
-                key,
+                run: commit.run,
+                key: thread_key.clone(),
                 agent,
                 data,
-                created_at: now,
+                created_at: now + chrono::TimeDelta::microseconds(place),
                 answered: None,
                 expired: None,
             };
-            let ord = tables.next_ord;
-            let row = QuestionRow { ord, question, expires_at, answer: None, closed: false, over: false };
+            let row = QuestionRow { question, expires_at, answer: None, closed: false, over: false };
             tables.questions.entry(id).or_insert(row);
         }
         for id in &commit.closed {
@@ -505,6 +518,9 @@ impl Store for MemoryStore {
         if answer.answers.is_empty() {
             return Ok(Answering::Unknown(InterruptId("".into())));
         }
+        if let Some(known) = tables.keyed(&answer.owner, answer.idempotency.as_ref(), now) {
+            return Ok(Answering::Known(known));
+        }
         for (id, _) in &answer.answers {
             let row = tables
                 .questions
@@ -530,13 +546,26 @@ impl Store for MemoryStore {
         let Some(row) = tables.runs.get(&answer.run) else {
             return Err(StoreError::Corrupt { what: "run", why: "its question has none".into() });
         };
-        if row.run.state != RunState::Interrupted {
-            return Ok(Answering::Stored(row.run.clone()));
+        let (run, last) = (row.run.clone(), row.events.last_key_value());
+        let waits = run.state == RunState::Interrupted;
+        let after = if waits {
+            Seq { fence: run.fence, n: u64::MAX }
+        } else {
+            last.map_or(Seq::default(), |(_, batch)| Seq { fence: batch.fence, n: batch.last })
+        };
+        let row = |body_hash| KeyRow { body_hash, run: answer.run, after, at: now };
+        tables.note(&answer.owner, answer.idempotency, row);
+        if !waits {
+            return Ok(Answering::Stored { run, after });
         }
         match tables.take(answer.run, &answer.process, false) {
             Some(claim) => Ok(Answering::Claimed(claim)),
             None => Err(StoreError::Corrupt { what: "run", why: "it is gone".into() }),
         }
+    }
+
+    async fn keyed(&self, owner: &Owner, key: &Idempotency) -> Result<Option<Keyed>> {
+        Ok(self.lock().keyed(owner, Some(key), Utc::now()))
     }
 
     async fn answers(&self, owner: &Owner, run: RunId) -> Result<Vec<(InterruptId, Vec<u8>)>> {
@@ -558,8 +587,17 @@ impl Store for MemoryStore {
         Ok(row.map(|row| OpenQuestion { expired: row.expired(now), ..row.question.clone() }))
     }
 
-    async fn approvals(&self, tenant: &Part, limit: u32) -> Result<Vec<OpenQuestion>> {
-        let of = |row: &QuestionRow| row.question.agent && row.question.key.owner.tenant == *tenant;
+    async fn approvals(
+        &self,
+        tenant: &Part,
+        after: Option<(DateTime<Utc>, InterruptId)>,
+        limit: u32,
+    ) -> Result<Vec<OpenQuestion>> {
+        let of = |row: &QuestionRow| {
+            let place = (row.question.created_at, row.question.id.clone());
+            let comes = after.as_ref().is_none_or(|after| place > *after);
+            comes && row.question.agent && row.question.key.owner.tenant == *tenant
+        };
         let mut open = self.lock().open_questions(of);
         open.truncate(limit as usize);
         Ok(open)
@@ -592,20 +630,31 @@ impl Store for MemoryStore {
         Ok(of.map(|((_, _, task), data)| (task.clone(), data.clone())).collect())
     }
 
-    async fn resume(&self, owner: &Owner, run: RunId, process: Process) -> Result<Option<Claim>> {
-        let mut tables = self.lock();
-        let Some(row) = tables.own(owner, run) else { return Ok(None) };
-        let (thread, state) = (row.run.thread, row.run.state);
-        let newest = tables.runs_of(thread).last().is_some_and(|newest| newest.run.run == run);
-        if !newest || !matches!(state, RunState::Failed | RunState::Dead) {
-            return Ok(None);
+    async fn resume(
+        &self,
+        owner: &Owner,
+        run: RunId,
+        process: Process,
+        idempotency: Option<Idempotency>,
+    ) -> Result<Resumed> {
+        let (mut tables, now) = (self.lock(), Utc::now());
+        if let Some(known) = tables.keyed(owner, idempotency.as_ref(), now) {
+            return Ok(Resumed::Known(known));
         }
+        let Some(row) = tables.own(owner, run) else { return Ok(Resumed::Nothing) };
+        let (thread, state, fence) = (row.run.thread, row.run.state, row.run.fence);
+        let newest = tables.runs_of(thread).last().is_some_and(|newest| newest.run.run == run);
+        if !newest || state != RunState::Failed {
+            return Ok(Resumed::Nothing);
+        }
+        let after = Seq { fence, n: u64::MAX };
+        tables.note(owner, idempotency, |body_hash| KeyRow { body_hash, run, after, at: now });
         if let Some(row) = tables.runs.get_mut(&run) {
             (row.run.result, row.run.finished_at, row.run.crashes) = (None, None, 0);
             row.run.cancel_requested = false;
         }
         tables.end_questions(run, false);
-        Ok(tables.take(run, &process, false))
+        Ok(tables.take(run, &process, false).map_or(Resumed::Nothing, Resumed::Claimed))
     }
 
     async fn run(&self, owner: &Owner, run: RunId) -> Result<Option<Run>> {

@@ -154,6 +154,20 @@ pub struct Idempotency {
     pub body_hash: String,
 }
 
+/// What an idempotency key was used for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Keyed {
+    /// The same request.
+    Same {
+        /// The run that it started, or that went on with it.
+        run: Run,
+        /// The last event that is not of the request.
+        after: Seq,
+    },
+    /// Another request.
+    Other,
+}
+
 /// A run to accept.
 #[derive(Debug, Clone)]
 pub struct NewRun {
@@ -194,13 +208,8 @@ pub enum Accepted {
         /// The run.
         run: Run,
     },
-    /// The idempotency key was used for the same request: this is its run, nothing was stored.
-    Replayed {
-        /// The run of the first request.
-        run: Run,
-    },
-    /// The idempotency key was used for another request; nothing was stored.
-    KeyReused,
+    /// The idempotency key was used before; nothing was stored.
+    Known(Keyed),
     /// The thread is of another graph, or of a version of it that is neither `hash` nor `from`; nothing was stored.
     OtherVersion {
         /// The thread's graph.
@@ -297,6 +306,8 @@ pub struct Answer {
     pub answers: Vec<(InterruptId, Vec<u8>)>,
     /// Who answers, for those who come later.
     pub by: String,
+    /// Makes a repeated request find what the first one did.
+    pub idempotency: Option<Idempotency>,
     /// The process that goes on with the run when it waits.
     pub process: Process,
 }
@@ -307,7 +318,14 @@ pub enum Answering {
     /// They are stored, and the run is the process's.
     Claimed(Claim),
     /// They are stored, for whoever works on the run.
-    Stored(Run),
+    Stored {
+        /// The run.
+        run: Run,
+        /// The last event of the run that is stored.
+        after: Seq,
+    },
+    /// The idempotency key was used before; nothing was stored.
+    Known(Keyed),
     /// One of the questions was answered before; nothing was stored.
     Taken {
         /// The question.
@@ -326,6 +344,17 @@ pub enum Answering {
     },
     /// One of the questions does not exist, is over, or is not for the caller; nothing was stored.
     Unknown(InterruptId),
+}
+
+/// What became of the wish to go on with a run.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Resumed {
+    /// It is the process's.
+    Claimed(Claim),
+    /// The idempotency key was used before; nothing was stored.
+    Known(Keyed),
+    /// It did not fail, it is not the newest of its thread, or there is none.
+    Nothing,
 }
 
 /// What became of a commit.
@@ -462,6 +491,9 @@ pub trait Store: Send + Sync + 'static {
     /// Answers open questions of one run. A run that waits is claimed for it.
     async fn answer(&self, answer: Answer) -> Result<Answering>;
 
+    /// Finds what a caller used an idempotency key for.
+    async fn keyed(&self, owner: &Owner, key: &Idempotency) -> Result<Option<Keyed>>;
+
     /// Reads the answers to a run's questions that its owner has not taken.
     async fn answers(&self, owner: &Owner, run: RunId) -> Result<Vec<(InterruptId, Vec<u8>)>>;
 
@@ -471,8 +503,13 @@ pub trait Store: Send + Sync + 'static {
     /// Reads a question that is not over, or was answered, or whose time was over, when it is for the caller.
     async fn question(&self, owner: &Owner, agent: bool, id: &InterruptId) -> Result<Option<OpenQuestion>>;
 
-    /// Lists the questions to agents of a tenant that can be answered, oldest first.
-    async fn approvals(&self, tenant: &Part, limit: u32) -> Result<Vec<OpenQuestion>>;
+    /// Lists the questions to agents of a tenant that can be answered, oldest first, after the cursor `(created_at, id)`.
+    async fn approvals(
+        &self,
+        tenant: &Part,
+        after: Option<(DateTime<Utc>, InterruptId)>,
+        limit: u32,
+    ) -> Result<Vec<OpenQuestion>>;
 
     /// Stores what a task of an unfinished superstep came to; the first stays. False: the fence is lost.
     async fn put_pending(
@@ -488,9 +525,14 @@ pub trait Store: Send + Sync + 'static {
     /// Reads what tasks of a superstep came to.
     async fn pending(&self, owner: &Owner, run: RunId, step: u64) -> Result<Vec<(TaskId, Vec<u8>)>>;
 
-    /// Claims a run that failed or was given up, so that it goes on. Nothing: it did neither, it is not the newest of its
-    /// thread, or there is none.
-    async fn resume(&self, owner: &Owner, run: RunId, process: Process) -> Result<Option<Claim>>;
+    /// Claims a run that failed, so that it goes on.
+    async fn resume(
+        &self,
+        owner: &Owner,
+        run: RunId,
+        process: Process,
+        idempotency: Option<Idempotency>,
+    ) -> Result<Resumed>;
 
     /// Reads a run of this owner.
     async fn run(&self, owner: &Owner, run: RunId) -> Result<Option<Run>>;

@@ -33,7 +33,8 @@ use self::error::{undone, unsure};
 use self::postgres::Lanes;
 use super::{
     Accepted, Answer, Answering, Beat, Checkpoint, Claim, Commit, Committed, EventBatch, GraphVersion,
-    NewRun, OpenQuestion, Process, Result, Run, Store, StoreError, Thread, VersionUse,
+    Idempotency, Keyed, NewRun, OpenQuestion, Process, Result, Resumed, Run, Store, StoreError, Thread,
+    VersionUse,
 };
 use crate::id::{CheckpointId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey};
 
@@ -305,10 +306,18 @@ impl Store for SqlStore {
         detached(async move {
             let tx = begin(&db).await?;
             let answered = question::answer(&tx, answer).await?;
-            end(tx).await?;
+            if matches!(answered, Answering::Claimed(_) | Answering::Stored { .. }) {
+                end(tx).await?;
+            } else {
+                tx.rollback().await.map_err(|e| undone(&e))?;
+            }
             Ok(answered)
         })
         .await
+    }
+
+    async fn keyed(&self, owner: &Owner, key: &Idempotency) -> Result<Option<Keyed>> {
+        question::keyed(self.read(), owner, key).await
     }
 
     async fn answers(&self, owner: &Owner, run: RunId) -> Result<Vec<(InterruptId, Vec<u8>)>> {
@@ -323,8 +332,13 @@ impl Store for SqlStore {
         question::one(self.read(), owner, agent, id).await
     }
 
-    async fn approvals(&self, tenant: &Part, limit: u32) -> Result<Vec<OpenQuestion>> {
-        question::for_agents(self.read(), tenant, limit).await
+    async fn approvals(
+        &self,
+        tenant: &Part,
+        after: Option<(DateTime<Utc>, InterruptId)>,
+        limit: u32,
+    ) -> Result<Vec<OpenQuestion>> {
+        question::for_agents(self.read(), tenant, after, limit).await
     }
 
     async fn put_pending(
@@ -362,15 +376,23 @@ impl Store for SqlStore {
         question::pending(&self.0.pools.write, owner, run, step).await
     }
 
-    async fn resume(&self, owner: &Owner, run: RunId, process: Process) -> Result<Option<Claim>> {
+    async fn resume(
+        &self,
+        owner: &Owner,
+        run: RunId,
+        process: Process,
+        idempotency: Option<Idempotency>,
+    ) -> Result<Resumed> {
         let (db, owner) = (self.write(), owner.clone());
         detached(async move {
             let tx = begin(&db).await?;
-            let claim = question::resume(&tx, &owner, run, &process).await?;
-            if claim.is_some() {
+            let resumed = question::resume(&tx, &owner, run, &process, idempotency.as_ref()).await?;
+            if matches!(resumed, Resumed::Claimed(_)) {
                 end(tx).await?;
+            } else {
+                tx.rollback().await.map_err(|e| undone(&e))?;
             }
-            Ok(claim)
+            Ok(resumed)
         })
         .await
     }

@@ -237,6 +237,76 @@ fn a_chat_that_is_interrupted_ends_its_turn_and_one_that_is_killed_is_gone_on_wi
     assert!(code == 0 && out.contains("short"), "{code} {error}");
 }
 
+/// Two questions at once took the line for a message, which was refused for ever; so was an answer where messages are
+/// none.
+#[test]
+fn chat_asks_one_question_after_another_and_takes_a_line_for_the_answer_where_messages_are_none() {
+    let folder = Folder::new();
+    folder.write(
+        "graphs/two.yaml",
+        "format: 1\nstate: {messages: messages, a: string?, b: string?}\nstart: {all: [a, b]}\nnodes:\n  \
+         a: {kind: ask, question: Who?, on_message: refuse, into: a, next: done}\n  \
+         b: {kind: ask, who: agent, question: Sure?, options: [ok, stop], into: b, next: done}\n  \
+         done: {kind: say, text: \"{{ state.a | default('-') }} {{ state.b | default('-') }}\", next: end}\n",
+    );
+    folder.write(
+        "graphs/one.yaml",
+        "format: 1\nstate: {messages: messages, a: string?}\nstart: a\nnodes:\n  \
+         a: {kind: ask, question: Who?, on_message: refuse, into: a, next: done}\n  \
+         done: {kind: say, text: \"It is {{ state.a | default('-') }}.\", next: end}\n",
+    );
+    let (code, out, error) = run(binary(&folder).args(["chat", "two"]), "hi\nme\nperhaps\nok\n");
+    assert!(code == 0 && out.ends_with("me ok\n"), "{code} {out} {error}");
+    let asked = ["[a asks] Who?", "[b asks] Sure? [ok, stop]", "the next line answers `a`", "ok, stop\n"];
+    for text in asked {
+        assert!(error.contains(text), "{text}: {error}");
+    }
+    let (code, out, error) = run(binary(&folder).args(["chat", "one"]), "hi\nme\n");
+    assert!(code == 0 && out.ends_with("It is me.\n"), "{code} {out} {error}");
+    // Who comes back is shown what is open, and nothing that he says is an answer before.
+    let url = format!("sqlite://{}/kept.db?mode=rwc", folder.path().display());
+    let chat = |lines: &str| run(binary(&folder).args(["chat", "two", "--database-url", &url]), lines);
+    chat("hi\n");
+    let (code, out, error) = chat("hello?\nme\nok\n");
+    assert!(code == 0 && out.ends_with("me ok\n"), "{code} {out} {error}");
+}
+
+/// What a run did when nobody answered was not told, and the next line ended the chat with an error.
+#[test]
+fn chat_tells_what_comes_of_a_question_that_nobody_answers() {
+    use std::io::BufRead as _;
+    let folder = Folder::new();
+    folder.write(
+        "graphs/late.yaml",
+        "format: 1\nstate: {messages: messages, a: string?}\nstart: a\nnodes:\n  \
+         a: {kind: ask, who: agent, question: Who?, timeout: 1s, on_timeout: late, into: a, next: end}\n  \
+         late: {kind: say, text: Nobody decided., next: end}\n",
+    );
+    let mut command = binary(&folder);
+    command.args(["chat", "late"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(b"hi\n").unwrap();
+    let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert_eq!(lines.next().as_deref(), Some("Nobody decided."));
+    // The conversation goes on.
+    input.write_all(b"again\n").unwrap();
+    assert_eq!(lines.next().as_deref(), Some("Nobody decided."));
+    drop(input);
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn key_prints_the_lines_for_the_settings_with_the_role_that_was_asked_for() {
+    let folder = Folder::new();
+    let (code, out, _) = graphloom(&folder, &["key", "--tenant", "acme", "--user", "bot"]);
+    assert!(code == 0 && !out.contains("roles"), "{out}");
+    let (code, out, _) = graphloom(&folder, &["key", "--tenant", "acme", "--user", "bot", "--role", "agent"]);
+    let lines = out.split_once("[[auth.keys]]").unwrap().1;
+    let key: toml::Table = toml::from_str(lines).unwrap();
+    assert_eq!((code, key["roles"].to_string()), (0, "[\"agent\"]".to_owned()), "{out}");
+}
+
 #[tokio::test]
 async fn migrate_makes_the_tables_and_can_be_repeated() {
     let folder = Folder::new();

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use futures_util::future::join_all;
 use graphloom::compile::{Catalog, Compiled, Providers};
 use graphloom::engine::step::Reply;
-use graphloom::engine::{AnswerError, Answered, Answerer, Engine, Settings, Start, StartError};
+use graphloom::engine::{AnswerError, Answered, Answerer, Engine, Settings, Start, StartError, Started};
 use graphloom::failure::{ErrorKind, Failure};
 use graphloom::id::{InterruptId, Seq};
 use graphloom::node::{Attempt, Done, Node, Outcome, Round, Set, Wanted};
@@ -139,7 +139,8 @@ async fn drain(engine: &Engine, answered: &Answered) -> Vec<Json> {
 
 async fn say(engine: &Engine, text: &str) -> Vec<Json> {
     let started = engine.start(&owner("acme", "ann"), message(text)).await.unwrap();
-    drain(engine, &Answered { run: started.run, after: started.after }).await
+    let Started { run, replayed, after } = started;
+    drain(engine, &Answered { run, replayed, after }).await
 }
 
 fn ann() -> Answerer {
@@ -203,7 +204,7 @@ async fn a_plain_message(subject: Subject) {
         (&json!("Small or large?"), &json!(["small", "large"]))
     );
     let open = engine.interrupts(&session("s")).await.unwrap();
-    assert_eq!(open[0].1.interrupt_id, question(&events).to_string());
+    assert_eq!(open[0].interrupt.interrupt_id, question(&events).to_string());
     // What is no answer is refused, and changes nothing.
     let refused = engine.start(&owner("acme", "ann"), message("medium")).await;
     assert!(matches!(refused, Err(StartError::Unprocessable(_))));
@@ -218,7 +219,7 @@ async fn a_plain_message(subject: Subject) {
     // From its start, the whole run is told without the pause.
     let run = events[0]["run_id"].as_str().unwrap().parse().unwrap();
     let row = engine.run(&owner("acme", "ann"), run).await.unwrap().unwrap();
-    let whole = drain(&engine, &Answered { run: row, after: Seq::default() }).await;
+    let whole = drain(&engine, &Answered { run: row, replayed: false, after: Seq::default() }).await;
     assert_eq!(whole.iter().filter(|event| event["type"] == "run.finished").count(), 1);
 }
 
@@ -234,7 +235,7 @@ async fn an_answer_by_id(subject: Subject) {
     for nobody in [ann(), outsider] {
         assert!(matches!(engine.answer(&nobody, say(json!(true))).await, Err(AnswerError::Unknown(_))));
     }
-    assert_eq!(engine.approvals(&agent().owner, 10).await.unwrap()[0].interrupt.question, "Pay?");
+    assert_eq!(engine.approvals(&agent().owner, None, 10).await.unwrap()[0].interrupt.question, "Pay?");
     assert!(matches!(engine.answer(&agent(), say(json!("yes"))).await, Err(AnswerError::Unfit(..))));
     // Of several answers one is taken.
     let answers = (0..8).map(|n| {
@@ -303,7 +304,7 @@ async fn a_late_answer(subject: Subject) {
     for _ in 0..200 {
         tokio::time::sleep(Duration::from_millis(20)).await;
         let run = row.clone();
-        told = drain(&engine, &Answered { run, after: Seq::default() }).await;
+        told = drain(&engine, &Answered { run, replayed: false, after: Seq::default() }).await;
         if told.last().unwrap()["status"] == "completed" {
             break;
         }
@@ -322,12 +323,12 @@ async fn a_failed_run(subject: Subject) {
     let engine = open(&subject.store, plan(&["fine", "weak"], nodes)).await;
     let events = say(&engine, "hi").await;
     assert_eq!(events.last().unwrap()["status"], "failed");
-    let answered = engine.resume(&session("s")).await.unwrap();
+    let answered = engine.resume(&session("s"), None).await.unwrap();
     let events = drain(&engine, &answered).await;
     assert_eq!(events.last().unwrap()["output"], json!({"log": [1, 2]}));
     let calls = |node: &Counts| node.calls.load(Ordering::SeqCst);
     assert_eq!((calls(&fine), calls(&weak)), (1, 2), "what was done is not done again");
-    assert!(matches!(engine.resume(&session("s")).await, Err(AnswerError::Nothing)));
+    assert!(matches!(engine.resume(&session("s"), None).await, Err(AnswerError::Nothing)));
     let history = engine.history(&session("s"), None, 10).await.unwrap().unwrap();
     assert_eq!(history.iter().map(|row| row.step).collect::<Vec<_>>(), [2, 1, 0]);
 }

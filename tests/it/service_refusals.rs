@@ -5,7 +5,7 @@ use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
 use crate::support::Fresh;
-use crate::support::world::{Answer, World};
+use crate::support::world::{Answer, GRAPH, World};
 
 const CHAT: &str = "/v1/graphs/chat/chat";
 
@@ -162,12 +162,17 @@ async fn bad_input_is_refused_with_a_code_and_stores_nothing_on_sqlite() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_belongs_to_somebody_else_does_not_exist_byte_by_byte() {
-    let world = World::start(Fresh::postgres().await).await;
+    let asks = format!(
+        "{}\n  more: {{kind: ask, question: More?, next: end}}\n",
+        GRAPH.trim_end().replace("next: end", "next: more")
+    );
+    let world = World::with_graph(Fresh::postgres().await, &asks).await;
     let of = |request: RequestBuilder, tenant: &str, user: &str| {
         request.header("X-Tenant-Id", tenant).header("X-User-Id", user)
     };
     let mut stream = world.open(of(world.turn("mine", "secret"), "a", "ann")).await;
-    stream.rest().await;
+    let end = stream.rest().await.pop().unwrap();
+    let interrupt = end.json["interrupts"][0]["interrupt_id"].as_str().unwrap();
     let run = stream.run();
     let checkpoints = of(world.request(Method::GET, "/v1/threads/mine/history"), "a", "ann");
     let checkpoints = world.ask(checkpoints).await.json();
@@ -187,13 +192,35 @@ async fn what_belongs_to_somebody_else_does_not_exist_byte_by_byte() {
         (Method::GET, "/v1/threads/{session}/state", None),
         (Method::GET, "/v1/threads/{session}/history", None),
         (Method::DELETE, "/v1/threads/{session}", None),
+        (Method::GET, "/v1/threads/{session}/interrupts", None),
+        (Method::POST, "/v1/threads/{session}/resume", None),
+        (Method::POST, "/v1/interrupts/{interrupt}/answer", None),
+        (Method::POST, "/v1/interrupts/{interrupt}/cancel", None),
     ];
+    // Every operation on what belongs to somebody is among them.
+    let document = world.get("/openapi.json").await.json();
+    for (path, operations) in document["paths"].as_object().unwrap() {
+        for method in operations.as_object().unwrap().keys() {
+            let is_it = |(known, template, _): &(Method, &str, _)| {
+                known.as_str().eq_ignore_ascii_case(method) && template.split('?').next() == Some(path)
+            };
+            let of_nobody = !path.contains('{') || path.contains("/graphs/");
+            assert!(of_nobody || asked.iter().any(is_it), "{method} {path} is not tried");
+        }
+    }
     for (method, path, last) in asked {
-        let send = async |run: &str, session: &str, checkpoint: &str, tenant: &str, user: &str| {
+        let send = async |ids: [&str; 4], tenant: &str, user: &str| {
+            let [run, session, checkpoint, interrupt] = ids;
             let fill = |text: &str| {
-                text.replace("{run}", run).replace("{session}", session).replace("{checkpoint}", checkpoint)
+                let text = text.replace("{run}", run).replace("{session}", session);
+                text.replace("{checkpoint}", checkpoint).replace("{interrupt}", interrupt)
             };
             let mut request = world.request(method.clone(), &fill(path));
+            if path.ends_with("/answer") {
+                request = request.json(&json!({"answer": "yes"}));
+            } else if path.ends_with("/resume") {
+                request = request.json(&json!({"answers": {interrupt: "yes"}}));
+            }
             if let Some(last) = last {
                 let body = json!({"session_id": session, "message": "secret"});
                 request = request.json(&body).header("Last-Event-ID", fill(last));
@@ -202,14 +229,14 @@ async fn what_belongs_to_somebody_else_does_not_exist_byte_by_byte() {
             (answer.status.as_u16(), answer.kind, answer.text)
         };
         for (tenant, user) in [("b", "ann"), ("a", "bob")] {
-            let theirs = send(&run, "mine", checkpoint, tenant, user).await;
-            let nobodys = send(&random, "nothing", &random, tenant, user).await;
+            let theirs = send([&run, "mine", checkpoint, interrupt], tenant, user).await;
+            let nobodys = send([&random, "nothing", &random, "i_00000000000000000000"], tenant, user).await;
             assert_eq!(theirs, nobodys, "{method} {path}");
             assert_eq!(theirs.0, 404, "{method} {path}");
         }
     }
     let still = world.ask(of(world.request(Method::GET, "/v1/threads/mine/messages"), "a", "ann")).await;
-    assert_eq!(still.json()["messages"].as_array().unwrap().len(), 2);
+    assert_eq!(still.json()["messages"].as_array().unwrap().len(), 3);
     let listed = world.ask(of(world.request(Method::GET, "/v1/threads"), "b", "ann")).await;
     assert_eq!(listed.json()["threads"], json!([]));
 }

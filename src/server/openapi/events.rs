@@ -14,8 +14,8 @@ pub(super) fn add(schemas: &mut Json) {
     let root = SchemaSettings::openapi3().into_generator().into_root_schema_for::<Body>();
     let mut root: Json = root.into();
     walk(&mut root, &mut |object| {
-        super::plain_numbers(object);
         without_null(object);
+        super::plain_numbers(object);
         plain_enum(object);
         rename(object);
     });
@@ -114,6 +114,13 @@ fn envelope(mut arm: Json, kind: &str) -> Json {
 /// An absent value has no key, so nothing is ever null.
 fn without_null(object: &mut Map<String, Json>) {
     object.shift_remove("nullable");
+    if let Some(Json::Array(types)) = object.get_mut("type") {
+        types.retain(|kind| kind != "null");
+        if let [only] = &mut types[..] {
+            let only = only.take();
+            object.insert("type".into(), only);
+        }
+    }
     for key in ["anyOf", "oneOf"] {
         let Some(arms) = object.get_mut(key).and_then(Json::as_array_mut) else { continue };
         let is_null = |arm: &Json| arm["type"] == "null" || arm["enum"] == json!([null]);

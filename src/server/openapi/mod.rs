@@ -91,7 +91,9 @@ fn base() -> Json {
         plain_headers(object);
         streams(object);
     });
-    document["components"]["schemas"]["ChatRequest"]["additionalProperties"] = json!(false);
+    for body in ["AnswerRequest", "ChatRequest", "ResumeRequest"] {
+        document["components"]["schemas"][body]["additionalProperties"] = json!(false);
+    }
     parts(&mut document["components"]["schemas"]);
     events::add(&mut document["components"]["schemas"]);
     refusals::add(&mut document);

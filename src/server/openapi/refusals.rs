@@ -28,8 +28,16 @@ fn answers(operation: &Json, path: &str, status: u16) -> bool {
         400 | 403 | 500 | 503 => true,
         401 => path.starts_with("/v1/"),
         404 => path.contains('{'),
+        // Whatever starts a run or lets it go on takes a key.
+        409 | 422 => keyed(operation),
+        429 => keyed(operation) && path.starts_with("/v1/graphs/"),
         _ => operation["requestBody"].is_object(),
     }
+}
+
+fn keyed(operation: &Json) -> bool {
+    let parameters = operation["parameters"].as_array();
+    parameters.is_some_and(|all| all.iter().any(|parameter| parameter["name"] == "Idempotency-Key"))
 }
 
 /// Adds the responses to the components and to the operations.

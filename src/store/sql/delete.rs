@@ -14,7 +14,9 @@ use crate::id::ThreadKey;
 use crate::store::Result;
 
 /// Each statement knows the tenant as $1 and the thread as $2.
-const ROWS: [&str; 9] = [
+const ROWS: [&str; 10] = [
+    "delete from idempotency \
+     where tenant = $1 and run_id in (select run_id from run where tenant = $1 and thread_id = $2)",
     "delete from event where tenant = $1 and run_id in (select run_id from run where tenant = $1 and thread_id = $2)",
     "delete from pending_write \
      where tenant = $1 and run_id in (select run_id from run where tenant = $1 and thread_id = $2)",
@@ -73,10 +75,6 @@ async fn rows<C: ConnectionTrait>(tx: &C, key: &ThreadKey) -> std::result::Resul
         let runs = "select 1 from run where tenant = $1 and thread_id = $2 order by ord for update nowait";
         tx.execute_raw(sql(tx, runs, vec![tenant.into(), thread.into()])).await?;
     }
-    // Keys are few: those of one user and one day.
-    let keys = "delete from idempotency where tenant = $1 and user_id = $3 \
-         and run_id in (select run_id from run where tenant = $1 and thread_id = $2)";
-    tx.execute_raw(sql(tx, keys, vec![tenant.into(), thread.into(), user.into()])).await?;
     for text in ROWS {
         tx.execute_raw(sql(tx, text, vec![tenant.into(), thread.into()])).await?;
     }

@@ -50,6 +50,7 @@ impl MigratorTrait for Migrator {
             migration!("m20261124_000001_init"),
             migration!("m20261124_000002_thread_version"),
             migration!("m20261126_000003_question"),
+            migration!("m20261126_000004_answer_key"),
         ]
     }
 }

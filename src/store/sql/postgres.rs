@@ -207,7 +207,10 @@ const CANCEL: &str = "with r as ( \
        insert into event (tenant, run_id, fence, first_n, last_n, data) \
        select $1, $2, r.fence, $5, $6, $7 from r where r.state = 'cancelled'), \
      settled as ( \
-       delete from pending_write p using r where r.state = 'cancelled' and p.tenant = $1 and p.run_id = $2) \
+       delete from pending_write p using r where r.state = 'cancelled' and p.tenant = $1 and p.run_id = $2), \
+     ended as ( \
+       update interrupt i set ended = true from r \
+       where r.state = 'cancelled' and i.tenant = $1 and i.run_id = $2 and i.closed_at is null) \
      select {RUN} from r";
 
 pub(super) async fn request_cancel(

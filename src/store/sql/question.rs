@@ -10,9 +10,10 @@ use uuid::Uuid;
 use super::error::{is_race, undone};
 use super::row::{RUN, Row, moment};
 use super::{read, sql};
-use crate::id::{CheckpointId, InterruptId, Owner, Part, RunId, TaskId, ThreadKey};
+use crate::id::{CheckpointId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadKey};
 use crate::store::{
-    Answer, Answering, Claim, Commit, OpenQuestion, Process, Result, Run, RunState, StoreError,
+    Answer, Answering, Claim, Commit, Idempotency, Keyed, OpenQuestion, Process, Result, Resumed, Run,
+    RunState, StoreError,
 };
 
 /// Questions beside their runs.
@@ -27,13 +28,14 @@ const ANSWERABLE: &str = "i.answer is null and (i.expires_at is null or i.expire
 /// Returns the text with the clock of the back end, whose time decides what is over; and not the time at which a
 /// transaction began, for it may have waited.
 fn timed<C: ConnectionTrait>(db: &C, text: &str) -> String {
-    text.replace(
-        "{NOW}",
-        match db.get_database_backend() {
-            DbBackend::Postgres => "clock_timestamp()",
-            _ => "cast(unixepoch('subsec') * 1000000 as integer)",
-        },
-    )
+    let (now, day_ago) = match db.get_database_backend() {
+        DbBackend::Postgres => ("clock_timestamp()", "now() - interval '24 hours'"),
+        _ => (
+            "cast(unixepoch('subsec') * 1000000 as integer)",
+            "cast((unixepoch('subsec') - 86400) * 1000000 as integer)",
+        ),
+    };
+    text.replace("{NOW}", now).replace("{DAY_AGO}", day_ago)
 }
 
 async fn write<C: ConnectionTrait>(db: &C, text: &str, values: Vec<Value>) -> Result<u64> {
@@ -97,12 +99,19 @@ pub(super) async fn one<C: ConnectionTrait>(
 pub(super) async fn for_agents<C: ConnectionTrait>(
     db: &C,
     tenant: &Part,
+    after: Option<(DateTime<Utc>, InterruptId)>,
     limit: u32,
 ) -> Result<Vec<OpenQuestion>> {
+    let mut values: Vec<Value> = vec![tenant.as_str().into(), i64::from(limit).into()];
+    let mut cursor = "";
+    if let Some((created_at, id)) = after {
+        values.extend([moment(db.get_database_backend(), created_at), (&*id.0).into()]);
+        cursor = "and (i.created_at, i.interrupt_id) > ($3, $4)";
+    }
     let text = format!(
-        "{QUESTION} and {OPEN} and i.agent and {ANSWERABLE} order by i.created_at, i.interrupt_id limit $2"
+        "{QUESTION} and {OPEN} and not i.ended and i.agent and {ANSWERABLE} {cursor} \
+         order by i.created_at, i.interrupt_id limit $2"
     );
-    let values = vec![tenant.as_str().into(), i64::from(limit).into()];
     read::rows(db, "question", &timed(db, &text), values).await?.iter().map(open).collect()
 }
 
@@ -164,6 +173,67 @@ async fn taken(tx: &Tx, run: &Run, process: &Process) -> Result<Option<Claim>> {
     Ok(Some(Claim { run: row.run()?, head, crashed: false }))
 }
 
+/// Finds what a key was used for.
+pub(super) async fn keyed<C: ConnectionTrait>(
+    db: &C,
+    owner: &Owner,
+    key: &Idempotency,
+) -> Result<Option<Keyed>> {
+    let text = format!(
+        "select {RUN}, k.body_hash = $5 as same, k.after_fence, k.after_n \
+         from idempotency k join run r on r.tenant = k.tenant and r.run_id = k.run_id \
+         where k.tenant = $1 and k.user_id = $2 and k.route = $3 and k.key = $4 and k.created_at > {{DAY_AGO}}"
+    );
+    let mut values = place(owner, key);
+    values.push(key.body_hash.as_str().into());
+    let Some(row) = read::row(db, "idempotency", &timed(db, &text), values).await? else { return Ok(None) };
+    if !row.get::<bool>("same")? {
+        return Ok(Some(Keyed::Other));
+    }
+    let after = Seq { fence: row.number("after_fence")?, n: row.number("after_n")? };
+    Ok(Some(Keyed::Same { run: row.run()?, after }))
+}
+
+/// Returns what identifies a key.
+fn place(owner: &Owner, key: &Idempotency) -> Vec<Value> {
+    let Owner { tenant, user } = owner;
+    vec![tenant.as_str().into(), user.as_str().into(), key.route.as_str().into(), key.key.as_str().into()]
+}
+
+/// Notes what a key is used for, unless it was used for something before.
+async fn note(
+    tx: &Tx,
+    owner: &Owner,
+    key: Option<&Idempotency>,
+    run: RunId,
+    after: Seq,
+) -> Result<Option<Keyed>> {
+    let Some(key) = key else { return Ok(None) };
+    let old = "delete from idempotency where tenant = $1 and user_id = $2 and route = $3 and key = $4 \
+         and created_at <= {DAY_AGO}";
+    write(tx, &timed(tx, old), place(owner, key)).await?;
+    let text = "insert into idempotency (tenant, user_id, route, key, body_hash, run_id, after_fence, after_n) \
+         values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict (tenant, user_id, route, key) do nothing";
+    let mut values = place(owner, key);
+    let number = |n: u64| Value::from(i64::try_from(n).unwrap_or(i64::MAX));
+    values.extend([key.body_hash.as_str().into(), run.0.into(), number(after.fence), number(after.n)]);
+    if write(tx, text, values).await? > 0 {
+        return Ok(None);
+    }
+    let gone = || StoreError::Unavailable("an idempotency key was taken and is gone".into());
+    keyed(tx, owner, key).await?.ok_or_else(gone).map(Some)
+}
+
+/// Returns the place of the last event of a run that is stored.
+async fn last<C: ConnectionTrait>(db: &C, tenant: &str, run: RunId) -> Result<Seq> {
+    let text = "select fence, last_n from event where tenant = $1 and run_id = $2 \
+         order by fence desc, first_n desc limit 1";
+    match read::row(db, "event", text, vec![tenant.into(), run.0.into()]).await? {
+        Some(row) => Ok(Seq { fence: row.number("fence")?, n: row.number("last_n")? }),
+        None => Ok(Seq::default()),
+    }
+}
+
 /// Answers questions of one run, all of them or none.
 pub(super) async fn answer(tx: &Tx, answer: Answer) -> Result<Answering> {
     let tenant = answer.owner.tenant.as_str();
@@ -177,6 +247,11 @@ pub(super) async fn answer(tx: &Tx, answer: Answer) -> Result<Answering> {
     let Some(run) = locked(tx, tenant, answer.run).await?.filter(|_| !answer.answers.is_empty()) else {
         return Ok(Answering::Unknown(unknown()));
     };
+    if let Some(key) = &answer.idempotency
+        && let Some(known) = keyed(tx, &answer.owner, key).await?
+    {
+        return Ok(Answering::Known(known));
+    }
     let find = "select agent, answered_by, answered_at, expires_at, {NOW} as now, closed_at is null as open \
          from interrupt where tenant = $1 and interrupt_id = $2 and run_id = $3";
     let find = timed(tx, find);
@@ -199,6 +274,11 @@ pub(super) async fn answer(tx: &Tx, answer: Answer) -> Result<Answering> {
             return Ok(Answering::Unknown(id.clone()));
         }
     }
+    let waits = run.state == RunState::Interrupted;
+    let after = if waits { Seq { fence: run.fence, n: u64::MAX } } else { last(tx, tenant, run.run).await? };
+    if let Some(known) = note(tx, &answer.owner, answer.idempotency.as_ref(), run.run, after).await? {
+        return Ok(Answering::Known(known));
+    }
     let put = "update interrupt set answer = $3, answered_by = $4, answered_at = $5 \
          where tenant = $1 and interrupt_id = $2";
     for (id, data) in answer.answers {
@@ -206,20 +286,31 @@ pub(super) async fn answer(tx: &Tx, answer: Answer) -> Result<Answering> {
         let values = vec![tenant.into(), (&*id.0).into(), data.into(), answer.by.as_str().into(), now];
         write(tx, put, values).await?;
     }
-    if run.state == RunState::Interrupted {
+    if waits {
         let claim = taken(tx, &run, &answer.process).await?;
         let claim = claim.ok_or_else(|| StoreError::Unavailable("another run took the thread".into()))?;
         return Ok(Answering::Claimed(claim));
     }
-    Ok(Answering::Stored(run))
+    Ok(Answering::Stored { run, after })
 }
 
 /// Goes on with a run that failed, while it is the newest of its thread.
-pub(super) async fn resume(tx: &Tx, owner: &Owner, run: RunId, process: &Process) -> Result<Option<Claim>> {
+pub(super) async fn resume(
+    tx: &Tx,
+    owner: &Owner,
+    run: RunId,
+    process: &Process,
+    idempotency: Option<&Idempotency>,
+) -> Result<Resumed> {
     let tenant = owner.tenant.as_str();
-    let failed =
-        |run: &Run| run.key.owner == *owner && matches!(run.state, RunState::Failed | RunState::Dead);
-    let Some(run) = locked(tx, tenant, run).await?.filter(failed) else { return Ok(None) };
+    let run = locked(tx, tenant, run).await?;
+    if let Some(key) = idempotency
+        && let Some(known) = keyed(tx, owner, key).await?
+    {
+        return Ok(Resumed::Known(known));
+    }
+    let failed = |run: &Run| run.key.owner == *owner && run.state == RunState::Failed;
+    let Some(run) = run.filter(failed) else { return Ok(Resumed::Nothing) };
     if tx.get_database_backend() == DbBackend::Postgres {
         // Whoever accepts a run has this lock.
         let lock = "select 1 from thread where tenant = $1 and thread_id = $2 for no key update";
@@ -228,11 +319,19 @@ pub(super) async fn resume(tx: &Tx, owner: &Owner, run: RunId, process: &Process
     let text = "select 1 from run r join run x on x.tenant = r.tenant and x.thread_id = r.thread_id \
            and x.ord > r.ord where r.tenant = $1 and r.run_id = $2 limit 1";
     if read::row(tx, "run", text, vec![tenant.into(), run.run.0.into()]).await?.is_some() {
-        return Ok(None);
+        return Ok(Resumed::Nothing);
     }
-    let text = "update run set crashes = 0, cancel_requested = false where tenant = $1 and run_id = $2";
-    write(tx, text, vec![tenant.into(), run.run.0.into()]).await?;
-    taken(tx, &run, process).await
+    let after = Seq { fence: run.fence, n: u64::MAX };
+    if let Some(known) = note(tx, owner, idempotency, run.run, after).await? {
+        return Ok(Resumed::Known(known));
+    }
+    for text in [
+        "update run set crashes = 0, cancel_requested = false where tenant = $1 and run_id = $2",
+        "update interrupt set ended = false where tenant = $1 and run_id = $2",
+    ] {
+        write(tx, text, vec![tenant.into(), run.run.0.into()]).await?;
+    }
+    Ok(taken(tx, &run, process).await?.map_or(Resumed::Nothing, Resumed::Claimed))
 }
 
 /// Says whether a run that is to pause has got an answer already. The gate's row must be locked.

@@ -12,10 +12,10 @@ use super::error::undone;
 use super::question;
 use super::row::{RUN, Row, moment, word};
 use super::{ENGINE, KEY_HOURS, beat, read, sql};
-use crate::id::{CheckpointId, Owner, RunId, ThreadId};
+use crate::id::{CheckpointId, Owner, RunId, Seq, ThreadId};
 use crate::store::{
-    Accepted, Beat, Claim, Commit, Committed, EventBatch, NewRun, OnBusy, Process, Question, Result, Run,
-    RunState, StoreError,
+    Accepted, Beat, Claim, Commit, Committed, EventBatch, Keyed, NewRun, OnBusy, Process, Question, Result,
+    Run, RunState, StoreError,
 };
 
 fn at(time: DateTime<Utc>) -> Value {
@@ -47,17 +47,18 @@ pub(super) async fn accept(tx: &Tx, new: NewRun) -> Result<Accepted> {
     let (tenant, user) = (new.key.owner.tenant.as_str(), new.key.owner.user.as_str());
     let now = Utc::now();
     if let Some(key) = &new.idempotency {
-        let text = "select run_id, body_hash, created_at from idempotency \
+        let text = "select run_id, body_hash, after_fence, after_n, created_at from idempotency \
              where tenant = $1 and user_id = $2 and route = $3 and key = $4";
         let identity =
             || vec![tenant.into(), user.into(), key.route.as_str().into(), key.key.as_str().into()];
         if let Some(old) = read::row(tx, "idempotency", text, identity()).await? {
             if now - old.time("created_at")? < TimeDelta::hours(KEY_HOURS) {
                 if old.get::<String>("body_hash")? != key.body_hash {
-                    return Ok(Accepted::KeyReused);
+                    return Ok(Accepted::Known(Keyed::Other));
                 }
                 if let Some(run) = read::run(tx, &new.key.owner, RunId(old.get("run_id")?)).await? {
-                    return Ok(Accepted::Replayed { run });
+                    let after = Seq { fence: old.number("after_fence")?, n: old.number("after_n")? };
+                    return Ok(Accepted::Known(Keyed::Same { run, after }));
                 }
             }
             let forget =
@@ -68,10 +69,14 @@ pub(super) async fn accept(tx: &Tx, new: NewRun) -> Result<Accepted> {
     let text = "select thread_id, head, graph, hash from thread where tenant = $1 and user_id = $2 and session_id = $3";
     let identity = vec![tenant.into(), user.into(), new.key.session.as_str().into()];
     let found = read::row(tx, "thread", text, identity).await?;
+    let mut other = None;
     if let Some(row) = &found {
         let (graph, hash): (String, String) = (row.get("graph")?, row.get("hash")?);
-        if graph != new.graph || (hash != new.hash && new.from.as_ref() != Some(&hash)) {
+        if graph != new.graph {
             return Ok(Accepted::OtherVersion { graph, hash });
+        }
+        if hash != new.hash && new.from.as_ref() != Some(&hash) {
+            other = Some(Accepted::OtherVersion { graph, hash });
         }
     }
     let (thread, head) = match &found {
@@ -86,6 +91,9 @@ pub(super) async fn accept(tx: &Tx, new: NewRun) -> Result<Accepted> {
         if row.get("asks")? {
             return Ok(Accepted::Waits);
         }
+    }
+    if let Some(other) = other {
+        return Ok(other);
     }
     if let Some(first) = open.first() {
         if new.on_busy == OnBusy::Reject {
@@ -229,10 +237,19 @@ pub(super) async fn commit(tx: &Tx, mut commit: Commit) -> Result<Committed> {
         let settle = "delete from pending_write where tenant = $1 and run_id = $2 and step <= $3";
         write(tx, settle, vec![tenant.into(), commit.run.0.into(), (commit.step as i64 + 1).into()]).await?;
     }
+    if terminal {
+        leave(tx, tenant, commit.run).await?;
+    }
     if pauses {
         question::wake(tx, tenant, commit.run).await?;
     }
     Ok(Committed::Done { cancel_requested: gate.get("cancel_requested")? })
+}
+
+/// Lets the questions of a run be over with it.
+async fn leave(tx: &Tx, tenant: &str, run: RunId) -> Result<()> {
+    let text = "update interrupt set ended = true where tenant = $1 and run_id = $2 and closed_at is null";
+    write(tx, text, vec![tenant.into(), run.0.into()]).await.map(|_| ())
 }
 
 async fn ask(tx: &Tx, tenant: &str, of: (ThreadId, RunId), questions: Vec<Question>) -> Result<()> {
@@ -370,6 +387,7 @@ pub(super) async fn request_cancel(
             store(tx, tenant, run, EventBatch { fence, ..events }).await?;
             let settle = "delete from pending_write where tenant = $1 and run_id = $2";
             write(tx, settle, vec![tenant.into(), run.0.into()]).await?;
+            leave(tx, tenant, run).await?;
         }
         RunState::Running => {
             let text = "update run set cancel_requested = true where tenant = $1 and run_id = $2";

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 use graphloom::id::RunId;
-use graphloom::store::{Accepted, Committed, Idempotency, NewRun, OnBusy, RunState, Store};
+use graphloom::store::{Accepted, Committed, Idempotency, Keyed, NewRun, OnBusy, RunState, Store};
 
 use super::on_every_store;
 use crate::support::{
@@ -148,8 +148,8 @@ fn count(answers: &[Accepted]) -> BTreeMap<&'static str, usize> {
             Accepted::Waits => "waits",
             Accepted::Claimed { .. } => "claimed",
             Accepted::Queued { .. } => "queued",
-            Accepted::Replayed { .. } => "replayed",
-            Accepted::KeyReused => "reused",
+            Accepted::Known(Keyed::Same { .. }) => "replayed",
+            Accepted::Known(Keyed::Other) => "reused",
             Accepted::Busy { .. } => "busy",
             Accepted::QueueFull => "full",
             Accepted::OtherVersion { .. } => "other",
@@ -174,9 +174,9 @@ fn keyed(session_name: &str, key: &str, body_hash: &str) -> NewRun {
 
 fn run_of(answer: &Accepted) -> Option<RunId> {
     match answer {
-        Accepted::Claimed { run, .. } | Accepted::Queued { run } | Accepted::Replayed { run } => {
-            Some(run.run)
-        }
+        Accepted::Claimed { run, .. }
+        | Accepted::Queued { run }
+        | Accepted::Known(Keyed::Same { run, .. }) => Some(run.run),
         _ => None,
     }
 }
@@ -216,9 +216,9 @@ async fn equal_posts_that_race_on_two_threads_make_one_run(store: Arc<dyn Store>
 async fn a_key_belongs_to_its_request_its_route_and_its_user(store: Arc<dyn Store>) {
     let first = store.accept(keyed("s", "k", "body")).await.unwrap();
     let again = store.accept(keyed("s", "k", "body")).await.unwrap();
-    assert!(matches!(again, Accepted::Replayed { .. }));
+    assert!(matches!(again, Accepted::Known(Keyed::Same { .. })));
     assert_eq!(run_of(&again), run_of(&first));
-    assert_eq!(store.accept(keyed("s", "k", "another body")).await.unwrap(), Accepted::KeyReused);
+    assert_eq!(store.accept(keyed("s", "k", "another body")).await.unwrap(), Accepted::Known(Keyed::Other));
     let mut other_route = keyed("s", "k", "body");
     other_route.idempotency.as_mut().unwrap().route = "chat/sales".into();
     assert!(matches!(store.accept(other_route).await.unwrap(), Accepted::Queued { .. }));

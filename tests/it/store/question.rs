@@ -4,11 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use graphloom::id::{InterruptId, TaskId};
-use graphloom::store::{Answer, Answering, Commit, Committed, Question, Run, RunState, Store};
+use graphloom::id::{InterruptId, Seq, TaskId};
+use graphloom::store::{
+    Accepted, Answer, Answering, Commit, Committed, Idempotency, Keyed, NewRun, Question, Resumed, Run,
+    RunState, Store,
+};
 
 use super::on_every_store;
-use crate::support::{barrier, batch, claimed, last_barrier, owner, part, process, queued, session};
+use crate::support::{barrier, batch, claimed, last_barrier, new_run, owner, part, process, queued, session};
 
 on_every_store![
     of_many_answers_one_is_taken_and_the_run_is_claimed_with_it,
@@ -21,6 +24,11 @@ on_every_store![
     the_end_of_a_run_that_waits_is_at_once,
     what_is_pending_needs_the_fence_and_goes_with_its_barrier,
     a_run_goes_on_after_a_failure_only_as_the_newest,
+    a_repeated_answer_finds_what_the_first_one_did,
+    a_key_of_an_answer_races_with_itself_and_goes_with_its_thread,
+    a_repeated_resume_finds_what_the_first_one_did,
+    a_thread_that_waits_says_so_whatever_the_version,
+    what_is_asked_of_agents_comes_in_pages_and_ends_with_its_run,
 ];
 
 fn id(text: &str) -> InterruptId {
@@ -46,6 +54,7 @@ fn answer(run: &Run, names: &[&str]) -> Answer {
         run: run.run,
         answers: names.iter().map(|name| (id(name), format!("to {name}").into_bytes())).collect(),
         by: "ann".into(),
+        idempotency: None,
         process: process("here"),
     }
 }
@@ -90,7 +99,7 @@ async fn of_many_answers_one_is_taken_and_the_run_is_claimed_with_it(store: Arc<
     let both = store.answer(answer(&run, &["b", "a"])).await.unwrap();
     assert!(matches!(both, Answering::Taken { .. }));
     assert_eq!(store.questions(&key).await.unwrap().len(), 1);
-    let Answering::Stored(_) = store.answer(answer(&run, &["b"])).await.unwrap() else { panic!() };
+    let Answering::Stored { .. } = store.answer(answer(&run, &["b"])).await.unwrap() else { panic!() };
     done(&*store, Commit { closed: vec![id("a"), id("b")], ..barrier(&claim.run) }).await;
     assert!(store.answers(&key.owner, run.run).await.unwrap().is_empty());
     // Who comes later learns who was first, also when it was long ago.
@@ -103,7 +112,7 @@ async fn an_answer_that_came_before_the_pause_is_never_waited_for(store: Arc<dyn
     let mut run = claimed(&*store, &key).await;
     done(&*store, asking(&run, vec![question("a", false)])).await;
     run.step += 1;
-    assert!(matches!(store.answer(answer(&run, &["a"])).await.unwrap(), Answering::Stored(_)));
+    assert!(matches!(store.answer(answer(&run, &["a"])).await.unwrap(), Answering::Stored { .. }));
     done(&*store, pause(&run)).await;
     assert_eq!(state(&*store, &run).await, RunState::Queued);
     let mut claims = store.claim(&process("there"), 10).await.unwrap();
@@ -131,7 +140,7 @@ async fn an_answer_that_races_with_the_pause_is_never_lost(store: Arc<dyn Store>
         let now = state(&*store, &run).await;
         match answered {
             Answering::Claimed(_) => assert_eq!(now, RunState::Running),
-            Answering::Stored(_) => assert_eq!(now, RunState::Queued, "it waits for what has come"),
+            Answering::Stored { .. } => assert_eq!(now, RunState::Queued, "it waits for what has come"),
             other => panic!("{other:?}"),
         }
     }
@@ -165,9 +174,9 @@ async fn a_question_is_only_for_those_whom_it_asks(store: Arc<dyn Store>) {
     let nothing = Answer { owner: owner("acme", "bob"), ..answer(&run, &[]) };
     assert_eq!(store.answer(nothing).await.unwrap(), Answering::Unknown(id("")));
     assert_eq!(state(&*store, &run).await, RunState::Interrupted);
-    let desk = store.approvals(&part("acme"), 10).await.unwrap();
+    let desk = store.approvals(&part("acme"), None, 10).await.unwrap();
     assert_eq!(desk.iter().map(|open| &open.id).collect::<Vec<_>>(), [&id("desk")]);
-    assert!(store.approvals(&part("other"), 10).await.unwrap().is_empty());
+    assert!(store.approvals(&part("other"), None, 10).await.unwrap().is_empty());
 }
 
 async fn a_question_whose_time_is_over_wakes_its_run_once(store: Arc<dyn Store>) {
@@ -207,7 +216,7 @@ async fn an_answer_that_comes_too_late_is_refused_as_such(store: Arc<dyn Store>)
     // It is not open any more, and whoever comes for it hears why.
     let open = store.questions(&key).await.unwrap();
     assert_eq!(open.iter().map(|open| &open.id).collect::<Vec<_>>(), [&id("open")]);
-    assert!(store.approvals(&part("acme"), 10).await.unwrap().is_empty());
+    assert!(store.approvals(&part("acme"), None, 10).await.unwrap().is_empty());
     let asked = store.question(&key.owner, true, &id("late")).await.unwrap().unwrap();
     assert_eq!(asked.expired.map(|at| at.timestamp_micros()), Some(end.timestamp_micros()));
     assert!(store.question(&owner("acme", "bob"), false, &id("late")).await.unwrap().is_none());
@@ -215,7 +224,7 @@ async fn an_answer_that_comes_too_late_is_refused_as_such(store: Arc<dyn Store>)
     let claim = store.claim(&process("there"), 10).await.unwrap().remove(0);
     done(&*store, Commit { closed: vec![id("late")], ..barrier(&claim.run) }).await;
     assert_eq!(too_late(&["late"]).await, expected);
-    assert!(matches!(store.answer(reply(&["open"])).await.unwrap(), Answering::Stored(_)));
+    assert!(matches!(store.answer(reply(&["open"])).await.unwrap(), Answering::Stored { .. }));
 }
 
 async fn a_thread_whose_question_is_over_takes_the_next_turn(store: Arc<dyn Store>) {
@@ -271,8 +280,14 @@ async fn what_is_pending_needs_the_fence_and_goes_with_its_barrier(store: Arc<dy
 async fn a_run_goes_on_after_a_failure_only_as_the_newest(store: Arc<dyn Store>) {
     let key = session("s");
     let run = claimed(&*store, &key).await;
-    let resume = async |run: &Run, user: &str| {
-        store.resume(&owner("acme", user), run.run, process("there")).await.unwrap()
+    let resume = async |run: &Run, user: &str| match store
+        .resume(&owner("acme", user), run.run, process("there"), None)
+        .await
+        .unwrap()
+    {
+        Resumed::Claimed(claim) => Some(claim),
+        Resumed::Nothing => None,
+        Resumed::Known(known) => panic!("{known:?}"),
     };
     assert!(resume(&run, "ann").await.is_none(), "it has not failed");
     done(&*store, last_barrier(&run, RunState::Failed)).await;
@@ -284,4 +299,139 @@ async fn a_run_goes_on_after_a_failure_only_as_the_newest(store: Arc<dyn Store>)
     done(&*store, last_barrier(&Run { fence: 2, step: 1, ..run.clone() }, RunState::Failed)).await;
     assert!(resume(&run, "ann").await.is_none(), "another run came after it");
     assert_eq!(state(&*store, &waiting).await, RunState::Queued);
+}
+
+fn key(route: &str, body: &str) -> Option<Idempotency> {
+    Some(Idempotency { route: route.into(), key: "k".into(), body_hash: body.into() })
+}
+
+/// A message that answered a question was not found again by its key: repeated, it was another turn, or a second answer.
+async fn a_repeated_answer_finds_what_the_first_one_did(store: Arc<dyn Store>) {
+    let thread = session("s");
+    let mut run = claimed(&*store, &thread).await;
+    let asked = ["a", "b", "c"].map(|name| question(name, false)).to_vec();
+    let events = Some(batch(1, 2, 5, b"asked"));
+    done(&*store, Commit { questions: asked, events, ..barrier(&run) }).await;
+    run.step += 1;
+    let reply = |name: &str, idempotency| Answer { idempotency, ..answer(&run, &[name]) };
+    // While the run works, what follows the answer comes after the last event.
+    let here = Seq { fence: 1, n: 5 };
+    let first = store.answer(reply("a", key("answer/a", "x"))).await.unwrap();
+    assert!(matches!(&first, Answering::Stored { after, .. } if *after == here), "{first:?}");
+    let same = |known: &Keyed, place: Seq| matches!(known, Keyed::Same { after, .. } if *after == place);
+    let again = store.answer(reply("a", key("answer/a", "x"))).await.unwrap();
+    assert!(matches!(&again, Answering::Known(known) if same(known, here)), "{again:?}");
+    let other = store.answer(reply("a", key("answer/a", "y"))).await.unwrap();
+    assert_eq!(other, Answering::Known(Keyed::Other));
+    assert!(matches!(store.answer(reply("a", None)).await.unwrap(), Answering::Taken { .. }));
+    // A key is not used up by what is refused.
+    assert!(matches!(store.answer(reply("a", key("answer/z", "x"))).await.unwrap(), Answering::Taken { .. }));
+    assert_eq!(store.keyed(&thread.owner, &key("answer/z", "x").unwrap()).await.unwrap(), None);
+    // When it waits, what follows comes under the next fence; a message is found by the key of its turn.
+    done(&*store, Commit { closed: vec![id("a")], ..pause(&run) }).await;
+    let turn = key("chat/support", "turn");
+    let claim = store.answer(reply("b", turn.clone())).await.unwrap();
+    assert!(matches!(&claim, Answering::Claimed(claim) if claim.run.fence == 2), "{claim:?}");
+    let repeated = store.accept(NewRun { idempotency: turn, ..new_run(&thread) }).await.unwrap();
+    let Accepted::Known(Keyed::Same { run: found, after }) = repeated else { panic!("{repeated:?}") };
+    assert_eq!((found.run, after.fence), (run.run, 1));
+    assert!(Seq { fence: 1, n: 1 << 60 } < after && after < Seq { fence: 2, n: 0 });
+    assert!(
+        store.keyed(&owner("acme", "bob"), &key("chat/support", "turn").unwrap()).await.unwrap().is_none()
+    );
+}
+
+async fn a_key_of_an_answer_races_with_itself_and_goes_with_its_thread(store: Arc<dyn Store>) {
+    let thread = session("s");
+    let run = claimed(&*store, &thread).await;
+    done(&*store, Commit { questions: vec![question("a", true)], ..pause(&run) }).await;
+    let agent = owner("acme", "bob");
+    let reply = Answer {
+        owner: agent.clone(),
+        agent: true,
+        idempotency: key("answer/a", "x"),
+        ..answer(&run, &["a"])
+    };
+    let answers = (0..8).map(|_| {
+        let (store, reply) = (store.clone(), reply.clone());
+        async move { store.answer(reply).await.unwrap() }
+    });
+    #[expect(clippy::disallowed_methods, reason = "the race needs several threads")]
+    let tasks: Vec<_> = answers.map(tokio::spawn).collect();
+    let outcomes: Vec<Answering> = join_all(tasks).await.into_iter().map(Result::unwrap).collect();
+    let count = |is: fn(&Answering) -> bool| outcomes.iter().filter(|outcome| is(outcome)).count();
+    assert_eq!(count(|outcome| matches!(outcome, Answering::Claimed(_))), 1, "{outcomes:?}");
+    assert_eq!(count(|outcome| matches!(outcome, Answering::Known(Keyed::Same { .. }))), 7);
+    let used = key("answer/a", "x").unwrap();
+    assert!(store.keyed(&agent, &used).await.unwrap().is_some());
+    assert!(store.delete_thread(&thread).await.unwrap());
+    assert_eq!(store.keyed(&agent, &used).await.unwrap(), None);
+}
+
+async fn a_repeated_resume_finds_what_the_first_one_did(store: Arc<dyn Store>) {
+    let thread = session("s");
+    let run = claimed(&*store, &thread).await;
+    done(&*store, last_barrier(&run, RunState::Failed)).await;
+    let resume = async |body: &str| {
+        let used = key("resume/s", body);
+        store.resume(&thread.owner, run.run, process("there"), used).await.unwrap()
+    };
+    assert!(matches!(resume("x").await, Resumed::Claimed(_)));
+    let again = resume("x").await;
+    let Resumed::Known(Keyed::Same { run: found, after }) = again else { panic!("{again:?}") };
+    assert_eq!((found.run, after.fence), (run.run, 1));
+    assert_eq!(resume("y").await, Resumed::Known(Keyed::Other));
+    // What was given up is for the operator.
+    let lost = claimed(&*store, &session("t")).await;
+    done(&*store, last_barrier(&lost, RunState::Dead)).await;
+    let outcome = store.resume(&thread.owner, lost.run, process("there"), None).await.unwrap();
+    assert_eq!(outcome, Resumed::Nothing);
+}
+
+/// An answer was held against the graph of today, of which it is no turn.
+async fn a_thread_that_waits_says_so_whatever_the_version(store: Arc<dyn Store>) {
+    let thread = session("s");
+    let run = claimed(&*store, &thread).await;
+    done(&*store, Commit { questions: vec![question("a", false)], ..pause(&run) }).await;
+    let newer = NewRun { hash: "hash-2".into(), ..new_run(&thread) };
+    assert_eq!(store.accept(newer).await.unwrap(), Accepted::Waits);
+    let foreign = NewRun { graph: "other".into(), ..new_run(&thread) };
+    assert!(matches!(store.accept(foreign).await.unwrap(), Accepted::OtherVersion { .. }));
+}
+
+async fn what_is_asked_of_agents_comes_in_pages_and_ends_with_its_run(store: Arc<dyn Store>) {
+    let mut runs = Vec::new();
+    for (n, name) in ["s1", "s2", "s3"].into_iter().enumerate() {
+        let run = claimed(&*store, &session(name)).await;
+        let questions = vec![question(&format!("q{n}b"), true), question(&format!("q{n}a"), true)];
+        done(&*store, Commit { questions, ..barrier(&run) }).await;
+        runs.push(Run { step: 1, ..run });
+    }
+    let acme = part("acme");
+    let (mut names, mut after) = (Vec::new(), None);
+    loop {
+        let page = store.approvals(&acme, after, 4).await.unwrap();
+        assert!(page.len() <= 4);
+        let Some(last) = page.last() else { break };
+        after = Some((last.created_at, last.id.clone()));
+        names.extend(page.iter().map(|asked| asked.id.to_string()));
+    }
+    assert_eq!(names, ["q0b", "q0a", "q1b", "q1a", "q2b", "q2a"]);
+    let listed = async || {
+        let open = store.approvals(&acme, None, 10).await.unwrap();
+        open.iter().map(|asked| asked.id.to_string()).collect::<Vec<_>>()
+    };
+    done(&*store, last_barrier(&runs[0], RunState::Failed)).await;
+    assert_eq!(listed().await, ["q1b", "q1a", "q2b", "q2a"]);
+    assert!(store.delete_thread(&runs[1].key).await.unwrap());
+    assert_eq!(listed().await, ["q2b", "q2a"]);
+    done(&*store, pause(&runs[2])).await;
+    store
+        .request_cancel(&runs[2].key.owner, runs[2].run, b"".to_vec(), batch(0, 2, 2, b"end"))
+        .await
+        .unwrap();
+    assert!(listed().await.is_empty());
+    // A failure may be taken back.
+    store.resume(&runs[0].key.owner, runs[0].run, process("there"), None).await.unwrap();
+    assert_eq!(listed().await, ["q0b", "q0a"]);
 }

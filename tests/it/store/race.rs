@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 use graphloom::id::{InterruptId, TaskId};
-use graphloom::store::{Accepted, Answer, Answering, Commit, Process, Question, Run, RunState, Store};
+use graphloom::store::{
+    Accepted, Answer, Answering, Commit, Process, Question, Resumed, Run, RunState, Store,
+};
 
 use super::on_every_store;
 use crate::support::{barrier, batch, claimed, last_barrier, new_run, process, session};
@@ -29,6 +31,7 @@ fn reply(run: &Run, name: &str) -> Answer {
         run: run.run,
         answers: vec![(InterruptId(name.into()), vec![2])],
         by: "ann".into(),
+        idempotency: None,
         process: process("here"),
     }
 }
@@ -80,14 +83,14 @@ async fn a_resume_that_races_with_a_new_run_gives_way_or_goes_first(store: Arc<d
         #[expect(clippy::disallowed_methods, reason = "the race needs several threads")]
         let tasks = (
             tokio::spawn(async move { accepting.accept(new_run(&key)).await.unwrap() }),
-            tokio::spawn(
-                async move { resuming.resume(&run.key.owner, run.run, process("there")).await.unwrap() },
-            ),
+            tokio::spawn(async move {
+                resuming.resume(&run.key.owner, run.run, process("there"), None).await.unwrap()
+            }),
         );
         let (accepted, resumed) = (tasks.0.await.unwrap(), tasks.1.await.unwrap());
         match accepted {
-            Accepted::Claimed { .. } => assert_eq!(resumed, None),
-            Accepted::Queued { .. } => assert!(resumed.is_some()),
+            Accepted::Claimed { .. } => assert_eq!(resumed, Resumed::Nothing),
+            Accepted::Queued { .. } => assert!(matches!(resumed, Resumed::Claimed(_))),
             other => panic!("{other:?}"),
         }
     }
@@ -97,16 +100,17 @@ async fn a_resume_opens_the_questions_that_the_failure_left(store: Arc<dyn Store
     let mut run = claimed(&*store, &session("s")).await;
     let questions = ["left", "answered", "closed"].map(ask).to_vec();
     store.commit(Commit { questions, ..barrier(&run) }).await.unwrap();
-    assert!(matches!(store.answer(reply(&run, "answered")).await.unwrap(), Answering::Stored(_)));
+    assert!(matches!(store.answer(reply(&run, "answered")).await.unwrap(), Answering::Stored { .. }));
     run.step = 1;
     let closed = vec![InterruptId("closed".into())];
     store.commit(Commit { closed, ..last_barrier(&run, RunState::Failed) }).await.unwrap();
     assert!(open(&*store, &run).await.is_empty());
     assert!(matches!(store.answer(reply(&run, "left")).await.unwrap(), Answering::Unknown(_)));
-    store.resume(&run.key.owner, run.run, process("there")).await.unwrap().unwrap();
+    let resumed = store.resume(&run.key.owner, run.run, process("there"), None).await.unwrap();
+    assert!(matches!(resumed, Resumed::Claimed(_)));
     assert_eq!(open(&*store, &run).await, ["left"]);
     assert_eq!(store.answers(&run.key.owner, run.run).await.unwrap().len(), 1);
-    assert!(matches!(store.answer(reply(&run, "left")).await.unwrap(), Answering::Stored(_)));
+    assert!(matches!(store.answer(reply(&run, "left")).await.unwrap(), Answering::Stored { .. }));
     assert!(matches!(store.answer(reply(&run, "closed")).await.unwrap(), Answering::Unknown(_)));
 }
 

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use graphloom::store::sql::SqlStore;
-use graphloom::store::{Accepted, Commit, Committed, Idempotency, NewRun, RunState, Store, StoreError};
+use graphloom::store::{
+    Accepted, Commit, Committed, Idempotency, Keyed, NewRun, RunState, Store, StoreError,
+};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement};
 
 use crate::support::proxy::Proxy;
@@ -161,7 +163,7 @@ async fn replicas_that_start_together_migrate_once() {
         task.unwrap().unwrap();
     }
     let db = plain(&fresh.url).await;
-    assert_eq!(numbers(&db, "select count(*) from seaql_migrations").await, [3]);
+    assert_eq!(numbers(&db, "select count(*) from seaql_migrations").await, [4]);
 }
 
 #[tokio::test]
@@ -250,10 +252,10 @@ async fn a_key_is_forgotten_after_a_day(subject: Subject) {
     };
     store.accept(keyed("one")).await.unwrap();
     age(&db, "idempotency", "created_at", 23).await;
-    assert_eq!(store.accept(keyed("two")).await.unwrap(), Accepted::KeyReused);
+    assert_eq!(store.accept(keyed("two")).await.unwrap(), Accepted::Known(Keyed::Other));
     age(&db, "idempotency", "created_at", 2).await;
     assert!(matches!(store.accept(keyed("two")).await.unwrap(), Accepted::Queued { .. }));
-    assert!(matches!(store.accept(keyed("two")).await.unwrap(), Accepted::Replayed { .. }));
+    assert!(matches!(store.accept(keyed("two")).await.unwrap(), Accepted::Known(Keyed::Same { .. })));
     age(&db, "idempotency", "created_at", 25).await;
     store.claim(&process("there"), 0).await.unwrap();
     assert_eq!(numbers(&db, "select count(*) from idempotency").await, [0]);

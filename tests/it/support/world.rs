@@ -73,6 +73,11 @@ impl World {
         Self::with_model(fresh, graph, "}", "").await
     }
 
+    /// The same with settings.
+    pub(crate) async fn with_settings(fresh: Fresh, graph: &str, settings: &str) -> Self {
+        Self::with_model(fresh, graph, "}", settings).await
+    }
+
     /// The same with a retry policy.
     pub(crate) async fn with_retry(fresh: Fresh) -> Self {
         let policy = "twice: {attempts: 2, first: 10ms, for: [any]}";

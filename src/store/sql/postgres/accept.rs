@@ -9,17 +9,17 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, QueryResult, Value
 use uuid::Uuid;
 
 use super::{Lanes, answered, contended, is_race, millis};
-use crate::id::{CheckpointId, RunId, ThreadId};
+use crate::id::{CheckpointId, RunId, Seq, ThreadId};
 use crate::store::sql::error::{undone, unsure};
 use crate::store::sql::read;
 use crate::store::sql::row::Row;
 use crate::store::sql::{TRIES, begin, detached, sql};
-use crate::store::{Accepted, NewRun, OnBusy, Result, Run, RunState, StoreError};
+use crate::store::{Accepted, Keyed, NewRun, OnBusy, Result, Run, RunState, StoreError};
 
 /// The statement looks as of its start, then takes the thread's lock, perhaps after waiting for another accept. The
 /// counter tells whether one came between: then nothing more is stored, and the answer is `raced`.
 const ACCEPT: &str = "with old as materialized ( \
-       select run_id, body_hash = $16 as same, created_at <= now() - interval '24 hours' as expired from idempotency \
+       select run_id, body_hash = $16 as same, after_fence, after_n, created_at <= now() - interval '24 hours' as expired from idempotency \
        where tenant = $1 and user_id = $2 and route = $14 and key = $15), \
      seen as materialized ( \
        select t.accepted, t.graph, t.hash, \
@@ -36,9 +36,10 @@ const ACCEPT: &str = "with old as materialized ( \
      verdict as materialized ( \
        select s.active, s.graph, s.hash, coalesce(s.accepted, 0) + 1 as turn, case \
          when exists (select 1 from old) then 'known' \
-         when s.graph <> $5 or s.hash <> $7 and s.hash <> coalesce($17, $7) then 'other' \
-         when s.active is null then 'running' \
+         when s.graph <> $5 then 'other' \
          when s.asks then 'waits' \
+         when s.hash <> $7 and s.hash <> coalesce($17, $7) then 'other' \
+         when s.active is null then 'running' \
          when $9 then 'busy' \
          when s.waiting >= $10 then 'full' \
          else 'queued' end as word \
@@ -65,14 +66,14 @@ const ACCEPT: &str = "with old as materialized ( \
          case when t.word = 'running' then now() + $13::bigint * interval '1 millisecond' end \
        from turn t returning created_at) \
      select case when v.word in ('running', 'queued') and t.thread_id is null then 'raced' else v.word end as word, \
-       v.active, v.graph, v.hash, o.run_id as first_run, o.same, o.expired, t.thread_id, t.head, s.created_at \
+       v.active, v.graph, v.hash, o.run_id as first_run, o.same, o.after_fence, o.after_n, o.expired, t.thread_id, t.head, s.created_at \
      from verdict v left join old o on true left join turn t on true left join stored s on true";
 
 /// What one try came to.
 enum Tried {
     Accepted(Box<Accepted>),
     /// The key was used for the same request.
-    Known(RunId),
+    Known(RunId, Seq),
     /// The key is old: it may be used again once it is gone.
     Expired,
     /// Another accept came between.
@@ -115,8 +116,11 @@ fn tried(row: &Row, new: &NewRun) -> Result<Tried> {
     Ok(match word.as_str() {
         "raced" => Tried::Raced,
         "known" if row.get("expired")? => Tried::Expired,
-        "known" if row.get("same")? => Tried::Known(RunId(row.get("first_run")?)),
-        "known" => Tried::Accepted(Box::new(Accepted::KeyReused)),
+        "known" if row.get("same")? => {
+            let after = Seq { fence: row.number("after_fence")?, n: row.number("after_n")? };
+            Tried::Known(RunId(row.get("first_run")?), after)
+        }
+        "known" => Tried::Accepted(Box::new(Accepted::Known(Keyed::Other))),
         "busy" => Tried::Accepted(Box::new(Accepted::Busy { active: RunId(row.get("active")?) })),
         "other" => {
             let (graph, hash) = (row.get("graph")?, row.get("hash")?);
@@ -220,8 +224,8 @@ pub(in crate::store::sql) async fn accept(
         };
         match tried {
             Tried::Accepted(accepted) => return Ok(*accepted),
-            Tried::Known(first) => match read::run(db, &new.key.owner, first).await? {
-                Some(run) => return Ok(Accepted::Replayed { run }),
+            Tried::Known(first, after) => match read::run(db, &new.key.owner, first).await? {
+                Some(run) => return Ok(Accepted::Known(Keyed::Same { run, after })),
                 None => forget(db, new, Some(first)).await?,
             },
             Tried::Expired => forget(db, new, None).await?,

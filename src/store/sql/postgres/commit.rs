@@ -138,8 +138,8 @@ fn barrier(commit: Commit) -> (String, Vec<Value>) {
         // A microsecond apart, so that they are listed as they were put.
         text.push_str(
             ", asked as ( \
-               insert into interrupt (tenant, thread_id, run_id, interrupt_id, agent, data, expires_at, created_at) \
-               select $1, $4, $2, q.id, q.agent, q.data, q.expires_at, now() + q.place * interval '1 microsecond' \
+               insert into interrupt (tenant, thread_id, run_id, interrupt_id, agent, data, expires_at, created_at, ended) \
+               select $1, $4, $2, q.id, q.agent, q.data, q.expires_at, now() + q.place * interval '1 microsecond', $9 \
                from gate, (values ",
         );
         text.push_str(&rows(&values, commit.questions.len(), &QUESTION));
@@ -156,13 +156,16 @@ fn barrier(commit: Commit) -> (String, Vec<Value>) {
             ]);
         }
     }
-    if !commit.closed.is_empty() {
+    if terminal || !commit.closed.is_empty() {
         let ids = commit.closed.iter().map(|id| (&*id.0).into()).collect();
         values.push(Value::Array(ArrayType::String, Some(Box::new(ids))));
+        // A statement may touch a row once.
         text.push_str(&format!(
             ", over as ( \
-               update interrupt i set closed_at = now() from gate \
-               where i.tenant = $1 and i.run_id = $2 and i.interrupt_id = any(${}::text[]))",
+               update interrupt i set ended = $9, \
+                 closed_at = case when i.interrupt_id = any(${0}::text[]) then now() else i.closed_at end from gate \
+               where i.tenant = $1 and i.run_id = $2 and i.closed_at is null \
+                 and ($9 or i.interrupt_id = any(${0}::text[])))",
             values.len()
         ));
     }

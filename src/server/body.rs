@@ -1,0 +1,175 @@
+//! Bodies of JSON: how they are taken out of a request, and how their mistakes are told.
+//!
+//! Invariant: a field that nobody knows is refused, and every mistake has its place.
+
+use std::sync::Arc;
+
+use poem::{Request, RequestBody};
+use poem_openapi::registry::{MetaMediaType, MetaRequest, Registry};
+use poem_openapi::types::Type;
+use poem_openapi::{ApiExtractor, ApiExtractorType, Enum, ExtractParamOptions};
+use serde_json::{Map, Value as Json};
+
+use super::App;
+use super::json::{self, escape};
+use super::problem::{Code, Problem, ProblemAt};
+use super::sse::Groups;
+use crate::diagnostic::suggest;
+use crate::id::sha256_hex;
+
+/// What a body can be read as.
+pub(super) trait Parsed: Sized + Send {
+    /// How the document describes it.
+    type Schema: Type;
+
+    /// Takes it apart.
+    fn parse(body: Json) -> Result<Self, Problem>;
+}
+
+/// The body of a request.
+pub(super) struct Body<T>(pub(super) T);
+
+impl<'a, T: Parsed> ApiExtractor<'a> for Body<T> {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        T::Schema::register(registry);
+    }
+
+    fn request_meta() -> Option<MetaRequest> {
+        let content = MetaMediaType { content_type: "application/json", schema: T::Schema::schema_ref() };
+        Some(MetaRequest { description: None, content: vec![content], required: true })
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        _options: ExtractParamOptions<()>,
+    ) -> poem::Result<Self> {
+        let app = request.data::<Arc<App>>().ok_or_else(Problem::internal)?;
+        Ok(Self(T::parse(json::read(request, body, app.settings.body_limit).await?)?))
+    }
+}
+
+/// A group of events. The run's own events and errors are always sent.
+#[derive(Debug, Clone, Copy, Enum)]
+#[oai(rename_all = "lowercase")]
+pub(super) enum EventGroup {
+    /// Messages and reasoning.
+    Messages,
+    /// Nodes.
+    Nodes,
+    /// Tools.
+    Tools,
+    /// Edges.
+    Edges,
+    /// The public state.
+    State,
+    /// Checkpoints.
+    Checkpoints,
+    /// Logs; this version sends none.
+    Debug,
+}
+
+/// The fields of a body, and what is wrong with them.
+#[derive(Debug)]
+pub(super) struct Fields {
+    fields: Map<String, Json>,
+    wrong: Vec<ProblemAt>,
+    /// The SHA-256 of the canonical body.
+    pub(super) hash: String,
+}
+
+impl Fields {
+    /// Takes a body apart that has only these fields.
+    pub(super) fn of(body: Json, known: &[&str]) -> Result<Self, Problem> {
+        let mut canonical = String::new();
+        json::canonical(&body, &mut canonical);
+        let Json::Object(fields) = body else {
+            return Err(Problem::at(Code::InvalidRequest, "", expected("an object", &body)));
+        };
+        let mut all = Self { wrong: Vec::new(), hash: sha256_hex(canonical.as_bytes()), fields };
+        let strange: Vec<String> =
+            all.fields.keys().filter(|name| !known.contains(&name.as_str())).cloned().collect();
+        for name in strange {
+            all.note(&format!("/{}", escape(&name)), unknown(&name, known));
+        }
+        Ok(all)
+    }
+
+    /// Takes a field out.
+    pub(super) fn take(&mut self, name: &str) -> Option<Json> {
+        self.fields.remove(name)
+    }
+
+    /// Takes a field out that is an object.
+    pub(super) fn object(&mut self, name: &str) -> Map<String, Json> {
+        match self.take(name) {
+            None => Map::new(),
+            Some(Json::Object(object)) => object,
+            Some(other) => self.add(&format!("/{name}"), expected("an object", &other)).unwrap_or_default(),
+        }
+    }
+
+    /// Takes the groups of events out.
+    pub(super) fn include(&mut self) -> Groups {
+        let Some(list) = self.take("include") else { return Groups::default() };
+        let Json::Array(items) = list else {
+            return self.add("/include", expected("a list of groups", &list)).unwrap_or_default();
+        };
+        let mut names = Vec::new();
+        for (i, item) in items.iter().enumerate() {
+            let at = format!("/include/{i}");
+            match item.as_str().map(|name| (name, Groups::parse([name]))) {
+                Some((name, Ok(_))) => names.push(name),
+                Some((name, Err(_))) => self.note(&at, Groups::unknown(name)),
+                None => self.note(&at, expected("the name of a group", item)),
+            }
+        }
+        Groups::parse(names).unwrap_or_default()
+    }
+
+    /// Notes a mistake.
+    pub(super) fn note(&mut self, pointer: &str, detail: impl Into<String>) {
+        self.wrong.push(ProblemAt { pointer: pointer.to_owned(), detail: detail.into() });
+    }
+
+    /// Notes a mistake, in place of the value that is missing for it.
+    pub(super) fn add<T>(&mut self, pointer: &str, detail: impl Into<String>) -> Option<T> {
+        self.note(pointer, detail);
+        None
+    }
+
+    /// Returns what was read, when nothing was wrong.
+    pub(super) fn end<T>(self, read: Option<T>) -> Result<T, Problem> {
+        match read {
+            Some(read) if self.wrong.is_empty() => Ok(read),
+            _ => Err(Problem::places(Code::InvalidRequest, self.wrong)),
+        }
+    }
+}
+
+/// Says what was due and what kind of value was found; never the value.
+pub(super) fn expected(due: &str, found: &Json) -> String {
+    let found = match found {
+        Json::Null => "null",
+        Json::Bool(_) => "a boolean",
+        Json::Number(_) => "a number",
+        Json::String(_) => "a text",
+        Json::Array(_) => "a list",
+        Json::Object(_) => "an object",
+    };
+    format!("{due} is due here, not {found}")
+}
+
+fn unknown(name: &str, known: &[&str]) -> String {
+    if ["tenant", "tenant_id", "user", "user_id", "owner"].contains(&name) {
+        return "tenant and user come from authentication, never from a body".into();
+    }
+    match suggest(name, known.iter().copied()) {
+        Some(field) => format!("there is no such field; did you mean `{field}`?"),
+        None => format!("there is no such field; the fields are {}", known.join(", ")),
+    }
+}
