@@ -5,11 +5,13 @@
 mod chat;
 mod check;
 mod diff;
+mod erase;
 mod explain;
 mod keys;
 mod lsp;
 mod reload;
 mod render;
+mod runs;
 mod schema;
 mod serve;
 mod settings;
@@ -71,6 +73,10 @@ enum Command {
     Schema(schema::SchemaFlags),
     /// Brings the database to this version
     Migrate(DatabaseFlag),
+    /// Looks after the runs of all tenants
+    Runs(runs::RunsFlags),
+    /// Deletes all that there is of a tenant, or of one of its users
+    Erase(erase::EraseFlags),
     /// Speaks with an editor over standard input and output (Language Server Protocol)
     Lsp(lsp::LspFlags),
     /// Makes an API key and the lines for graphloom.toml
@@ -131,6 +137,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
             open_store(&url).await?.migrate().await.context("cannot migrate the database")?;
             print("The database is at this version.\n")
         }),
+        Command::Runs(flags) => runtime()?.block_on(runs::runs(&flags, &file)),
+        Command::Erase(flags) => runtime()?.block_on(erase::erase(&flags, &file)),
         Command::Lsp(lsp) => lsp::lsp(flags, &lsp, &file),
         Command::Key(key) => keys::key(&key),
     }
@@ -155,6 +163,8 @@ impl Command {
             Self::Chat(chat) => &mut chat.database,
             Self::Diff(diff) => &mut diff.database,
             Self::Migrate(database) => database,
+            Self::Runs(runs) => &mut runs.database,
+            Self::Erase(erase) => &mut erase.database,
             _ => return self,
         };
         database.database_url = database.database_url.take().or(before.database.database_url);
@@ -166,7 +176,9 @@ impl Command {
 fn stray<'a>(matches: &ArgMatches, command: Option<&Command>) -> Option<&'a str> {
     let foreign: &[&str] = match command? {
         Command::Serve(_) => &[],
-        Command::Chat(_) | Command::Diff(_) | Command::Migrate(_) => &["bind", "instance", "watch"],
+        Command::Chat(_) | Command::Diff(_) | Command::Erase(_) | Command::Migrate(_) | Command::Runs(_) => {
+            &["bind", "instance", "watch"]
+        }
         _ => &["bind", "instance", "watch", "database_url"],
     };
     foreign.iter().copied().find(|flag| matches.value_source(flag) == Some(ValueSource::CommandLine))

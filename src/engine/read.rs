@@ -10,7 +10,7 @@ use super::record::decode_frontier;
 use super::{Engine, Stop, migrate};
 use crate::id::{CheckpointId, Owner, RunId, ThreadId, ThreadKey};
 use crate::state::State;
-use crate::store::{Checkpoint, StoreError, Thread};
+use crate::store::{Checkpoint, Counts, StoreError, Thread};
 
 /// A thread at one of its checkpoints.
 #[derive(Debug, Clone)]
@@ -73,6 +73,11 @@ impl Engine {
         limit: u32,
     ) -> Result<Vec<Thread>, StoreError> {
         self.shared.store.threads(owner, before, limit).await
+    }
+
+    /// Counts runs of all tenants, for the operator.
+    pub async fn counts(&self) -> Result<Counts, StoreError> {
+        self.shared.store.counts().await
     }
 
     /// Deletes a thread with all that hangs on it; false when there was none.

@@ -261,6 +261,12 @@ impl Llm {
             }
         }
         answer.usage.model_calls = 1;
+        metrics::counter!("graphloom_model_calls_total").increment(1);
+        for (direction, tokens) in
+            [("input", answer.usage.input_tokens), ("output", answer.usage.output_tokens)]
+        {
+            metrics::counter!("graphloom_tokens_total", "direction" => direction).increment(tokens);
+        }
         if reasoning {
             attempt.emit.send(Body::ReasoningFinished { message_id });
         }

@@ -296,7 +296,10 @@ fn system(name: &'static str, app: Arc<App>) -> BoxEndpoint<'static> {
         async move {
             let mut response = match name {
                 "live" => text("text/plain; charset=utf-8", Bytes::from_static(b"live\n")),
-                "metrics" => text("text/plain; version=0.0.4; charset=utf-8", telemetry::render().into()),
+                "metrics" => text("text/plain; version=0.0.4; charset=utf-8", {
+                    telemetry::count(&app.engine).await;
+                    telemetry::render().into()
+                }),
                 "openapi" => text("application/json", app.documents().document),
                 "openapi32" => text("application/json", app.documents().newer),
                 "docs" => docs::page(),

@@ -8,8 +8,14 @@ use std::time::Duration;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tracing::warn;
 
+use crate::engine::Engine;
+use crate::store::Counts;
+
 /// Seconds until the head of a response, from fast reads to whole runs.
 const BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0, 120.0];
+
+/// How long the database may take to count.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 static HANDLE: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
 
@@ -50,6 +56,10 @@ fn describe() {
     metrics::describe_gauge!("graphloom_streams_open", "Streams that are open.");
     metrics::describe_gauge!("graphloom_runs_active", "Runs that this process owns.");
     metrics::describe_counter!("graphloom_runs_accepted_total", "Runs accepted.");
+    metrics::describe_gauge!("graphloom_runs", "Runs of all processes, by state.");
+    metrics::describe_counter!("graphloom_tokens_total", "Tokens that models counted, by direction.");
+    metrics::describe_counter!("graphloom_model_calls_total", "Calls of models that came to an end.");
+    metrics::describe_counter!("graphloom_events_sent_total", "Events written to streams.");
     metrics::describe_counter!(
         "graphloom_reloads_total",
         "Changes of the project: swapped, refused for its errors, or failed to be stored."
@@ -58,6 +68,21 @@ fn describe() {
         "graphloom_reload_findings",
         "Errors of the project in the folder, while what was served before goes on; 0 when it is served."
     );
+}
+
+/// Notes how many runs wait, work and were given up, in the whole database. Without it the last numbers stay.
+pub(super) async fn count(engine: &Engine) {
+    match tokio::time::timeout(PATIENCE, engine.counts()).await {
+        Ok(Ok(Counts { queued, running, interrupted, dead })) => {
+            let states =
+                [("queued", queued), ("running", running), ("interrupted", interrupted), ("dead", dead)];
+            for (state, runs) in states {
+                metrics::gauge!("graphloom_runs", "state" => state).set(runs as f64);
+            }
+        }
+        Ok(Err(error)) => warn!(%error, "The runs cannot be counted."),
+        Err(_) => warn!("The runs cannot be counted: the database does not answer."),
+    }
 }
 
 /// Writes what was collected.

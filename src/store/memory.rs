@@ -11,9 +11,9 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{
-    Accepted, Answer, Answering, Beat, Checkpoint, Claim, Commit, Committed, EventBatch, GraphVersion,
-    Idempotency, Keyed, NewRun, OnBusy, OpenQuestion, Process, Question, Result, Resumed, Run, RunState,
-    Store, StoreError, Thread, VersionUse,
+    Accepted, Answer, Answering, Beat, Checkpoint, Claim, Commit, Committed, Counts, ERASED, EventBatch,
+    GraphVersion, Idempotency, Keyed, NewRun, OnBusy, OpenQuestion, Process, Question, Result, Resumed, Run,
+    RunFilter, RunState, Store, StoreError, Thread, VersionUse,
 };
 use crate::id::{CheckpointId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey};
 
@@ -707,6 +707,82 @@ impl Store for MemoryStore {
         pending.retain(|(run, ..), _| runs.contains_key(run));
         keys.retain(|_, key| runs.contains_key(&key.run));
         Ok(true)
+    }
+
+    async fn erase(&self, tenant: &Part, user: Option<&Part>, limit: u32) -> Result<u64> {
+        let is_of = |owner: &Owner| owner.tenant == *tenant && user.is_none_or(|user| owner.user == *user);
+        let threads: Vec<ThreadKey> = {
+            let tables = self.lock();
+            let keys = tables.threads.values().map(|row| row.key.clone());
+            keys.filter(|key| is_of(&key.owner)).take(limit as usize).collect()
+        };
+        for key in &threads {
+            self.delete_thread(key).await?;
+        }
+        if threads.is_empty() {
+            let mut tables = self.lock();
+            tables.keys.retain(|(of, by, ..), _| of != tenant || user.is_some_and(|user| by != user));
+            let of_tenant = |row: &&mut QuestionRow| row.question.key.owner.tenant == *tenant;
+            for row in tables.questions.values_mut().filter(of_tenant) {
+                if let Some((by, _)) = &mut row.question.answered
+                    && user.is_some_and(|user| user.as_str() == by)
+                {
+                    ERASED.clone_into(by);
+                }
+            }
+        }
+        Ok(threads.len() as u64)
+    }
+
+    async fn runs(&self, filter: &RunFilter, limit: u32) -> Result<Vec<Run>> {
+        let tables = self.lock();
+        let is_asked = |run: &&Run| {
+            (filter.states.is_empty() || filter.states.contains(&run.state))
+                && filter.tenant.as_ref().is_none_or(|tenant| run.key.owner.tenant == *tenant)
+                && filter.before.is_none_or(|before| run.run < before)
+        };
+        let runs = tables.runs.values().rev().map(|row| &row.run).filter(is_asked);
+        Ok(runs.take(limit as usize).cloned().collect())
+    }
+
+    async fn counts(&self) -> Result<Counts> {
+        let tables = self.lock();
+        let count = |state| tables.runs.values().filter(|row| row.run.state == state).count() as u64;
+        Ok(Counts {
+            queued: count(RunState::Queued),
+            running: count(RunState::Running),
+            interrupted: count(RunState::Interrupted),
+            dead: count(RunState::Dead),
+        })
+    }
+
+    async fn find_run(&self, run: RunId) -> Result<Option<Run>> {
+        Ok(self.lock().runs.get(&run).map(|row| row.run.clone()))
+    }
+
+    async fn retry(&self, run: RunId) -> Result<Option<Run>> {
+        let mut tables = self.lock();
+        let dead = tables.runs.get(&run).filter(|row| row.run.state == RunState::Dead);
+        let Some(thread) = dead.map(|row| row.run.thread) else { return Ok(None) };
+        if tables.runs_of(thread).last().is_none_or(|newest| newest.run.run != run) {
+            return Ok(None);
+        }
+        tables.end_questions(run, false);
+        Ok(tables.runs.get_mut(&run).map(|row| {
+            (row.run.state, row.run.crashes, row.run.cancel_requested) = (RunState::Queued, 0, false);
+            (row.run.result, row.run.finished_at) = (None, None);
+            row.run.clone()
+        }))
+    }
+
+    async fn discard(&self, run: RunId) -> Result<Option<Run>> {
+        let mut tables = self.lock();
+        let dead = tables.runs.get_mut(&run).filter(|row| row.run.state == RunState::Dead);
+        let Some(row) = dead else { return Ok(None) };
+        row.run.state = RunState::Cancelled;
+        let discarded = row.run.clone();
+        tables.pending.retain(|(of, ..), _| *of != run);
+        Ok(Some(discarded))
     }
 
     async fn chain(

@@ -13,6 +13,9 @@ use chrono::{DateTime, Utc};
 
 use crate::id::{CheckpointId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey};
 
+/// The name in the place of a user's who was erased; nobody can have it.
+const ERASED: &str = "(erased)";
+
 /// Where a run stands. `Completed`, `Failed`, `Cancelled`, `RolledBack` and `Dead` are terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RunState {
@@ -411,6 +414,30 @@ pub struct VersionUse {
     pub paused_runs: u64,
 }
 
+/// Which runs an operator asks for, over all tenants.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RunFilter {
+    /// Those in these states; empty: in any.
+    pub states: Vec<RunState>,
+    /// Those of this tenant.
+    pub tenant: Option<Part>,
+    /// Those that were accepted before this one.
+    pub before: Option<RunId>,
+}
+
+/// How many runs are not over, and how many were given up, over all tenants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Those that wait for an owner.
+    pub queued: u64,
+    /// Those that have one.
+    pub running: u64,
+    /// Those that wait for a person.
+    pub interrupted: u64,
+    /// Those that were given up.
+    pub dead: u64,
+}
+
 /// Why the store could not answer.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -555,6 +582,26 @@ pub trait Store: Send + Sync + 'static {
     /// Deletes a thread with all that hangs on it; false when there was none. A run in flight is lost
     /// to its owner at the next gate.
     async fn delete_thread(&self, key: &ThreadKey) -> Result<bool>;
+
+    /// Deletes up to `limit` threads of a tenant, or of one of its users, and returns how many. When none is left, it
+    /// deletes what else there is, and takes the name of the user off the answers that he gave to others. Called again,
+    /// it goes on where it was.
+    async fn erase(&self, tenant: &Part, user: Option<&Part>, limit: u32) -> Result<u64>;
+
+    /// Lists runs of all tenants, newest first: for an operator, never for a request.
+    async fn runs(&self, filter: &RunFilter, limit: u32) -> Result<Vec<Run>>;
+
+    /// Counts runs of all tenants.
+    async fn counts(&self) -> Result<Counts>;
+
+    /// Finds a run of any tenant: for an operator, never for a request.
+    async fn find_run(&self, run: RunId) -> Result<Option<Run>>;
+
+    /// Puts a run that was given up back into the queue. Nothing: it was not, another run came after it, or there is none.
+    async fn retry(&self, run: RunId) -> Result<Option<Run>>;
+
+    /// Cancels a run that was given up. Nothing: it was not, or there is none.
+    async fn discard(&self, run: RunId) -> Result<Option<Run>>;
 
     /// Reads what rebuilds the state at `checkpoint`: the rows from the nearest snapshot at or before it
     /// up to it, oldest first. Empty when there is no such checkpoint on the thread.

@@ -8,6 +8,7 @@ mod delete;
 mod entity;
 mod error;
 mod migration;
+mod operate;
 mod postgres;
 mod question;
 mod read;
@@ -32,9 +33,9 @@ use self::entity::graph_version;
 use self::error::{undone, unsure};
 use self::postgres::Lanes;
 use super::{
-    Accepted, Answer, Answering, Beat, Checkpoint, Claim, Commit, Committed, EventBatch, GraphVersion,
-    Idempotency, Keyed, NewRun, OpenQuestion, Process, Result, Resumed, Run, Store, StoreError, Thread,
-    VersionUse,
+    Accepted, Answer, Answering, Beat, Checkpoint, Claim, Commit, Committed, Counts, EventBatch,
+    GraphVersion, Idempotency, Keyed, NewRun, OpenQuestion, Process, Result, Resumed, Run, RunFilter, Store,
+    StoreError, Thread, VersionUse,
 };
 use crate::id::{CheckpointId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey};
 
@@ -421,6 +422,38 @@ impl Store for SqlStore {
     async fn delete_thread(&self, key: &ThreadKey) -> Result<bool> {
         let (db, key) = (self.write(), key.clone());
         detached(async move { delete::thread(&db, &key).await }).await
+    }
+
+    async fn erase(&self, tenant: &Part, user: Option<&Part>, limit: u32) -> Result<u64> {
+        let (db, tenant, user) = (self.write(), tenant.clone(), user.cloned());
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "it is awaited here; each thread is a transaction, so it may take its time"
+        )]
+        let task = tokio::spawn(async move { operate::erase(&db, &tenant, user.as_ref(), limit).await });
+        task.await.unwrap_or_else(|e| Err(StoreError::Unknown(e.to_string())))
+    }
+
+    async fn runs(&self, filter: &RunFilter, limit: u32) -> Result<Vec<Run>> {
+        operate::runs(self.read(), filter, limit).await
+    }
+
+    async fn counts(&self) -> Result<Counts> {
+        operate::counts(self.read()).await
+    }
+
+    async fn find_run(&self, run: RunId) -> Result<Option<Run>> {
+        operate::find(self.read(), run).await
+    }
+
+    async fn retry(&self, run: RunId) -> Result<Option<Run>> {
+        let db = self.write();
+        detached(async move { operate::retry(begin(&db).await?, run).await }).await
+    }
+
+    async fn discard(&self, run: RunId) -> Result<Option<Run>> {
+        let db = self.write();
+        detached(async move { operate::discard(begin(&db).await?, run).await }).await
     }
 
     async fn chain(

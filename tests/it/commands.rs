@@ -3,14 +3,14 @@
 use std::io::{Read as _, Write as _};
 use std::process::{Command, Output, Stdio};
 
-use graphloom::store::Store;
 use graphloom::store::sql::SqlStore;
+use graphloom::store::{RunState, Store};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value as Json;
 
 use crate::support::process::{Folder, binary};
-use crate::support::{Fresh, new_run, session};
+use crate::support::{Fresh, claimed, last_barrier, new_run, session};
 
 const GRAPH: &str = "format: 1\nstate: {messages: messages}\ninput: {name: {type: string, default: you}}\nstart: hello\n\
      nodes:\n  hello: {kind: say, text: \"Hello {{ input.name }}, you said {{ run.user_text }}.\", next: end}\n";
@@ -294,6 +294,58 @@ fn chat_tells_what_comes_of_a_question_that_nobody_answers() {
     assert_eq!(lines.next().as_deref(), Some("Nobody decided."));
     drop(input);
     assert!(child.wait().unwrap().success());
+}
+
+#[tokio::test]
+async fn runs_that_were_given_up_are_listed_shown_tried_again_and_put_away() {
+    let folder = Folder::new();
+    let fresh = Fresh::sqlite();
+    let store = SqlStore::connect(&fresh.url).await.unwrap();
+    store.migrate().await.unwrap();
+    let mut lost = Vec::new();
+    for name in ["s", "t"] {
+        let run = claimed(&store, &session(name)).await;
+        store.commit(last_barrier(&run, RunState::Dead)).await.unwrap();
+        lost.push(run.run.to_string());
+    }
+    claimed(&store, &session("u")).await;
+    drop(store);
+    let runs = |arguments: &[&str]| {
+        graphloom(&folder, &[&["runs", "--database-url", &fresh.url], arguments].concat())
+    };
+    let (code, out, error) = runs(&["list"]);
+    assert!(code == 0 && out.lines().count() == 3 && out.contains("acme:ann:s"), "{out}{error}");
+    let (_, out, _) = runs(&["list", "--state", "dead", "--format", "json"]);
+    let listed: Json = serde_json::from_str(&out).unwrap();
+    let ids: Vec<&str> =
+        listed["runs"].as_array().unwrap().iter().map(|run| run["run_id"].as_str().unwrap()).collect();
+    assert_eq!(ids, [&lost[1], &lost[0]]);
+    let (code, out, _) = runs(&["show", &lost[0]]);
+    assert!(
+        code == 0 && out.contains("status            dead") && out.contains("session           s"),
+        "{out}"
+    );
+    let (code, out, _) = runs(&["retry", &lost[0]]);
+    assert!(code == 0 && out.contains("in the queue again"), "{out}");
+    let (code, _, error) = runs(&["retry", &lost[0]]);
+    assert!(code == 1 && error.contains("`queued`"), "{error}");
+    assert_eq!(runs(&["discard", &lost[1]]).0, 0);
+    let (_, out, _) = runs(&["list", "--state", "dead"]);
+    assert_eq!(out, "There are no such runs.\n");
+    let (code, _, error) = runs(&["show", "01890000-0000-7000-8000-000000000000"]);
+    assert!(code == 1 && error.contains("there is no run"), "{error}");
+    let erase = |arguments: &[&str]| {
+        graphloom(
+            &folder,
+            &[&["erase", "--database-url", &fresh.url, "--tenant", "acme"], arguments].concat(),
+        )
+    };
+    let (code, _, error) = erase(&["--user", "ann"]);
+    assert!(code == 1 && error.contains("`--yes`"), "{error}");
+    let (code, out, _) = erase(&["--user", "ann", "--yes"]);
+    assert!(code == 0 && out.contains("3 threads deleted"), "{out}");
+    let (_, out, _) = runs(&["list"]);
+    assert_eq!(out, "There are no such runs.\n");
 }
 
 #[test]

@@ -360,7 +360,7 @@ async fn a_call_that_must_not_be_made_twice(subject: Subject) {
         let engine = open(&subject.store, plan(&["pay"], vec![("pay", pay)])).await;
         let events = say(&engine, "hi").await;
         assert_eq!(events.last().unwrap()["status"], "failed");
-        let events = drain(&engine, &engine.resume(&session("s")).await.unwrap()).await;
+        let events = drain(&engine, &engine.resume(&session("s"), None).await.unwrap()).await;
         let error = events.iter().find(|event| event["type"] == "error");
         assert_eq!(error.map(|error| error["code"].as_str().unwrap()), code, "{kind:?}");
         assert_eq!(weak.1.load(Ordering::SeqCst), calls, "{kind:?}");

@@ -13,7 +13,7 @@ use crate::support::{Subject, owner, session};
 
 /// Resumes the run and returns what it tells from then on.
 async fn resume(engine: &Engine, run: RunId) -> Vec<Json> {
-    assert_eq!(engine.resume(&session("s")).await.unwrap().run.run, run);
+    assert_eq!(engine.resume(&session("s"), None).await.unwrap().run.run, run);
     let events = follow(engine, run).await;
     assert_eq!(of_kind(&events, "run.finished").count(), 1, "from its start, a run is told with one end");
     events

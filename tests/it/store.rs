@@ -3,6 +3,7 @@
 mod accept;
 mod claim;
 mod line;
+mod operate;
 mod question;
 mod race;
 mod sql;

@@ -170,11 +170,18 @@ struct Writer {
     groups: Groups,
     /// Nothing was written yet.
     first: bool,
+    /// Found once, since it counts every event.
+    sent: metrics::Counter,
 }
 
 impl Writer {
     fn new(run: RunId, groups: Groups) -> Self {
-        Self { prefix: format!("id: {run}:"), groups, first: true }
+        Self {
+            prefix: format!("id: {run}:"),
+            groups,
+            first: true,
+            sent: metrics::counter!("graphloom_events_sent_total"),
+        }
     }
 
     /// Appends the frame, if it is wanted; says whether it was the last.
@@ -183,6 +190,7 @@ impl Writer {
         if !self.groups.has(frame.event.body.group()) {
             return last;
         }
+        self.sent.increment(1);
         out.reserve(self.prefix.len() + name.len() + frame.json.len() + 80);
         out.extend_from_slice(self.prefix.as_bytes());
         // Writing into memory cannot fail. The id holds numbers, the name is ours, and compact JSON

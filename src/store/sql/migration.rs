@@ -51,6 +51,7 @@ impl MigratorTrait for Migrator {
             migration!("m20261124_000002_thread_version"),
             migration!("m20261126_000003_question"),
             migration!("m20261126_000004_answer_key"),
+            migration!("m20261126_000005_operate"),
         ]
     }
 }

@@ -27,7 +27,7 @@ const ANSWERABLE: &str = "i.answer is null and (i.expires_at is null or i.expire
 
 /// Returns the text with the clock of the back end, whose time decides what is over; and not the time at which a
 /// transaction began, for it may have waited.
-fn timed<C: ConnectionTrait>(db: &C, text: &str) -> String {
+pub(super) fn timed<C: ConnectionTrait>(db: &C, text: &str) -> String {
     let (now, day_ago) = match db.get_database_backend() {
         DbBackend::Postgres => ("clock_timestamp()", "now() - interval '24 hours'"),
         _ => (
@@ -38,7 +38,7 @@ fn timed<C: ConnectionTrait>(db: &C, text: &str) -> String {
     text.replace("{NOW}", now).replace("{DAY_AGO}", day_ago)
 }
 
-async fn write<C: ConnectionTrait>(db: &C, text: &str, values: Vec<Value>) -> Result<u64> {
+pub(super) async fn write<C: ConnectionTrait>(db: &C, text: &str, values: Vec<Value>) -> Result<u64> {
     let done = db.execute_raw(sql(db, text, values)).await.map_err(|e| undone(&e))?;
     Ok(done.rows_affected())
 }
