@@ -23,6 +23,17 @@ pub struct Usage {
     pub output_tokens: u64,
     /// Model calls made.
     pub model_calls: u64,
+    /// Tokens of the prompts that the provider had in its cache; a part of `input_tokens`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cache_read_tokens: u64,
+    /// Tokens of the prompts that the provider put into its cache; a part of `input_tokens`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cache_write_tokens: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 impl Usage {
@@ -30,13 +41,33 @@ impl Usage {
     pub fn is_none(&self) -> bool {
         *self == Self::default()
     }
+
+    /// Returns the tokens of prompts and answers.
+    pub fn tokens(&self) -> u64 {
+        self.input_tokens.saturating_add(self.output_tokens)
+    }
+
+    /// Returns what was used since an earlier sum.
+    #[must_use]
+    pub fn since(self, before: Self) -> Self {
+        self.each(before, u64::saturating_sub)
+    }
+
+    fn each(self, other: Self, by: fn(u64, u64) -> u64) -> Self {
+        Self {
+            input_tokens: by(self.input_tokens, other.input_tokens),
+            output_tokens: by(self.output_tokens, other.output_tokens),
+            model_calls: by(self.model_calls, other.model_calls),
+            cache_read_tokens: by(self.cache_read_tokens, other.cache_read_tokens),
+            cache_write_tokens: by(self.cache_write_tokens, other.cache_write_tokens),
+        }
+    }
 }
 
 impl std::ops::AddAssign for Usage {
     fn add_assign(&mut self, other: Self) {
-        self.input_tokens += other.input_tokens;
-        self.output_tokens += other.output_tokens;
-        self.model_calls += other.model_calls;
+        // Servers say absurd numbers.
+        *self = self.each(other, u64::saturating_add);
     }
 }
 

@@ -1,4 +1,4 @@
-//! The OpenAI model against a provider in a process of its own, with real sockets, faults and hang-ups.
+//! The models against a provider in a process of its own, with real sockets, faults and hang-ups.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helper functions, too")]
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt as _;
 use graphloom::egress::{Client, Secret, Settings};
 use graphloom::event::Usage;
+use graphloom::model::anthropic::Anthropic;
 use graphloom::model::openai::OpenAi;
-use graphloom::model::{ChatModel as _, Chunk, Kind, ModelError, Params, Request, Role, Timeouts, Turn};
+use graphloom::model::{ChatModel, Chunk, Kind, ModelError, Params, Request, Role, Timeouts, Turn};
 use serde_json::{Value as Json, json};
 
 /// A running mock provider; it ends with the test.
@@ -43,6 +44,14 @@ impl Provider {
         let client = Client::new(Settings::default()).unwrap();
         let key = Some(Secret::new("sk-test"));
         OpenAi::new(&client, &format!("http://{}/v1", self.address), "mock".to_owned(), key).unwrap()
+    }
+
+    /// Returns a model of each protocol.
+    fn models(&self) -> [Arc<dyn ChatModel>; 2] {
+        let client = Client::new(Settings::default()).unwrap();
+        let (url, key) = (format!("http://{}", self.address), Some(Secret::new("sk-test")));
+        let anthropic = Anthropic::new(&client, &url, "mock".to_owned(), key, true).unwrap();
+        [Arc::new(self.model()), Arc::new(anthropic)]
     }
 
     fn calls(&self) -> Vec<Json> {
@@ -87,7 +96,7 @@ fn asking(text: &str) -> Request {
     }
 }
 
-async fn call(model: &OpenAi, request: Request) -> Vec<Result<Chunk, ModelError>> {
+async fn call(model: &dyn ChatModel, request: Request) -> Vec<Result<Chunk, ModelError>> {
     match model.stream(request).await {
         Ok(stream) => stream.collect().await,
         Err(error) => vec![Err(error)],
@@ -108,20 +117,26 @@ fn kind(items: &[Result<Chunk, ModelError>]) -> Kind {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_whole_answer_comes_token_by_token_with_its_usage() {
     let provider = Provider::start();
-    let model = provider.model();
-    let items = call(&model, asking("[[tokens=30]]")).await;
-    assert_eq!(texts(&items).len(), 30);
-    let usage = Usage { input_tokens: 3, output_tokens: 30, model_calls: 1 };
-    assert!(items.ends_with(&[Ok(Chunk::Usage(usage)), Ok(Chunk::End { truncated: false })]), "{items:?}");
-    let split = call(&model, asking("[[tokens=30 split=1]]")).await;
-    assert_eq!(texts(&split), texts(&items), "single bytes on the wire change nothing");
-    let said = call(&model, asking("[[say=Grüße aus 東京]] [[reasoning=1 no_done length]]")).await;
-    assert_eq!(texts(&said), ["Grüße ", "aus ", "東京"]);
-    assert_eq!(said[0], Ok(Chunk::Reasoning("think0 ".to_owned())));
-    assert_eq!(said.last(), Some(&Ok(Chunk::End { truncated: true })));
-    let began = Instant::now();
-    call(&model, asking("[[tokens=3 first=30ms delay=20ms]]")).await;
-    assert!(began.elapsed() >= Duration::from_millis(70), "{:?}", began.elapsed());
+    // The system turn is no message of the second protocol.
+    for (model, input_tokens) in provider.models().iter().zip([3, 1]) {
+        let model = &**model;
+        let items = call(model, asking("[[tokens=30]]")).await;
+        assert_eq!(texts(&items).len(), 30);
+        let usage = Usage { input_tokens, output_tokens: 30, model_calls: 1, ..Usage::default() };
+        assert!(
+            items.ends_with(&[Ok(Chunk::Usage(usage)), Ok(Chunk::End { truncated: false })]),
+            "{items:?}"
+        );
+        let split = call(model, asking("[[tokens=30 split=1]]")).await;
+        assert_eq!(texts(&split), texts(&items), "single bytes on the wire change nothing");
+        let said = call(model, asking("[[say=Grüße aus 東京]] [[reasoning=1 no_done length]]")).await;
+        assert_eq!(texts(&said), ["Grüße ", "aus ", "東京"]);
+        assert!(said.contains(&Ok(Chunk::Reasoning("think0 ".to_owned()))), "{said:?}");
+        assert_eq!(said.last(), Some(&Ok(Chunk::End { truncated: true })));
+        let began = Instant::now();
+        call(model, asking("[[tokens=3 first=30ms delay=20ms]]")).await;
+        assert!(began.elapsed() >= Duration::from_millis(70), "{:?}", began.elapsed());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -143,7 +158,7 @@ async fn the_provider_sees_the_conversation_and_the_headers() {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_fault_has_its_kind_and_loses_no_token_before_it() {
     let provider = Provider::start();
-    let model = provider.model();
+    let models = provider.models();
     let timeouts = Timeouts {
         first: Duration::from_millis(200),
         idle: Duration::from_millis(50),
@@ -161,10 +176,12 @@ async fn each_fault_has_its_kind_and_loses_no_token_before_it() {
         ("[[status=404]]", Kind::Http(404), 0),
         ("[[status=429 retry_after=1]]", Kind::RateLimit, 0),
     ] {
-        let items = call(&model, Request { timeouts, ..asking(text) }).await;
-        assert_eq!((kind(&items), texts(&items).len()), (expected, tokens), "{text}: {items:?}");
+        for model in &models {
+            let items = call(&**model, Request { timeouts, ..asking(text) }).await;
+            assert_eq!((kind(&items), texts(&items).len()), (expected, tokens), "{text}: {items:?}");
+        }
     }
-    let limited = call(&model, asking("[[status=429 retry_after=1]]")).await.remove(0).unwrap_err();
+    let limited = call(&*models[0], asking("[[status=429 retry_after=1]]")).await.remove(0).unwrap_err();
     assert_eq!(limited.retry_after, Some(Duration::from_secs(1)));
     assert_eq!(limited.message, "the provider answered 429: the mock was told to fail");
 }

@@ -11,6 +11,7 @@ mod handlers;
 mod heads;
 mod json_schema;
 mod migrate;
+mod models;
 mod names;
 mod nodes;
 mod outside;
@@ -30,15 +31,15 @@ use std::time::Duration;
 use crate::diagnostic::{Bag, Diagnostic, Span, did_you_mean};
 use crate::node::Retry;
 use crate::plan::{Limits, Plan, Sealed, ToolPlan};
-use crate::spec::{Folder, Graph, ModelSpec, RetrySpec};
+use crate::spec::{Folder, Graph, RetrySpec};
 use crate::template::Templates;
 use calls::{Calls, calls, check_ways_out};
 use edges::Edges;
 use flow::Flow;
 use handlers::{Handlers, check_kind};
 use heads::{Head, heads};
-use nodes::{Draft, Model, Scene, Shared};
-use outside::{Address, Outside};
+use nodes::{Draft, Scene, Shared};
+use outside::Outside;
 use prompts::Prompts;
 use tools::Tools;
 
@@ -80,7 +81,7 @@ pub fn compile(folder: &Folder, providers: &Providers, bag: &mut Bag) -> Option<
     let types = Types::of_folder(folder, bag);
     let retries = retries(folder, bag);
     let outside = Outside::new(&folder.project, providers, bag);
-    let (models, broken_models) = models(folder, providers, &outside, &retries, bag);
+    let (models, broken_models) = models::models(folder, providers, &outside, &retries, bag);
     let mut prompts = Prompts::read(folder, &types, bag);
     let heads = heads(folder, &types, bag);
     let tools = Tools::read(folder, &types, &heads, &outside, &mut prompts, bag);
@@ -191,77 +192,6 @@ fn retry(spec: &RetrySpec, bag: &mut Bag) -> Retry {
         factor: spec.factor.unwrap_or(default.factor),
         max: spec.max.unwrap_or(default.max),
         kinds: spec.kinds.iter().map(|kind| kind.value.clone()).collect(),
-    }
-}
-
-fn models(
-    folder: &Folder,
-    providers: &Providers,
-    outside: &Outside<'_>,
-    retries: &BTreeMap<String, Retry>,
-    bag: &mut Bag,
-) -> (BTreeMap<String, Model>, BTreeSet<String>) {
-    let mut models = BTreeMap::new();
-    let mut broken: BTreeSet<String> = folder.project.broken_models.iter().cloned().collect();
-    for (name, spec) in &folder.project.models {
-        if let Some(retry) = spec.retry.as_ref().filter(|retry| !retries.contains_key(&retry.value)) {
-            if folder.project.unsure || folder.project.broken.contains(&retry.value) {
-                broken.insert(name.value.clone());
-                continue;
-            }
-            let finding = Diagnostic::error(
-                "M501",
-                format!("unknown retry policy `{}`", retry.value),
-                retry.span,
-                "`retries` declares no such policy",
-            );
-            bag.report(finding.help_maybe(did_you_mean(&retry.value, retries.keys().map(String::as_str))));
-            broken.insert(name.value.clone());
-            continue;
-        }
-        match model(spec, name.span, providers, outside, bag) {
-            Some(model) => drop(models.insert(name.value.clone(), model)),
-            None => drop(broken.insert(name.value.clone())),
-        }
-    }
-    (models, broken)
-}
-
-fn model(
-    spec: &ModelSpec,
-    at: Span,
-    providers: &Providers,
-    outside: &Outside<'_>,
-    bag: &mut Bag,
-) -> Option<Model> {
-    let key = match &spec.api_key {
-        None => None,
-        Some(name) => {
-            let url = spec.base_url.as_ref().map_or(providers::OPENAI_URL, |url| url.value.as_str());
-            if let Some(to) = Address::of(url).filter(|_| spec.provider.value == "openai")
-                && !outside.may_go(name, &to, bag)
-            {
-                return None;
-            }
-            outside.secret(name, bag).ok()?
-        }
-    };
-    let base_url = spec.base_url.as_ref().map(|url| url.value.as_str());
-    match providers.model(spec.provider.value, spec.model.clone().unwrap_or_default(), base_url, key) {
-        Ok(chat) => Some(Model {
-            chat,
-            params: spec.params.clone(),
-            timeout: spec.timeout,
-            retry: spec.retry.clone(),
-            schemas: spec.supports.as_ref().is_none_or(|words| words.contains(&"json_schema")),
-            tools: spec.supports.as_ref().is_none_or(|words| words.contains(&"tools")),
-        }),
-        Err(error) => {
-            let span = spec.base_url.as_ref().map_or(at, |url| url.span);
-            let finding = Diagnostic::error("M510", "the model cannot be reached", span, error.to_string());
-            bag.report(finding.help("write a URL like  https://api.openai.com/v1"));
-            None
-        }
     }
 }
 

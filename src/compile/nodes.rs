@@ -15,7 +15,6 @@ pub(super) use map::locals;
 pub(super) use write::takes;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use indexmap::IndexMap;
@@ -23,6 +22,7 @@ use indexmap::IndexMap;
 use super::edges::Edges;
 use super::handlers::{self, Handlers};
 use super::heads::Head;
+use super::models::Model;
 use super::names::Names;
 use super::outside::Outside;
 use super::prompts::Prompts;
@@ -31,29 +31,15 @@ use super::shape;
 use super::tools::{Tools, effects_of};
 use super::types::Types;
 use crate::diagnostic::{Bag, Diagnostic, Span, Spanned, did_you_mean};
-use crate::model::ChatModel;
 use crate::node::Retry;
 use crate::plan::{Catch, Effects, Next, Target};
 use crate::spec::{
-    ANY, DefaultsSpec, Folder, Graph, IntoSpec, KindSpec, LlmSpec, NodeSpec, ParamsSpec, Project, TimeoutSpec,
+    ANY, DefaultsSpec, Folder, Graph, IntoSpec, KindSpec, LlmSpec, NodeSpec, Project, TimeoutSpec,
 };
 use crate::state::{Channels, Field, Type};
 
 /// How long one attempt of a node may take unless something else is said.
 const NODE_TIMEOUT: Duration = Duration::from_mins(2);
-
-/// A model that can be called.
-#[derive(Debug, Clone)]
-pub(super) struct Model {
-    pub(super) chat: Arc<dyn ChatModel>,
-    pub(super) params: ParamsSpec,
-    pub(super) timeout: TimeoutSpec,
-    pub(super) retry: Option<Spanned<String>>,
-    /// It answers in JSON that fits a schema.
-    pub(super) schemas: bool,
-    /// It calls tools.
-    pub(super) tools: bool,
-}
 
 /// What all graphs of a project share.
 pub(super) struct Shared<'a> {

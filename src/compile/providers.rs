@@ -10,13 +10,22 @@ use crate::diagnostic::Severity;
 use crate::egress::{self, Client, Secret, Target};
 use crate::failure::{ErrorKind, Failure};
 use crate::model::ChatModel;
+use crate::model::anthropic::Anthropic;
 use crate::model::demo::Demo;
 use crate::model::openai::OpenAi;
 use crate::model::scripted::Scripted;
+use crate::spec::ModelSpec;
 use crate::tool::http::{Caller, Request, Response};
 
-/// The base URL of a provider that is not told another.
-pub(super) const OPENAI_URL: &str = "https://api.openai.com/v1";
+/// Returns where a model is called; nothing for one that is not called over HTTP.
+pub(super) fn url_of(spec: &ModelSpec) -> Option<&str> {
+    let default = match spec.provider.value {
+        "openai" => OpenAi::URL,
+        "anthropic" => Anthropic::URL,
+        _ => return None,
+    };
+    Some(spec.base_url.as_ref().map_or(default, |url| url.value.as_str()))
+}
 
 /// Finds a secret by its name.
 type Secrets = Box<dyn Fn(&str) -> Option<Secret> + Send + Sync>;
@@ -161,17 +170,22 @@ impl Providers {
     /// Builds a model; the provider's name is known to be one of these.
     pub(super) fn model(
         &self,
-        provider: &str,
-        model: String,
-        base_url: Option<&str>,
+        spec: &ModelSpec,
         key: Option<Secret>,
     ) -> Result<Arc<dyn ChatModel>, egress::Error> {
         if let Some(model) = &self.stand_in {
             return Ok(Arc::clone(model));
         }
-        Ok(match provider {
-            "openai" => Arc::new(OpenAi::new(&self.client, base_url.unwrap_or(OPENAI_URL), model, key)?),
-            _ => Arc::new(Demo { delay: Duration::from_millis(15) }),
+        let Some(url) = url_of(spec) else {
+            return Ok(Arc::new(Demo { delay: Duration::from_millis(15) }));
+        };
+        let model = spec.model.clone().unwrap_or_default();
+        Ok(match spec.provider.value {
+            "anthropic" => {
+                let schemas = spec.supports.as_ref().is_none_or(|words| words.contains(&"json_schema"));
+                Arc::new(Anthropic::new(&self.client, url, model, key, schemas)?)
+            }
+            _ => Arc::new(OpenAi::new(&self.client, url, model, key)?),
         })
     }
 }

@@ -186,7 +186,7 @@ fn the_other_files_of_a_project_have_their_own_offers() {
     for (path, piece, by, expected) in [
         ("project.yaml", "default_model: smart", "default_model: ‸", "smart backup"),
         ("project.yaml", "retry: standard", "retry: ‸", "standard"),
-        ("project.yaml", "provider: demo}", "provider: ‸}", "openai demo"),
+        ("project.yaml", "provider: demo}", "provider: ‸}", "openai anthropic demo"),
         (
             "project.yaml",
             "note: string?",

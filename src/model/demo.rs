@@ -48,6 +48,7 @@ impl ChatModel for Demo {
             input_tokens: request.turns.iter().map(|turn| text(turn).split_whitespace().count() as u64).sum(),
             output_tokens: words.len() as u64,
             model_calls: 1,
+            ..Usage::default()
         };
         let delay = self.delay;
         let paced = stream::iter(words).then(move |word| async move {
@@ -177,7 +178,7 @@ mod tests {
         assert!(text.starts_with("Hello! I am the demo model"), "{text}");
         assert!(text.contains("“Wie geht’s, 世界? 🌍”"), "{text}");
         let words = text.split_whitespace().count() as u64;
-        let usage = Usage { input_tokens: 6, output_tokens: words, model_calls: 1 };
+        let usage = Usage { input_tokens: 6, output_tokens: words, model_calls: 1, ..Usage::default() };
         assert!(chunks.ends_with(&[Chunk::Usage(usage), Chunk::End { truncated: false }]), "{chunks:?}");
         assert_eq!(chunks.len() as u64, words + 2, "one chunk a word");
     }

@@ -2,10 +2,17 @@
 //!
 //! Invariant: a model streams. Dropping its stream cancels the call down to the provider's socket.
 
+pub mod anthropic;
 pub mod demo;
+mod http;
+mod ids;
 pub mod openai;
 pub mod scripted;
+mod sse;
+#[cfg(test)]
+mod testing;
 mod timed;
+mod wire;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,13 +49,15 @@ pub struct Turn {
     pub tool_calls: Vec<ToolCall>,
     /// The call whose result this is.
     pub tool_call_id: Option<String>,
+    /// What the provider of the turn wants back with it: see [`Chunk::Kept`].
+    pub kept: Option<Json>,
 }
 
 impl Turn {
     /// Makes a turn without tools.
     #[must_use]
     pub fn new(role: Role, content: Json) -> Self {
-        Self { role, content, tool_calls: Vec::new(), tool_call_id: None }
+        Self { role, content, tool_calls: Vec::new(), tool_call_id: None, kept: None }
     }
 
     /// Makes an assistant's turn that calls tools.
@@ -205,6 +214,9 @@ pub enum Chunk {
         /// The next piece.
         delta: String,
     },
+    /// What the provider wants back with this turn while its tools are called, such as signed thoughts. Only the
+    /// provider itself understands it; one that finds another's leaves it out.
+    Kept(Json),
     /// What the call used; may come more than once, the last one counts.
     Usage(Usage),
     /// The answer is whole. A stream that ends without it was cut.

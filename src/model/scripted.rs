@@ -101,6 +101,13 @@ impl Entry {
         self
     }
 
+    /// Wants this back while tools are called.
+    #[must_use]
+    pub fn kept(mut self, kept: serde_json::Value) -> Self {
+        self.chunks.push(Chunk::Kept(kept));
+        self
+    }
+
     /// Fails before anything is said.
     #[must_use]
     pub fn error(kind: Kind) -> Self {
@@ -303,6 +310,7 @@ impl ChatModel for Scripted {
                 .sum(),
             output_tokens: said as u64,
             model_calls: 1,
+            ..Usage::default()
         });
         let mut items: Vec<_> = entry.chunks.into_iter().map(Ok).collect();
         match entry.end {

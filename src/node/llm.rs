@@ -119,7 +119,9 @@ impl Llm {
     /// Returns the prompt, with what came of the rounds before.
     fn asked(&self, attempt: &Attempt, memo: &Memo) -> Result<Vec<Turn>, Failure> {
         let mut turns = self.turns(attempt)?;
-        turns.extend(memo.turns.iter().filter_map(turn));
+        // Only what the node itself keeps can hold what a provider wants back; a conversation comes from anywhere.
+        let kept = |message: &Json| Some(Turn { kept: message.get("kept").cloned(), ..turn(message)? });
+        turns.extend(memo.turns.iter().filter_map(kept));
         Ok(tools::repaired(turns))
     }
 }
@@ -133,7 +135,7 @@ fn turn(message: &Json) -> Option<Turn> {
     let calls = message.get("tool_calls").and_then(Json::as_array).into_iter().flatten();
     let tool_calls = calls.map(ToolCall::of_json).collect::<Option<_>>()?;
     let tool_call_id = message.get("tool_call_id").and_then(Json::as_str).map(str::to_owned);
-    Some(Turn { role, content, tool_calls, tool_call_id })
+    Some(Turn { tool_calls, tool_call_id, ..Turn::new(role, content) })
 }
 
 /// A bare text within a list of parts is a text part.
@@ -172,6 +174,8 @@ struct Answer {
     started: bool,
     /// The tools that it asks for.
     calls: Vec<ToolCall>,
+    /// What the provider wants back with it.
+    kept: Option<Json>,
 }
 
 impl Llm {
@@ -254,6 +258,7 @@ impl Llm {
                     let call_id = call.id.clone();
                     attempt.emit.send(Body::ToolArgsDelta { call_id, delta });
                 }
+                Some(Ok(Chunk::Kept(kept))) => answer.kept = Some(kept),
                 Some(Ok(Chunk::Usage(used))) => answer.usage = used,
                 Some(Ok(Chunk::End { .. })) => break,
                 Some(Err(error)) => return Err(error.into()),
@@ -373,8 +378,9 @@ impl Node for Llm {
             if self.reply && !answer.text.is_empty() {
                 events.push(Self::say(attempt, &message_id, &answer).1);
             }
-            let round = memo.round(&message_id, &answer.text, &answer.calls, &self.tools, events);
-            return Ok(Outcome::More(super::Round { usage: answer.usage, ..round }));
+            let usage = answer.usage;
+            let round = memo.round(&message_id, answer.text, &answer.calls, answer.kept, &self.tools, events);
+            return Ok(Outcome::More(super::Round { usage, ..round }));
         }
         if let Some(output) = &self.output {
             let (value, usage) = self.typed(output, attempt, again, answer, nth + 1).await?;
@@ -383,7 +389,7 @@ impl Node for Llm {
         let mut done = Done { usage: answer.usage, ..Done::default() };
         if self.reply {
             let (turn, event) = Self::say(attempt, &message_id, &answer);
-            done.said = memo.turns;
+            done.said = memo.said();
             done.said.push(turn);
             done.events.push(event);
         }
@@ -399,7 +405,7 @@ impl Llm {
         if self.reply {
             let answer = Answer { text: tools::text_of(&result), ..Answer::default() };
             let (turn, event) = Self::say(attempt, &memo.message_id(attempt), &answer);
-            done.said = memo.turns;
+            done.said = memo.said();
             done.said.push(turn);
             done.events.push(event);
         }

@@ -71,18 +71,31 @@ impl Memo {
         self.results.iter().find(|(tool, _)| is_final(tool)).and_then(|(_, result)| result.clone())
     }
 
+    /// Returns the turns for the conversation. What a provider wanted back ends with the rounds: it may hold thoughts.
+    pub(super) fn said(mut self) -> Vec<Json> {
+        for turn in self.turns.iter_mut().filter_map(Json::as_object_mut) {
+            turn.shift_remove("kept");
+        }
+        self.turns
+    }
+
     /// Makes the next round of the calls that the model wants.
     pub(super) fn round(
         &mut self,
         message_id: &str,
-        text: &str,
+        text: String,
         calls: &[ToolCall],
+        kept: Option<Json>,
         tools: &[Offered],
         mut events: Vec<Body>,
     ) -> Round {
         self.rounds += 1;
         let shown: Vec<Json> = calls.iter().map(ToolCall::to_json).collect();
-        self.turns.push(json!({"id": message_id, "role": "assistant", "content": text, "tool_calls": shown}));
+        let mut turn = json!({"id": message_id, "role": "assistant", "content": text, "tool_calls": shown});
+        if let Some(kept) = kept {
+            turn["kept"] = kept;
+        }
+        self.turns.push(turn);
         let mut wanted = Vec::with_capacity(calls.len());
         for call in calls {
             let args = checked(call, tools);

@@ -67,11 +67,11 @@ pub struct ParamsSpec {
     /// The most tokens of an answer.
     pub max_tokens: Option<u64>,
     /// For the same answer to the same request.
-    pub seed: Option<i64>,
+    pub seed: Option<Spanned<i64>>,
     /// Texts that end the answer.
     pub stop: Vec<String>,
     /// As the provider names it.
-    pub reasoning_effort: Option<String>,
+    pub reasoning_effort: Option<Spanned<String>>,
     /// Further keys of the request.
     pub extra: Map<String, Json>,
 }
@@ -185,7 +185,7 @@ impl Reader<'_> {
             max_tokens: fields.take("max_tokens").and_then(|node| self.count(node, 1)).map(|n| n.value),
             seed: fields.take("seed").and_then(|node| {
                 if let Tree::Int(n) = node.tree {
-                    return Some(n);
+                    return Some(Spanned { value: n, span: node.span });
                 }
                 self.wrong(node, "a whole number");
                 None
@@ -194,7 +194,7 @@ impl Reader<'_> {
             reasoning_effort: fields
                 .take("reasoning_effort")
                 .and_then(|node| self.text(node, "a word such as `low`"))
-                .map(|text| text.value),
+                .map(|text| Spanned { value: text.value, span: text.span }),
             extra: extra.unwrap_or_default(),
         }
     }

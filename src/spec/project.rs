@@ -57,7 +57,7 @@ pub struct Project {
 /// A chat model.
 #[derive(Debug, Clone)]
 pub struct ModelSpec {
-    /// `openai` or `demo`.
+    /// `openai`, `anthropic` or `demo`.
     pub provider: Spanned<&'static str>,
     /// The provider's name of the model.
     pub model: Option<String>,
@@ -153,7 +153,7 @@ impl Reader<'_> {
     fn model(&mut self, name: &Spanned<String>, node: &Node) -> Option<ModelSpec> {
         let mut fields = self.fields(node, &grammar::MODEL, format!("model `{}`", name.value))?;
         let provider = fields.require(self, "provider", "provider: openai", name.span);
-        let provider = provider.and_then(|node| self.word(node, &["openai", "demo"]));
+        let provider = provider.and_then(|node| self.word(node, &["openai", "anthropic", "demo"]));
         let model = fields.take("model").and_then(|node| self.text(node, "the provider's name of a model"));
         let base_url = fields.take("base_url").and_then(|node| self.url(node));
         let api_key = fields.take("api_key").and_then(|node| self.secret(node));
@@ -170,13 +170,15 @@ impl Reader<'_> {
         let odd = fields.is_odd();
         fields.finish(self, later);
         let provider = provider?;
-        if provider.value == "openai" && model.is_none() && odd {
-            return None;
-        }
-        if provider.value == "openai" && model.is_none() {
-            let finding =
-                Diagnostic::error("G104", "an `openai` model needs `model`", name.span, "`model` is missing");
-            self.bag.report(finding.help("write  model: gpt-5"));
+        if provider.value != "demo" && model.is_none() {
+            if !odd {
+                let (message, help) = match provider.value {
+                    "openai" => ("an `openai` model needs `model`", "write  model: gpt-5"),
+                    _ => ("an `anthropic` model needs `model`", "write  model: claude-sonnet-5"),
+                };
+                let finding = Diagnostic::error("G104", message, name.span, "`model` is missing");
+                self.bag.report(finding.help(help));
+            }
             return None;
         }
         let model = model.map(|text| text.value);

@@ -11,6 +11,7 @@ mod engine;
 mod guide;
 mod handlers;
 mod language;
+mod models;
 mod openapi;
 mod people;
 mod requests;

@@ -11,8 +11,17 @@ use serde_json::{Value as Json, json};
 /// Calls that are kept with their bodies; a load test makes more than anyone reads.
 const KEPT: usize = 10_000;
 /// The headers that tests ask for.
-const HEADERS: &[&str] =
-    &["authorization", "idempotency-key", "x-attempt", "user-agent", "content-type", "accept", "traceparent"];
+const HEADERS: &[&str] = &[
+    "authorization",
+    "x-api-key",
+    "anthropic-version",
+    "idempotency-key",
+    "x-attempt",
+    "user-agent",
+    "content-type",
+    "accept",
+    "traceparent",
+];
 
 fn now() -> i64 {
     chrono::Utc::now().timestamp_millis()

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::{Value as Json, json};
 
+use crate::dialect::{Dialect, usage};
 use crate::directives::Directives;
 
 /// Tokens whose frames are kept; longer answers begin anew.
@@ -65,14 +66,14 @@ impl Answer {
         }
     }
 
-    fn frame(&self, i: usize) -> Bytes {
-        static FRAMES: OnceLock<Vec<Bytes>> = OnceLock::new();
+    fn frame(&self, i: usize, dialect: Dialect) -> Bytes {
+        static FRAMES: [OnceLock<Vec<Bytes>>; 2] = [OnceLock::new(), OnceLock::new()];
         match self {
             Self::Usual(_) => {
-                let make = || (0..PREPARED).map(|i| token_frame("content", &usual(i))).collect();
-                FRAMES.get_or_init(make)[i % PREPARED].clone()
+                let make = || (0..PREPARED).map(|i| dialect.token(&usual(i))).collect();
+                FRAMES[dialect as usize].get_or_init(make)[i % PREPARED].clone()
             }
-            Self::Given(tokens) => token_frame("content", &tokens[i]),
+            Self::Given(tokens) => dialect.token(&tokens[i]),
         }
     }
 }
@@ -81,20 +82,6 @@ impl Answer {
 fn usual(i: usize) -> String {
     let i = i % PREPARED;
     if i % 10 == 9 { format!("é世🌍{i} ") } else { format!("tok{i} ") }
-}
-
-fn chunk(choices: &Json, more: &str) -> Bytes {
-    let head = r#"data: {"id":"chatcmpl-mock","object":"chat.completion.chunk","created":0,"model":"mock","choices":"#;
-    format!("{head}{choices}{more}}}\n\n").into()
-}
-
-fn token_frame(field: &str, text: &str) -> Bytes {
-    chunk(&json!([{"index": 0, "delta": {field: text}, "finish_reason": null}]), "")
-}
-
-fn usage(prompt: usize, answer: &Answer) -> Json {
-    let n = answer.len();
-    json!({"prompt_tokens": prompt, "completion_tokens": n, "total_tokens": prompt + n})
 }
 
 /// Returns how long the whole answer takes.
@@ -110,15 +97,19 @@ pub(crate) fn whole(answer: &Answer, prompt: usize) -> Json {
             "index": 0, "finish_reason": "stop",
             "message": {"role": "assistant", "content": answer.text()},
         }],
-        "usage": usage(prompt, answer),
+        "usage": usage(prompt, answer.len()),
     })
 }
 
 /// Plans a streamed answer; `prompt` is the number of prompt tokens, when usage is to be reported.
-pub(crate) fn steps(wanted: &Directives, answer: &Answer, prompt: Option<usize>) -> Vec<Step> {
+pub(crate) fn steps(
+    wanted: &Directives,
+    answer: &Answer,
+    prompt: Option<usize>,
+    dialect: Dialect,
+) -> Vec<Step> {
     let mut steps = Vec::with_capacity(answer.len() + 8);
-    let role = json!([{"index": 0, "delta": {"role": "assistant", "content": null}, "finish_reason": null}]);
-    steps.push(Step::Frame(chunk(&role, "")));
+    steps.push(Step::Frame(dialect.start(prompt)));
     let (first, delay) = (wanted.duration("first"), wanted.duration("delay"));
     let thoughts = wanted.number("reasoning").unwrap_or(0);
     let mut sent = 0;
@@ -131,7 +122,7 @@ pub(crate) fn steps(wanted: &Directives, answer: &Answer, prompt: Option<usize>)
     };
     for i in 0..thoughts {
         pace(&mut steps);
-        steps.push(Step::Frame(token_frame("reasoning_content", &format!("think{i} "))));
+        steps.push(Step::Frame(dialect.thought(&format!("think{i} "))));
     }
     let reached = |name: &str, i: usize| wanted.number(name) == Some(i);
     // One round more than there are tokens, so that a fault may come after the last one.
@@ -146,28 +137,19 @@ pub(crate) fn steps(wanted: &Directives, answer: &Answer, prompt: Option<usize>)
             return finish(steps, wanted);
         }
         if reached("malformed", i) {
-            steps.push(Step::Frame(Bytes::from_static(
-                b"data: {\"choices\":[{\"delta\":{\"content\":tru\n\n",
-            )));
+            steps.push(Step::Frame(dialect.malformed()));
         }
         if reached("error_in_stream", i) {
-            let error = json!({"error": {"message": "the mock was told to fail in the stream", "code": 500}});
-            steps.push(Step::Frame(format!("data: {error}\n\n").into()));
+            steps.push(Step::Frame(dialect.error()));
             return finish(steps, wanted);
         }
         if i < answer.len() {
             pace(&mut steps);
-            steps.push(Step::Token(answer.frame(i)));
+            steps.push(Step::Token(answer.frame(i, dialect)));
         }
     }
-    let reason = if wanted.has("length") { "length" } else { "stop" };
-    steps.push(Step::Frame(chunk(&json!([{"index": 0, "delta": {}, "finish_reason": reason}]), "")));
-    if let Some(prompt) = prompt {
-        steps.push(Step::Frame(chunk(&json!([]), &format!(",\"usage\":{}", usage(prompt, answer)))));
-    }
-    if !wanted.has("no_done") {
-        steps.push(Step::Frame(Bytes::from_static(b"data: [DONE]\n\n")));
-    }
+    let end = dialect.end(wanted.has("length"), prompt, answer.len(), !wanted.has("no_done"));
+    steps.extend(end.into_iter().map(Step::Frame));
     finish(steps, wanted)
 }
 

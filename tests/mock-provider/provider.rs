@@ -1,12 +1,13 @@
 //! A stand-in for a model provider, run as a process of its own by tests and benches.
 //!
-//! It speaks `POST /v1/chat/completions` and does what the directives in the last user message or in the
+//! It speaks `POST /v1/chat/completions` and `POST /v1/messages`, and does what the directives in the last user message or in the
 //! model's name ask (`directives.rs` lists them). `GET /calls` tells what happened, `GET /count` only how
 //! many calls came and how many are open, `POST /reset` forgets it all.
 //!
 //! Options: `--port N` (0 picks one; the first line of stdout is `listening on http://127.0.0.1:PORT`),
 //! `--default "[[…]]"` (directives of every call), `--with-parent` (ends when stdin is closed).
 
+mod dialect;
 mod directives;
 mod log;
 mod plan;
@@ -23,6 +24,7 @@ use serde::Deserialize;
 use serde_json::{Value as Json, json};
 use tokio::io::AsyncReadExt as _;
 
+use self::dialect::Dialect;
 use self::directives::Directives;
 use self::log::{Live, Log};
 use self::playback::Playback;
@@ -75,6 +77,15 @@ fn error(status: u16, message: &str, retry_after: Option<&str>) -> Response {
 
 #[handler]
 async fn chat(request: &Request, body: Body, Data(shared): Data<&Arc<Shared>>) -> Response {
+    answer(request, body, shared, Dialect::Completions).await
+}
+
+#[handler]
+async fn messages(request: &Request, body: Body, Data(shared): Data<&Arc<Shared>>) -> Response {
+    answer(request, body, shared, Dialect::Messages).await
+}
+
+async fn answer(request: &Request, body: Body, shared: &Arc<Shared>, dialect: Dialect) -> Response {
     let body = body.into_bytes().await.unwrap_or_default();
     let mut live = Live::begin(shared.log.add(request.headers(), body.clone()));
     let Ok(asked) = serde_json::from_slice::<Asked>(&body) else {
@@ -100,12 +111,14 @@ async fn chat(request: &Request, body: Body, Data(shared): Data<&Arc<Shared>>) -
         return error(500, "nobody listens any more", None);
     }
     let usage = !wanted.has("no_usage")
-        && (wanted.has("usage") || asked.stream_options.is_some_and(|options| options.include_usage));
+        && (wanted.has("usage")
+            || dialect == Dialect::Messages
+            || asked.stream_options.is_some_and(|options| options.include_usage));
     let prompt = asked.messages.iter().map(|message| text(message).split_whitespace().count()).sum();
     let answer = plan::Answer::new(&wanted, &asked.messages);
     if asked.stream {
         let link = shared.sockets.link(request.remote_addr());
-        let steps = plan::steps(&wanted, &answer, usage.then_some(prompt));
+        let steps = plan::steps(&wanted, &answer, usage.then_some(prompt), dialect);
         return Response::builder()
             .content_type("text/event-stream")
             .header("cache-control", "no-cache")
@@ -182,6 +195,7 @@ async fn main() -> io::Result<()> {
     let shared = Arc::new(Shared { log: Log::default(), sockets, default: options.default });
     let routes = Route::new()
         .at("/v1/chat/completions", post(chat))
+        .at("/v1/messages", post(messages))
         .at("/calls", get(calls))
         .at("/count", get(count))
         .at("/reset", post(reset))

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::words::check_words;
 use super::{Gives, LlmDraft, Model, Scene, Step};
+use crate::compile::models::params_fit;
 use crate::compile::prompts::{Part, Prompt, Prompts};
 use crate::diagnostic::{Bag, Diagnostic, Spanned, did_you_mean};
 use crate::expr::{Expr, ExprTree, Facts};
@@ -116,9 +117,10 @@ impl Scene<'_> {
             params = file.clone();
         }
         let model = model?;
+        let fits = params_fit(model.provider, &llm.params, bag) & params_fit(model.provider, &params, bag);
         let merged = merge_params([&llm.params, &params, &model.params]);
         let (pieces, binds) = prompted?;
-        if (!step.taken && !replies) || !tools {
+        if (!step.taken && !replies) || !tools || !fits {
             return None;
         }
         Some(LlmDraft {
@@ -153,6 +155,16 @@ impl Scene<'_> {
             let message = "the model calls no tools";
             let finding = Diagnostic::error("M508", message, first.span, "its `supports` lacks `tools`");
             bag.report(finding.help("choose another model, or add `tools` to its `supports`"));
+            fine = false;
+        } else if let (Some(first), Some((at, _)), true) =
+            (llm.tools.first(), &llm.output, model.is_some_and(|model| model.forced))
+        {
+            let message = "the model answers in JSON only by a tool of its own";
+            let finding = Diagnostic::error("M508", message, first.span, "there can be no others beside it");
+            let finding = finding.related(*at, "asks for JSON");
+            bag.report(
+                finding.help("choose another model, add `json_schema` to its `supports`, or use two nodes"),
+            );
             fine = false;
         }
         fine
@@ -349,9 +361,9 @@ fn merge_params(layers: [&ParamsSpec; 3]) -> Params {
         temperature: layers.iter().find_map(|p| p.temperature.as_ref()).map(|t| t.value),
         top_p: layers.iter().find_map(|p| p.top_p.as_ref()).map(|t| t.value),
         max_tokens: layers.iter().find_map(|p| p.max_tokens),
-        seed: layers.iter().find_map(|p| p.seed),
+        seed: layers.iter().find_map(|p| p.seed.as_ref()).map(|seed| seed.value),
         stop: layers.iter().find(|p| !p.stop.is_empty()).map(|p| p.stop.clone()).unwrap_or_default(),
-        reasoning_effort: layers.iter().find_map(|p| p.reasoning_effort.clone()),
+        reasoning_effort: layers.iter().find_map(|p| p.reasoning_effort.as_ref()).map(|e| e.value.clone()),
         extra,
     }
 }

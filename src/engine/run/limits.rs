@@ -42,9 +42,7 @@ pub(super) fn over_limit(at: &Position) -> Option<Limit> {
         Some(Limit::Steps)
     } else if at.clock.elapsed() > limits.time {
         Some(Limit::Time)
-    } else if usage.input_tokens + usage.output_tokens
-        > granted.tokens.unwrap_or(at.spent.tokens).saturating_add(limits.tokens)
-    {
+    } else if usage.tokens() > granted.tokens.unwrap_or(at.spent.tokens).saturating_add(limits.tokens) {
         Some(Limit::Tokens)
     } else {
         None

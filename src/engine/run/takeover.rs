@@ -33,7 +33,7 @@ fn spent(events: &[Event]) -> Option<Spent> {
         match &event.body {
             Body::CheckpointSaved { step, .. } => steps = *step,
             Body::RunFinished { status: RunStatus::Failed | RunStatus::Dead, usage, .. } => {
-                spent = Some(Spent { steps, tokens: usage.input_tokens + usage.output_tokens });
+                spent = Some(Spent { steps, tokens: usage.tokens() });
             }
             _ => {}
         }

@@ -74,7 +74,7 @@ pub fn divert(
     }
     let (state, delta) = fold(world.root, state, &mut ends);
     next.usage += results.usage;
-    let used = next.usage.input_tokens + next.usage.output_tokens;
+    let used = next.usage.tokens();
     match limit {
         Limit::Steps => next.granted.steps = Some(number),
         Limit::Tokens => next.granted.tokens = Some(used),
@@ -273,7 +273,7 @@ impl<'a> Results<'a> {
         let mut part = Part { level, job: &node.job, place: end.place.clone() };
         let came = self.part(&mut part, doing);
         end.place = part.place;
-        end.usage = minus(self.usage, before);
+        end.usage = self.usage.since(before);
         if !matches!(came, Came::Still(..)) {
             end.usage += end.task.held.unwrap_or_default();
         }
@@ -361,14 +361,6 @@ impl<'a> Results<'a> {
 fn said(level: &Level<'_>, told: &Told) -> Vec<Write> {
     let Some(channel) = &level.plan.messages else { return Vec::new() };
     told.said.iter().map(|turn| Write::Put { channel: channel.clone(), value: turn.clone() }).collect()
-}
-
-fn minus(all: Usage, before: Usage) -> Usage {
-    Usage {
-        input_tokens: all.input_tokens - before.input_tokens,
-        output_tokens: all.output_tokens - before.output_tokens,
-        model_calls: all.model_calls - before.model_calls,
-    }
 }
 
 /// Folds what the tasks wrote. A task whose writes do not join those before it fails.

@@ -3,12 +3,11 @@
 //! Invariant: a call begins once, with its name and an id of its own, and calls are counted in the order in which they
 //! begin. No piece is lost: a call that never gets a name is an error.
 
-use std::collections::{BTreeSet, VecDeque};
-
-use serde::de::IgnoredAny;
+use std::collections::VecDeque;
 
 use super::wire::WireCall;
-use crate::model::{Chunk, Kind, ModelError};
+use crate::model::sse::schema;
+use crate::model::{Chunk, ModelError, ids::Ids};
 
 /// The most calls of tools in one answer.
 const CALL_LIMIT: usize = 128;
@@ -16,11 +15,11 @@ const CALL_LIMIT: usize = 128;
 const ARGUMENTS_LIMIT: usize = 4 * 1024 * 1024;
 
 /// The calls of an answer.
-#[derive(Default)]
 pub(super) struct Calls {
     calls: Vec<Call>,
-    /// The ids that were told.
-    told: BTreeSet<String>,
+    ids: Ids,
+    /// How many have begun.
+    begun: usize,
 }
 
 /// A call of which something came.
@@ -31,14 +30,47 @@ struct Call {
     id: Option<String>,
     name: Option<String>,
     arguments: String,
+    /// How far the arguments have been looked at.
+    depth: Depth,
     /// Which of the calls that have begun it is.
     at: Option<usize>,
 }
 
+/// How deep a JSON text is at its end. It is kept with the text, so that a server that repeats a name with every piece
+/// does not have the whole text read again each time.
+#[derive(Default)]
+struct Depth {
+    open: u64,
+    in_text: bool,
+    escaped: bool,
+    /// An object or a list has ended, and nothing but space followed.
+    closed: bool,
+}
+
+impl Depth {
+    fn read(&mut self, piece: &str) {
+        for byte in piece.bytes() {
+            if self.in_text {
+                self.in_text = self.escaped || byte != b'"';
+                self.escaped = !self.escaped && byte == b'\\';
+                continue;
+            }
+            match byte {
+                b'"' => self.in_text = true,
+                b'{' | b'[' => self.open += 1,
+                b'}' | b']' => self.open = self.open.saturating_sub(1),
+                _ if byte.is_ascii_whitespace() => continue,
+                _ => {}
+            }
+            self.closed = self.open == 0 && matches!(byte, b'}' | b']');
+        }
+    }
+}
+
 impl Call {
-    /// Says whether nothing can be added to the arguments.
+    /// Says whether nothing can be added to the arguments, which are an object.
     fn is_whole(&self) -> bool {
-        serde_json::from_str::<IgnoredAny>(&self.arguments).is_ok()
+        self.depth.closed
     }
 }
 
@@ -53,6 +85,10 @@ struct Piece {
 }
 
 impl Calls {
+    pub(super) fn new(seed: &str) -> Self {
+        Self { calls: Vec::new(), ids: Ids::new(seed), begun: 0 }
+    }
+
     /// Takes the pieces of one event.
     pub(super) fn take(
         &mut self,
@@ -77,9 +113,16 @@ impl Calls {
             if self.calls.len() == CALL_LIMIT {
                 return Err(schema("the provider calls more than 128 tools at once"));
             }
-            self.calls.push(Call { key, id: None, name: None, arguments: String::new(), at: None });
+            self.calls.push(Call {
+                key,
+                id: None,
+                name: None,
+                arguments: String::new(),
+                depth: Depth::default(),
+                at: None,
+            });
         }
-        let begun = self.told.len();
+        let begun = self.begun;
         let place = found.unwrap_or(self.calls.len() - 1);
         let Some(call) = self.calls.get_mut(place) else { return Ok(()) };
         call.id = call.id.take().or(id);
@@ -88,12 +131,13 @@ impl Calls {
             return Err(schema("the provider's call of a tool is longer than 4 MiB"));
         }
         call.arguments.push_str(&added);
+        call.depth.read(&added);
         let (index, delta) = match (call.at, name) {
             (Some(at), _) => (at, added),
             (None, None) => return Ok(()),
             (None, Some(name)) => {
-                let id = own_id(&self.told, call.id.as_deref());
-                self.told.insert(id.clone());
+                let id = self.ids.own(call.id.as_deref());
+                self.begun += 1;
                 call.at = Some(begun);
                 call.name = Some(name.clone());
                 chunks.push_back(Chunk::ToolCall { index: begun, id, name });
@@ -147,23 +191,4 @@ impl Calls {
         }
         Err(schema("the provider calls a tool without its name"))
     }
-}
-
-/// Returns the server's id of a call, or one that no other call has.
-fn own_id(told: &BTreeSet<String>, id: Option<&str>) -> String {
-    let id = id.filter(|id| !told.contains(*id));
-    id.map_or_else(
-        || {
-            let mut n = told.len();
-            while told.contains(&format!("call_{n}")) {
-                n += 1;
-            }
-            format!("call_{n}")
-        },
-        str::to_owned,
-    )
-}
-
-fn schema(message: &str) -> ModelError {
-    ModelError::new(Kind::Schema, message)
 }

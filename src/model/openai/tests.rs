@@ -1,16 +1,19 @@
-use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
-use std::sync::{Arc, mpsc};
-use std::time::Instant;
+use std::io::Write as _;
+use std::net::TcpListener;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use chrono::DateTime;
 use serde_json::{Value as Json, json};
 
+use super::answer::Completion;
+use super::wire::Body;
 use super::*;
 use crate::event::Usage;
-use crate::model::{Params, Role, Timeouts, Turn};
-
-const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
+use crate::model::http::retry_after;
+use crate::model::testing::{HEAD, call, error, read_request, request, serve, text, until_closed};
+use crate::model::{Kind, Params, Role, Timeouts, Turn};
 
 /// A recorded answer with the usual quirks: role only, null, both line ends, comments, reasoning, usage last.
 const RECORDED: &str = concat!(
@@ -23,66 +26,14 @@ const RECORDED: &str = concat!(
     "data: {\"choices\":[\ndata: {\"index\":0,\"delta\":{\"content\":\"世\\n界 🌍\"}}]}\n\n",
     "data: {\"choices\":[{\"index\":1,\"delta\":{\"content\":\"another choice\"}}]}\n\n",
     "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n",
-    "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":4.0,\"total_tokens\":13}}\n\n",
+    "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":4.0,\"prompt_tokens_details\":{\"cached_tokens\":5},\"total_tokens\":13}}\n\n",
     "data: [DONE]\n\n",
 );
 const TEXT: &str = "Grüße, 世\n界 🌍";
 
-fn request() -> Request {
-    Request {
-        node: "answer".to_owned(),
-        turns: vec![Turn::new(Role::User, json!("hi"))],
-        tools: Arc::default(),
-        output: None,
-        params: Params::default(),
-        timeouts: Timeouts::default(),
-        idempotency_key: "task-1".to_owned(),
-        attempt: 2,
-    }
-}
-
 fn model(address: &str, key: Option<&str>) -> OpenAi {
     let client = egress::Client::new(egress::Settings::default()).unwrap();
     OpenAi::new(&client, &format!("http://{address}/v1/"), "m1".to_owned(), key.map(Secret::new)).unwrap()
-}
-
-/// Reads one request with its body.
-fn read_request(socket: &mut TcpStream) -> String {
-    let (mut all, mut buffer) = (Vec::new(), [0; 4096]);
-    loop {
-        let n = socket.read(&mut buffer).unwrap();
-        all.extend_from_slice(&buffer[..n]);
-        let text = String::from_utf8_lossy(&all).into_owned();
-        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
-        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
-        if body.len() >= length.parse().unwrap() {
-            return text;
-        }
-    }
-}
-
-/// Serves one connection per answer and closes it; sends the requests it read.
-fn serve(answers: Vec<Vec<u8>>) -> (String, mpsc::Receiver<String>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    let (send, requests) = mpsc::channel();
-    std::thread::spawn(move || {
-        for answer in answers {
-            let (mut socket, _) = listener.accept().unwrap();
-            // The test may be over before it reads the requests.
-            let _ignored = send.send(read_request(&mut socket));
-            let _ignored = socket.write_all(&answer);
-        }
-    });
-    (address, requests)
-}
-
-/// Calls once; an error before the stream is the only item.
-async fn call(model: &OpenAi, request: Request) -> Vec<Result<Chunk, ModelError>> {
-    match model.stream(request).await {
-        Ok(stream) => stream.collect().await,
-        Err(error) => vec![Err(error)],
-    }
 }
 
 /// Answers once with these bytes.
@@ -96,16 +47,9 @@ async fn events(events: &str) -> Vec<Result<Chunk, ModelError>> {
     answered(&format!("{HEAD}{events}")).await
 }
 
-fn text(items: &[Result<Chunk, ModelError>]) -> String {
-    items.iter().map(|item| if let Ok(Chunk::Text(text)) = item { text } else { "" }).collect()
-}
-
-fn error(mut items: Vec<Result<Chunk, ModelError>>) -> ModelError {
-    items.pop().unwrap().unwrap_err()
-}
-
 fn expected() -> Vec<Result<Chunk, ModelError>> {
-    let usage = Usage { input_tokens: 9, output_tokens: 4, model_calls: 1 };
+    let usage =
+        Usage { input_tokens: 9, output_tokens: 4, model_calls: 1, cache_read_tokens: 5, ..Usage::default() };
     let chunks = [
         Chunk::Reasoning("hm".to_owned()),
         Chunk::Reasoning("…".to_owned()),
@@ -129,10 +73,17 @@ async fn a_split_at_any_byte_changes_nothing() {
     let bytes = Bytes::from_static(RECORDED.as_bytes());
     for at in 0..=bytes.len() {
         let body = egress::Body::of(vec![bytes.slice(..at), bytes.slice(at..)]);
-        assert_eq!(Answer::new(body, None).collect::<Vec<_>>().await, expected(), "split at {at}");
+        assert_eq!(
+            Answer::new(body, Completion::new(None, "k")).collect::<Vec<_>>().await,
+            expected(),
+            "split at {at}"
+        );
     }
     let single = (0..bytes.len()).map(|at| bytes.slice(at..=at)).collect();
-    assert_eq!(Answer::new(egress::Body::of(single), None).collect::<Vec<_>>().await, expected());
+    assert_eq!(
+        Answer::new(egress::Body::of(single), Completion::new(None, "k")).collect::<Vec<_>>().await,
+        expected()
+    );
 }
 
 #[tokio::test]
@@ -178,6 +129,26 @@ fn calls(items: Vec<Result<Chunk, ModelError>>) -> Vec<String> {
         }
     }
     calls
+}
+
+/// Returns calls with the ids that are made up in this test, without what tells them from those of other answers.
+fn shortened(calls: Vec<String>) -> Vec<String> {
+    calls.into_iter().map(|call| call.replace("call_7afaa346b4bf92bf_", "call_")).collect()
+}
+
+/// The arguments were read anew with every piece that repeats the name: a megabyte in pieces took minutes.
+#[tokio::test]
+async fn a_name_that_comes_with_every_piece_costs_no_more_than_the_pieces() {
+    let piece = |arguments: &str| {
+        let call = json!([{"function": {"name": "add", "arguments": arguments}}]);
+        format!("data: {}\n\n", json!({"choices": [{"delta": {"tool_calls": call}}]}))
+    };
+    let inner = piece(&"x".repeat(20)).repeat(40_000);
+    let stream = piece("{\"s\":\"}\\\"") + &inner + &piece("\"}") + "data: [DONE]\n\n";
+    let parts = vec![Bytes::from(stream)];
+    let items: Vec<_> = Answer::new(egress::Body::of(parts), Completion::new(None, "k")).collect().await;
+    let calls = calls(items);
+    assert_eq!((calls.len(), calls[0].len()), (1, "call_8254c329a92850f6_0 add ".len() + 800_011));
 }
 
 #[tokio::test]
@@ -265,7 +236,7 @@ async fn calls_of_tools_are_put_together_as_servers_send_them() {
         let chunk =
             |delta: &&str| format!("data: {{\"choices\":[{{\"delta\":{{\"tool_calls\":{delta}}}}}]}}\n\n");
         let stream = deltas.iter().map(chunk).collect::<String>() + end;
-        assert_eq!(calls(events(&stream).await), expected, "{what}");
+        assert_eq!(shortened(calls(events(&stream).await)), expected, "{what}");
     }
 }
 
@@ -283,10 +254,13 @@ async fn calls_of_tools_that_are_split_are_whole_and_those_that_are_cut_are_an_e
     let bytes = Bytes::from_static(CALLS.as_bytes());
     for at in 0..=bytes.len() {
         let body = egress::Body::of(vec![bytes.slice(..at), bytes.slice(at..)]);
-        let items: Vec<_> = Answer::new(body, None).collect().await;
+        let items: Vec<_> = Answer::new(body, Completion::new(None, "k")).collect().await;
         assert_eq!(items.last(), Some(&Ok(Chunk::End { truncated: false })), "split at {at}");
         assert_eq!(calls(items), ["a add {\"ü\":1}", "b now "], "split at {at}");
-        let items: Vec<_> = Answer::new(egress::Body::of(vec![bytes.slice(..at)]), None).collect().await;
+        let items: Vec<_> =
+            Answer::new(egress::Body::of(vec![bytes.slice(..at)]), Completion::new(None, "k"))
+                .collect()
+                .await;
         // The last line end may be missing.
         let whole = at + 2 >= bytes.len() && items.last().unwrap().is_ok();
         assert!(whole || error(items).kind == Kind::Connection, "cut after {at} bytes");
@@ -474,7 +448,7 @@ fn the_address_of_the_endpoint_keeps_the_base_and_its_query() {
         ("https://x.example.com/", "https://x.example.com/chat/completions"),
         ("https://x.example.com/a?api-version=1#f", "https://x.example.com/a/chat/completions?api-version=1"),
     ] {
-        assert_eq!(OpenAi::new(&client, base, "m".to_owned(), None).unwrap().url.as_str(), url);
+        assert_eq!(OpenAi::new(&client, base, "m".to_owned(), None).unwrap().endpoint.url.as_str(), url);
     }
     for bad in ["", "api.openai.com/v1", "file:///v1", "mailto:a@b.c", "https://user:pass@x.example.com/v1"] {
         assert!(OpenAi::new(&client, bad, "m".to_owned(), None).is_err(), "{bad}");
@@ -483,22 +457,6 @@ fn the_address_of_the_endpoint_keeps_the_base_and_its_query() {
     assert!(!format!("{bad_key:?}").contains("a\nb") && bad_key.is_err());
     let good = OpenAi::new(&client, "https://x.example.com", "m".to_owned(), Some(Secret::new("sk-secret")));
     assert!(!format!("{good:?}").contains("secret"), "{good:?}");
-}
-
-/// Accepts one call, sends `bytes`, and tells when the peer has closed the connection.
-fn until_closed(bytes: &'static str) -> (String, mpsc::Receiver<Instant>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    let (send, closed) = mpsc::channel();
-    std::thread::spawn(move || {
-        let (mut socket, _) = listener.accept().unwrap();
-        read_request(&mut socket);
-        socket.write_all(bytes.as_bytes()).unwrap();
-        // Blocks until the peer closes or resets.
-        let _ignored = socket.read(&mut [0; 16]);
-        send.send(Instant::now()).unwrap();
-    });
-    (address, closed)
 }
 
 const ONE_TOKEN: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\ndata: {\"choices\":[{\"delta\":{\"content\":\"x\"}}]}\n\n";

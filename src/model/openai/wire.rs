@@ -2,14 +2,11 @@
 //!
 //! Invariant: reading tolerates unknown and null fields; a chunk is never turned into a JSON tree.
 
-use std::fmt;
-
-use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde::ser::SerializeMap;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Value as Json, json};
 
 use crate::event::Usage;
+use crate::model::wire::{Fields, Text, WireError, count, said};
 use crate::model::{OutputSchema, Params, Role, ToolCall, ToolSpec, Turn};
 
 /// The body of a request.
@@ -24,7 +21,7 @@ pub(super) struct Body<'a> {
 impl Serialize for Body<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let params = self.params;
-        let mut fields = Fields { extra: &params.extra, map: serializer.serialize_map(None)? };
+        let mut fields = Fields::new(&params.extra, &["model", "messages", "stream"], serializer)?;
         fields.fixed("model", self.model)?;
         fields.fixed("messages", &self.turns.iter().map(Message::from).collect::<Vec<_>>())?;
         fields.fixed("stream", &true)?;
@@ -108,36 +105,6 @@ struct StreamOptions {
     include_usage: bool,
 }
 
-/// Writes the fields of a body. `extra` replaces a default one, and removes it when it is null: some servers
-/// know `max_completion_tokens` only, or refuse `stream_options`.
-struct Fields<'a, M> {
-    extra: &'a serde_json::Map<String, Json>,
-    map: M,
-}
-
-impl<M: SerializeMap> Fields<'_, M> {
-    fn fixed<T: Serialize + ?Sized>(&mut self, name: &str, value: &T) -> Result<(), M::Error> {
-        self.map.serialize_entry(name, value)
-    }
-
-    fn default<T: Serialize>(&mut self, name: &str, value: Option<&T>) -> Result<(), M::Error> {
-        match value {
-            Some(value) if !self.extra.contains_key(name) => self.map.serialize_entry(name, value),
-            _ => Ok(()),
-        }
-    }
-
-    fn finish(mut self) -> Result<M::Ok, M::Error> {
-        for (name, value) in self.extra {
-            // A body with two `messages` could mean anything.
-            if !value.is_null() && !matches!(name.as_str(), "model" | "messages" | "stream") {
-                self.map.serialize_entry(name, value)?;
-            }
-        }
-        self.map.end()
-    }
-}
-
 /// One event of the stream.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -151,15 +118,9 @@ pub(super) struct Event {
 }
 
 impl Event {
-    /// Returns what the provider says when the event, or the body of an error answer, is an error.
+    /// Returns what the provider says when the event is an error.
     pub(super) fn failure(&self) -> Option<&str> {
-        match &self.error {
-            Some(WireError(message)) => Some(message.as_str()),
-            None if self.object.as_deref() == Some("error") => {
-                Some(self.message.as_ref().map_or("", |message| message.0.as_str()))
-            }
-            None => None,
-        }
+        said(self.error.as_ref(), self.object.as_deref(), self.message.as_ref())
     }
 }
 
@@ -229,93 +190,23 @@ impl Delta {
 pub(super) struct WireUsage {
     prompt_tokens: Option<f64>,
     completion_tokens: Option<f64>,
+    prompt_tokens_details: Option<PromptDetails>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct PromptDetails {
+    cached_tokens: Option<f64>,
 }
 
 impl From<WireUsage> for Usage {
     fn from(wire: WireUsage) -> Self {
-        // The cast saturates: a negative or absurd count becomes 0 or the largest one.
-        let count = |n: Option<f64>| n.unwrap_or(0.0) as u64;
         Self {
             input_tokens: count(wire.prompt_tokens),
             output_tokens: count(wire.completion_tokens),
             model_calls: 1,
+            cache_read_tokens: count(wire.prompt_tokens_details.and_then(|details| details.cached_tokens)),
+            cache_write_tokens: 0,
         }
-    }
-}
-
-/// The message of an error: `"…"` or `{"message":"…"}`.
-#[derive(Debug)]
-pub(super) struct WireError(String);
-
-impl<'de> Deserialize<'de> for WireError {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Lenient).map(|text| Self(text.0))
-    }
-}
-
-/// A text where servers send other things, too: a list of parts counts as its texts, the rest as nothing.
-#[derive(Debug, Default)]
-pub(super) struct Text(String);
-
-impl<'de> Deserialize<'de> for Text {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Lenient)
-    }
-}
-
-struct Lenient;
-
-impl<'de> Visitor<'de> for Lenient {
-    type Value = Text;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a text")
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Text, E> {
-        Ok(Text(text.to_owned()))
-    }
-
-    fn visit_string<E>(self, text: String) -> Result<Text, E> {
-        Ok(Text(text))
-    }
-
-    fn visit_unit<E>(self) -> Result<Text, E> {
-        Ok(Text::default())
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Text, E> {
-        Ok(Text::default())
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Text, E> {
-        Ok(Text::default())
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Text, E> {
-        Ok(Text::default())
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<Text, E> {
-        Ok(Text::default())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<Text, A::Error> {
-        let mut all = String::new();
-        while let Some(Text(part)) = parts.next_element()? {
-            all.push_str(&part);
-        }
-        Ok(Text(all))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Text, A::Error> {
-        let mut text = String::new();
-        while let Some(name) = fields.next_key::<String>()? {
-            match name.as_str() {
-                "text" | "message" => text = fields.next_value::<Text>()?.0,
-                _ => drop(fields.next_value::<IgnoredAny>()?),
-            }
-        }
-        Ok(Text(text))
     }
 }

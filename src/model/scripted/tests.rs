@@ -24,7 +24,8 @@ async fn say(model: &Scripted, node: &str) -> Vec<Result<Chunk, ModelError>> {
 }
 
 fn whole(texts: &[&str]) -> Vec<Result<Chunk, ModelError>> {
-    let usage = Usage { input_tokens: 2, output_tokens: texts.len() as u64, model_calls: 1 };
+    let usage =
+        Usage { input_tokens: 2, output_tokens: texts.len() as u64, model_calls: 1, ..Usage::default() };
     let texts = texts.iter().map(|text| Chunk::Text((*text).to_owned()));
     texts.chain([Chunk::Usage(usage), Chunk::End { truncated: false }]).map(Ok).collect()
 }

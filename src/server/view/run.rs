@@ -49,7 +49,7 @@ impl From<RunState> for Status {
 
 /// Tokens used by model calls.
 #[derive(Debug, Clone, PartialEq, Eq, Object)]
-#[oai(rename = "Usage")]
+#[oai(rename = "Usage", skip_serializing_if_is_none)]
 pub(in crate::server) struct UsageView {
     /// Tokens of the prompts.
     input_tokens: u64,
@@ -57,12 +57,24 @@ pub(in crate::server) struct UsageView {
     output_tokens: u64,
     /// Model calls made.
     model_calls: u64,
+    /// Tokens of the prompts that the provider had in its cache; a part of `input_tokens`. Absent when there are none.
+    cache_read_tokens: Option<u64>,
+    /// Tokens of the prompts that the provider put into its cache; a part of `input_tokens`. Absent when there are none.
+    cache_write_tokens: Option<u64>,
 }
 
 impl From<event::Usage> for UsageView {
     fn from(usage: event::Usage) -> Self {
-        let event::Usage { input_tokens, output_tokens, model_calls } = usage;
-        Self { input_tokens, output_tokens, model_calls }
+        let event::Usage { input_tokens, output_tokens, model_calls, cache_read_tokens, cache_write_tokens } =
+            usage;
+        let some = |n: u64| (n > 0).then_some(n);
+        Self {
+            input_tokens,
+            output_tokens,
+            model_calls,
+            cache_read_tokens: some(cache_read_tokens),
+            cache_write_tokens: some(cache_write_tokens),
+        }
     }
 }
 

@@ -235,10 +235,18 @@ pub(super) static PARAM_KEYS: [Key; 7] = [
         Shape::Range(0.0, 1.0),
         "Keeps to the likeliest words that make up this share, 0 to 1. Default: the provider's.",
     ),
-    key("max_tokens", Shape::Count, "The most tokens of an answer. Default: the provider's."),
+    key(
+        "max_tokens",
+        Shape::Count,
+        "The most tokens of an answer. Default: the provider's; 8192 with `anthropic`, which wants a number.",
+    ),
     key("seed", Shape::Integer, "For the same answer to the same request, as far as the provider can."),
     key("stop", Shape::OneOf(&STOP_FORMS), "Texts that end the answer: one, or a list."),
-    key("reasoning_effort", Shape::Text, "How long the model thinks, in the provider's words: `low`."),
+    key(
+        "reasoning_effort",
+        Shape::Text,
+        "How long the model thinks, in the provider's words: `low`. With `anthropic`: `none`, or `minimal` to `max`.",
+    ),
     key(
         "extra",
         Shape::AnyMap,

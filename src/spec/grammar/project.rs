@@ -60,16 +60,19 @@ pub static MODEL: Map = Map {
     name: "model",
     doc: "A chat model: who provides it, and how it is called.",
     groups: &[&MODEL_KEYS, &PARAM_KEYS],
-    rules: &[Rule::If { key: "provider", is: "openai", due: "model" }],
+    rules: &[
+        Rule::If { key: "provider", is: "openai", due: "model" },
+        Rule::If { key: "provider", is: "anthropic", due: "model" },
+    ],
 };
 
 static MODEL_KEYS: [Key; 7] = [
     due("provider", Shape::Word(&PROVIDERS), "Who provides the model."),
-    key("model", Shape::Text, "The provider's name of the model, such as `gpt-5`. Due with `openai`."),
+    key("model", Shape::Text, "The provider's name of the model, such as `gpt-5`. Due but for `demo`."),
     key(
         "base_url",
         Shape::Name(Named::Url),
-        "Where the provider listens. Default of `openai`: `https://api.openai.com/v1`.",
+        "Where the provider listens. Default: `https://api.openai.com/v1`, or `https://api.anthropic.com/v1`.",
     ),
     key("api_key", Shape::Map(&SECRET), "The key that is sent to the provider: `{secret: OPENAI_API_KEY}`."),
     key(
@@ -81,8 +84,9 @@ static MODEL_KEYS: [Key; 7] = [
     key("retry", Shape::Name(Named::Retry), "The retry policy of nodes that call it. Default: one attempt."),
 ];
 
-static PROVIDERS: [Word; 2] = [
+static PROVIDERS: [Word; 3] = [
     word("openai", "OpenAI, or any server that speaks its protocol by `base_url`."),
+    word("anthropic", "Anthropic, or any server that speaks its Messages API by `base_url`."),
     word("demo", "Answers offline, by echo: for trying things out."),
 ];
 
