@@ -63,6 +63,7 @@ impl ErrorKind {
     /// Returns the wider kinds that it belongs to, besides `any`.
     pub fn groups(self) -> &'static [&'static str] {
         match self {
+            Self::Http(408) => &["http_4xx", "timeout"],
             Self::Http(429) => &["http_4xx", "rate_limit"],
             Self::Http(400..=499) => &["http_4xx"],
             Self::Http(500..=599) => &["http_5xx", "server_error"],
@@ -72,7 +73,14 @@ impl ErrorKind {
 
     /// Says whether the same work may succeed later.
     pub fn retryable(self) -> bool {
-        matches!(self, Self::Timeout | Self::Connection | Self::RateLimit | Self::ServerError)
+        matches!(
+            self,
+            Self::Timeout
+                | Self::Connection
+                | Self::RateLimit
+                | Self::ServerError
+                | Self::Http(408 | 429 | 500..=599)
+        )
     }
 }
 
@@ -181,5 +189,34 @@ impl From<ModelError> for Failure {
             Kind::Schema => ErrorKind::Schema,
         };
         Self { retry_after: error.retry_after, ..Self::new(kind, error.message) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A retry for `http_503` and a `catch: [http_5xx]` matched requests only: models had forgotten the status.
+    #[test]
+    fn an_error_of_a_model_is_of_its_status_and_of_the_kinds_around_it() {
+        for (kind, is, is_not) in [
+            (
+                Kind::Http(503),
+                &["http_503", "http_5xx", "server_error", "any"][..],
+                &["http_500", "http_4xx"][..],
+            ),
+            (Kind::Http(529), &["http_529", "http_5xx", "server_error"], &["rate_limit"]),
+            (Kind::Http(429), &["http_429", "http_4xx", "rate_limit"], &["http_5xx", "server_error"]),
+            (Kind::Http(408), &["http_408", "http_4xx", "timeout"], &["rate_limit"]),
+            (Kind::Http(401), &["http_401", "http_4xx"], &["timeout", "server_error"]),
+            (Kind::ServerError, &["server_error"], &["http_5xx", "http_500"]),
+            (Kind::Timeout, &["timeout"], &["http_408", "http_4xx"]),
+        ] {
+            let failure = Failure::from(ModelError::new(kind, "x"));
+            assert!(is.iter().all(|name| failure.is(name)), "{kind:?} {failure:?}");
+            assert!(!is_not.iter().any(|name| failure.is(name)), "{kind:?} {failure:?}");
+            assert_eq!(failure.kind.name(), is[0], "the most specific one is told");
+            assert_eq!(failure.kind.retryable(), kind != Kind::Http(401), "{kind:?}");
+        }
     }
 }

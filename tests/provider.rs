@@ -172,9 +172,9 @@ async fn each_fault_has_its_kind_and_loses_no_token_before_it() {
         ("[[tokens=9 error_in_stream=3]]", Kind::ServerError, 3),
         ("[[tokens=9 hang_after=2]]", Kind::Timeout, 2),
         ("[[hang]]", Kind::Timeout, 0),
-        ("[[status=500]]", Kind::ServerError, 0),
+        ("[[status=500]]", Kind::Http(500), 0),
         ("[[status=404]]", Kind::Http(404), 0),
-        ("[[status=429 retry_after=1]]", Kind::RateLimit, 0),
+        ("[[status=429 retry_after=1]]", Kind::Http(429), 0),
     ] {
         for model in &models {
             let items = call(&**model, Request { timeouts, ..asking(text) }).await;

@@ -51,7 +51,7 @@ fn is_within(inner: &ErrorSpec, outer: &ErrorSpec) -> bool {
         (ErrorSpec::Kind(inner), ErrorSpec::Kind(outer)) => {
             match (inner.value.as_str(), outer.value.as_str()) {
                 (inner, outer) if inner == outer => true,
-                ("http_5xx", "server_error") | ("http_429", "rate_limit") => true,
+                ("http_5xx", "server_error") | ("http_429", "rate_limit") | ("http_408", "timeout") => true,
                 ("http_4xx" | "http_5xx", _) => false,
                 (inner, "http_4xx") => inner.starts_with("http_4"),
                 (inner, "http_5xx" | "server_error") => inner.starts_with("http_5"),

@@ -90,9 +90,6 @@ impl Endpoint {
         let body: ErrorBody = serde_json::from_slice(&body.unwrap_or_default()).unwrap_or_default();
         let said = quote(body.failure().unwrap_or_default(), self.key.as_ref());
         let kind = match status {
-            408 => Kind::Timeout,
-            429 => Kind::RateLimit,
-            500.. => Kind::ServerError,
             // An error in the disguise of a success.
             200..300 if body.failure().is_some() => Kind::ServerError,
             200..300 => Kind::Schema,

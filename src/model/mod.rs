@@ -233,11 +233,12 @@ pub enum Kind {
     Timeout,
     /// No connection, or it broke.
     Connection,
-    /// The provider asks to slow down (429).
+    /// The provider asks to slow down, within its answer.
     RateLimit,
-    /// The provider failed (5xx, or an error within the stream).
+    /// The provider failed within its answer.
     ServerError,
-    /// The provider refused the request (4xx).
+    /// The provider answered with this status instead. By it the error is of wider kinds, too: 429 is a rate limit, 503 a
+    /// failure of the provider.
     Http(u16),
     /// The provider's answer does not make sense.
     Schema,

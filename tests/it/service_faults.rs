@@ -30,10 +30,7 @@ async fn a_model_that_fails_on_its_third_call_fails_that_turn_only() {
             let kinds: Vec<&str> = events.iter().map(Event::kind).collect();
             assert!(kinds.ends_with(&["error", "run.finished"]), "{kinds:?}");
             let error = &events[events.len() - 2].json;
-            assert_eq!(
-                (error["node"].as_str(), error["code"].as_str()),
-                (Some("answer"), Some("server_error"))
-            );
+            assert_eq!((error["node"].as_str(), error["code"].as_str()), (Some("answer"), Some("http_500")));
         } else {
             assert_eq!(status(&events), "completed", "turn {turn}: {events:?}");
             assert!(!has(&events, "error"));
@@ -112,7 +109,8 @@ async fn with_a_handler_each_fault_ends_in_an_answer_and_the_run_is_whole() {
             assert!(!has(&events, "error"), "{fault}: {events:?}");
             let due = match fault {
                 "status=404" => "Sorry: http_404.",
-                "status=500" | "error_in_stream=3" => "Sorry: server_error.",
+                "status=500" => "Sorry: http_500.",
+                "error_in_stream=3" => "Sorry: server_error.",
                 _ if fault.contains("429") => "Later, please.",
                 _ => "",
             };

@@ -196,8 +196,9 @@ impl Message {
             "permission_error" => Kind::Http(403),
             "not_found_error" => Kind::Http(404),
             "request_too_large" => Kind::Http(413),
-            "rate_limit_error" => Kind::RateLimit,
-            "timeout_error" => Kind::Timeout,
+            "rate_limit_error" => Kind::Http(429),
+            "timeout_error" => Kind::Http(504),
+            "overloaded_error" => Kind::Http(529),
             _ => Kind::ServerError,
         };
         ModelError::new(kind, format!("the provider failed within the answer: {said}"))

@@ -313,10 +313,10 @@ async fn a_reason_for_the_end_is_understood() {
 #[tokio::test]
 async fn an_error_has_its_kind_before_and_within_the_stream() {
     for (kind, expected) in [
-        ("overloaded_error", Kind::ServerError),
+        ("overloaded_error", Kind::Http(529)),
         ("api_error", Kind::ServerError),
-        ("rate_limit_error", Kind::RateLimit),
-        ("timeout_error", Kind::Timeout),
+        ("rate_limit_error", Kind::Http(429)),
+        ("timeout_error", Kind::Http(504)),
         ("invalid_request_error", Kind::Http(400)),
         ("authentication_error", Kind::Http(401)),
         ("request_too_large", Kind::Http(413)),
@@ -331,6 +331,7 @@ async fn an_error_has_its_kind_before_and_within_the_stream() {
         "{\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\",\"message\":\"Overloaded sk-secret\"}}";
     let head = format!("HTTP/1.1 529 X\r\nretry-after: 7\r\ncontent-length: {}", body.len());
     let error = error(answered(&format!("{head}\r\n\r\n{body}")).await);
+    assert_eq!(error.kind, Kind::Http(529));
     assert_eq!(error.retry_after, Some(std::time::Duration::from_secs(7)));
     assert_eq!(error.message, "the provider answered 529: Overloaded ***");
 }
