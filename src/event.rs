@@ -29,6 +29,29 @@ pub struct Usage {
     /// Tokens of the prompts that the provider put into its cache; a part of `input_tokens`.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub cache_write_tokens: u64,
+    /// What the calls cost, in US dollars, as far as models have a `price`.
+    #[serde(default, skip_serializing_if = "is_zero", rename = "cost_usd", with = "usd")]
+    #[schemars(with = "f64")]
+    pub cost_nano_usd: u64,
+}
+
+/// Sums of money are counted in billionths, so that the sum of many small ones is exact, and written in dollars.
+mod usd {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+    pub(super) fn serialize<S: Serializer>(nano: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(super::usd_of(*nano))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+        Ok((f64::deserialize(deserializer)? * 1e9).round() as u64)
+    }
+}
+
+/// Returns billionths of a dollar in dollars.
+pub fn usd_of(nano: u64) -> f64 {
+    nano as f64 / 1e9
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
@@ -60,6 +83,7 @@ impl Usage {
             model_calls: by(self.model_calls, other.model_calls),
             cache_read_tokens: by(self.cache_read_tokens, other.cache_read_tokens),
             cache_write_tokens: by(self.cache_write_tokens, other.cache_write_tokens),
+            cost_nano_usd: by(self.cost_nano_usd, other.cost_nano_usd),
         }
     }
 }
@@ -217,6 +241,9 @@ pub enum Body {
         /// Tokens it used.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         usage: Option<Usage>,
+        /// The model that answered last, by its name in project.yaml.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        model: Option<String>,
     },
     /// Another attempt follows after a failed one.
     #[serde(rename = "node.retrying")]
@@ -225,6 +252,9 @@ pub enum Body {
         delay_ms: u64,
         /// Why the last one failed.
         reason: String,
+        /// The model that is asked instead, by its name in project.yaml; absent when the same one is asked again.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        model: Option<String>,
     },
     /// An attempt died: drop its deltas; what follows starts from zero.
     #[serde(rename = "node.reset")]

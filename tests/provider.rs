@@ -86,6 +86,7 @@ impl Drop for Provider {
 fn asking(text: &str) -> Request {
     Request {
         node: "answer".to_owned(),
+        model: "m".to_owned(),
         turns: vec![Turn::new(Role::System, json!("Be brief.")), Turn::new(Role::User, json!(text))],
         tools: Arc::default(),
         output: None,

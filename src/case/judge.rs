@@ -14,7 +14,7 @@ use super::snapshot::{self, SnapshotError};
 use super::{Bench, Error};
 use crate::diagnostic::{Diagnostic, Span, Spanned};
 use crate::event::{Body, Interrupt};
-use crate::model::{Params, Request};
+use crate::model::Request;
 use crate::plan::Plan;
 use crate::spec::{
     CallSpec, CaseSpec, FailureSpec, PathSpec, PromptSpec, ReplySpec, ScriptSpec, SnapshotSpec, Text,
@@ -411,7 +411,7 @@ impl<'a> Scene<'a> {
         for (key, value) in &expected.with {
             let found = self
                 .requests(&name.value)
-                .map(|request| parameters(&request.params).get(&key.value).cloned().unwrap_or(Json::Null));
+                .map(|request| parameters(request).get(&key.value).cloned().unwrap_or(Json::Null));
             if let Some(other) = found.into_iter().find(|found| !same(&value.value, found, false)) {
                 let what = format!("`{}` calls its model with another `{}`", name.value, key.value);
                 wrong.push(self.finding(&what, value.span, format!("found {}", shown(&other))));
@@ -494,8 +494,10 @@ impl<'a> Scene<'a> {
 }
 
 /// Returns the parameters of a call by the names that a graph has for them.
-fn parameters(params: &Params) -> Map<String, Json> {
+fn parameters(request: &Request) -> Map<String, Json> {
+    let params = &request.params;
     let mut all = params.extra.clone();
+    all.insert("model".into(), json!(request.model));
     let entries = [
         ("temperature", params.temperature.map(|x| json!(x))),
         ("top_p", params.top_p.map(|x| json!(x))),

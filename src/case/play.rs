@@ -66,7 +66,10 @@ impl<'a> Thread<'a> {
         let mut plan = plan.clone();
         for node in plan.nodes.values_mut() {
             // Nobody waits for a script to calm down.
-            (node.job.retry.first, node.job.retry.max) = (Duration::ZERO, Duration::ZERO);
+            let others = node.job.fallbacks.iter_mut().map(|other| &mut other.retry);
+            for retry in others.chain([&mut node.job.retry]) {
+                (retry.first, retry.max) = (Duration::ZERO, Duration::ZERO);
+            }
         }
         if let Some(only) = &case.only {
             plan.start = Next::To(Target::Node(only.value.clone()));

@@ -38,6 +38,7 @@ use edges::Edges;
 use flow::Flow;
 use handlers::{Handlers, check_kind};
 use heads::{Head, heads};
+use models::Model;
 use nodes::{Draft, Scene, Shared};
 use outside::Outside;
 use prompts::Prompts;
@@ -224,6 +225,7 @@ fn check_graph<'a>(
         );
         return None;
     }
+    check_cost(graph, shared, bag);
     let Head { channels, broken, input, messages, names, .. } = head;
     let untyped =
         shared.project.unsure || shared.project.file.is_some_and(|project| bag.errors_in(project) > 0);
@@ -291,6 +293,16 @@ fn check_graph<'a>(
     Some(Checked { graph, drafts, plan, used })
 }
 
+/// Tells a limit of cost that counts nothing, because no model has a price.
+fn check_cost(graph: &Graph, shared: &Shared<'_>, bag: &mut Bag) {
+    let priced = |model: &Model| model.price.is_some();
+    if let Some(cost) = graph.limits.cost_usd.as_ref().filter(|_| !shared.models.values().any(priced)) {
+        let message = "a limit of cost, and no model has a price";
+        let finding = Diagnostic::lint("G224", message, cost.span, "every run costs nothing");
+        bag.report(finding.help("add  price: {input: 3, output: 15}  to the models of project.yaml"));
+    }
+}
+
 fn limits(graph: &Graph) -> Limits {
     let default = Limits::default();
     let spec = &graph.limits;
@@ -298,6 +310,7 @@ fn limits(graph: &Graph) -> Limits {
         steps: spec.steps.as_ref().map_or(default.steps, |steps| steps.value),
         time: spec.time.unwrap_or(default.time).max(Duration::from_millis(1)),
         tokens: spec.tokens.unwrap_or(default.tokens),
+        cost_nano_usd: spec.cost_usd.as_ref().map_or(default.cost_nano_usd, |usd| (usd.value * 1e9) as u64),
         parallel: spec.parallel.map_or(default.parallel, |n| n as usize),
     }
 }

@@ -8,12 +8,16 @@ use super::providers::{Providers, url_of};
 use crate::diagnostic::{Bag, Diagnostic, Span, Spanned, did_you_mean};
 use crate::model::ChatModel;
 use crate::model::anthropic::Anthropic;
-use crate::node::Retry;
+use crate::node::{Price, Retry};
 use crate::spec::{Folder, ModelSpec, ParamsSpec, TimeoutSpec};
 
 /// A model that can be called.
 #[derive(Debug, Clone)]
 pub(super) struct Model {
+    pub(super) name: Spanned<String>,
+    /// The models that stand in for it.
+    pub(super) fallback: Vec<Spanned<String>>,
+    pub(super) price: Option<Price>,
     pub(super) provider: &'static str,
     pub(super) chat: Arc<dyn ChatModel>,
     pub(super) params: ParamsSpec,
@@ -53,17 +57,87 @@ pub(super) fn models(
             broken.insert(name.value.clone());
             continue;
         }
-        match model(spec, name.span, providers, outside, bag) {
+        match model(spec, name, providers, outside, bag) {
             Some(model) => drop(models.insert(name.value.clone(), model)),
             None => drop(broken.insert(name.value.clone())),
         }
     }
+    check_fallbacks(folder, &models, &mut broken, bag);
+    models.retain(|name, _| !broken.contains(name));
     (models, broken)
+}
+
+/// Checks that those are models that stand in for others, and that none of them stands in for itself in the end.
+fn check_fallbacks(
+    folder: &Folder,
+    models: &BTreeMap<String, Model>,
+    broken: &mut BTreeSet<String>,
+    bag: &mut Bag,
+) {
+    let (mut wrong, mut circle) = (BTreeSet::new(), BTreeSet::new());
+    for (name, spec) in &folder.project.models {
+        for wanted in spec.fallback.iter().filter(|wanted| !models.contains_key(&wanted.value)) {
+            wrong.insert(name.value.clone());
+            if folder.project.unsure || broken.contains(&wanted.value) {
+                continue;
+            }
+            let message = format!("unknown model `{}`", wanted.value);
+            let finding = Diagnostic::error("M501", message, wanted.span, "`models` declares no such model");
+            bag.report(finding.help_maybe(did_you_mean(&wanted.value, models.keys().map(String::as_str))));
+        }
+        // A circle is told once, at the first of its models in the file.
+        if !circle.contains(&name.value)
+            && let Some(way) = way_back(&name.value, models)
+        {
+            let first = spec.fallback.iter().find(|wanted| Some(&wanted.value) == way.get(1));
+            let span = first.map_or(name.span, |wanted| wanted.span);
+            let message = format!("model `{}` stands in for itself", name.value);
+            let finding = Diagnostic::error("M501", message, span, way.join(" -> "));
+            bag.report(finding.help("remove one of these from the `fallback` of the one before it"));
+            circle.extend(way);
+        }
+    }
+    broken.extend(wrong);
+    broken.extend(circle);
+}
+
+/// Returns the way from a model by those that stand in for it back to it.
+fn way_back(from: &str, models: &BTreeMap<String, Model>) -> Option<Vec<String>> {
+    let mut seen = BTreeSet::new();
+    let mut ways = vec![vec![from.to_owned()]];
+    while let Some(way) = ways.pop() {
+        let last = way.last().and_then(|last| models.get(last));
+        for next in last.iter().flat_map(|model| model.fallback.iter().rev()) {
+            let mut longer = way.clone();
+            longer.push(next.value.clone());
+            if next.value == from {
+                return Some(longer);
+            }
+            if seen.insert(next.value.clone()) {
+                ways.push(longer);
+            }
+        }
+    }
+    None
+}
+
+/// Returns a model, and behind it those that stand in for it, each with those that stand in for itself; each once.
+pub(super) fn chain<'m>(first: &'m Model, models: &'m BTreeMap<String, Model>) -> Vec<&'m Model> {
+    let mut chain: Vec<&Model> = Vec::new();
+    let mut next = vec![first];
+    while let Some(model) = next.pop() {
+        if chain.iter().any(|known| known.name.value == model.name.value) {
+            continue;
+        }
+        chain.push(model);
+        next.extend(model.fallback.iter().rev().filter_map(|name| models.get(&name.value)));
+    }
+    chain
 }
 
 fn model(
     spec: &ModelSpec,
-    at: Span,
+    name: &Spanned<String>,
     providers: &Providers,
     outside: &Outside<'_>,
     bag: &mut Bag,
@@ -71,13 +145,13 @@ fn model(
     let provider = spec.provider.value;
     let key = match &spec.api_key {
         None => None,
-        Some(name) => {
+        Some(secret) => {
             if let Some(to) = url_of(spec).and_then(Address::of)
-                && !outside.may_go(name, &to, bag)
+                && !outside.may_go(secret, &to, bag)
             {
                 return None;
             }
-            outside.secret(name, bag).ok()?
+            outside.secret(secret, bag).ok()?
         }
     };
     if !params_fit(provider, &spec.params, bag) {
@@ -87,6 +161,14 @@ fn model(
     let forced = provider == "anthropic" && !supports("json_schema") && supports("tools");
     match providers.model(spec, key) {
         Ok(chat) => Some(Model {
+            name: name.clone(),
+            fallback: spec.fallback.clone(),
+            price: spec.price.map(|price| Price {
+                input: price.input,
+                output: price.output,
+                cache_read: price.cache_read.unwrap_or(price.input),
+                cache_write: price.cache_write.unwrap_or(price.input),
+            }),
             provider,
             chat,
             params: spec.params.clone(),
@@ -97,7 +179,7 @@ fn model(
             tools: supports("tools"),
         }),
         Err(error) => {
-            let span = spec.base_url.as_ref().map_or(at, |url| url.span);
+            let span = spec.base_url.as_ref().map_or(name.span, |url| url.span);
             let finding = Diagnostic::error("M510", "the model cannot be reached", span, error.to_string());
             bag.report(finding.help("write a URL like  https://api.openai.com/v1"));
             None
@@ -105,8 +187,13 @@ fn model(
     }
 }
 
+/// Checks what the providers of a chain would refuse of parameters; false: the bag says what.
+pub(super) fn all_fit(chain: &[&Model], params: &ParamsSpec, bag: &mut Bag) -> bool {
+    chain.iter().fold(true, |fine, model| params_fit(model.provider, params, bag) && fine)
+}
+
 /// Checks what a provider would refuse of parameters; false: the bag says what.
-pub(super) fn params_fit(provider: &str, params: &ParamsSpec, bag: &mut Bag) -> bool {
+fn params_fit(provider: &str, params: &ParamsSpec, bag: &mut Bag) -> bool {
     if provider != "anthropic" {
         return true;
     }

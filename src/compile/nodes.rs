@@ -22,7 +22,7 @@ use indexmap::IndexMap;
 use super::edges::Edges;
 use super::handlers::{self, Handlers};
 use super::heads::Head;
-use super::models::Model;
+use super::models::{Model, chain};
 use super::names::Names;
 use super::outside::Outside;
 use super::prompts::Prompts;
@@ -32,7 +32,7 @@ use super::tools::{Tools, effects_of};
 use super::types::Types;
 use crate::diagnostic::{Bag, Diagnostic, Span, Spanned, did_you_mean};
 use crate::node::Retry;
-use crate::plan::{Catch, Effects, Next, Target};
+use crate::plan::{Catch, Effects, Fallback, Next, Target};
 use crate::spec::{
     ANY, DefaultsSpec, Folder, Graph, IntoSpec, KindSpec, LlmSpec, NodeSpec, Project, TimeoutSpec,
 };
@@ -184,14 +184,17 @@ impl Scene<'_> {
             ),
             _ => (Vec::new(), false),
         };
-        let job = body.zip(settings).map(|(body, (retry, timeout))| JobDraft {
+        let mut links = settings.into_iter().flatten();
+        let job = body.zip(links.next()).map(|(body, first)| JobDraft {
             kind: step.kind.value,
             body,
             tools,
             fails_by_tools,
             effects,
-            retry,
-            timeout,
+            retry: first.retry,
+            timeout: first.timeout,
+            model: self.model_of(spec).map(|_| first.model),
+            fallbacks: links.collect(),
         });
         (job, gives)
     }
@@ -217,16 +220,50 @@ impl Scene<'_> {
         }
     }
 
-    /// Finds retry policy and timeout. Node before graph before model.
+    /// Finds retry policy and timeout of the model and of each that stands in for it; of what calls none, there is one
+    /// without a name. Node before graph before model.
     fn settings(
         &self,
         step: &Step<'_>,
         spec: &KindSpec,
         effects: Effects,
         bag: &mut Bag,
-    ) -> Option<(Retry, Duration)> {
+    ) -> Option<Vec<Fallback>> {
+        let chain = self.model_of(spec).map(|model| chain(model, self.shared.models)).unwrap_or_default();
+        let mut links = Vec::new();
+        for model in chain.iter().map(|model| Some(*model)).chain(chain.is_empty().then_some(None)) {
+            links.push(self.link(step, spec, effects, model, bag)?);
+        }
+        // What must not happen twice is not tried elsewhere.
+        links.truncate(if effects == Effects::AtMostOnce { 1 } else { links.len() });
+        if let (Some(own), Some(span), Some(limit)) =
+            (step.timeout.total, step.timeout.span, self.graph.limits.time)
+        {
+            let attempts = links.iter().fold(0_u32, |sum, link| sum.saturating_add(link.retry.attempts));
+            let all = own.saturating_mul(attempts);
+            if all > limit && !bag.is_trusting() {
+                let label = match attempts {
+                    1 => format!("{own:?} of a run that may take {limit:?}"),
+                    n => format!("{n} attempts of {own:?} take {all:?}, the run may take {limit:?}"),
+                };
+                let message = "a node may take longer than its run";
+                let finding = Diagnostic::error("G218", message, span, label);
+                bag.report(finding.help("shorten the timeout, or raise `limits: {time: …}`"));
+                return None;
+            }
+        }
+        Some(links)
+    }
+
+    fn link(
+        &self,
+        step: &Step<'_>,
+        spec: &KindSpec,
+        effects: Effects,
+        model: Option<&Model>,
+        bag: &mut Bag,
+    ) -> Option<Fallback> {
         let defaults = &self.graph.defaults;
-        let model = self.model_of(spec);
         let name = step.retry.or(defaults.retry.as_ref());
         let name = name.or_else(|| model.and_then(|model| model.retry.as_ref()));
         let mut retry = match name {
@@ -257,22 +294,8 @@ impl Scene<'_> {
             }
             _ => timeouts.iter().find_map(|t| t.total).unwrap_or(NODE_TIMEOUT),
         };
-        if let (Some(own), Some(span), Some(limit)) =
-            (step.timeout.total, step.timeout.span, self.graph.limits.time)
-        {
-            let all = own.saturating_mul(retry.attempts);
-            if all > limit && !bag.is_trusting() {
-                let label = match retry.attempts {
-                    1 => format!("{own:?} of a run that may take {limit:?}"),
-                    n => format!("{n} attempts of {own:?} take {all:?}, the run may take {limit:?}"),
-                };
-                let message = "a node may take longer than its run";
-                let finding = Diagnostic::error("G218", message, span, label);
-                bag.report(finding.help("shorten the timeout, or raise `limits: {time: …}`"));
-                return None;
-            }
-        }
-        Some((retry, timeout))
+        let model = model.map(|model| model.name.value.clone()).unwrap_or_default();
+        Some(Fallback { model, retry, timeout })
     }
 
     fn retry(&self, name: &Spanned<String>, bag: &mut Bag) -> Option<Retry> {

@@ -94,6 +94,8 @@ pub enum Limit {
     Time,
     /// Tokens.
     Tokens,
+    /// Money.
+    Cost,
 }
 
 impl Limit {
@@ -103,6 +105,7 @@ impl Limit {
             Self::Steps => "steps",
             Self::Time => "time",
             Self::Tokens => "tokens",
+            Self::Cost => "cost_usd",
         }
     }
 }
@@ -116,6 +119,9 @@ pub struct Granted {
     /// The tokens that were used by then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens: Option<u64>,
+    /// What had been spent by then, in billionths of a dollar.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<u64>,
     /// That of time was used up. It is counted from each resume anyway.
     #[serde(default)]
     pub time: bool,
@@ -132,6 +138,7 @@ impl Granted {
             Limit::Steps => self.steps.is_some(),
             Limit::Time => self.time,
             Limit::Tokens => self.tokens.is_some(),
+            Limit::Cost => self.cost.is_some(),
         }
     }
 }
@@ -224,15 +231,21 @@ pub struct Worked {
     pub attempt: u32,
     /// What it came to.
     pub result: Result<Outcome, Failure>,
+    /// Tokens that all attempts used.
+    #[serde(default, skip_serializing_if = "Usage::is_none")]
+    pub usage: Usage,
+    /// The model that was asked last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
     /// The task around it whose time is over: the failure is that one's.
     #[serde(skip)]
     pub late: Option<TaskId>,
 }
 
 impl Worked {
-    /// Takes what an attempt came to.
+    /// Makes what an attempt came to that called no model.
     pub fn new(attempt: u32, result: Result<Outcome, Failure>) -> Self {
-        Self { attempt, result, late: None }
+        Self { attempt, result, usage: Usage::default(), model: None, late: None }
     }
 }
 

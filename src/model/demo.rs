@@ -152,6 +152,7 @@ mod tests {
         let turns = turns.iter().map(|(role, content)| Turn::new(*role, content.clone())).collect();
         let request = Request {
             node: "answer".to_owned(),
+            model: "m".to_owned(),
             turns,
             tools: Arc::default(),
             output: None,

@@ -175,6 +175,8 @@ pub struct OutputSchema {
 pub struct Request {
     /// The node that calls, for scripts and logs.
     pub node: String,
+    /// The model's name in project.yaml, for scripts and logs.
+    pub model: String,
     /// The conversation, oldest first.
     pub turns: Vec<Turn>,
     /// The tools that the model may call.

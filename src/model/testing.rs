@@ -16,6 +16,7 @@ pub(super) const HEAD: &str =
 pub(super) fn request() -> Request {
     Request {
         node: "answer".to_owned(),
+        model: "m".to_owned(),
         turns: vec![Turn::new(Role::User, json!("hi"))],
         tools: Arc::default(),
         output: None,

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use serde_json::{Value as Json, json};
 
+use super::meter::{Price, Tally};
 use super::tools::{self, Memo, Offered};
 use super::{Attempt, Done, ErrorKind, Failure, Node, Outcome, assistant_turn};
 use crate::event::{Body, Usage};
@@ -48,11 +49,26 @@ pub enum Clip {
     Tokens(usize),
 }
 
+/// A model, and how the node calls it.
+#[derive(Debug, Clone)]
+pub struct Link {
+    /// Its name in project.yaml.
+    pub name: String,
+    /// The model.
+    pub model: Arc<dyn ChatModel>,
+    /// The parameters of the call.
+    pub params: Params,
+    /// How long the model may be silent.
+    pub timeouts: Timeouts,
+    /// What its tokens cost.
+    pub price: Option<Price>,
+}
+
 /// Calls a chat model.
 #[derive(Debug)]
 pub struct Llm {
-    /// The model.
-    pub model: Arc<dyn ChatModel>,
+    /// The model, and behind it those that stand in for it, in order.
+    pub links: Vec<Link>,
     /// The project's templates.
     pub templates: Templates,
     /// The prompt, in order.
@@ -67,10 +83,6 @@ pub struct Llm {
     pub tools: Arc<[Offered]>,
     /// How often it may ask for some of them.
     pub max_rounds: u64,
-    /// The parameters of the call.
-    pub params: Params,
-    /// How long the model may be silent.
-    pub timeouts: Timeouts,
     /// The answer joins the conversation.
     pub reply: bool,
     /// Whether the answer's tokens are sent as they come.
@@ -169,7 +181,6 @@ fn kept<'a>(newest_first: impl Iterator<Item = &'a Json>, len: usize, clip: Clip
 #[derive(Debug, Default)]
 struct Answer {
     text: String,
-    usage: Usage,
     /// The reply was begun before the eyes of the user.
     started: bool,
     /// The tools that it asks for.
@@ -187,18 +198,34 @@ impl Llm {
         turns: Vec<Turn>,
         nth: u64,
     ) -> Result<Answer, Failure> {
-        let key = match nth {
-            1 => attempt.task.to_string(),
-            // A provider must not take the second question for the first.
-            nth => format!("{}-{nth}", attempt.task),
+        let Some(link) = self.links.get(attempt.link) else {
+            return Err(Failure::new(ErrorKind::Failed, "the node has no such model"));
+        };
+        let mut key = attempt.task.to_string();
+        // A provider must not take the second question for the first, nor one that is put to another model.
+        if nth > 1 {
+            key += &format!("-{nth}");
+        }
+        if attempt.link > 0 {
+            key += &format!("-{}", link.name);
+        }
+        let mut tally = Tally {
+            model: &link.name,
+            meter: &attempt.meter,
+            price: link.price,
+            said: Usage::default(),
+            sent: turns.iter().map(|turn| turn.content.to_string().len()).sum(),
+            received: 0,
+            whole: false,
         };
         let request = Request {
             node: attempt.emit.place().caller(),
+            model: link.name.clone(),
             turns,
             tools: self.tools.iter().map(|tool| tool.spec.clone()).collect(),
             output: self.output.as_ref().map(|output| Arc::clone(&output.schema)),
-            params: self.params.clone(),
-            timeouts: self.timeouts,
+            params: link.params.clone(),
+            timeouts: link.timeouts,
             idempotency_key: key,
             attempt: attempt.attempt,
         };
@@ -206,7 +233,7 @@ impl Llm {
         let shown = self.reply && self.stream;
         let mut answer = Answer::default();
         let mut reasoning = false;
-        let mut stream = self.model.stream(request).await?;
+        let mut stream = link.model.stream(request).await?;
         loop {
             match stream.next().await {
                 Some(Ok(Chunk::Text(delta))) => {
@@ -217,6 +244,7 @@ impl Llm {
                         reasoning = false;
                         attempt.emit.send(Body::ReasoningFinished { message_id: message_id.clone() });
                     }
+                    tally.received += delta.len();
                     answer.text.push_str(&delta);
                     if answer.text.len() > MAX_ANSWER {
                         return Err(Failure::new(
@@ -233,6 +261,7 @@ impl Llm {
                     }
                 }
                 Some(Ok(Chunk::Reasoning(delta))) => {
+                    tally.received += delta.len();
                     if shown && !answer.started {
                         if !reasoning {
                             reasoning = true;
@@ -250,6 +279,7 @@ impl Llm {
                     let Some(call) = answer.calls.get_mut(index).filter(|_| !delta.is_empty()) else {
                         continue;
                     };
+                    tally.received += delta.len();
                     call.arguments.push_str(&delta);
                     if call.arguments.len() > MAX_ANSWER {
                         let message = "the model's call of a tool is longer than 1 MiB";
@@ -259,19 +289,13 @@ impl Llm {
                     attempt.emit.send(Body::ToolArgsDelta { call_id, delta });
                 }
                 Some(Ok(Chunk::Kept(kept))) => answer.kept = Some(kept),
-                Some(Ok(Chunk::Usage(used))) => answer.usage = used,
+                Some(Ok(Chunk::Usage(used))) => tally.said = used,
                 Some(Ok(Chunk::End { .. })) => break,
                 Some(Err(error)) => return Err(error.into()),
                 None => return Err(Failure::new(ErrorKind::Connection, "the model's answer was cut")),
             }
         }
-        answer.usage.model_calls = 1;
-        metrics::counter!("graphloom_model_calls_total").increment(1);
-        for (direction, tokens) in
-            [("input", answer.usage.input_tokens), ("output", answer.usage.output_tokens)]
-        {
-            metrics::counter!("graphloom_tokens_total", "direction" => direction).increment(tokens);
-        }
+        tally.whole = true;
         if reasoning {
             attempt.emit.send(Body::ReasoningFinished { message_id });
         }
@@ -286,21 +310,18 @@ impl Llm {
         mut turns: Vec<Turn>,
         first: Answer,
         nth: u64,
-    ) -> Result<(Json, Usage), Failure> {
+    ) -> Result<Json, Failure> {
         let why = match output.read(&first.text) {
-            Ok(value) => return Ok((value, first.usage)),
+            Ok(value) => return Ok(value),
             Err(why) => why,
         };
         turns.push(Turn::new(Role::Assistant, Json::String(first.text)));
         let again = format!("This answer does not fit: {why}. Answer again, with the JSON alone.");
         turns.push(Turn::new(Role::User, Json::String(again)));
         let second = self.call(attempt, &attempt.message_id(), turns, nth).await?;
-        let value = output.read(&second.text).map_err(|why| {
+        output.read(&second.text).map_err(|why| {
             Failure::new(ErrorKind::Schema, format!("the model's answer does not fit its type: {why}"))
-        })?;
-        let mut usage = first.usage;
-        usage += second.usage;
-        Ok((value, usage))
+        })
     }
 
     /// Makes the turn of an answer that is said to the user, and the events around it.
@@ -378,15 +399,14 @@ impl Node for Llm {
             if self.reply && !answer.text.is_empty() {
                 events.push(Self::say(attempt, &message_id, &answer).1);
             }
-            let usage = answer.usage;
             let round = memo.round(&message_id, answer.text, &answer.calls, answer.kept, &self.tools, events);
-            return Ok(Outcome::More(super::Round { usage, ..round }));
+            return Ok(Outcome::More(round));
         }
         if let Some(output) = &self.output {
-            let (value, usage) = self.typed(output, attempt, again, answer, nth + 1).await?;
-            return Ok(Done { result: value, usage, ..Done::default() }.into());
+            let result = self.typed(output, attempt, again, answer, nth + 1).await?;
+            return Ok(Done { result, ..Done::default() }.into());
         }
-        let mut done = Done { usage: answer.usage, ..Done::default() };
+        let mut done = Done::default();
         if self.reply {
             let (turn, event) = Self::say(attempt, &message_id, &answer);
             done.said = memo.said();

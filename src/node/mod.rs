@@ -6,6 +6,7 @@
 mod fail;
 mod http;
 mod llm;
+mod meter;
 mod retry;
 mod say;
 mod set;
@@ -25,7 +26,8 @@ use crate::state::{State, Write};
 
 pub use crate::failure::{Caught, ErrorKind, Failure};
 pub use fail::Fail;
-pub use llm::{Bind, Clip, Llm, Output, Piece};
+pub use llm::{Bind, Clip, Link, Llm, Output, Piece};
+pub use meter::{Meter, Price};
 pub use retry::Retry;
 pub use say::Say;
 pub use set::Set;
@@ -44,8 +46,8 @@ impl Outcome {
     /// Leaves out the tokens that it used.
     #[must_use]
     pub fn without_usage(mut self) -> Self {
-        match &mut self {
-            Self::Done(Done { usage, .. }) | Self::More(Round { usage, .. }) => *usage = Usage::default(),
+        if let Self::Done(done) = &mut self {
+            done.usage = Usage::default();
         }
         self
     }
@@ -68,7 +70,8 @@ pub struct Done {
     pub writes: Vec<Write>,
     /// Events that become visible with the barrier.
     pub events: Vec<Body>,
-    /// Tokens used.
+    /// Tokens used, besides what was counted by the meter.
+    #[serde(default)]
     pub usage: Usage,
 }
 
@@ -81,8 +84,6 @@ pub struct Round {
     pub calls: Vec<Wanted>,
     /// Events that become visible with the barrier.
     pub events: Vec<Body>,
-    /// Tokens used.
-    pub usage: Usage,
 }
 
 /// A call that a model wants.
@@ -204,6 +205,10 @@ pub struct Attempt {
     pub task: TaskId,
     /// The try, from 1.
     pub attempt: u32,
+    /// Who is asked: 0 is the one that the node names, and those after it stand in for it.
+    pub link: usize,
+    /// Where it counts what its calls use, also those that fail.
+    pub meter: Meter,
     /// The error that the branch handles.
     pub error: Option<Arc<Caught>>,
     /// The names of a `map` around it: its item, and its index.

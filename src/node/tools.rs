@@ -110,7 +110,7 @@ impl Memo {
             wanted.push(Wanted { id: call.id.clone(), tool: call.name.clone(), args });
         }
         let memo = json!({"rounds": self.rounds, "turns": self.turns});
-        Round { memo, calls: wanted, events, ..Round::default() }
+        Round { memo, calls: wanted, events }
     }
 }
 

@@ -16,7 +16,7 @@ use crate::failure::Failure;
 use crate::state::{Channels, Field};
 
 pub use work::{
-    Ask, Each, Effects, Form, GraphCall, ItemError, Job, OnMessage, Sent, ToolBody, ToolPlan, Work,
+    Ask, Each, Effects, Fallback, Form, GraphCall, ItemError, Job, OnMessage, Sent, ToolBody, ToolPlan, Work,
 };
 
 /// The name that edges to the end of a branch have.
@@ -109,13 +109,21 @@ pub struct Limits {
     pub time: Duration,
     /// Tokens of all model calls together.
     pub tokens: u64,
+    /// What they may cost, in billionths of a dollar.
+    pub cost_nano_usd: u64,
     /// Tasks of one superstep that work at once.
     pub parallel: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { steps: 100, time: Duration::from_mins(15), tokens: u64::MAX, parallel: 100 }
+        Self {
+            steps: 100,
+            time: Duration::from_mins(15),
+            tokens: u64::MAX,
+            cost_nano_usd: u64::MAX,
+            parallel: 100,
+        }
     }
 }
 

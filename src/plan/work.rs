@@ -35,6 +35,21 @@ pub struct Job {
     pub retry: Retry,
     /// How long one attempt may take.
     pub timeout: Duration,
+    /// The model that it calls, by its name in project.yaml.
+    pub model: Option<String>,
+    /// The models that stand in for that one, in order.
+    pub fallbacks: Vec<Fallback>,
+}
+
+/// A model that stands in for another one.
+#[derive(Debug, Clone)]
+pub struct Fallback {
+    /// Its name in project.yaml.
+    pub model: String,
+    /// How often a failed attempt is made again with it.
+    pub retry: Retry,
+    /// How long one attempt may take.
+    pub timeout: Duration,
 }
 
 impl Job {
@@ -49,6 +64,18 @@ impl Job {
             effects: Effects::None,
             retry: Retry::default(),
             timeout: Duration::MAX,
+            model: None,
+            fallbacks: Vec::new(),
+        }
+    }
+}
+
+impl Job {
+    /// Returns the model, the policy and the timeout of a link of the chain: 0 is the job's own.
+    pub fn link(&self, link: usize) -> (Option<&str>, &Retry, Duration) {
+        match link.checked_sub(1).and_then(|nth| self.fallbacks.get(nth)) {
+            Some(Fallback { model, retry, timeout }) => (Some(model), retry, *timeout),
+            None => (self.model.as_deref(), &self.retry, self.timeout),
         }
     }
 }

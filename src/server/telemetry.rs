@@ -57,7 +57,6 @@ fn describe() {
     metrics::describe_gauge!("graphloom_runs_active", "Runs that this process owns.");
     metrics::describe_counter!("graphloom_runs_accepted_total", "Runs accepted.");
     metrics::describe_gauge!("graphloom_runs", "Runs of all processes, by state.");
-    metrics::describe_counter!("graphloom_tokens_total", "Tokens that models counted, by direction.");
     metrics::describe_counter!("graphloom_model_calls_total", "Calls of models that came to an end.");
     metrics::describe_counter!("graphloom_events_sent_total", "Events written to streams.");
     metrics::describe_counter!(

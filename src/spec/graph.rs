@@ -74,6 +74,8 @@ pub struct LimitsSpec {
     pub time: Option<Duration>,
     /// Tokens.
     pub tokens: Option<u64>,
+    /// US dollars, with the place of the number.
+    pub cost_usd: Option<Spanned<f64>>,
     /// Tasks at once.
     pub parallel: Option<u64>,
 }
@@ -247,6 +249,7 @@ impl Reader<'_> {
             steps: fields.take("steps").and_then(|node| self.count(node, 1)),
             time: fields.take("time").and_then(|node| self.time(node)),
             tokens: fields.take("tokens").and_then(|node| self.count(node, 1)).map(|n| n.value),
+            cost_usd: fields.take("cost_usd").and_then(|node| self.amount(node)),
             parallel: fields.take("parallel").and_then(|node| self.count(node, 1)).map(|n| n.value),
         };
         fields.finish(self, later);

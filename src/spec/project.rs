@@ -73,6 +73,23 @@ pub struct ModelSpec {
     pub timeout: TimeoutSpec,
     /// The name of a retry policy.
     pub retry: Option<Spanned<String>>,
+    /// The models that stand in for it, in order.
+    pub fallback: Vec<Spanned<String>>,
+    /// What its tokens cost.
+    pub price: Option<PriceSpec>,
+}
+
+/// What tokens cost, in US dollars for a million.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PriceSpec {
+    /// Of prompts.
+    pub input: f64,
+    /// Of answers.
+    pub output: f64,
+    /// Of prompts in the provider's cache.
+    pub cache_read: Option<f64>,
+    /// Of prompts that it puts there.
+    pub cache_write: Option<f64>,
 }
 
 /// A retry policy.
@@ -167,6 +184,11 @@ impl Reader<'_> {
         });
         let timeout = fields.take("timeout").map(|node| self.timeout(node)).unwrap_or_default();
         let retry = fields.take("retry").and_then(|node| self.name(node, "the name of a retry policy"));
+        let fallback = fields.take("fallback").map(|node| {
+            let items = self.filled(node, "names of models");
+            items.iter().filter_map(|item| self.name(item, "the name of a model")).collect()
+        });
+        let price = fields.take_entry("price").and_then(|(at, node)| self.price(at, node));
         let odd = fields.is_odd();
         fields.finish(self, later);
         let provider = provider?;
@@ -182,7 +204,33 @@ impl Reader<'_> {
             return None;
         }
         let model = model.map(|text| text.value);
-        Some(ModelSpec { provider, model, base_url, api_key, supports, params, timeout, retry })
+        let fallback = fallback.unwrap_or_default();
+        Some(ModelSpec {
+            provider,
+            model,
+            base_url,
+            api_key,
+            supports,
+            params,
+            timeout,
+            retry,
+            fallback,
+            price,
+        })
+    }
+
+    /// Reads what tokens cost.
+    fn price(&mut self, at: Span, node: &Node) -> Option<PriceSpec> {
+        let mut fields = self.fields(node, &grammar::PRICE, "the price")?;
+        let input = fields.require(self, "input", "input: 3", at);
+        let output = fields.require(self, "output", "output: 15", at);
+        let mut amount =
+            |node: Option<&Node>| node.and_then(|node| self.amount(node)).map(|amount| amount.value);
+        let (input, output) = (amount(input), amount(output));
+        let cache_read = amount(fields.take("cache_read"));
+        let cache_write = amount(fields.take("cache_write"));
+        fields.finish(self, |_| None);
+        Some(PriceSpec { input: input?, output: output?, cache_read, cache_write })
     }
 
     /// Reads the address of a model, which is fixed.

@@ -6,6 +6,9 @@ use super::reader::Reader;
 use super::tree::{Node, Tree};
 use crate::diagnostic::{Diagnostic, Spanned, suggest};
 
+/// The largest amount of money, in US dollars.
+const MOST_USD: f64 = 1e6;
+
 impl Reader<'_> {
     /// Reads a boolean.
     pub(super) fn boolean(&mut self, node: &Node) -> Option<bool> {
@@ -70,6 +73,18 @@ impl Reader<'_> {
                 None
             }
         }
+    }
+
+    /// Reads an amount of money.
+    pub(super) fn amount(&mut self, node: &Node) -> Option<Spanned<f64>> {
+        let amount = self.number(node)?;
+        if (0.0..=MOST_USD).contains(&amount.value) {
+            return Some(amount);
+        }
+        let message = format!("{} is outside 0 to a million", amount.value);
+        let finding = Diagnostic::error("M511", message, node.span, "no amount of US dollars");
+        self.bag.report(finding.help("write a number of US dollars, such as 0.5"));
+        None
     }
 
     /// Reads a duration such as `30s`.

@@ -10,11 +10,11 @@ use crate::compile::heads::Head;
 use crate::compile::request::RequestDraft;
 use crate::compile::tools::Unregistered;
 use crate::expr::ExprTree;
-use crate::model::{ChatModel, Params, Timeouts, ToolSpec};
-use crate::node::{Bind, Clip, Fail, Llm, Offered, Output, Piece, Retry, Say, Set, parameters};
+use crate::model::ToolSpec;
+use crate::node::{Bind, Clip, Fail, Link, Llm, Offered, Output, Piece, Retry, Say, Set, parameters};
 use crate::plan::{
-    Ask, Catch, Each, Effects, Form, GraphCall, ItemError, Job, Next, OnMessage, PlanNode, Sent, Target,
-    ToolPlan, Work,
+    Ask, Catch, Each, Effects, Fallback, Form, GraphCall, ItemError, Job, Next, OnMessage, PlanNode, Sent,
+    Target, ToolPlan, Work,
 };
 use crate::state::Type;
 use crate::template::Templates;
@@ -44,6 +44,8 @@ pub(in crate::compile) struct JobDraft {
     pub(in crate::compile) effects: Effects,
     pub(in crate::compile) retry: Retry,
     pub(in crate::compile) timeout: Duration,
+    pub(in crate::compile) model: Option<String>,
+    pub(in crate::compile) fallbacks: Vec<Fallback>,
 }
 
 /// What comes of a node.
@@ -84,13 +86,11 @@ pub(in crate::compile) enum Body {
 }
 
 pub(in crate::compile) struct LlmDraft {
-    pub(in crate::compile) model: Arc<dyn ChatModel>,
+    pub(in crate::compile) links: Vec<Link>,
     pub(in crate::compile) pieces: Vec<Piece>,
     pub(in crate::compile) binds: Option<Vec<Bind>>,
     pub(in crate::compile) clip: Clip,
     pub(in crate::compile) output: Option<Output>,
-    pub(in crate::compile) params: Params,
-    pub(in crate::compile) timeouts: Timeouts,
     pub(in crate::compile) reply: Option<String>,
     pub(in crate::compile) stream: bool,
     pub(in crate::compile) max_rounds: u64,
@@ -135,7 +135,7 @@ impl JobDraft {
             || self.tools.iter().filter_map(|name| Some((name.clone(), Arc::clone(tools.get(name)?))));
         let work = match self.body {
             Body::Llm(llm) => Work::Node(Arc::new(Llm {
-                model: llm.model,
+                links: llm.links,
                 templates: templates.clone(),
                 pieces: llm.pieces,
                 binds: llm.binds,
@@ -143,8 +143,6 @@ impl JobDraft {
                 output: llm.output,
                 tools: offered().map(|(_, tool)| offer(&tool)).collect(),
                 max_rounds: llm.max_rounds,
-                params: llm.params,
-                timeouts: llm.timeouts,
                 reply: llm.reply.is_some(),
                 stream: llm.stream,
             })),
@@ -183,6 +181,8 @@ impl JobDraft {
             effects: self.effects,
             retry: self.retry,
             timeout: self.timeout,
+            model: self.model,
+            fallbacks: self.fallbacks,
             ..Job::new(self.kind, work)
         }
     }

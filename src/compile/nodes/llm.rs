@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use super::words::check_words;
 use super::{Gives, LlmDraft, Model, Scene, Step};
-use crate::compile::models::params_fit;
+use crate::compile::models::{all_fit, chain};
 use crate::compile::prompts::{Part, Prompt, Prompts};
 use crate::diagnostic::{Bag, Diagnostic, Spanned, did_you_mean};
 use crate::expr::{Expr, ExprTree, Facts};
 use crate::model::{OutputSchema, Params, Role, Timeouts};
-use crate::node::{Bind, Clip, Output, Piece};
+use crate::node::{Bind, Clip, Link, Output, Piece};
 use crate::spec::{HistorySpec, LlmSpec, ParamsSpec, TimeoutSpec};
 use crate::state::Type;
 
@@ -117,14 +117,22 @@ impl Scene<'_> {
             params = file.clone();
         }
         let model = model?;
-        let fits = params_fit(model.provider, &llm.params, bag) & params_fit(model.provider, &params, bag);
-        let merged = merge_params([&llm.params, &params, &model.params]);
+        let chain = chain(&model, self.shared.models);
+        let fits = all_fit(&chain, &llm.params, bag) & all_fit(&chain, &params, bag);
+        let links = chain.iter().map(|model| Link {
+            name: model.name.value.clone(),
+            model: Arc::clone(&model.chat),
+            params: merge_params([&llm.params, &params, &model.params]),
+            timeouts: timeouts([step.timeout, self.graph.defaults.timeout, model.timeout]),
+            price: model.price,
+        });
+        let links = links.collect();
         let (pieces, binds) = prompted?;
         if (!step.taken && !replies) || !tools || !fits {
             return None;
         }
         Some(LlmDraft {
-            model: model.chat.clone(),
+            links,
             pieces,
             binds,
             clip: match llm.history {
@@ -133,8 +141,6 @@ impl Scene<'_> {
                 Some(HistorySpec::Tokens(n)) => Clip::Tokens(n as usize),
             },
             output: output.ok()?,
-            params: merged,
-            timeouts: timeouts([step.timeout, self.graph.defaults.timeout, model.timeout]),
             reply: match reply {
                 Some(channel) => Some(channel?),
                 None => None,
@@ -151,13 +157,19 @@ impl Scene<'_> {
             self.shared.used_tools.borrow_mut().insert(name.value.clone());
             fine &= self.shared.tools.find(name, self.shared.project.unsure, bag).is_some();
         }
-        if let Some(first) = llm.tools.first().filter(|_| model.is_some_and(|model| !model.tools)) {
-            let message = "the model calls no tools";
+        let Some(model) = model else { return fine };
+        let chain = chain(model, self.shared.models);
+        let lacks = chain.iter().position(|model| !model.tools);
+        if let (Some(first), Some(lacks)) = (llm.tools.first(), lacks) {
+            let message = match lacks {
+                0 => "the model calls no tools".to_owned(),
+                nth => format!("`{}`, which stands in for the model, calls no tools", chain[nth].name.value),
+            };
             let finding = Diagnostic::error("M508", message, first.span, "its `supports` lacks `tools`");
             bag.report(finding.help("choose another model, or add `tools` to its `supports`"));
             fine = false;
         } else if let (Some(first), Some((at, _)), true) =
-            (llm.tools.first(), &llm.output, model.is_some_and(|model| model.forced))
+            (llm.tools.first(), &llm.output, chain.iter().any(|model| model.forced))
         {
             let message = "the model answers in JSON only by a tool of its own";
             let finding = Diagnostic::error("M508", message, first.span, "there can be no others beside it");
@@ -200,6 +212,8 @@ impl Scene<'_> {
         };
         self.shared.used_models.borrow_mut().insert(wanted.value.clone());
         if let Some(model) = self.shared.models.get(&wanted.value) {
+            let chain = chain(model, self.shared.models);
+            self.shared.used_models.borrow_mut().extend(chain.iter().map(|model| model.name.value.clone()));
             return Some(model.clone());
         }
         // A wrong default is reported once, where it is written.
@@ -239,8 +253,15 @@ impl Scene<'_> {
             );
             return Err(Reported);
         }
-        if model.is_some_and(|model| !model.schemas) {
-            let message = format!("the model of `{}` does not answer in JSON", name.value);
+        let chain = model.map(|model| chain(model, self.shared.models)).unwrap_or_default();
+        if let Some(lacks) = chain.iter().position(|model| !model.schemas) {
+            let message = match lacks {
+                0 => format!("the model of `{}` does not answer in JSON", name.value),
+                nth => format!(
+                    "`{}`, which stands in for the model, does not answer in JSON",
+                    chain[nth].name.value
+                ),
+            };
             let finding = Diagnostic::error("M508", message, *at, "its `supports` lacks `json_schema`");
             bag.report(finding.help("choose another model, or add `json_schema` to its `supports`"));
             return Err(Reported);

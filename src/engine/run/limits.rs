@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::{Driver, Halt, Position};
 use crate::engine::step::{self, Ended, Frontier, Limit, Step, World};
+use crate::event::usd_of;
 use crate::failure::{ErrorKind, Failure};
 use crate::plan::Limits;
 
@@ -44,6 +45,8 @@ pub(super) fn over_limit(at: &Position) -> Option<Limit> {
         Some(Limit::Time)
     } else if usage.tokens() > granted.tokens.unwrap_or(at.spent.tokens).saturating_add(limits.tokens) {
         Some(Limit::Tokens)
+    } else if usage.cost_nano_usd > granted.cost.unwrap_or(0).saturating_add(limits.cost_nano_usd) {
+        Some(Limit::Cost)
     } else {
         None
     }
@@ -60,6 +63,7 @@ fn used_up(limit: Limit, limits: &Limits) -> Failure {
         Limit::Steps => format!("the run needs more than {} supersteps", limits.steps),
         Limit::Time => format!("the run takes longer than {} s", limits.time.as_secs()),
         Limit::Tokens => format!("the run needs more than {} tokens", limits.tokens),
+        Limit::Cost => format!("the run costs more than {} US dollars", usd_of(limits.cost_nano_usd)),
     };
     Failure::new(ErrorKind::Limit, what)
 }

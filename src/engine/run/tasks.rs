@@ -18,7 +18,7 @@ use crate::engine::{Stop, record};
 use crate::event::{Body, Scope};
 use crate::failure::{ErrorKind, Failure};
 use crate::id::TaskId;
-use crate::node::{Attempt, Done, Emitter, Outcome, RunFacts};
+use crate::node::{Attempt, Done, Emitter, Meter, Outcome, RunFacts};
 use crate::plan::{Effects, ToolBody};
 use crate::tool::Call;
 
@@ -76,10 +76,12 @@ impl Driver<'_> {
         for (task, _) in leaves.iter().flat_map(|leaf| &*leaf.clocks) {
             at.begun.entry(task.clone()).or_insert_with(Instant::now);
         }
-        let at = &*at;
+        let position = at;
+        let at = &*position;
         let left = at.plan.limits.time.saturating_sub(at.clock.elapsed());
         let lanes = lanes(leaves);
-        let work = leaves.iter().enumerate().map(|(rank, leaf)| {
+        let meters: Vec<Meter> = leaves.iter().map(|_| Meter::default()).collect();
+        let work = leaves.iter().zip(&meters).enumerate().map(|(rank, (leaf, meter))| {
             let lane = leaf.lane.as_ref().and_then(|(map, _)| lanes.get(map));
             async move {
                 // The semaphore is never closed.
@@ -87,7 +89,7 @@ impl Driver<'_> {
                     Some(lane) => lane.acquire().await.ok(),
                     None => None,
                 };
-                (rank, self.clocked(at, leaf, facts, keeps).await)
+                (rank, self.clocked(at, leaf, facts, keeps, meter).await)
             }
         });
         // Collected first: a stream of closures that borrow is not `Send` to the compiler.
@@ -95,43 +97,64 @@ impl Driver<'_> {
         let mut work = stream::iter(work).buffer_unordered(at.plan.limits.parallel.max(1));
         let mut over = std::pin::pin!(tokio::time::sleep(left));
         let mut ended: Vec<Ended> = leaves.iter().map(|_| None).collect();
-        loop {
+        let cut = loop {
             tokio::select! {
                 biased;
-                why = self.live.stopped() => return Err(match why {
+                why = self.live.stopped() => break Some(match why {
                     Stop::Cancel => Cut::Cancelled,
                     Stop::Leave | Stop::Lost => Cut::Gone,
                 }),
-                () = &mut over => break,
+                () = &mut over => break None,
                 next = work.next() => match next {
                     Some((rank, worked)) => ended[rank] = Some(worked),
-                    None => break,
+                    None => break None,
                 },
             }
+        };
+        // Calls that are cut off are paid for; what those used that came to an end is told with their results.
+        drop(work);
+        let lost = |(_, ended): &(&Meter, &Ended)| cut.is_some() || ended.is_none();
+        for (meter, _) in meters.iter().zip(&ended).filter(lost) {
+            position.head.frontier.usage += meter.total();
         }
-        Ok(ended)
+        cut.map_or(Ok(ended), Err)
     }
 
     /// Does a leaf within the time of the tasks around it.
-    async fn clocked(&self, at: &Position, leaf: &Leaf<'_>, facts: &RunFacts, keeps: bool) -> Worked {
+    async fn clocked(
+        &self,
+        at: &Position,
+        leaf: &Leaf<'_>,
+        facts: &RunFacts,
+        keeps: bool,
+        meter: &Meter,
+    ) -> Worked {
         let left = leaf.clocks.iter().map(|(task, limit)| {
             let gone = at.begun.get(task).map_or(Duration::ZERO, Instant::elapsed);
             (limit.saturating_sub(gone), task)
         });
-        let Some((left, task)) = left.min() else { return self.kept(at, leaf, facts, keeps).await };
-        match tokio::time::timeout(left, self.kept(at, leaf, facts, keeps)).await {
+        let Some((left, task)) = left.min() else { return self.kept(at, leaf, facts, keeps, meter).await };
+        match tokio::time::timeout(left, self.kept(at, leaf, facts, keeps, meter)).await {
             Ok(worked) => worked,
             Err(_late) => {
                 let failure = Failure::new(ErrorKind::Timeout, "the time of a task around it is over");
                 self.tell_call(leaf, &leaf.place, Err(&failure));
-                Worked { late: Some(task.clone()), ..Worked::new(1, Err(failure)) }
+                let (late, usage) = (Some(task.clone()), meter.total());
+                Worked { late, usage, ..Worked::new(1, Err(failure)) }
             }
         }
     }
 
     /// Does a leaf, unless it was done before something beside it failed or the run was taken over, and keeps what it
     /// came to.
-    async fn kept(&self, at: &Position, leaf: &Leaf<'_>, facts: &RunFacts, keeps: bool) -> Worked {
+    async fn kept(
+        &self,
+        at: &Position,
+        leaf: &Leaf<'_>,
+        facts: &RunFacts,
+        keeps: bool,
+        meter: &Meter,
+    ) -> Worked {
         let task = &leaf.place.task_id;
         let kept = at.kept.get(task).and_then(Option::as_ref);
         if let Some(worked) = leaf.done.as_ref().or(kept) {
@@ -159,7 +182,7 @@ impl Driver<'_> {
                 intent = Some(next);
             }
         }
-        let mut worked = self.leaf(leaf, facts).await;
+        let mut worked = self.leaf(leaf, facts, meter).await;
         match (&mut worked.result, intent) {
             (Ok(_), _) if keeps && !leaf.is_pure() => {
                 // Without it, a crash would only cost the work once more.
@@ -236,19 +259,27 @@ impl Driver<'_> {
         }
     }
 
-    /// Makes attempts at a leaf until one succeeds or the policy says stop.
-    async fn leaf(&self, leaf: &Leaf<'_>, facts: &RunFacts) -> Worked {
+    /// Makes attempts at a leaf until one succeeds or the policy says stop; then, where others stand in for its model,
+    /// with the next of them, unless the error would be the same with all.
+    async fn leaf(&self, leaf: &Leaf<'_>, facts: &RunFacts, meter: &Meter) -> Worked {
         self.tell_call(leaf, &leaf.place, Ok(None));
+        let (mut link, mut before) = (0, 0);
         for number in 1.. {
+            let (model, retry, timeout) = leaf.job.link(link);
+            let worked = |result| {
+                let usage = meter.total();
+                let model = model.filter(|_| usage.model_calls > 0).map(str::to_owned);
+                Worked { usage, model, ..Worked::new(number, result) }
+            };
             let place = Scope { attempt: number, ..leaf.place.clone() };
             let emit = Emitter::new(self.journal.clone(), place.clone());
-            let work = AssertUnwindSafe(self.work(leaf, facts, number)).catch_unwind();
-            let failure = match tokio::time::timeout(leaf.job.timeout, work).await {
+            let work = AssertUnwindSafe(self.work(leaf, facts, (number, link), meter)).catch_unwind();
+            let failure = match tokio::time::timeout(timeout, work).await {
                 Ok(Ok(Ok(outcome))) => {
                     if let Outcome::Done(done) = &outcome {
                         self.tell_call(leaf, &place, Ok(Some(&done.result)));
                     }
-                    return Worked::new(number, Ok(outcome));
+                    return worked(Ok(outcome));
                 }
                 Ok(Ok(Err(failure))) => failure,
                 Ok(Err(_panic)) => {
@@ -259,31 +290,45 @@ impl Driver<'_> {
                     }
                 }
                 Err(_late) => {
-                    let message = format!("the node takes longer than {} s", leaf.job.timeout.as_secs_f64());
+                    let message = format!("the node takes longer than {} s", timeout.as_secs_f64());
                     Failure::new(ErrorKind::Timeout, message)
                 }
             };
             let run = self.claim.run.run;
-            let again = leaf.may_repeat().then(|| leaf.job.retry.delay(number, &failure, fastrand::f64()));
-            let Some(delay) = again.flatten() else {
+            let again = leaf.may_repeat().then(|| retry.delay(number - before, &failure, fastrand::f64()));
+            let moves = leaf.may_repeat() && failure.kind.retryable() && link < leaf.job.fallbacks.len();
+            let next = again.flatten().map(|delay| (link, delay));
+            let Some((to, delay)) = next.or_else(|| moves.then_some((link + 1, Duration::ZERO))) else {
                 emit.discard();
                 self.tell_call(leaf, &place, Err(&failure));
                 info!(%run, node = %leaf.place.node, code = %failure.code, "Task failed.");
-                return Worked::new(number, Err(failure));
+                return worked(Err(failure));
             };
             info!(%run, node = %leaf.place.node, attempt = number, code = %failure.code, "Attempt failed.");
             if emit.has_shown() {
                 self.journal.send(Some(&place), Body::NodeReset { reason: failure.message.clone() });
             }
+            let model = (to != link).then(|| leaf.job.link(to).0.map(str::to_owned)).flatten();
+            if to != link {
+                let from = leaf.job.link(link).0.unwrap_or_default().to_owned();
+                metrics::counter!("graphloom_model_fallbacks_total", "model" => from).increment(1);
+                (link, before) = (to, number);
+            }
             let delay_ms = delay.as_millis() as u64;
-            self.journal.send(Some(&place), Body::NodeRetrying { delay_ms, reason: failure.message });
+            self.journal.send(Some(&place), Body::NodeRetrying { delay_ms, reason: failure.message, model });
             tokio::time::sleep(delay).await;
         }
         unreachable!("a policy has a last attempt")
     }
 
     /// Makes one attempt.
-    async fn work(&self, leaf: &Leaf<'_>, facts: &RunFacts, number: u32) -> Result<Outcome, Failure> {
+    async fn work(
+        &self,
+        leaf: &Leaf<'_>,
+        facts: &RunFacts,
+        (number, link): (u32, usize),
+        meter: &Meter,
+    ) -> Result<Outcome, Failure> {
         let place = Scope { attempt: number, ..leaf.place.clone() };
         match &leaf.work {
             LeafWork::Node(node, back) => {
@@ -294,6 +339,8 @@ impl Driver<'_> {
                     node: place.node.as_str().into(),
                     task: place.task_id.clone(),
                     attempt: number,
+                    link,
+                    meter: meter.clone(),
                     error: leaf.error.clone(),
                     locals: Arc::clone(&leaf.locals),
                     back: back.clone(),

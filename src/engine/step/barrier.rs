@@ -78,6 +78,7 @@ pub fn divert(
     match limit {
         Limit::Steps => next.granted.steps = Some(number),
         Limit::Tokens => next.granted.tokens = Some(used),
+        Limit::Cost => next.granted.cost = Some(next.usage.cost_nano_usd),
         Limit::Time => next.granted.time = true,
     }
     let mut told = Told::default();
@@ -126,6 +127,7 @@ struct End {
     late: bool,
     going: Option<Going>,
     usage: Usage,
+    model: Option<String>,
     chosen: Vec<Choice>,
     told: Told,
 }
@@ -140,7 +142,8 @@ impl End {
         }
         if self.going.is_none() {
             let usage = (!self.usage.is_none()).then_some(self.usage);
-            told.events.push((self.place, Body::NodeFinished { status, duration_ms: 0, usage }));
+            told.events
+                .push((self.place, Body::NodeFinished { status, duration_ms: 0, usage, model: self.model }));
         }
     }
 }
@@ -261,6 +264,7 @@ impl<'a> Results<'a> {
             late: false,
             going: None,
             usage: Usage::default(),
+            model: None,
             chosen: Vec::new(),
             told: Told::default(),
             task,
@@ -270,9 +274,9 @@ impl<'a> Results<'a> {
             end.outcome = Err(Failure::new(ErrorKind::Failed, "the plan has no such node"));
             return end;
         };
-        let mut part = Part { level, job: &node.job, place: end.place.clone() };
+        let mut part = Part { level, job: &node.job, place: end.place.clone(), model: None };
         let came = self.part(&mut part, doing);
-        end.place = part.place;
+        (end.place, end.model) = (part.place, part.model);
         end.usage = self.usage.since(before);
         if !matches!(came, Came::Still(..)) {
             end.usage += end.task.held.unwrap_or_default();

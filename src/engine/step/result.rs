@@ -72,6 +72,8 @@ pub(super) struct Part<'a, 'l> {
     pub(super) level: &'l Level<'a>,
     pub(super) job: &'a Job,
     pub(super) place: Place,
+    /// The model that was asked last.
+    pub(super) model: Option<String>,
 }
 
 impl<'a> Results<'a> {
@@ -99,8 +101,9 @@ impl<'a> Results<'a> {
             match &worked.result {
                 Ok(outcome) => {
                     // Its tokens are counted now.
-                    let result = Ok(outcome.clone().without_usage());
-                    self.done.push((task.clone(), Worked::new(worked.attempt, result)));
+                    let (result, model) = (Ok(outcome.clone().without_usage()), worked.model.clone());
+                    let done = Worked { model, ..Worked::new(worked.attempt, result) };
+                    self.done.push((task.clone(), done));
                 }
                 Err(failure) => self.spoiled |= effects == Effects::AtMostOnce && !failure.is_undone(),
             }
@@ -111,6 +114,8 @@ impl<'a> Results<'a> {
     fn worked(&mut self, part: &mut Part<'a, '_>) -> Came {
         let Some(worked) = self.next(&part.place.task_id.clone(), part.job.effects) else { return Came::Cut };
         part.place.attempt = worked.attempt;
+        part.model = worked.model.or(part.model.take());
+        self.usage += worked.usage;
         let at = |events: Vec<Body>| events.into_iter().map(|body| (part.place.clone(), body)).collect();
         match worked.result {
             Err(failure) => Came::Failed(failure),
@@ -120,7 +125,6 @@ impl<'a> Results<'a> {
                 Came::Done { result, writes, kept: None, told }
             }
             Ok(Outcome::More(round)) => {
-                self.usage += round.usage;
                 let calls = Self::wanted(part, &round);
                 let told = Told { events: at(round.events), ..Told::default() };
                 Came::Still(Going::Calls { memo: round.memo, calls }, told)
@@ -253,6 +257,7 @@ impl<'a> Results<'a> {
                 let effects =
                     tool_of(part.job, &called.tool).map_or_else(Effects::default, |tool| tool.effects);
                 let Some(worked) = self.next(&called.task.clone(), effects) else { return Err(None) };
+                self.usage += worked.usage;
                 called.stage = Stage::Settled(match worked.result {
                     Ok(Outcome::Done(done)) => {
                         self.usage += done.usage;
@@ -392,7 +397,7 @@ impl<'a> Results<'a> {
             if let Some(doing) = doing {
                 let place =
                     Place { task_id: item.task.clone(), item: Some(index as u64), ..part.place.clone() };
-                let mut inner = Part { level: part.level, job: &each.job, place };
+                let mut inner = Part { level: part.level, job: &each.job, place, model: None };
                 let spoiled = std::mem::take(&mut self.spoiled);
                 self.retries += may;
                 let came = self.part(&mut inner, doing);
@@ -429,6 +434,7 @@ impl<'a> Results<'a> {
                         ItemStage::Skipped
                     }
                 };
+                part.model = inner.model.or(part.model.take());
                 self.spoiled |= spoiled;
             }
             left.push(item);

@@ -302,6 +302,7 @@ impl WireUsage {
             model_calls: 1,
             cache_read_tokens: read,
             cache_write_tokens: written,
+            ..Usage::default()
         }
     }
 }

@@ -206,7 +206,7 @@ impl From<WireUsage> for Usage {
             output_tokens: count(wire.completion_tokens),
             model_calls: 1,
             cache_read_tokens: count(wire.prompt_tokens_details.and_then(|details| details.cached_tokens)),
-            cache_write_tokens: 0,
+            ..Self::default()
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::model::{Params, Role, Timeouts, Turn};
 fn request(node: &str) -> Request {
     Request {
         node: node.to_owned(),
+        model: "m".to_owned(),
         turns: vec![Turn::new(Role::User, json!("hi there"))],
         tools: Arc::default(),
         output: None,

@@ -48,7 +48,7 @@ impl From<RunState> for Status {
 }
 
 /// Tokens used by model calls.
-#[derive(Debug, Clone, PartialEq, Eq, Object)]
+#[derive(Debug, Clone, PartialEq, Object)]
 #[oai(rename = "Usage", skip_serializing_if_is_none)]
 pub(in crate::server) struct UsageView {
     /// Tokens of the prompts.
@@ -61,12 +61,20 @@ pub(in crate::server) struct UsageView {
     cache_read_tokens: Option<u64>,
     /// Tokens of the prompts that the provider put into its cache; a part of `input_tokens`. Absent when there are none.
     cache_write_tokens: Option<u64>,
+    /// What the calls cost, in US dollars, as far as models have a `price`. Absent when nothing is known of it.
+    cost_usd: Option<f64>,
 }
 
 impl From<event::Usage> for UsageView {
     fn from(usage: event::Usage) -> Self {
-        let event::Usage { input_tokens, output_tokens, model_calls, cache_read_tokens, cache_write_tokens } =
-            usage;
+        let event::Usage {
+            input_tokens,
+            output_tokens,
+            model_calls,
+            cache_read_tokens,
+            cache_write_tokens,
+            cost_nano_usd,
+        } = usage;
         let some = |n: u64| (n > 0).then_some(n);
         Self {
             input_tokens,
@@ -74,6 +82,7 @@ impl From<event::Usage> for UsageView {
             model_calls,
             cache_read_tokens: some(cache_read_tokens),
             cache_write_tokens: some(cache_write_tokens),
+            cost_usd: some(cost_nano_usd).map(event::usd_of),
         }
     }
 }

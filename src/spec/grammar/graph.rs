@@ -81,10 +81,15 @@ pub static LIMITS: Map = Map {
     rules: &[],
 };
 
-static LIMIT_KEYS: [Key; 4] = [
+static LIMIT_KEYS: [Key; 5] = [
     key("steps", Shape::Count, "The most supersteps of a run. Default: 100."),
     key("time", Shape::Duration, "The longest time of a run, from its start or resume. Default: `15m`."),
     key("tokens", Shape::Count, "The most tokens of all model calls of a run together. Default: no limit."),
+    key(
+        "cost_usd",
+        Shape::Range(0.0, 1e6),
+        "What all model calls of a run may cost together, in US dollars, by the `price` of the models. Default: no limit.",
+    ),
     key("parallel", Shape::Count, "The most nodes of one superstep that work at once. Default: 100."),
 ];
 

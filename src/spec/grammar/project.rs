@@ -66,7 +66,7 @@ pub static MODEL: Map = Map {
     ],
 };
 
-static MODEL_KEYS: [Key; 7] = [
+static MODEL_KEYS: [Key; 9] = [
     due("provider", Shape::Word(&PROVIDERS), "Who provides the model."),
     key("model", Shape::Text, "The provider's name of the model, such as `gpt-5`. Due but for `demo`."),
     key(
@@ -82,6 +82,40 @@ static MODEL_KEYS: [Key; 7] = [
     ),
     key("timeout", TIMEOUTS, "How long a call may take. Default: `{first: 30s, idle: 1m, total: 2m}`."),
     key("retry", Shape::Name(Named::Retry), "The retry policy of nodes that call it. Default: one attempt."),
+    key(
+        "fallback",
+        Shape::Filled(&Shape::Name(Named::Model)),
+        "Models that are asked instead, one after the other, when this one fails after all attempts with an error that \
+         another may not have: `timeout`, `connection`, `rate_limit` or `server_error`.",
+    ),
+    key(
+        "price",
+        Shape::Map(&PRICE),
+        "What its tokens cost, for `limits: {cost_usd: …}` and the usage of runs.",
+    ),
+];
+
+/// What tokens cost.
+pub static PRICE: Map = Map {
+    name: "price",
+    doc: "What tokens cost, in US dollars for a million of them.",
+    groups: &[&PRICE_KEYS],
+    rules: &[],
+};
+
+static PRICE_KEYS: [Key; 4] = [
+    due("input", Shape::Range(0.0, 1e6), "Tokens of prompts: `3`."),
+    due("output", Shape::Range(0.0, 1e6), "Tokens of answers, thoughts included: `15`."),
+    key(
+        "cache_read",
+        Shape::Range(0.0, 1e6),
+        "Tokens of prompts that are in the provider's cache. Default: as `input`.",
+    ),
+    key(
+        "cache_write",
+        Shape::Range(0.0, 1e6),
+        "Tokens of prompts that the provider puts into its cache. Default: as `input`.",
+    ),
 ];
 
 static PROVIDERS: [Word; 3] = [
