@@ -18,8 +18,9 @@ use serde_json::{Value as Json, json};
 
 use crate::compile::{Catalog, Providers};
 use crate::diagnostic::{Bag, Diagnostic};
+use crate::egress::Tape;
 use crate::engine::StartError;
-use crate::id::PartError;
+use crate::id::{PartError, sha256_hex};
 use crate::plan::Plan;
 use crate::spec::{CaseSpec, Folder};
 use crate::store::StoreError;
@@ -67,6 +68,8 @@ pub struct Bench {
     pub root: PathBuf,
     /// Writes snapshots anew instead of comparing with them.
     pub update: bool,
+    /// Records what real models and other services answer, or plays it: one tape a case, in this folder.
+    pub tape: Option<(Tape, PathBuf)>,
 }
 
 /// How a case ended.
@@ -234,6 +237,18 @@ async fn run_case(
         ran.verdict = Verdict::Skipped("an error cannot be had from a real model");
         return Ok(ran);
     }
+    let tape =
+        bench.tape.as_ref().map(|(tape, folder)| (tape, folder.join(tape_name(path, &case.name.value))));
+    let taped = |why: String| {
+        let message = format!("{why}, in the case `{}`", case.name.value);
+        Diagnostic::error("failed", message, case.name.span, "this case is recorded")
+    };
+    if let Some((tape, file)) = &tape
+        && let Err(error) = tape.insert(file)
+    {
+        ran.verdict = Verdict::Failed(vec![taped(error.to_string())]);
+        return Ok(ran);
+    }
     let mut thread = play::Thread::new(bench, plan, case)?;
     for number in 0..case.turns.len() {
         let played = thread.turn(number).await?;
@@ -249,6 +264,27 @@ async fn run_case(
             break;
         }
     }
+    if let Some((tape, _)) = &tape {
+        let problems = tape.eject().unwrap_or_else(|error| vec![error.to_string()]);
+        // What is not on the tape explains what came of it.
+        let mut failures: Vec<Diagnostic> = problems.into_iter().map(taped).collect();
+        if let Verdict::Failed(others) = &mut ran.verdict {
+            failures.append(others);
+        }
+        if !failures.is_empty() {
+            ran.verdict = Verdict::Failed(failures);
+        }
+    }
     ran.took = began.elapsed();
     Ok(ran)
+}
+
+/// Returns the file of a case's tape: the stem of its test file, then its name, which a hash keeps apart from names that
+/// differ only in other characters.
+fn tape_name(path: &str, case: &str) -> PathBuf {
+    let stem = path.rsplit('/').next().unwrap_or(path).trim_end_matches(".yaml").trim_end_matches(".test");
+    let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+    let name: String = case.chars().map(plain).take(60).collect();
+    let hash = sha256_hex(case.as_bytes());
+    PathBuf::from(stem).join(format!("{}-{}.json", name.trim_matches('-'), &hash[..8]))
 }

@@ -12,6 +12,7 @@ use crate::case::{self, Bench, Chosen, Coverage, Report, Stage, Verdict};
 use crate::compile::{self, Providers};
 use crate::config::{File, Flags};
 use crate::diagnostic::{self, Bag};
+use crate::egress::{Secret, Tape};
 use crate::spec;
 
 /// The flags of `test`.
@@ -38,6 +39,12 @@ pub(super) struct TestFlags {
     /// Asks the models of project.yaml instead of the scripts; looks only at what does not depend on these
     #[arg(long)]
     live: bool,
+    /// Asks real models as `--live` does, and keeps what they and other services answer, one file a case, without secrets
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["update", "replay"])]
+    record: Option<PathBuf>,
+    /// Plays what was recorded, without a network and without secrets; a request that differs fails its case
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["update", "live"])]
+    replay: Option<PathBuf>,
     /// How the report is printed
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
@@ -57,17 +64,27 @@ pub(super) async fn test(flags: &Flags, wanted: &TestFlags, file: &File) -> Resu
     if let Err(error) = std::fs::read_dir(&root) {
         return unreadable(&format!("cannot read the project `{}`: {error}", root.display()));
     }
-    let stage = (!wanted.live).then(Stage::default);
-    let providers = match &stage {
+    let tape = match (&wanted.record, &wanted.replay) {
+        (Some(folder), _) => Some((Tape::recorder(), folder.clone())),
+        (None, Some(folder)) => Some((Tape::player(), folder.clone())),
+        (None, None) => None,
+    };
+    let stage = (!wanted.live && tape.is_none()).then(Stage::default);
+    let environment = file.environment(flags);
+    let mut providers = match &stage {
         Some(stage) => Providers::stand_in(std::sync::Arc::new(stage.clone()))?
             .with_caller(std::sync::Arc::new(stage.clone())),
-        None => {
-            let environment = file.environment(flags);
-            Providers::new(environment.secrets())?
-                .with_settings(environment.settings())
-                .with_private(file.allow_private(flags))
+        None if wanted.replay.is_some() => {
+            // Nobody hears them, so any will do.
+            Providers::new(Box::new(|_| Some(Secret::new("replayed"))))?.with_settings(environment.settings())
         }
+        None => Providers::new(environment.secrets())?
+            .with_settings(environment.settings())
+            .with_private(file.allow_private(flags)),
     };
+    if let Some((tape, _)) = &tape {
+        providers = providers.taped(tape.clone());
+    }
     let mut bag = Bag::default();
     let folder = spec::load(&root, &mut bag);
     let catalog = folder.as_ref().and_then(|folder| compile::compile(folder, &providers, &mut bag));
@@ -82,7 +99,7 @@ pub(super) async fn test(flags: &Flags, wanted: &TestFlags, file: &File) -> Resu
         return unreadable(&format!("there is no test in `{}`", root.join("tests").display()));
     }
     let chosen = Chosen { targets: wanted.targets.clone(), filter: wanted.filter.clone() };
-    let bench = Bench { catalog, providers, stage, root, update: wanted.update };
+    let bench = Bench { catalog, providers, stage, root, update: wanted.update, tape };
     let report = case::run(&bench, &folder, &chosen, &bag).await?;
     if let Some(target) = report.unknown.first() {
         return unreadable(&format!("`{target}` is no graph and no test file of the project"));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::diagnostic::Severity;
-use crate::egress::{self, Client, Secret, Target};
+use crate::egress::{self, Client, Secret, Tape, Target};
 use crate::failure::{ErrorKind, Failure};
 use crate::model::ChatModel;
 use crate::model::anthropic::Anthropic;
@@ -125,6 +125,17 @@ impl Providers {
     pub fn with_private(self, allowed: Vec<Target>) -> Self {
         let client = allowed.into_iter().fold(self.client, |client, target| client.allowing(target));
         Self { client, ..self }
+    }
+
+    /// Records all calls of models, nodes and tools, or plays them from a tape. Secrets are kept out of it.
+    #[must_use]
+    pub fn taped(self, tape: Tape) -> Self {
+        let secrets = self.secrets.map(|secrets| {
+            let tape = tape.clone();
+            let hiding = move |name: &str| secrets(name).inspect(|secret| tape.hide(secret));
+            Arc::new(hiding) as SharedSecrets
+        });
+        Self { client: self.client.taped(tape), secrets, ..self }
     }
 
     /// Returns who sends the requests of nodes and tools, to these ports besides the usual ones. Beside a model that

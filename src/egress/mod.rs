@@ -5,6 +5,7 @@
 
 pub mod address;
 mod guard;
+mod tape;
 
 use std::collections::BTreeSet;
 use std::error::Error as StdError;
@@ -23,6 +24,9 @@ pub use reqwest::header;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 pub use reqwest::{Method, Url};
 use serde::Deserialize;
+pub use tape::{Tape, TapeError};
+
+use self::tape::{Answered, Asked, Recording};
 
 /// The most bytes of an error answer that are read.
 pub const ERROR_BODY_LIMIT: usize = 64 * 1024;
@@ -196,6 +200,12 @@ pub enum Error {
     /// The connection broke within the answer.
     #[error("the connection broke: {}", deepest(.0))]
     Broken(#[source] reqwest::Error),
+    /// The connection broke within an answer that was recorded.
+    #[error("the connection broke when this was recorded")]
+    Cut,
+    /// The tape that is played has no such call; it tells by itself what differs.
+    #[error("the call is not recorded")]
+    Unrecorded,
 }
 
 impl Error {
@@ -203,7 +213,7 @@ impl Error {
     pub fn is_unsent(&self) -> bool {
         match self {
             Self::Connect { source, .. } => source.is_connect(),
-            Self::Broken(_) => false,
+            Self::Broken(_) | Self::Cut => false,
             _ => true,
         }
     }
@@ -251,6 +261,8 @@ pub struct Client {
     allow: Arc<BTreeSet<Target>>,
     /// Where it may call other ports, of public hosts alone.
     ports: Arc<BTreeSet<Target>>,
+    /// Keeps all calls, or answers them in the place of the network.
+    tape: Option<Tape>,
 }
 
 /// Two pools, because a resolver sees a name but no port: only the exact `host:port` is exempt.
@@ -288,7 +300,13 @@ impl Client {
         let guarded = builder().dns_resolver(guard::Guard::new(lookup)).build().map_err(Error::Setup)?;
         let open = builder().build().map_err(Error::Setup)?;
         let allow = Arc::new(settings.allow.into_iter().collect());
-        Ok(Self { pools: Arc::new(Pools { guarded, open }), allow, ports: Arc::default() })
+        Ok(Self { pools: Arc::new(Pools { guarded, open }), allow, ports: Arc::default(), tape: None })
+    }
+
+    /// Returns a handle whose calls are recorded, or played.
+    #[must_use]
+    pub fn taped(self, tape: Tape) -> Self {
+        Self { tape: Some(tape), ..self }
     }
 
     /// Returns a handle that may also call `target`.
@@ -341,17 +359,31 @@ impl Client {
         body: Vec<u8>,
     ) -> Result<Response, Error> {
         let target = Target::of(url)?;
-        let mut request = self.pool(url, &target)?.request(method, url.clone()).headers(headers);
+        let pool = self.pool(url, &target)?;
+        let asked = || Asked::new(&method, url, &body);
+        let recording = match &self.tape {
+            Some(tape) if tape.plays() => {
+                let (answer, frames) = tape.play(&asked())?;
+                return Ok(Response { from: From::Tape(answer, frames), recording: None });
+            }
+            tape => tape.as_ref().map(|tape| tape.record(asked())),
+        };
+        let mut request = pool.request(method, url.clone()).headers(headers);
         if !body.is_empty() {
             request = request.body(body);
         }
-        match request.send().await {
-            Ok(response) => Ok(Response(response)),
-            Err(error) => Err(match guard::refusal(&error) {
-                Some(what) => Error::Refused { target, what },
-                None => Error::Connect { target, source: error.without_url() },
-            }),
+        let sent = request.send().await.map_err(|error| match guard::refusal(&error) {
+            Some(what) => Error::Refused { target, what },
+            None => Error::Connect { target, source: error.without_url() },
+        });
+        match (&sent, &recording) {
+            (Ok(response), Some(recording)) => {
+                recording.head(response.status().as_u16(), texts(response.headers()));
+            }
+            (Err(error), Some(recording)) => recording.failed(&error.to_string()),
+            _ => {}
         }
+        Ok(Response { from: From::Wire(sent?), recording })
     }
 
     /// Chooses the pool for a call, or refuses the call by what the URL alone says.
@@ -370,7 +402,24 @@ impl Client {
 }
 
 /// An answer whose body has not been read.
-pub struct Response(reqwest::Response);
+pub struct Response {
+    from: From,
+    recording: Option<Recording>,
+}
+
+/// Where an answer comes from.
+enum From {
+    Wire(reqwest::Response),
+    Tape(Answered, Vec<Result<Bytes, Error>>),
+}
+
+/// Returns the headers that are ASCII, by their names in small letters; of one that comes again the last.
+fn texts(headers: &HeaderMap) -> IndexMap<String, String> {
+    let text = |(name, value): (&HeaderName, &HeaderValue)| {
+        Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned()))
+    };
+    headers.iter().filter_map(text).collect()
+}
 
 impl fmt::Debug for Response {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -382,28 +431,43 @@ impl Response {
     /// Returns the status code.
     #[must_use]
     pub fn status(&self) -> u16 {
-        self.0.status().as_u16()
+        match &self.from {
+            From::Wire(response) => response.status().as_u16(),
+            From::Tape(answer, _) => answer.status,
+        }
     }
 
     /// Returns a header's text; absent when the header is, or is not ASCII.
     #[must_use]
     pub fn header(&self, name: &HeaderName) -> Option<&str> {
-        self.0.headers().get(name)?.to_str().ok()
+        match &self.from {
+            From::Wire(response) => response.headers().get(name)?.to_str().ok(),
+            From::Tape(answer, _) => answer.headers.get(name.as_str()).map(String::as_str),
+        }
     }
 
     /// Returns the headers that are ASCII, by their names in small letters; of one that comes again the last.
     #[must_use]
     pub fn headers(&self) -> IndexMap<String, String> {
-        let text = |(name, value): (&HeaderName, &HeaderValue)| {
-            Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned()))
-        };
-        self.0.headers().iter().filter_map(text).collect()
+        match &self.from {
+            From::Wire(response) => texts(response.headers()),
+            From::Tape(answer, _) => answer.headers.clone(),
+        }
     }
 
     /// Returns the body as it arrives; dropping it closes the call.
     #[must_use]
     pub fn into_body(self) -> Body {
-        Body(self.0.bytes_stream().map(|piece| piece.map_err(|e| Error::Broken(e.without_url()))).boxed())
+        let pieces = match self.from {
+            From::Wire(response) => {
+                response.bytes_stream().map(|piece| piece.map_err(|e| Error::Broken(e.without_url()))).boxed()
+            }
+            From::Tape(_, frames) => futures_util::stream::iter(frames).boxed(),
+        };
+        Body(match self.recording {
+            Some(recording) => pieces.inspect(move |piece| recording.piece(piece)).boxed(),
+            None => pieces,
+        })
     }
 
     /// Reads at most `limit` bytes; what a break cuts off is missing without an error.

@@ -145,7 +145,7 @@ pub(super) fn quote(message: &str, key: Option<&Secret>) -> String {
 /// Turns a failed call into an error of the model.
 pub(super) fn connection(error: &egress::Error) -> ModelError {
     let kind = match error {
-        egress::Error::Header { .. } => Kind::Schema,
+        egress::Error::Header { .. } | egress::Error::Unrecorded => Kind::Schema,
         _ => Kind::Connection,
     };
     ModelError::new(kind, error.to_string())

@@ -99,7 +99,9 @@ async fn within<T>(limit: Option<Duration>, what: &str, work: impl Future<Output
 
 fn failed(error: &egress::Error) -> Failure {
     let kind = match error {
-        egress::Error::Connect { .. } | egress::Error::Broken(_) => ErrorKind::Connection,
+        egress::Error::Connect { .. } | egress::Error::Broken(_) | egress::Error::Cut => {
+            ErrorKind::Connection
+        }
         _ => ErrorKind::Schema,
     };
     Failure { undone: error.is_unsent(), ..Failure::new(kind, error.to_string()) }

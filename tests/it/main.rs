@@ -28,5 +28,6 @@ mod service_stream;
 mod service_versions;
 mod store;
 mod support;
+mod tapes;
 mod tidy;
 mod versions;
