@@ -119,6 +119,8 @@ pub struct File {
     pub auth: AuthFile,
     /// Limits of the service.
     pub limits: LimitsFile,
+    /// How it stops.
+    pub drain: DrainFile,
     /// Pages of these origins may call the service from a browser.
     pub cors_origins: Vec<String>,
 }
@@ -192,6 +194,24 @@ pub struct LimitsFile {
 impl Default for LimitsFile {
     fn default() -> Self {
         Self { body_bytes: 1024 * 1024, thread_queue: 10, runs: 2000, streams: 5000 }
+    }
+}
+
+/// `[drain]` of the settings file, all counted from the word to stop.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DrainFile {
+    /// So long the service says that it is not ready and takes what comes, after SIGTERM.
+    pub notice_seconds: u64,
+    /// So long runs work on; each is given back at its next barrier.
+    pub runs_seconds: u64,
+    /// Then the process ends, whatever hangs.
+    pub exit_seconds: u64,
+}
+
+impl Default for DrainFile {
+    fn default() -> Self {
+        Self { notice_seconds: 5, runs_seconds: 20, exit_seconds: 25 }
     }
 }
 

@@ -121,7 +121,7 @@ impl<'a> Thread<'a> {
             Err(why) => played.refused = Some(why),
         }
         played.state = engine.state(&self.key).await?;
-        engine.close(Duration::from_secs(5)).await;
+        engine.close(Duration::ZERO, Duration::from_secs(5)).await;
         if let Some(scene) = scripted {
             (played.requests, played.others) = (scene.requests(), scene.others());
         }

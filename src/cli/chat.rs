@@ -90,7 +90,7 @@ pub(super) async fn chat(flags: &Flags, chat: &ChatFlags, file: &File) -> Result
             }
         }
     }
-    engine.close(Duration::from_secs(5)).await;
+    engine.close(Duration::ZERO, Duration::from_secs(5)).await;
     Ok(talk.code)
 }
 

@@ -1,17 +1,18 @@
 //! `serve`: compiles the graphs and serves them until told to stop.
 
-use std::future::Future;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use tokio::signal::unix::{SignalKind, signal};
+use futures_util::{Stream, StreamExt, stream};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::info;
 
 use super::Project;
 use super::reload::Reloads;
 use crate::config::{File, Flags, ServeFlags};
 use crate::engine::{Engine, Settings};
+use crate::server::Word;
 
 pub(super) async fn serve(flags: &Flags, serve: &ServeFlags, file: &File) -> Result<ExitCode> {
     crate::server::install_metrics();
@@ -28,36 +29,46 @@ pub(super) async fn serve(flags: &Flags, serve: &ServeFlags, file: &File) -> Res
     engine.runs = file.limits.runs;
     let engine = Engine::open(store, catalog, providers, engine).await.context("cannot start the engine")?;
     let reloads = Reloads::new(engine.clone(), file.graphs(flags), seen, file.watch(serve))?;
-    let stop = stop()?;
+    let words = words()?;
     super::print(&welcome(&server.address().to_string(), &graphs))?;
     tokio::select! {
-        () = server.run(engine, stop) => {}
+        () = server.run(engine, words) => {}
         never = reloads.keep() => match never {},
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Waits for the word to stop. A terminal that is closed sends the signal that asks for a reload: then it means the end.
-fn stop() -> Result<impl Future<Output = ()>> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    let attached = std::io::stdin().is_terminal();
-    let closed = async move {
-        while hangup.recv().await.is_some() {
-            if attached && !std::io::stdin().is_terminal() {
-                return;
+/// What the process is told from outside.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    /// It began at a terminal.
+    attached: bool,
+}
+
+/// Hears the words to stop. A terminal that is closed sends the signal that asks for a reload: then it means the end.
+fn words() -> Result<impl Stream<Item = Word> + Send + Unpin> {
+    let signals = Signals {
+        terminate: signal(SignalKind::terminate())?,
+        interrupt: signal(SignalKind::interrupt())?,
+        hangup: signal(SignalKind::hangup())?,
+        attached: std::io::stdin().is_terminal(),
+    };
+    let words = stream::unfold(signals, async |mut signals| {
+        loop {
+            tokio::select! {
+                _ = signals.terminate.recv() => return Some((Word::Terminate, signals)),
+                _ = signals.interrupt.recv() => return Some((Word::Interrupt, signals)),
+                _ = signals.hangup.recv() => {
+                    if signals.attached && !std::io::stdin().is_terminal() {
+                        return Some((Word::Interrupt, signals));
+                    }
+                }
             }
         }
-        std::future::pending::<()>().await;
-    };
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-            () = closed => {}
-        }
-    })
+    });
+    Ok(words.boxed())
 }
 
 /// Says where everything is.

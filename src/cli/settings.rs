@@ -2,14 +2,11 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
-use crate::config::{AuthMode, File, KeyFile, Role, ServeFlags};
+use crate::config::{AuthMode, DrainFile, File, KeyFile, Role, ServeFlags};
 use crate::id::Part;
-use crate::server::{ApiKey, ApiKeys, Auth, Network, Settings};
-
-/// How long a stop may take before the process ends anyway.
-const GRACE: Duration = Duration::from_secs(20);
+use crate::server::{ApiKey, ApiKeys, Auth, Drain, Network, Settings};
 
 pub(super) fn server(serve: &ServeFlags, file: &File) -> Result<Settings> {
     let auth = match file.auth.mode {
@@ -27,8 +24,20 @@ pub(super) fn server(serve: &ServeFlags, file: &File) -> Result<Settings> {
     settings.body_limit = file.limits.body_bytes;
     settings.streams = file.limits.streams;
     settings.cors_origins.clone_from(&file.cors_origins);
-    settings.grace = GRACE;
+    settings.drain = drain(&file.drain)?;
     Ok(settings)
+}
+
+fn drain(file: &DrainFile) -> Result<Drain> {
+    let DrainFile { notice_seconds, runs_seconds, exit_seconds } = *file;
+    if notice_seconds > runs_seconds || runs_seconds > exit_seconds {
+        bail!(
+            "the settings under [drain] cannot work: all are counted from the word to stop, so `notice_seconds` is at \
+             most `runs_seconds`, and that at most `exit_seconds`"
+        );
+    }
+    let [notice, runs, exit] = [notice_seconds, runs_seconds, exit_seconds].map(Duration::from_secs);
+    Ok(Drain { notice, runs, exit })
 }
 
 fn key(key: &KeyFile) -> Result<ApiKey> {

@@ -154,6 +154,8 @@ pub enum StartError {
 /// Why a run is to stop before its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stop {
+    /// The process goes away soon: give it back at the next barrier.
+    Drain,
     /// Somebody asked for its end.
     Cancel,
     /// The process goes away: give it back.
@@ -180,9 +182,9 @@ impl Live {
     }
 
     fn ask(&self, why: Stop) {
-        // The first reason stands, but a lost run has nothing left to say.
+        // The first reason stands, but what can wait yields, and a lost run has nothing left to say.
         self.stop.send_if_modified(|stop| {
-            let change = stop.is_none() || why == Stop::Lost;
+            let change = matches!(stop, None | Some(Stop::Drain)) || why == Stop::Lost;
             if change {
                 *stop = Some(why);
             }
@@ -190,10 +192,11 @@ impl Live {
         });
     }
 
+    /// Waits until there is a reason to stop in the middle of a superstep.
     async fn stopped(&self) -> Stop {
         let mut stop = self.stop.subscribe();
         loop {
-            if let Some(why) = *stop.borrow_and_update() {
+            if let Some(why) = stop.borrow_and_update().filter(|why| *why != Stop::Drain) {
                 return why;
             }
             if stop.changed().await.is_err() {
@@ -220,9 +223,16 @@ struct Shared {
     waiting: Mutex<HashSet<ThreadId>>,
     /// Wakes readers that wait for a run to get an owner here.
     claimed: Notify,
+    /// The process will go away: it is not ready, but takes what comes.
+    leaving: AtomicBool,
+    /// It takes no more.
     draining: AtomicBool,
-    /// Ends the background work.
+    /// Wakes whoever waits for the last run to be given back.
+    retired: Notify,
+    /// Ends the claims, and the streams of runs that are elsewhere.
     closed: watch::Sender<bool>,
+    /// Ends the rest of the background work, when no run is left.
+    done: watch::Sender<bool>,
 }
 
 impl Shared {
@@ -264,10 +274,26 @@ impl Shared {
             lives.remove(&live.run);
         }
         drop(lives);
+        self.retired.notify_waiters();
         metrics::gauge!("graphloom_runs_active").decrement(1.0);
         // The next run of the thread need not wait for the poll.
         if self.waiting().remove(&live.thread) || live.accepted.is_none() {
             self.queue.notify_one();
+        }
+    }
+
+    fn ask_all(&self, why: Stop) {
+        self.lives().values().for_each(|live| live.ask(why));
+    }
+
+    /// Waits until no run is driven.
+    async fn idle(&self) {
+        loop {
+            let retired = self.retired.notified();
+            if self.lives().is_empty() {
+                return;
+            }
+            retired.await;
         }
     }
 
@@ -313,8 +339,11 @@ impl Engine {
             queue: Notify::new(),
             waiting: Mutex::default(),
             claimed: Notify::new(),
+            leaving: AtomicBool::new(false),
             draining: AtomicBool::new(false),
+            retired: Notify::new(),
             closed: watch::Sender::new(false),
+            done: watch::Sender::new(false),
         });
         recover::start(&shared);
         Ok(Self { shared })
@@ -322,7 +351,7 @@ impl Engine {
 
     /// Answers when the engine can take work.
     pub async fn ready(&self) -> Result<(), StartError> {
-        if self.shared.draining.load(Ordering::Relaxed) {
+        if self.shared.leaving.load(Ordering::Relaxed) {
             return Err(StartError::Draining);
         }
         let ping = tokio::time::timeout(READY, self.shared.store.ping());
@@ -353,15 +382,30 @@ impl Engine {
         Ok(row)
     }
 
-    /// Stops taking work, gives the runs back and ends every stream without an end, so that clients
-    /// come back elsewhere. Returns when all is done or `grace` is over.
-    pub async fn close(&self, grace: Duration) {
+    /// Says from now on that the process is not [ready](Self::ready), and leaves the queue to others. What comes is taken.
+    pub fn leave(&self) {
+        self.shared.leaving.store(true, Ordering::Relaxed);
+    }
+
+    /// Stops taking work and gives the runs back, each at its next barrier; what works longer than `work` is stopped
+    /// where it is. Every stream that did not come to its end is cut, so that clients come back elsewhere. Returns when
+    /// all is done or `grace` is over.
+    pub async fn close(&self, work: Duration, grace: Duration) {
         let shared = &self.shared;
+        self.leave();
         shared.draining.store(true, Ordering::Relaxed);
         shared.closed.send_replace(true);
-        shared.lives().values().for_each(|live| live.ask(Stop::Leave));
-        shared.tracker.close();
-        if tokio::time::timeout(grace, shared.tracker.wait()).await.is_err() {
+        let closing = async {
+            shared.ask_all(Stop::Drain);
+            if tokio::time::timeout(work, shared.idle()).await.is_err() {
+                shared.ask_all(Stop::Leave);
+                shared.idle().await;
+            }
+            shared.done.send_replace(true);
+            shared.tracker.close();
+            shared.tracker.wait().await;
+        };
+        if tokio::time::timeout(grace, closing).await.is_err() {
             warn!("Some runs could not be given back in time; their leases will run out.");
         }
     }

@@ -3,6 +3,7 @@
 //! Invariant: safety rests on the fence alone; time only decides how soon a run is taken over.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -16,7 +17,7 @@ const FLUSH: Duration = Duration::from_millis(100);
 const FLUSH_AWAY: Duration = Duration::from_secs(2);
 
 /// Starts the background work. Each ends by itself when the engine is closed, and never in the middle of a round: a
-/// claim that nobody drives would look like a crash.
+/// claim that nobody drives would look like a crash. Leases are renewed, and deltas stored, as long as a run is driven.
 pub(super) fn start(shared: &Arc<Shared>) {
     let tracker = &shared.tracker;
     tracker.spawn(claim(shared.clone()));
@@ -33,6 +34,11 @@ async fn rest(closed: &mut watch::Receiver<bool>, time: Duration) -> bool {
 async fn claim(shared: Arc<Shared>) {
     let mut closed = shared.closed.subscribe();
     while !*closed.borrow() {
+        if shared.leaving.load(Ordering::Relaxed) {
+            // Woken by the end alone.
+            rest(&mut closed, Duration::MAX).await;
+            return;
+        }
         let room = shared.settings.runs.saturating_sub(shared.lives().len());
         let limit = shared.settings.claims.min(u32::try_from(room).unwrap_or(u32::MAX));
         let claims =
@@ -64,9 +70,9 @@ async fn claim(shared: Arc<Shared>) {
 
 async fn heartbeat(shared: Arc<Shared>) {
     let lease = shared.process.lease;
-    let mut closed = shared.closed.subscribe();
+    let mut done = shared.done.subscribe();
     let mut good = Instant::now();
-    while rest(&mut closed, lease / 3).await {
+    while rest(&mut done, lease / 3).await {
         let begun = Instant::now();
         let mut live: Vec<_> = shared.lives().keys().copied().collect();
         live.sort_unstable();
@@ -94,9 +100,9 @@ async fn heartbeat(shared: Arc<Shared>) {
 }
 
 async fn store_deltas(shared: Arc<Shared>) {
-    let mut closed = shared.closed.subscribe();
+    let mut done = shared.done.subscribe();
     let mut wait = FLUSH;
-    while rest(&mut closed, wait).await {
+    while rest(&mut done, wait).await {
         // All that was sent meanwhile is encoded again each time: a database that is away is not asked so often.
         wait = if flush(&shared).await { FLUSH } else { (wait * 2).min(FLUSH_AWAY) };
     }

@@ -356,7 +356,7 @@ impl<'a> Driver<'a> {
         if cancel {
             return self.cancel(at).await.map(|()| None);
         }
-        if self.live.stop() == Some(Stop::Leave) {
+        if matches!(self.live.stop(), Some(Stop::Drain | Stop::Leave)) {
             return Err(self.leave().await);
         }
         tokio::select! {

@@ -25,14 +25,14 @@ mod turn;
 mod view;
 
 use std::collections::HashMap;
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
 use poem::endpoint::{BoxEndpoint, make};
 use poem::http::{HeaderValue, Method, header};
 use poem::{Endpoint, EndpointExt, Request, Response, Route};
@@ -73,8 +73,8 @@ pub struct Settings {
     pub docs: bool,
     /// `/metrics` needs no identity.
     pub open_metrics: bool,
-    /// How long a stop may take.
-    pub grace: Duration,
+    /// How a stop goes.
+    pub drain: Drain,
 }
 
 impl Settings {
@@ -89,9 +89,39 @@ impl Settings {
             cors_origins: Vec::new(),
             docs: true,
             open_metrics,
-            grace: Duration::from_secs(20),
+            drain: Drain::default(),
         }
     }
+}
+
+/// How long a stop may take that is not to wait.
+const AT_ONCE: Duration = Duration::from_secs(2);
+
+/// How a stop goes; all counted from the word to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drain {
+    /// So long the service says that it is not ready, and takes what comes: load balancers have to notice.
+    pub notice: Duration,
+    /// So long runs work on; each is given back at its next barrier.
+    pub runs: Duration,
+    /// Then the process ends, whatever hangs.
+    pub exit: Duration,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        let [notice, runs, exit] = [5, 20, 25].map(Duration::from_secs);
+        Self { notice, runs, exit }
+    }
+}
+
+/// The word to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Word {
+    /// By whoever runs the service: others may still send requests here for a while.
+    Terminate,
+    /// By a person at the keyboard.
+    Interrupt,
 }
 
 /// Why the service cannot begin.
@@ -203,28 +233,55 @@ impl Server {
         self.address
     }
 
-    /// Answers until `shutdown` is ready, then takes no more, gives the runs back, breaks the streams so
-    /// that clients come back, and returns within the grace.
-    pub async fn run(self, engine: Engine, shutdown: impl Future<Output = ()> + Send) {
+    /// Answers until the first word to stop, then drains: takes no more, gives the runs back, breaks the streams that
+    /// are left so that clients come back. At a second word it does so at once.
+    pub async fn run(self, engine: Engine, mut words: impl Stream<Item = Word> + Send + Unpin) {
         let Self { settings, listener, address } = self;
-        let grace = settings.grace;
+        let drain = settings.drain;
         let app = Arc::new(App::new(engine.clone(), settings));
         let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
         let mut serve = pin!(serve::serve(listener, address, endpoint(app), stop.clone(), cut.clone()));
-        tokio::select! {
+        let word = tokio::select! {
             () = serve.as_mut() => return,
             () = telemetry::keep_up() => return,
-            () = shutdown => {}
-        }
-        info!("The service stops.");
-        stop.cancel();
-        let answer = async {
-            if tokio::time::timeout(grace, serve.as_mut()).await.is_err() {
-                cut.cancel();
-                serve.await;
-            }
+            word = words.next() => word,
         };
-        tokio::join!(engine.close(grace), answer);
+        let begun = Instant::now();
+        let left = |until: Duration| until.saturating_sub(begun.elapsed());
+        info!("The service stops.");
+        engine.leave();
+        let mut again = pin!(words.next());
+        let notice =
+            if word == Some(Word::Terminate) { drain.notice.min(drain.runs) } else { Duration::ZERO };
+        let at_once = tokio::select! {
+            () = serve.as_mut() => return,
+            () = tokio::time::sleep(notice) => false,
+            _ = again.as_mut() => true,
+        };
+        stop.cancel();
+        let closed = async {
+            if !at_once {
+                let close = engine.close(left(drain.runs), left(drain.exit));
+                tokio::select! {
+                    () = close => return,
+                    _ = again.as_mut() => {}
+                }
+            }
+            engine.close(Duration::ZERO, AT_ONCE).await;
+        };
+        let answered = async {
+            serve.as_mut().await;
+        };
+        // What is read of a run that was given back ends by itself; what hangs is cut.
+        let (mut closed, mut answered) = (pin!(closed), pin!(answered));
+        tokio::select! {
+            () = answered.as_mut() => return closed.await,
+            () = closed.as_mut() => {}
+        }
+        if tokio::time::timeout(left(drain.exit).min(AT_ONCE), answered.as_mut()).await.is_err() {
+            cut.cancel();
+            answered.await;
+        }
     }
 }
 

@@ -331,7 +331,7 @@ async fn a_process_that_goes_away_gives_its_runs_back_and_cuts_its_streams() {
     let run = leaving.start(&owner(), say("hi")).await.unwrap().run;
     let mut follower = leaving.follower(&owner(), &run, Seq::default(), false);
     while follower.next().await.unwrap().unwrap().event.body.name() != "message.delta" {}
-    leaving.close(Duration::from_secs(5)).await;
+    leaving.close(Duration::ZERO, Duration::from_secs(5)).await;
     assert!(follower.next().await.unwrap().is_err());
     assert!(matches!(leaving.start(&owner(), say("no")).await, Err(StartError::Draining)));
     assert_eq!(store.run(&owner(), run.run).await.unwrap().unwrap().state, RunState::Queued);
@@ -450,11 +450,11 @@ async fn a_version_that_the_state_does_not_fit_is_refused_before_a_run_is_accept
     let first = engine(&store, version("aaaaaaaaaaaa", text(), Merge::Replace)).await;
     let run = first.start(&owner(), say("hi")).await.unwrap().run.run;
     assert!(!follow(&first, run, Seq::default()).await.1);
-    first.close(Duration::from_secs(5)).await;
+    first.close(Duration::ZERO, Duration::from_secs(5)).await;
     let same = engine(&store, version("bbbbbbbbbbbb", text(), Merge::Replace)).await;
     let run = same.start(&owner(), say("again")).await.unwrap().run.run;
     assert!(!follow(&same, run, Seq::default()).await.1);
-    same.close(Duration::from_secs(5)).await;
+    same.close(Duration::ZERO, Duration::from_secs(5)).await;
     let list = engine(&store, version("cccccccccccc", Type::List(Box::new(text())), Merge::Append)).await;
     match list.start(&owner(), say("no")).await {
         Err(StartError::Incompatible(why)) => assert!(why.contains("`topic`"), "{why}"),

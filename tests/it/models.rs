@@ -101,7 +101,7 @@ async fn thoughts(subject: Subject) {
     let events = say(&first, "May I?").await;
     let asked = &events.last().unwrap()["interrupts"][0];
     let id = InterruptId(asked["interrupt_id"].as_str().unwrap().into());
-    first.close(Duration::from_secs(5)).await;
+    first.close(Duration::ZERO, Duration::from_secs(5)).await;
     let second = open(&subject.store, AGENT, scripted(&script)).await;
     let agent = Answerer { owner: owner("acme", "bob"), agent: true };
     let answered = second.answer(&agent, vec![(id, Reply::Answer(json!("approve")))]).await.unwrap();

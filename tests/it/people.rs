@@ -364,7 +364,7 @@ async fn a_call_that_must_not_be_made_twice(subject: Subject) {
         let error = events.iter().find(|event| event["type"] == "error");
         assert_eq!(error.map(|error| error["code"].as_str().unwrap()), code, "{kind:?}");
         assert_eq!(weak.1.load(Ordering::SeqCst), calls, "{kind:?}");
-        engine.close(Duration::from_secs(5)).await;
+        engine.close(Duration::ZERO, Duration::from_secs(5)).await;
     }
 }
 

@@ -128,6 +128,59 @@ async fn another_replica_tells_a_run_and_takes_it_over_when_its_process_was_kill
     assert_eq!(world.messages("s").await.len(), 2);
 }
 
+const TWO: &str = "\
+format: 1
+state: {messages: messages}
+start: first
+nodes:
+  first: {kind: llm, prompt: answer, reply: true, next: second}
+  second: {kind: llm, prompt: answer, reply: true, next: end}
+";
+
+/// A stop stopped every node in flight: each answer that was half told began again elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_lets_nodes_come_to_their_end_and_gives_the_run_back_between_them() {
+    let drain = "[drain]\nnotice_seconds = 1\nruns_seconds = 20\nexit_seconds = 25\n";
+    let mut world = World::with_settings(Fresh::postgres().await, TWO, drain).await;
+    let mut stream = world.chat("s", "[[tokens=30 delay=50ms]]").await;
+    let mut seen = deltas(&mut stream, 3).await;
+    world.service.process.terminate();
+    let ready = async {
+        while world.get("/ready").await.status != 503 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), ready).await.expect("it is still ready");
+    let quick = world.chat("t", "[[say=yes]]").await.rest().await;
+    assert_eq!(status(&quick), "completed", "what comes while load balancers notice is served");
+    leftovers(&mut stream, &mut seen).await;
+    assert!(world.service.process.wait());
+    assert!(seen.iter().any(|event| event.kind() == "node.finished"), "{seen:?}");
+    world.restart();
+    let mut back = world.follow(&stream.run(), &seen.last().unwrap().id).await;
+    seen.extend(back.rest().await);
+    assert_eq!(status(&seen), "completed");
+    assert!(seen.iter().all(|event| event.kind() != "node.reset"), "{seen:?}");
+    assert_eq!(world.messages("s").await.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_word_to_stop_waits_for_nothing() {
+    let drain = "[drain]\nnotice_seconds = 60\nruns_seconds = 60\nexit_seconds = 60\n";
+    let mut world = World::with_settings(Fresh::sqlite(), TWO, drain).await;
+    let mut stream = world.chat("s", "[[tokens=600 delay=50ms]]").await;
+    let mut seen = deltas(&mut stream, 3).await;
+    let begun = Instant::now();
+    world.service.process.terminate();
+    while world.get("/ready").await.status != 503 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    world.service.process.terminate();
+    leftovers(&mut stream, &mut seen).await;
+    assert!(world.service.process.wait());
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_cuts_the_stream_and_the_next_process_finishes_the_run() {
     let mut world = World::start(Fresh::postgres().await).await;

@@ -145,7 +145,7 @@ impl Driver<'_> {
     /// Gives the run back, so that another process goes on at once.
     pub(super) async fn leave(&self) -> Halt {
         let run = &self.claim.run;
-        if self.live.stop() != Some(Stop::Leave) {
+        if !matches!(self.live.stop(), Some(Stop::Drain | Stop::Leave)) {
             return Halt::Gone;
         }
         // The next owner must know what was begun here; without it, only a lease that ran out makes it doubt all.

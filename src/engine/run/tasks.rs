@@ -102,7 +102,7 @@ impl Driver<'_> {
                 biased;
                 why = self.live.stopped() => break Some(match why {
                     Stop::Cancel => Cut::Cancelled,
-                    Stop::Leave | Stop::Lost => Cut::Gone,
+                    Stop::Drain | Stop::Leave | Stop::Lost => Cut::Gone,
                 }),
                 () = &mut over => break None,
                 next = work.next() => match next {

@@ -1,5 +1,7 @@
 //! The service over real connections.
 
+use futures_util::stream;
+
 use super::*;
 
 #[tokio::test]
@@ -26,16 +28,19 @@ async fn serve<T>(
     let engine = open(&Arc::new(Semaphore::new(permits))).await;
     let server = Server::bind(settings).await.unwrap();
     let (address, stop) = (server.address(), CancellationToken::new());
+    let words = stream::once(Box::pin(stop.clone().cancelled_owned())).map(|()| Word::Terminate);
+    let words = words.chain(stream::pending());
     let client = async {
         let seen = client(address, stop.clone()).await;
         stop.cancel();
         seen
     };
-    tokio::join!(client, server.run(engine, stop.clone().cancelled_owned())).0
+    tokio::join!(client, server.run(engine, words)).0
 }
 
 fn loopback(auth: Auth) -> Settings {
-    Settings { grace: Duration::from_secs(5), ..Settings::new(SocketAddr::from(([127, 0, 0, 1], 0)), auth) }
+    let drain = Drain { notice: Duration::ZERO, runs: Duration::ZERO, exit: Duration::from_secs(5) };
+    Settings { drain, ..Settings::new(SocketAddr::from(([127, 0, 0, 1], 0)), auth) }
 }
 
 #[tokio::test]

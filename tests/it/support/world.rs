@@ -96,7 +96,13 @@ impl World {
                  mock: {{provider: openai, model: mock, base_url: \"{base}/v1\"{more}\n"
             ),
         );
-        folder.write("graphloom.toml", settings);
+        // A stop that waits for nothing, unless it is what a test looks at.
+        let drain = if settings.contains("[drain]") {
+            ""
+        } else {
+            "[drain]\nnotice_seconds = 0\nruns_seconds = 0\nexit_seconds = 20\n"
+        };
+        folder.write("graphloom.toml", &format!("{settings}{drain}"));
         folder.write("graphs/chat.yaml", graph);
         folder.write("graphs/prompts/answer.md", PROMPT);
         let service = Service::start(&folder, &fresh.url, "one");
