@@ -189,7 +189,11 @@ fn model(
 
 /// Checks what the providers of a chain would refuse of parameters; false: the bag says what.
 pub(super) fn all_fit(chain: &[&Model], params: &ParamsSpec, bag: &mut Bag) -> bool {
-    chain.iter().fold(true, |fine, model| params_fit(model.provider, params, bag) && fine)
+    let mut fine = true;
+    for model in chain {
+        fine &= params_fit(model.provider, params, bag);
+    }
+    fine
 }
 
 /// Checks what a provider would refuse of parameters; false: the bag says what.

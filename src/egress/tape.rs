@@ -54,6 +54,8 @@ struct Deck {
     plays: bool,
     secrets: Vec<Secret>,
     path: PathBuf,
+    /// Which of the tapes is in.
+    nth: u64,
     calls: Vec<Taped>,
     /// Which calls were played.
     used: Vec<bool>,
@@ -153,6 +155,7 @@ impl Tape {
             plays,
             secrets: Vec::new(),
             path: PathBuf::new(),
+            nth: 0,
             calls: Vec::new(),
             used: Vec::new(),
             problems: Vec::new(),
@@ -191,7 +194,8 @@ impl Tape {
     pub fn insert(&self, path: &Path) -> Result<(), TapeError> {
         let mut deck = self.deck();
         (deck.calls, deck.used, deck.problems) = (Vec::new(), Vec::new(), Vec::new());
-        deck.path = path.to_owned();
+        path.clone_into(&mut deck.path);
+        deck.nth += 1;
         if !deck.plays {
             return Ok(());
         }
@@ -242,7 +246,8 @@ impl Tape {
     pub(super) fn record(&self, request: Asked) -> Recording {
         let mut deck = self.deck();
         deck.calls.push(Taped { request, response: Answered::default() });
-        Recording { tape: self.clone(), nth: deck.calls.len() - 1 }
+        let place = (deck.nth, deck.calls.len() - 1);
+        Recording { tape: self.clone(), place }
     }
 
     /// Answers a call from the tape, with the pieces of the body as they came.
@@ -279,13 +284,18 @@ impl Tape {
 #[derive(Debug)]
 pub(super) struct Recording {
     tape: Tape,
-    nth: usize,
+    /// The tape, and the call on it.
+    place: (u64, usize),
 }
 
 impl Recording {
     fn with(&self, change: impl FnOnce(&mut Answered)) {
-        // Another tape may be in by now: a call that outlives its case is on none.
-        if let Some(call) = self.tape.deck().calls.get_mut(self.nth) {
+        let (tape, nth) = self.place;
+        let mut deck = self.tape.deck();
+        // A call that outlives its case is on no other tape.
+        if deck.nth == tape
+            && let Some(call) = deck.calls.get_mut(nth)
+        {
             change(&mut call.response);
         }
     }
@@ -367,85 +377,32 @@ fn difference(recorded: &Asked, made: &Asked) -> String {
 }
 
 /// Goes down to the first place where two values differ.
-fn narrowed<'a>(a: &'a Json, b: &'a Json, place: &mut String) -> (Option<&'a Json>, Option<&'a Json>) {
-    let (key, a, b) = match (a, b) {
-        (Json::Object(x), Json::Object(y)) => {
-            let keys = x.keys().chain(y.keys().filter(|key| !x.contains_key(*key)));
-            match keys.into_iter().find(|key| x.get(*key) != y.get(*key)) {
-                Some(key) => (key.replace('~', "~0").replace('/', "~1"), x.get(key), y.get(key)),
-                None => return (Some(a), Some(b)),
-            }
+fn narrowed<'a>(
+    recorded: &'a Json,
+    made: &'a Json,
+    place: &mut String,
+) -> (Option<&'a Json>, Option<&'a Json>) {
+    let (key, inner) = match (recorded, made) {
+        (Json::Object(old), Json::Object(new)) => {
+            let mut keys = old.keys().chain(new.keys().filter(|key| !old.contains_key(*key)));
+            let key = keys.find(|key| old.get(*key) != new.get(*key));
+            let escaped = |key: &String| key.replace('~', "~0").replace('/', "~1");
+            (key.map(escaped), key.map(|key| (old.get(key), new.get(key))))
         }
-        (Json::Array(x), Json::Array(y)) => {
-            match (0..x.len().max(y.len())).find(|n| x.get(*n) != y.get(*n)) {
-                Some(n) => (n.to_string(), x.get(n), y.get(n)),
-                None => return (Some(a), Some(b)),
-            }
+        (Json::Array(old), Json::Array(new)) => {
+            let nth = (0..old.len().max(new.len())).find(|nth| old.get(*nth) != new.get(*nth));
+            (nth.map(|nth| nth.to_string()), nth.map(|nth| (old.get(nth), new.get(nth))))
         }
-        _ => return (Some(a), Some(b)),
+        _ => (None, None),
     };
+    let (Some(key), Some(inner)) = (key, inner) else { return (Some(recorded), Some(made)) };
     // Writing to a text does not fail.
     let _written = write!(place, "/{key}");
-    match (a, b) {
-        (Some(a), Some(b)) => narrowed(a, b, place),
+    match inner {
+        (Some(recorded), Some(made)) => narrowed(recorded, made, place),
         differs => differs,
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn asked(body: &Json) -> Asked {
-        let url = Url::parse("https://api.example.com/v1/messages").unwrap();
-        Asked::new(&Method::POST, &url, body.to_string().as_bytes())
-    }
-
-    #[test]
-    fn a_difference_is_told_at_its_place() {
-        let messages = |text: &str| json!({"messages": [{"role": "user", "content": text}], "n": 1});
-        for (a, b, expected) in [
-            (
-                messages("a"),
-                messages("b"),
-                r#"at `/messages/0/content` the recording has "a", this call has "b""#,
-            ),
-            (
-                messages("a"),
-                json!({"messages": [], "n": 1}),
-                "at `/messages/0` the recording has {\"content\":",
-            ),
-            (json!({"a/b": 1}), json!({}), "at `/a~1b` the recording has 1, this call has nothing"),
-            (json!("x"), json!({}), "in the body the recording has \"x\", this call has {}"),
-        ] {
-            let told = difference(&asked(&a), &asked(&b));
-            assert!(told.starts_with(expected), "{told}");
-        }
-        let id = |seed: &str| json!({"id": format!("call_{seed}_0")});
-        assert_eq!(asked(&id("0123456789abcdef")), asked(&id("fedcba9876543210")), "ids are made up anew");
-        assert_ne!(asked(&id("x")), asked(&id("y")));
-    }
-
-    #[test]
-    fn a_secret_is_hidden_wherever_it_stands_even_across_two_pieces() {
-        let frames = ["data: sk-se", "cret!"].map(|text| Frame::of(text.as_bytes())).to_vec();
-        let headers = [("x-echo".to_owned(), "sk-secret".to_owned())].into_iter().collect();
-        let call = Taped {
-            request: Asked { url: "https://x/?k=sk-secret".into(), ..asked(&json!({"a": ["sk-secret"]})) },
-            response: Answered { status: 200, headers, frames, cut: false },
-        };
-        let text = serde_json::to_string(&hidden(call, &[Secret::new("sk-secret")])).unwrap();
-        assert_eq!((text.contains("sk-se"), text.matches("***").count()), (false, 4), "{text}");
-    }
-
-    #[test]
-    fn a_piece_of_any_bytes_comes_back_as_it_was() {
-        for bytes in [&b"data: x\n\n"[..], "世".as_bytes(), &"世".as_bytes()[..2], b"\x00\xff"] {
-            let text = serde_json::to_string(&Frame::of(bytes)).unwrap();
-            let frame: Frame = serde_json::from_str(&text).unwrap();
-            assert_eq!(frame.bytes().unwrap(), bytes);
-        }
-    }
-}
+mod tests;

@@ -399,7 +399,8 @@ impl Node for Llm {
             if self.reply && !answer.text.is_empty() {
                 events.push(Self::say(attempt, &message_id, &answer).1);
             }
-            let round = memo.round(&message_id, answer.text, &answer.calls, answer.kept, &self.tools, events);
+            let round =
+                memo.round(&message_id, &answer.text, &answer.calls, answer.kept, &self.tools, events);
             return Ok(Outcome::More(round));
         }
         if let Some(output) = &self.output {

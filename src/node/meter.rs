@@ -112,7 +112,7 @@ mod tests {
     fn a_cost_is_written_in_dollars_and_read_back_as_it_was() {
         let usage = Usage { cost_nano_usd: 1_234_567_890_123, model_calls: 1, ..Usage::default() };
         let json = serde_json::to_value(usage).unwrap();
-        assert_eq!(json["cost_usd"], 1234.567_890_123);
+        assert_eq!(json["cost_usd"], 1_234.567_890_123);
         assert_eq!(serde_json::from_value::<Usage>(json).unwrap(), usage);
         let old = r#"{"input_tokens":1,"output_tokens":2,"model_calls":3}"#;
         let old: Usage = serde_json::from_str(old).unwrap();

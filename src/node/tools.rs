@@ -83,7 +83,7 @@ impl Memo {
     pub(super) fn round(
         &mut self,
         message_id: &str,
-        text: String,
+        text: &str,
         calls: &[ToolCall],
         kept: Option<Json>,
         tools: &[Offered],

@@ -249,3 +249,22 @@ fn the_shipped_graphs_are_tested_along_every_edge() {
     let output = output.unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
+
+/// A model fails by a script, and the one that stands in for it plays the next entry.
+#[test]
+fn a_script_makes_a_model_fail_and_the_next_one_answers() {
+    let cases = case(
+        "      - user: Hello
+        script: {answer: [{error: http_529}, {error: rate_limit}, Hi there]}
+        expect: {path: [choose, answer], reply: Hi there, attempts: {answer: 3}, calls: {answer: {times: 3}}}
+      - user: Hello
+        script: {answer: {error: http_401}}
+        expect: {error: {code: http_401}}
+",
+    );
+    let folder = project(&cases);
+    let chain = "models: {m: {provider: demo, fallback: [n]}, n: {provider: demo}}";
+    folder.write("graphs/project.yaml", &PROJECT.replace("models: {m: {provider: demo}}", chain));
+    let (code, out, err) = test(&folder, &[]);
+    assert_eq!(code, 0, "{out}{err}");
+}

@@ -21,7 +21,7 @@ use crate::support::{Subject, owner, part, session};
 async fn open(store: &Arc<dyn Store>, files: &[(&str, &str)], providers: impl Fn() -> Providers) -> Engine {
     let mut bag = Bag::default();
     let files = files.iter().map(|(name, text)| ((*name).to_owned(), text.as_bytes().to_vec()));
-    let folder = load_files("graphs", Files::from_iter(files), &mut bag);
+    let folder = load_files("graphs", files.collect::<Files>(), &mut bag);
     let catalog = compile(&folder, &providers(), &mut bag);
     let catalog = catalog.unwrap_or_else(|| panic!("{}", render_text(&bag, false)));
     let settings = Settings { poll: Duration::from_millis(20), ..Settings::new("test".into()) };

@@ -249,7 +249,7 @@ impl Protocol for Message {
         // Servers forget one of the two names of an event.
         match if event.kind.is_empty() { name.unwrap_or_default() } else { event.kind.as_str() } {
             "message_start" => {
-                self.usage.take(event.message.and_then(|message| message.usage).unwrap_or_default());
+                self.usage.take(&event.message.and_then(|message| message.usage).unwrap_or_default());
                 chunks.push_back(Chunk::Usage(self.usage.total()));
             }
             "content_block_start" => {
@@ -259,7 +259,7 @@ impl Protocol for Message {
             "content_block_stop" => self.close(index, chunks),
             "message_delta" => {
                 if let Some(usage) = event.usage {
-                    self.usage.take(usage);
+                    self.usage.take(&usage);
                     chunks.push_back(Chunk::Usage(self.usage.total()));
                 }
                 if let Some(reason) = event.delta.and_then(|delta| delta.stop_reason) {

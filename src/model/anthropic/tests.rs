@@ -128,7 +128,7 @@ async fn the_request_carries_key_version_and_what_the_api_wants() {
     };
     let schema = json!({"type": "object"});
     let output = Some(Arc::new(OutputSchema { name: "answer".into(), schema: schema.clone() }));
-    call(&model(&address, true), Request { params, output, ..request() }).await;
+    call(&model(&address, true), Request { output, params, ..request() }).await;
     let sent = requests.recv().unwrap();
     let (head, body) = sent.split_once("\r\n\r\n").unwrap();
     assert!(head.starts_with("POST /v1/messages HTTP/1.1\r\n"), "{head}");

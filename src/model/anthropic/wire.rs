@@ -277,6 +277,7 @@ pub(super) struct WireError {
 /// Token counts of the answer so far; later ones replace earlier ones.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
+#[expect(clippy::struct_field_names, reason = "these are the names of the API")]
 pub(super) struct WireUsage {
     input_tokens: Option<f64>,
     cache_read_input_tokens: Option<f64>,
@@ -285,7 +286,7 @@ pub(super) struct WireUsage {
 }
 
 impl WireUsage {
-    pub(super) fn take(&mut self, later: Self) {
+    pub(super) fn take(&mut self, later: &Self) {
         self.input_tokens = later.input_tokens.or(self.input_tokens);
         self.cache_read_input_tokens = later.cache_read_input_tokens.or(self.cache_read_input_tokens);
         self.cache_creation_input_tokens =

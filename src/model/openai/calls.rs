@@ -16,7 +16,7 @@ const ARGUMENTS_LIMIT: usize = 4 * 1024 * 1024;
 
 /// The calls of an answer.
 pub(super) struct Calls {
-    calls: Vec<Call>,
+    all: Vec<Call>,
     ids: Ids,
     /// How many have begun.
     begun: usize,
@@ -86,7 +86,7 @@ struct Piece {
 
 impl Calls {
     pub(super) fn new(seed: &str) -> Self {
-        Self { calls: Vec::new(), ids: Ids::new(seed), begun: 0 }
+        Self { all: Vec::new(), ids: Ids::new(seed), begun: 0 }
     }
 
     /// Takes the pieces of one event.
@@ -110,10 +110,10 @@ impl Calls {
             if id.is_none() && name.is_none() && arguments.is_none() {
                 return Ok(());
             }
-            if self.calls.len() == CALL_LIMIT {
+            if self.all.len() == CALL_LIMIT {
                 return Err(schema("the provider calls more than 128 tools at once"));
             }
-            self.calls.push(Call {
+            self.all.push(Call {
                 key,
                 id: None,
                 name: None,
@@ -123,8 +123,8 @@ impl Calls {
             });
         }
         let begun = self.begun;
-        let place = found.unwrap_or(self.calls.len() - 1);
-        let Some(call) = self.calls.get_mut(place) else { return Ok(()) };
+        let place = found.unwrap_or(self.all.len() - 1);
+        let Some(call) = self.all.get_mut(place) else { return Ok(()) };
         call.id = call.id.take().or(id);
         let added = arguments.unwrap_or_default();
         if call.arguments.len() + added.len() > ARGUMENTS_LIMIT {
@@ -155,21 +155,21 @@ impl Calls {
     /// one, tell them apart by their ids, and a piece with neither belongs to the last call. A name that comes again
     /// is the next call where nothing can be added to this one.
     fn find(&self, piece: &Piece) -> Option<usize> {
-        let last = self.calls.len().checked_sub(1);
+        let last = self.all.len().checked_sub(1);
         let place = match (piece.key, &piece.id) {
             (Some(_), Some(_)) => {
                 let same = |call: &Call| call.key == piece.key && call.id == piece.id;
-                let known = self.calls.iter().rposition(same);
-                known.or_else(|| self.calls.iter().rposition(|call| call.key == piece.key))
+                let known = self.all.iter().rposition(same);
+                known.or_else(|| self.all.iter().rposition(|call| call.key == piece.key))
             }
-            (Some(_), None) => self.calls.iter().rposition(|call| call.key == piece.key),
+            (Some(_), None) => self.all.iter().rposition(|call| call.key == piece.key),
             (None, Some(_)) => {
-                let known = self.calls.iter().rposition(|call| call.id == piece.id);
+                let known = self.all.iter().rposition(|call| call.id == piece.id);
                 known.or_else(|| last.filter(|_| piece.name.is_none()))
             }
             (None, None) => last,
         }?;
-        let call = self.calls.get(place)?;
+        let call = self.all.get(place)?;
         let new = match (&piece.id, &call.id) {
             (Some(id), Some(of)) => id != of,
             _ => match (&piece.name, &call.name) {
@@ -186,7 +186,7 @@ impl Calls {
 
     /// Checks that no piece is left over; the end of an answer that was cut at its limit may be.
     pub(super) fn end(&self, truncated: bool) -> Result<(), ModelError> {
-        if truncated || self.calls.iter().all(|call| call.at.is_some()) {
+        if truncated || self.all.iter().all(|call| call.at.is_some()) {
             return Ok(());
         }
         Err(schema("the provider calls a tool without its name"))
