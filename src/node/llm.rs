@@ -168,7 +168,8 @@ fn kept<'a>(newest_first: impl Iterator<Item = &'a Json>, len: usize, clip: Clip
         Clip::Tokens(budget) => {
             let mut left = budget.saturating_mul(4);
             let fits = |item: &&Json| {
-                let size = item.get("content").map_or(0, |content| content.to_string().len());
+                let size = |key: &str| item.get(key).map_or(0, |part| part.to_string().len());
+                let size = size("content") + size("tool_calls");
                 left.checked_sub(size).map(|rest| left = rest).is_some()
             };
             // The newest turn is always sent: a call without a question makes no sense.
@@ -474,5 +475,41 @@ mod tests {
         assert_eq!(texts(Clip::Last(2)), [r#""turn 3""#, r#""turn 4""#]);
         assert_eq!(texts(Clip::Tokens(4)), [r#""turn 3""#, r#""turn 4""#]);
         assert_eq!(texts(Clip::Tokens(0)), [r#""turn 4""#]);
+        let calls = json!([{"id": "a", "name": "t", "args": {"text": "x".repeat(40)}}]);
+        let called = vec![
+            items[0].clone(),
+            json!({"role": "assistant", "content": "", "tool_calls": calls}),
+            items[1].clone(),
+        ];
+        assert_eq!(clip(called, Clip::Tokens(10)).len(), 1, "calls are sent, too, so they count");
+    }
+
+    /// Providers answer 400 to a result without its call, for as long as the conversation is clipped there.
+    #[test]
+    fn a_history_that_is_clipped_within_a_round_of_tools_is_still_one_that_providers_take() {
+        let calls = json!([{"id": "a", "name": "t", "args": {}}, {"id": "b", "name": "t", "args": {}}]);
+        let items = vec![
+            json!({"role": "user", "content": "hi"}),
+            json!({"role": "assistant", "content": "", "tool_calls": calls}),
+            json!({"role": "tool", "tool_call_id": "a", "content": "1"}),
+            json!({"role": "tool", "tool_call_id": "b", "content": "2"}),
+            json!({"role": "assistant", "content": "three"}),
+            json!({"role": "user", "content": "thanks"}),
+        ];
+        for last in 1..=items.len() {
+            let turns: Vec<Turn> = clip(items.clone(), Clip::Last(last)).iter().filter_map(turn).collect();
+            let sent = tools::repaired(turns);
+            for (at, turn) in sent.iter().enumerate() {
+                let of = |id: &String| {
+                    sent[..at].iter().any(|before| before.tool_calls.iter().any(|c| c.id == *id))
+                };
+                assert!(turn.tool_call_id.as_ref().is_none_or(of), "last: {last}");
+                assert!(turn.role != Role::Tool || turn.tool_call_id.is_some(), "last: {last}");
+            }
+            let (calls, results) = sent.iter().fold((0, 0), |(calls, results), turn| {
+                (calls + turn.tool_calls.len(), results + usize::from(turn.role == Role::Tool))
+            });
+            assert_eq!(calls, results, "last: {last}");
+        }
     }
 }
