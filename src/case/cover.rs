@@ -38,8 +38,8 @@ impl Coverage {
     pub(super) fn new(plan: &Plan) -> Self {
         let starts = plan.start.edges().into_iter().map(|edge| (START.to_owned(), edge, false));
         let of = |(name, node): (&String, &crate::plan::PlanNode)| {
-            // A script makes models fail; what else could fail cannot be asked to.
-            let calls = node.job.kind == "llm";
+            // A script makes calls fail; what else could fail cannot be asked to.
+            let calls = matches!(node.job.kind, "llm" | "tool" | "http" | "graph" | "map" | "fail");
             let edges = node.edges().into_iter().filter(|edge| calls || !edge.error);
             edges.map(|edge| (name.clone(), edge, false)).collect::<Vec<_>>()
         };

@@ -18,7 +18,7 @@ use crate::model::Request;
 use crate::plan::Plan;
 use crate::spec::{
     CallSpec, CaseSpec, FailureSpec, PathSpec, PromptSpec, ReplySpec, ScriptSpec, SnapshotSpec, Text,
-    TurnSpec,
+    TurnSpec, caller_name,
 };
 use value::{same, shown};
 
@@ -136,7 +136,7 @@ impl<'a> Scene<'a> {
     }
 
     fn requests(&self, node: &str) -> impl Iterator<Item = &'a Request> {
-        let node = node.to_owned();
+        let node = caller_name(node);
         self.played.requests.iter().filter(move |request| request.node == node)
     }
 
@@ -156,7 +156,7 @@ impl<'a> Scene<'a> {
         for (node, calls) in self.callers() {
             let turn = self.turn();
             let model = if self.played.others.contains_key(node) { "out" } else { "a model" };
-            match turn.script.iter().find(|script| script.node.value == node) {
+            match turn.script.iter().find(|script| script.is_of(node)) {
                 None => {
                     let what = format!("`{node}` calls {model} and has no script");
                     let finding = self.finding(&what, turn.span, "in this turn");
@@ -178,7 +178,7 @@ impl<'a> Scene<'a> {
     fn unused(&self) -> Vec<Diagnostic> {
         let callers = self.callers();
         let left = |script: &ScriptSpec| {
-            let calls = callers.get(script.node.value.as_str()).copied().unwrap_or_default();
+            let calls = callers.get(caller_name(&script.node.value).as_str()).copied().unwrap_or_default();
             let entry = script.entries.get(calls)?;
             let what = format!("`{}` leaves an answer of its script", script.node.value);
             let label = format!("{}, {}", count(calls, "call"), count(script.entries.len(), "answer"));
@@ -403,9 +403,9 @@ impl<'a> Scene<'a> {
 
     fn calls(&self, name: &Spanned<String>, expected: &CallSpec) -> Vec<Diagnostic> {
         let mut wrong = Vec::new();
-        let calls = self.requests(&name.value).count() as u64;
+        let calls = self.callers().get(caller_name(&name.value).as_str()).copied().unwrap_or_default() as u64;
         if let Some(times) = expected.times.as_ref().filter(|times| times.value != calls) {
-            let what = format!("`{}` calls its model another number of times", name.value);
+            let what = format!("`{}` calls another number of times", name.value);
             wrong.push(self.finding(&what, times.span, format!("found {}", count(calls as usize, "call"))));
         }
         for (key, value) in &expected.with {
@@ -421,10 +421,15 @@ impl<'a> Scene<'a> {
     }
 
     fn attempts(&self, name: &Spanned<String>, expected: &Spanned<u64>) -> Option<Diagnostic> {
-        let places = self.played.events.iter().rev().filter_map(|event| event.scope.as_ref());
-        let newest =
-            places.filter(|place| place.node == name.value).map(|place| u64::from(place.attempt)).next();
-        let found = newest.unwrap_or(0);
+        // The newest visit, from its end to where it started: what is told at the barrier knows of no attempts.
+        let mut found = 0;
+        for event in self.played.events.iter().rev() {
+            let Some(place) = event.scope.as_ref().filter(|place| place.node == name.value) else { continue };
+            found = found.max(u64::from(place.attempt));
+            if matches!(event.body, Body::NodeStarted { resumed: false, .. }) {
+                break;
+            }
+        }
         (found != expected.value).then(|| {
             let what = format!("`{}` takes another number of attempts", name.value);
             self.finding(&what, expected.span, format!("found {}", count(found as usize, "attempt")))

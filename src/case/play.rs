@@ -64,13 +64,6 @@ pub(super) struct Thread<'a> {
 impl<'a> Thread<'a> {
     pub(super) fn new(bench: &'a Bench, plan: &Plan, case: &'a CaseSpec) -> Result<Self, Error> {
         let mut plan = plan.clone();
-        for node in plan.nodes.values_mut() {
-            // Nobody waits for a script to calm down.
-            let others = node.job.fallbacks.iter_mut().map(|other| &mut other.retry);
-            for retry in others.chain([&mut node.job.retry]) {
-                (retry.first, retry.max) = (Duration::ZERO, Duration::ZERO);
-            }
-        }
         if let Some(only) = &case.only {
             plan.start = Next::To(Target::Node(only.value.clone()));
             plan.nodes.retain(|name, _| *name == only.value);
@@ -195,7 +188,7 @@ impl<'a> Thread<'a> {
         let mut plan = self.plan.clone();
         if let Some(stage) = &self.bench.stage {
             let mut dressed = (*plan).clone();
-            stage.dress(&mut dressed, &turn.script);
+            stage.dress(&mut dressed, self.case, &turn.script);
             plan = Arc::new(dressed);
         }
         if first && !self.case.given.state.is_empty() {

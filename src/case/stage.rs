@@ -2,8 +2,9 @@
 //!
 //! Invariant: nothing is made up. A call that no entry is left for fails, and the judge says so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -14,8 +15,8 @@ use crate::failure::{ErrorKind, Failure};
 use crate::model::scripted::{Entry, Scripted};
 use crate::model::{ChatModel, Chunk, Kind, ModelError, Request};
 use crate::node::{Attempt, Done, Node, Outcome};
-use crate::plan::{Plan, PlanNode, ToolBody, ToolPlan, Work};
-use crate::spec::{AnswerSpec, EntrySpec, ResponseBody, ScriptSpec};
+use crate::plan::{Each, GraphCall, Job, Plan, ToolBody, ToolPlan, Work};
+use crate::spec::{AnswerSpec, CaseSpec, EntrySpec, ResponseBody, ScriptSpec, caller_name};
 use crate::tool::http::{self, Caller, Response};
 use crate::tool::{Call, Tool};
 
@@ -47,57 +48,34 @@ impl Stage {
         scene
     }
 
-    /// Puts the stage in the place of the tools of a graph, and of the graphs that it calls where a script says what they
-    /// give.
-    pub(super) fn dress(&self, plan: &mut Plan, script: &[ScriptSpec]) {
-        self.dress_nodes("", plan, script);
-        for child in plan.children.values_mut() {
-            let mut dressed = (**child).clone();
-            self.dress_nodes("*/", &mut dressed, script);
-            *child = Arc::new(dressed);
-        }
-    }
-
-    fn dress_nodes(&self, within: &str, plan: &mut Plan, script: &[ScriptSpec]) {
-        for (name, node) in &mut plan.nodes {
-            self.dress_node(&format!("{within}{name}"), node, script);
-        }
-    }
-
-    fn dress_node(&self, name: &str, node: &mut PlanNode, script: &[ScriptSpec]) {
-        let gives = |script: &&ScriptSpec| {
-            script.node.value == name
-                && script
-                    .entries
-                    .iter()
-                    .all(|entry| matches!(entry.answer, AnswerSpec::Output(_) | AnswerSpec::Error(_)))
+    /// Puts the stage in the place of the tools of a graph, and of the graphs that it calls where the script of the turn
+    /// says what they give. A graph that a script of the case looks into is dressed for each way that leads there.
+    pub(super) fn dress(&self, plan: &mut Plan, case: &CaseSpec, script: &[ScriptSpec]) {
+        let mut fitting = Fitting {
+            stage: self,
+            gives: script
+                .iter()
+                .filter(|script| gives(script))
+                .map(|script| bare(&script.node.value))
+                .collect(),
+            within: case
+                .turns
+                .iter()
+                .flat_map(|turn| &turn.script)
+                .map(|script| bare(&script.node.value))
+                .collect(),
+            graphs: plan.children.clone(),
+            dressed: BTreeMap::new(),
         };
-        for tool in node.job.tools.values_mut() {
-            *tool = self.tool(tool);
-        }
-        match &mut node.job.work {
-            Work::Tool(tool, _) => *tool = self.tool(tool),
-            work @ Work::Graph(_) if script.iter().any(|script| gives(&script)) => {
-                *work = Work::Node(Arc::new(self.clone()));
+        for (name, child) in fitting.graphs.clone() {
+            let mut child = (*child).clone();
+            for node in child.nodes.values_mut() {
+                fitting.job(&mut node.job);
             }
-            Work::Map(each) => {
-                let mut job = each.job.clone();
-                for tool in job.tools.values_mut() {
-                    *tool = self.tool(tool);
-                }
-                if let Work::Tool(tool, _) = &mut job.work {
-                    *tool = self.tool(tool);
-                }
-                *each = Arc::new(crate::plan::Each {
-                    over: each.over.clone(),
-                    name: each.name.clone(),
-                    job,
-                    at_once: each.at_once,
-                    on_error: each.on_error,
-                });
-            }
-            _ => {}
+            fitting.dressed.insert(name, Arc::new(child));
         }
+        fitting.level("", plan);
+        plan.children = fitting.dressed;
     }
 
     fn tool(&self, tool: &ToolPlan) -> Arc<ToolPlan> {
@@ -111,6 +89,83 @@ impl Stage {
             effects: tool.effects,
             body: ToolBody::Call(Arc::new(self.clone())),
         })
+    }
+}
+
+/// Says whether a script gives what a whole graph gives.
+fn gives(script: &ScriptSpec) -> bool {
+    script.entries.iter().all(|entry| matches!(entry.answer, AnswerSpec::Output(_) | AnswerSpec::Error(_)))
+}
+
+/// Returns the name of a caller, whichever item it is for.
+fn bare(name: &str) -> String {
+    let name = caller_name(name);
+    name.split('[').next().unwrap_or(&name).to_owned()
+}
+
+/// A plan on its way onto the stage.
+struct Fitting<'s> {
+    stage: &'s Stage,
+    /// Who may be a called graph, and is answered as a whole.
+    gives: BTreeSet<String>,
+    /// All who are answered, in any turn: what is in the middle of its work is found again in the next one.
+    within: BTreeSet<String>,
+    /// The graphs that can be called, as they are.
+    graphs: BTreeMap<String, Arc<Plan>>,
+    dressed: BTreeMap<String, Arc<Plan>>,
+}
+
+impl Fitting<'_> {
+    /// Dresses a graph that is called on one way.
+    fn level(&mut self, before: &str, plan: &mut Plan) {
+        for (name, node) in &mut plan.nodes {
+            self.job(&mut node.job);
+            let name = format!("{before}{name}");
+            match &mut node.job.work {
+                Work::Map(each) => {
+                    let mut job = each.job.clone();
+                    self.call(&name, &mut job.work);
+                    *each = Arc::new(Each { job, ..(**each).clone() });
+                }
+                work => self.call(&name, work),
+            }
+        }
+    }
+
+    /// Dresses a call of a graph.
+    fn call(&mut self, name: &str, work: &mut Work) {
+        let Work::Graph(call) = work else { return };
+        if self.gives.contains(name) {
+            *work = Work::Node(Arc::new(self.stage.clone()));
+            return;
+        }
+        let inner = format!("{name}/");
+        let looks = self.within.range(inner.clone()..).next().is_some_and(|next| next.starts_with(&inner));
+        let Some(child) = self.graphs.get(&call.graph).filter(|_| looks) else { return };
+        let mut child = (**child).clone();
+        self.level(&inner, &mut child);
+        *call = Arc::new(GraphCall { graph: inner.clone(), with: call.with.clone(), keeps: call.keeps });
+        self.dressed.insert(inner, Arc::new(child));
+    }
+
+    /// Dresses what a job does besides calling a graph. Nobody waits for a script to calm down.
+    fn job(&self, job: &mut Job) {
+        let others = job.fallbacks.iter_mut().map(|other| &mut other.retry);
+        for retry in others.chain([&mut job.retry]) {
+            (retry.first, retry.max) = (Duration::ZERO, Duration::ZERO);
+        }
+        for tool in job.tools.values_mut() {
+            *tool = self.stage.tool(tool);
+        }
+        match &mut job.work {
+            Work::Tool(tool, _) => *tool = self.stage.tool(tool),
+            Work::Map(each) => {
+                let mut inner = each.job.clone();
+                self.job(&mut inner);
+                *each = Arc::new(Each { job: inner, ..(**each).clone() });
+            }
+            _ => {}
+        }
     }
 }
 
@@ -137,11 +192,11 @@ impl Scene {
     async fn take(&self, from: &str) -> Result<EntrySpec, Failure> {
         let number = {
             let mut calls = self.calls();
-            let number = calls.entry(from.to_owned()).or_default();
+            let number = calls.entry(caller_name(from)).or_default();
             *number += 1;
             *number - 1
         };
-        let script = self.script.iter().find(|script| script.node.value == from);
+        let script = self.script.iter().find(|script| script.is_of(from));
         let entry = script.and_then(|script| script.entries.get(number)).cloned();
         let missing = || Failure::new(ErrorKind::Tool, format!("`{from}` has no script"));
         let entry = entry.ok_or_else(missing)?;
@@ -177,7 +232,7 @@ fn models(script: &[ScriptSpec]) -> Scripted {
             };
             entry.after(spec.after.unwrap_or_default())
         });
-        (script.node.value.clone(), entries.collect())
+        (caller_name(&script.node.value), entries.collect())
     }))
 }
 
@@ -200,7 +255,8 @@ impl ChatModel for Stage {
         &self,
         request: Request,
     ) -> Result<BoxStream<'static, Result<Chunk, ModelError>>, ModelError> {
-        self.0.load_full().models.stream(request).await
+        let node = caller_name(&request.node);
+        self.0.load_full().models.stream(Request { node, ..request }).await
     }
 }
 

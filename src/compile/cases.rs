@@ -14,7 +14,7 @@ use crate::model::Kind;
 use crate::plan::{Job, Output, Plan, ToolBody, ToolPlan, Work};
 use crate::spec::{
     AnswerSpec, CaseSpec, EntrySpec, ExpectSpec, FailureSpec, Folder, OpeningSpec, PathSpec, ScriptSpec,
-    TestFile, TurnSpec,
+    TestFile, TurnSpec, caller_name,
 };
 use crate::state::{Channel, Type, check_pattern};
 
@@ -244,15 +244,19 @@ fn outer(name: &str) -> &str {
 /// Finds whom a script stands for: `node`, `node/tool`, `caller/node`, `list[0]`.
 fn role<'p>(plan: &'p Plan, name: &Spanned<String>, bag: &mut Bag) -> Option<Role<'p>> {
     let mut level = plan;
-    let mut parts = name.value.split('/').peekable();
+    let caller = caller_name(&name.value);
+    let (path, of_item) = match caller.split_once('[') {
+        Some((path, _)) => (path, true),
+        None => (caller.as_str(), false),
+    };
+    let mut parts = path.split('/').peekable();
     loop {
         let part = parts.next()?;
-        let bare = part.split('[').next().unwrap_or(part);
-        let shown = Spanned { value: bare.to_owned(), span: name.span };
+        let shown = Spanned { value: part.to_owned(), span: name.span };
         known_node(level, &shown, bag)?;
-        let node = level.nodes.get(bare)?;
+        let node = level.nodes.get(part)?;
         let job = match &node.job.work {
-            Work::Map(each) if part != bare => &each.job,
+            Work::Map(each) if of_item || parts.peek().is_some() => &each.job,
             _ => &node.job,
         };
         let Some(next) = parts.peek() else {
@@ -264,7 +268,10 @@ fn role<'p>(plan: &'p Plan, name: &Spanned<String>, bag: &mut Bag) -> Option<Rol
                 Work::Map(_) => {
                     let message = format!("the items of `{}` are answered one by one", name.value);
                     let finding = Diagnostic::error("M514", message, name.span, "a list");
-                    bag.report(finding.help("write  {items: [first, second]}"));
+                    bag.report(finding.help(format!(
+                        "script them as  {{items: [first, second]}} ; one of them is  \"{}[0]\"",
+                        name.value
+                    )));
                     None
                 }
                 _ => {
@@ -285,7 +292,7 @@ fn role<'p>(plan: &'p Plan, name: &Spanned<String>, bag: &mut Bag) -> Option<Rol
         if let Some(tool) = job.tools.get(*next) {
             return Some(Role::Tool(tool));
         }
-        let message = format!("`{bare}` has no tool `{next}`");
+        let message = format!("`{part}` has no tool `{next}`");
         let finding = Diagnostic::error("M514", message, name.span, "no such tool");
         bag.report(finding.help_maybe(did_you_mean(next, job.tools.keys().map(String::as_str))));
         return None;
@@ -362,13 +369,17 @@ fn check_expect(scene: &Scene<'_>, expect: &ExpectSpec, bag: &mut Bag) {
             bag.report(Diagnostic::error("M514", message, pattern.span, why));
         }
     }
-    let calls = expect.calls.iter().map(|(name, _)| name);
-    for name in calls.chain(expect.prompt.iter().map(|(name, _)| name)) {
-        if let Some(kind) = known_node(plan, name, bag)
-            && kind != "llm"
-        {
+    // What only models have: parameters and prompts.
+    let calls = expect.calls.iter().map(|(name, call)| (name, !call.with.is_empty()));
+    for (name, of_model) in calls.chain(expect.prompt.iter().map(|(name, _)| (name, true))) {
+        if !scene.whole {
+            let node = Spanned { value: outer(&name.value).to_owned(), ..*name };
+            known_node(plan, &node, bag);
+            continue;
+        }
+        if let Some(role) = role(plan, name, bag).filter(|role| of_model && !matches!(role, Role::Model(_))) {
             let message = format!("`{}` calls no model", name.value);
-            bag.report(Diagnostic::error("M514", message, name.span, format!("a node of kind `{kind}`")));
+            bag.report(Diagnostic::error("M514", message, name.span, format!("calls {}", role.what())));
         }
     }
     for (name, _) in &expect.attempts {

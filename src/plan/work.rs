@@ -158,7 +158,7 @@ pub struct GraphCall {
 }
 
 /// The same work for each item of a list.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Each {
     /// The list.
     pub over: ExprTree,

@@ -47,7 +47,7 @@ pub use request::{AuthSpec, HeaderSpec, RequestSpec};
 pub use schema::SchemaFile;
 pub use test::{
     AnswerSpec, CallSpec, CaseSpec, EntrySpec, ExpectSpec, FailureSpec, GivenSpec, OpeningSpec, PathSpec,
-    PromptSpec, ReplySpec, ResponseBody, ScriptSpec, SnapshotSpec, TestFile, TurnSpec,
+    PromptSpec, ReplySpec, ResponseBody, ScriptSpec, SnapshotSpec, TestFile, TurnSpec, caller_name,
 };
 pub use text::{ExprSpec, Text};
 pub use tool::{EnvSpec, HostSpec, ToolBodySpec, ToolSpec};

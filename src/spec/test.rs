@@ -93,6 +93,21 @@ pub struct ScriptSpec {
     pub entries: Vec<EntrySpec>,
 }
 
+/// Brings the name of a caller into one form: `each[0]/look` and `each/look[0]` are the same node for the same item. The
+/// index is that of the innermost list.
+pub fn caller_name(name: &str) -> String {
+    let bare: Vec<&str> = name.split('/').map(|part| part.split('[').next().unwrap_or(part)).collect();
+    let index = name.rfind('[').and_then(|at| name[at..].find(']').map(|end| &name[at..=at + end]));
+    bare.join("/") + index.unwrap_or_default()
+}
+
+impl ScriptSpec {
+    /// Says whether it is the script of a caller.
+    pub fn is_of(&self, caller: &str) -> bool {
+        caller_name(&self.node.value) == caller_name(caller)
+    }
+}
+
 /// The answer to one call.
 #[derive(Debug, Clone)]
 pub struct EntrySpec {

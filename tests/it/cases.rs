@@ -159,6 +159,128 @@ fn what_does_not_hold_is_told_at_its_place() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// A graph of calls of every kind, and one that it calls in two ways, alone and by another one.
+const CALLS: [(&str, &str); 4] = [
+    (
+        "desk",
+        "\
+format: 1
+input: {words: {type: [string], default: []}}
+state: {messages: messages, order: any, views: {type: [any], default: []}, ruling: any, note: {type: string, default: none}, picked: {type: string, default: none}}
+start: search
+nodes:
+  search: {kind: tool, tool: search_kb, with: {query: run.user_text}, emit: {found: result}, retry: twice, on_error: note, next: fetch}
+  fetch: {kind: http, url: 'https://shop.example.com/orders', response: {id: string}, into: order, retry: twice, on_error: note, next: each}
+  each: {kind: map, over: input.words, do: {kind: graph, use: legal, with: {question: item}}, on_item_error: 'null', into: views, next: rule}
+  rule: {kind: graph, use: court, with: {question: run.user_text}, into: ruling, on_error: note, next: pick}
+  pick: {kind: ask, question: 'Ship {{ state.order.id }}?', options: ['yes', 'no'], into: picked, next: tell}
+  note: {kind: set, set: {note: error.node, order: \"{'id': 'none'}\", ruling: null}, next: tell}
+  tell: {kind: say, text: '{{ state.note }} {{ state.picked }} {{ state.views | tojson }} {{ state.ruling | tojson }}', next: end}
+",
+    ),
+    (
+        "court",
+        "\
+format: 1
+input: {question: string}
+state: {ruling: {type: string, default: none}, legal: any}
+output: {ruling: state.ruling, legal: state.legal}
+start: ask_legal
+nodes:
+  ask_legal: {kind: graph, use: legal, with: {question: input.question}, into: legal, next: judge}
+  judge: {kind: llm, text: 'Judge {{ input.question }}.', into: ruling, next: end}
+",
+    ),
+    (
+        "legal",
+        "\
+format: 1
+input: {question: string}
+state: {opinion: {type: string, default: none}}
+output: [opinion]
+start: think
+nodes:
+  think: {kind: llm, text: 'Think of {{ input.question }}.', tools: [search_kb], into: opinion, retry: twice, next: end}
+",
+    ),
+    (
+        "project",
+        "\
+format: 1
+models: {m: {provider: demo}}
+default_model: m
+retries: {twice: {attempts: 2, first: 1h, max: 1h, for: [timeout]}}
+tools: {search_kb: {description: Searches., http: {url: 'https://kb.example.com/{{ args.query | urlencode }}'}, args: {query: string}, result: [string]}}
+hosts: {allow: [shop.example.com, kb.example.com]}
+",
+    ),
+];
+
+/// Scripts of everything that calls. Those of graphs as items, and within called graphs, were never looked at, and their
+/// retries waited as long as they say.
+const PLAYED: &str = "\x20 - name: goes into every graph
+    given: {input: {words: [a, b]}}
+    turns:
+      - user: Hello
+        script:
+          search: [{error: timeout}, {result: [found]}]
+          fetch: [{error: timeout}, {status: 200, json: {id: A-17}}]
+          each:
+            items:
+              - {nodes: {think: [{error: timeout}, first]}}
+              - {nodes: {think: [{calls: [{search_kb: {query: b}}]}, second], think/search_kb: {result: [b]}}}
+          rule: {nodes: {ask_legal: {nodes: {think: [{error: timeout}, third]}}, judge: fine}}
+        expect:
+          path: [search, fetch, each, rule, pick]
+          paused_at: pick
+          ask: 'Ship A-17?'
+          attempts: {search: 2, fetch: 2, each: 1}
+          calls: {search: 2, fetch: 2, 'each[0]/think': 2, 'each[1]/think/search_kb': 1, rule/judge: 1}
+          state: {views: [{opinion: first}, {opinion: second}], ruling: {ruling: fine, legal: {opinion: third}}}
+      - answer: 'yes'
+        expect: {path: [tell], reply: {contains: 'none yes'}}
+  - name: takes graphs for what they give
+    given: {input: {words: [a, b]}}
+    turns:
+      - user: Hello
+        script:
+          search: {result: []}
+          fetch: {json: {id: A-17}}
+          each: {items: [{output: {opinion: first}}, {error: timeout}]}
+          rule: {nodes: {ask_legal: {output: {opinion: third}}, judge: fine}}
+        expect: {paused_at: pick, state: {views: [{opinion: first}, null], ruling: {ruling: fine, legal: {opinion: third}}}}
+      - answer: 'no'
+        expect: {reply: {contains: 'none no'}}
+  - name: notes a tool that failed
+    turns:
+      - user: Hello
+        script: {search: {error: http_404}}
+        expect: {path: [search, note, tell], reply: {contains: search none}}
+  - name: notes a request that failed
+    turns:
+      - user: Hello
+        script: {search: {result: []}, fetch: {status: 404}}
+        expect: {path: [search, fetch, note, tell], reply: {contains: fetch none}}
+  - name: notes a graph that failed
+    turns:
+      - user: Hello
+        script: {search: {result: []}, fetch: {json: {id: A-17}}, rule: {error: tool}}
+        expect: {path: [search, fetch, each, rule, note, tell], reply: {contains: rule none}}
+";
+
+#[test]
+fn everything_that_calls_is_scripted_wherever_it_stands() {
+    let folder = Folder::new();
+    std::fs::create_dir_all(folder.path().join("graphs/tests")).unwrap();
+    for (name, text) in CALLS {
+        folder.write(&format!("graphs/{name}.yaml"), text);
+    }
+    folder.write("graphs/tests/desk.test.yaml", &format!("format: 1\ntests: desk\ncases:\n{PLAYED}"));
+    let (code, out, error) = test(&folder, &["desk", "--min-nodes", "100", "--min-edges", "100"]);
+    assert_eq!((code, error.as_str()), (0, ""), "{out}");
+    assert!(out.contains("desk: 7 of 7 nodes run, 11 of 11 edges taken\n"), "{out}");
+}
+
 #[test]
 fn targets_and_a_filter_choose_and_too_little_coverage_fails() {
     let folder = project(HOLDS);

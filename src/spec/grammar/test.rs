@@ -205,7 +205,7 @@ static EXPECT_KEYS: [Key; 11] = [
     key(
         "calls",
         Shape::Names(Named::Node, &Shape::OneOf(&CALLS)),
-        "How often nodes call their model: `{answer: 1}`.",
+        "How often nodes call a model, a tool, an address or a graph that is scripted: `{answer: 1, answer/search_kb: 2}`.",
     ),
     key(
         "attempts",
