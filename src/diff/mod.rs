@@ -52,7 +52,7 @@ pub struct GraphDiff {
 pub struct Change {
     /// How.
     pub change: Sign,
-    /// What sort of thing: `node edge prompt channel input type setting`.
+    /// What sort of thing: `node edge prompt channel input type tool graph schema setting`.
     pub what: &'static str,
     /// Its name.
     pub name: String,
@@ -160,6 +160,18 @@ fn changes(id: &str, old: &Compiled, new: &Compiled) -> Result<Vec<Change>, Stri
     let alike = |_: &str, old: &&Json, new: &&Json| if old == new { Vec::new() } else { vec![String::new()] };
     changes.maps("type", (&types.0, &types.1), |_| String::new(), alike);
 
+    // What the graph calls, and what its types are made of, is part of its version.
+    let body = |tool: &&Json| {
+        let kinds = ["http", "custom", "graph"];
+        kinds.into_iter().find(|kind| tool.get(kind).is_some()).unwrap_or_default().to_owned()
+    };
+    let tools = (object(&forms.0["tools"]), object(&forms.1["tools"]));
+    changes.maps("tool", (&tools.0, &tools.1), body, |_, old, new| paths(old, new));
+    for (what, key) in [("graph", "children"), ("schema", "schemas")] {
+        let parts = (object(&forms.0[key]), object(&forms.1[key]));
+        changes.maps(what, (&parts.0, &parts.1), |_| String::new(), |_, old, new| paths(old, new));
+    }
+
     let settings = |graph| {
         let mut settings: BTreeMap<String, &Json> = object(graph);
         settings.retain(|key, _| !["nodes", "start", "state", "input"].contains(&key.as_str()));
@@ -214,6 +226,17 @@ fn keys(old: &Json, new: &Json) -> Vec<String> {
     let (old, new) = (object(old), object(new));
     let keys: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
     keys.into_iter().filter(|key| old.get(*key) != new.get(*key)).cloned().collect()
+}
+
+/// Returns where two objects differ: the keys, and within what both have the keys below.
+fn paths(old: &Json, new: &Json) -> Vec<String> {
+    let below = |key: String| match (&old[&key], &new[&key]) {
+        (old @ Json::Object(_), new @ Json::Object(_)) => {
+            keys(old, new).into_iter().map(|inner| format!("{key}.{inner}")).collect()
+        }
+        _ => vec![key],
+    };
+    keys(old, new).into_iter().flat_map(below).collect()
 }
 
 /// Counts the lines of a text that came and went.

@@ -150,6 +150,50 @@ fn diff_tells_what_changed_and_what_becomes_of_threads() {
     assert_eq!(talk["old"].as_str().unwrap().len(), 64);
 }
 
+/// What a graph calls is part of its version; it was told as `only how something is written`.
+#[test]
+fn diff_tells_what_changed_in_tools_called_graphs_and_schema_files() {
+    let folder = project();
+    let graph = "format: 1\nstate: {messages: messages, hits: any, order: {schema: schemas/order.json, optional: true}, view: any}\n\
+                 start: search\nnodes:\n  \
+                 search: {kind: tool, tool: search_kb, with: {query: run.user_text}, into: hits, next: ask}\n  \
+                 ask: {kind: graph, use: legal, into: view, next: tell}\n  \
+                 tell: {kind: say, text: \"{{ state.hits | tojson }}\", next: end}\nallow: {S405: later}\n";
+    let legal = "format: 1\nstate: {a: {type: string, default: x}}\nstart: think\nnodes:\n  think: {kind: set, set: {a: \"'y'\"}, next: end}\n";
+    let project = "format: 1\nhosts: {allow: [kb.example.com]}\ntools:\n  search_kb:\n    description: Searches.\n    \
+                   http: {url: \"https://kb.example.com/{{ args.query | urlencode }}\"}\n    args: {query: string}\n";
+    let schema = "{\"type\": \"object\", \"properties\": {\"id\": {\"type\": \"string\"}}}";
+    for side in ["graphs", "other"] {
+        std::fs::create_dir_all(folder.path().join(side).join("schemas")).unwrap();
+        folder.write(&format!("{side}/desk.yaml"), graph);
+        folder.write(&format!("{side}/hello.yaml"), GRAPH);
+        folder.write(&format!("{side}/legal.yaml"), legal);
+        folder.write(&format!("{side}/project.yaml"), project);
+        folder.write(&format!("{side}/schemas/order.json"), schema);
+    }
+    let told = || {
+        let (code, out, error) = graphloom(&folder, &["diff", "graphs", "other"]);
+        assert_eq!(error, "", "{out}");
+        let lines = out.lines().skip_while(|line| !line.contains("graph desk:")).skip(1);
+        let lines = lines.take_while(|line| !line.starts_with("  The next"));
+        (code, lines.map(str::trim).map(str::to_owned).collect::<Vec<_>>())
+    };
+    assert_eq!(told(), (0, Vec::new()));
+    let more = project.replace("query: string", "query: string, limit: {type: integer, default: 5}");
+    folder.write("other/project.yaml", &(more + "    effects: none\n"));
+    assert_eq!(told(), (1, vec!["~ tool search_kb: args.limit, effects".to_owned()]));
+    folder.write("other/project.yaml", project);
+    folder.write("other/legal.yaml", &legal.replace("'y'", "'z'"));
+    assert_eq!(told(), (1, vec!["~ graph legal: nodes.think".to_owned()]));
+    folder.write("other/legal.yaml", legal);
+    folder.write("other/schemas/order.json", &schema.replace("\"id\": {", "\"no\": {"));
+    let (_, lines) = told();
+    assert!(
+        lines.contains(&"~ schema schemas/order.json: properties.id, properties.no".to_owned()),
+        "{lines:?}"
+    );
+}
+
 #[test]
 fn diff_says_by_its_code_that_it_could_not_compare() {
     let folder = project();
