@@ -151,7 +151,7 @@ impl Reach {
             (KindSpec::Http(http), None) => self.add(request::effects(&http.request), approved),
             (KindSpec::Custom(_), None) => self.add(Effects::AtMostOnce, approved),
             (KindSpec::Graph(node), None) => {
-                inner.extend(node.graph.iter().map(|name| (&*name.value, approved)))
+                inner.extend(node.graph.iter().map(|name| (&*name.value, approved)));
             }
             _ => {}
         }

@@ -136,8 +136,8 @@ fn tool(
     let (body, default) = match &spec.body {
         ToolBodySpec::Http(request) => {
             let place = format!("project.yaml#tools.{}", name.value);
-            let typed = spec.result.as_ref().map(crate::spec::TypeSpec::span);
-            let around = Surroundings { place: &place, names: &names, outside, typed, alone: true };
+            let written = spec.result.as_ref().map(crate::spec::TypeSpec::span);
+            let around = Surroundings { place: &place, names: &names, outside, typed: written, alone: true };
             let response = result.clone().unwrap_or(Type::Any);
             let draft = request::request(request, response, &around, prompts, &mut used, bag)?;
             (Body::Request(Box::new(draft)), request::effects(request))

@@ -48,7 +48,9 @@ impl Types {
             let needs: BTreeSet<&str> =
                 mentions(spec).into_iter().filter(|m| specs.contains_key(m)).collect();
             waits.insert(name, needs.len());
-            needs.into_iter().for_each(|needed| users.entry(needed).or_default().push(name));
+            for needed in needs {
+                users.entry(needed).or_default().push(name);
+            }
         }
         let mut ready: Vec<&str> = specs.keys().copied().filter(|name| waits[name] == 0).collect();
         while let Some(name) = ready.pop() {

@@ -243,12 +243,12 @@ fn symbols(project: &Project, path: &str, text: &str) -> Vec<lsp::DocumentSymbol
         kept.marks().filter(|(mark, ..)| mark.access == Access::Define && mark.symbol.fields.is_empty());
     let symbol = |(mark, bytes, extent): (&super::symbol::Mark, Range<usize>, Range<usize>)| {
         let kind = match mark.symbol.sort {
-            Sort::Node => lsp::SymbolKind::Function,
+            Sort::Node | Sort::Tool => lsp::SymbolKind::Function,
             Sort::Channel => lsp::SymbolKind::Variable,
             Sort::Input => lsp::SymbolKind::Property,
             Sort::Type => lsp::SymbolKind::Struct,
-            Sort::Prompt | Sort::Partial => lsp::SymbolKind::File,
-            Sort::Model | Sort::Retry => lsp::SymbolKind::Constant,
+            Sort::Prompt | Sort::Partial | Sort::Graph => lsp::SymbolKind::File,
+            Sort::Model | Sort::Retry | Sort::Setting => lsp::SymbolKind::Constant,
         };
         let ty = project.field(&mark.symbol, &types).map(|field| field.ty.to_string());
         let detail = ty.unwrap_or_else(|| mark.symbol.sort.word().to_owned());

@@ -136,10 +136,10 @@ impl<'p> At<'p> {
     fn symbols(&self, sort: Sort, file: &str) -> Vec<Offer> {
         let types = self.project.types();
         let what = match sort {
-            Sort::Node => What::Node,
-            Sort::Channel | Sort::Input => What::Variable,
+            Sort::Node | Sort::Tool => What::Node,
+            Sort::Channel | Sort::Input | Sort::Setting => What::Variable,
             Sort::Type => What::Type,
-            Sort::Prompt | Sort::Partial => What::File,
+            Sort::Prompt | Sort::Partial | Sort::Graph => What::File,
             Sort::Model | Sort::Retry => What::Value,
         };
         let offer = |name: String| {
@@ -157,10 +157,15 @@ impl<'p> At<'p> {
         let mut offers = match named {
             Named::Channel => self.symbols(Sort::Channel, self.path),
             Named::Input => {
-                let node = cursor.path.get(1);
-                let prompt = node.and_then(|node| Cursor::value_in(Cursor::block(text, node), "prompt"));
-                let file = prompt.map(|prompt| format!("prompts/{prompt}.md"));
+                let callee = |key| Cursor::value_in(Cursor::block(text, cursor.path.get(1)?), key);
+                let prompt = callee("prompt").map(|prompt| format!("prompts/{prompt}.md"));
+                let file = prompt.or_else(|| Some(format!("{}.yaml", callee("use")?)));
                 file.map(|file| self.symbols(Sort::Input, &file)).unwrap_or_default()
+            }
+            Named::Argument => {
+                let tool =
+                    cursor.path.get(1).and_then(|node| Cursor::value_in(Cursor::block(text, node), "tool"));
+                tool.map(|tool| self.arguments(tool)).unwrap_or_default()
             }
             Named::Case => self.cases(cursor, text),
             Named::Code => {
@@ -200,9 +205,33 @@ impl<'p> At<'p> {
         values.into_iter().map(|value| Offer::new(value, What::Value)).collect()
     }
 
-    /// Returns what an expression of a graph can read.
+    /// Offers the arguments of a tool with their types.
+    fn arguments(&self, tool: &str) -> Vec<Offer> {
+        let fields = self.argument_fields(tool);
+        fields.iter().map(|(name, field)| Offer::typed(name, What::Variable, field)).collect()
+    }
+
+    fn argument_fields(&self, tool: &str) -> Vec<(String, Field)> {
+        let types = self.project.types();
+        let field = |name: String| {
+            let fields = vec![name.clone()];
+            let symbol = Symbol { fields, ..Symbol::new(Sort::Tool, "", tool) };
+            (name, self.project.field(&symbol, &types).unwrap_or_else(|| Field::of(Type::Any)))
+        };
+        self.project.arguments(tool).into_iter().map(field).collect()
+    }
+
+    /// Returns what an expression of a graph, or the text of a tool, can read.
     fn roots(&self, cursor: &Cursor<'_>) -> Roots {
         let types = self.project.types();
+        let settings = || {
+            let names = self.project.names(Sort::Setting, self.path).into_iter();
+            ("env".to_owned(), Root::Fields(names.map(|name| (name, Field::of(Type::STRING))).collect()))
+        };
+        if self.path == "project.yaml" {
+            let args = cursor.path.get(1).map(|tool| self.argument_fields(tool.name)).unwrap_or_default();
+            return Roots(vec![("args".to_owned(), Root::Fields(args)), settings()]);
+        }
         let fields = |sort| Root::Fields(self.fields(sort, self.path, &types));
         let run = run_fields().map(|(name, ty)| (name, Field::of(ty))).collect();
         let mut roots = vec![
@@ -213,6 +242,10 @@ impl<'p> At<'p> {
         if ["on_error:", "on_limit:"].iter().any(|key| self.text.contains(key)) {
             let error = error_fields().map(|(name, ty)| (name, Field::of(ty))).collect();
             roots.push(("error".to_owned(), Root::Fields(error)));
+        }
+        let node = cursor.path.get(1).map(|node| Cursor::block(self.text, node));
+        if node.is_some_and(|node| node.contains("kind: http")) {
+            roots.push(settings());
         }
         if cursor.path.iter().any(|key| key.name == "into") {
             roots.push(("result".to_owned(), Root::Value(Field::of(Type::Any))));

@@ -66,7 +66,13 @@ fn about(project: &Project, symbol: &Symbol) -> String {
             }
         }
         Sort::Prompt => said.extend(inputs(project, symbol, &types)),
-        Sort::Model | Sort::Retry | Sort::Type if symbol.fields.is_empty() => {
+        Sort::Graph => {
+            let kept = symbol.file().and_then(|file| project.files.get(&file));
+            let mut lines = kept.into_iter().flat_map(|kept| kept.text.lines());
+            said.extend(lines.find_map(|line| line.strip_prefix("description: ")).map(str::to_owned));
+            said.extend(inputs(project, symbol, &types));
+        }
+        Sort::Model | Sort::Retry | Sort::Type | Sort::Tool | Sort::Setting if symbol.fields.is_empty() => {
             let piece = definition.as_ref().and_then(|found| piece(project, found));
             said.extend(piece.map(|piece| format!("```yaml\n{piece}\n```")));
         }
@@ -77,10 +83,15 @@ fn about(project: &Project, symbol: &Symbol) -> String {
 
 /// Returns the first line: what it is, its name and its type.
 fn head(project: &Project, symbol: &Symbol, types: &Types) -> Vec<String> {
-    let word = if symbol.fields.is_empty() { symbol.sort.word() } else { "field" };
+    let word = match (symbol.sort, symbol.fields.len()) {
+        (sort, 0) => sort.word(),
+        (Sort::Tool, 1) => "argument",
+        _ => "field",
+    };
     let root = match symbol.sort {
         Sort::Channel => "state.",
         Sort::Input if !symbol.scope.starts_with("prompts/") => "input.",
+        Sort::Setting => "env.",
         _ => "",
     };
     let name = std::iter::once(&symbol.name).chain(&symbol.fields).cloned().collect::<Vec<_>>().join(".");

@@ -57,6 +57,13 @@ pub(super) fn index(folder: &Folder, bag: &Bag, root: &Path) -> BTreeMap<String,
         walk(file, &|walk| {
             walk.map(tree, &PROJECT);
             walk.types(&folder.project.types, Sort::Type);
+            for (name, tool) in &folder.project.tools {
+                for (arg, spec) in tool.args.iter().flatten() {
+                    let mut symbol = Symbol::new(Sort::Tool, "", &name.value);
+                    symbol.fields.push(arg.value.clone());
+                    walk.index.types.push((symbol, spec.clone()));
+                }
+            }
         });
     }
     for graph in folder.graphs.values() {
@@ -100,8 +107,10 @@ pub(super) struct Walk<'a> {
     keys: Vec<String>,
     /// The node that the walk is in.
     within: Option<String>,
-    /// The prompt of that node.
-    prompt: Option<String>,
+    /// The file that declares the inputs which that node gives: of its prompt, or of the graph that it runs.
+    takes: Option<String>,
+    /// The tool that the walk is in, or that the node calls.
+    tool: Option<String>,
     /// What the types that are walked belong to.
     owner: Option<Symbol>,
 }
@@ -115,7 +124,8 @@ impl<'a> Walk<'a> {
             free: Vec::new(),
             keys: Vec::new(),
             within: None,
-            prompt: None,
+            takes: None,
+            tool: None,
             owner: None,
         }
     }
@@ -133,6 +143,11 @@ impl<'a> Walk<'a> {
         }
         self.types(&prompt.inputs, Sort::Input);
         self.reads().prompt(&prompt.body);
+    }
+
+    /// Returns the tool that the walk is in.
+    pub(super) fn tool(&self) -> Option<&str> {
+        self.tool.as_deref()
     }
 
     fn reads(&mut self) -> Reads<'_, 'a> {
@@ -233,17 +248,24 @@ impl<'a> Walk<'a> {
         for (key, value) in entries {
             let Some(name) = key.as_str() else { continue };
             let range = self.bytes(key.span, name);
-            let before = (self.owner.clone(), self.within.clone(), self.prompt.clone());
-            if matches!(named, Named::Field) {
+            let before = (self.owner.clone(), self.within.clone(), self.takes.clone(), self.tool.clone());
+            if let (Named::Argument, Some(tool)) = (named, &self.tool) {
+                let mut symbol = Symbol::new(Sort::Tool, "", tool);
+                symbol.fields.push(name.to_owned());
+                // project.yaml declares arguments, the others give them.
+                let declares = self.path == "project.yaml";
+                let access = if declares { Access::Define } else { Access::Write };
+                self.mark(range, symbol.clone(), access);
+                self.owner = declares.then_some(symbol);
+            } else if matches!(named, Named::Field) {
                 if let Some(owner) = &mut self.owner {
                     owner.fields.push(name.to_owned());
                     let symbol = owner.clone();
                     self.mark(range, symbol, Access::Define);
                 }
             } else if let Some(sort) = Sort::of(named) {
-                let bound = (sort == Sort::Input && !top).then(|| self.prompt.clone()).flatten();
-                let file =
-                    bound.map_or_else(|| self.path.to_owned(), |prompt| format!("prompts/{prompt}.md"));
+                let bound = (sort == Sort::Input && !top).then(|| self.takes.clone()).flatten();
+                let file = bound.unwrap_or_else(|| self.path.to_owned());
                 let symbol = Symbol::new(sort, &file, name);
                 let access = if top { Access::Define } else { Access::Write };
                 if sort == Sort::Node && top {
@@ -253,20 +275,29 @@ impl<'a> Walk<'a> {
                 self.mark(range.clone(), symbol.clone(), access);
                 if let Some(mark) = self.index.marks.last_mut().filter(|_| top) {
                     mark.extent = range.start..range.end.max(value.extent().end as usize);
-                    self.owner = Some(symbol);
+                    match sort {
+                        // What is below it is a field of an argument, if of anything.
+                        Sort::Tool => (self.tool, self.owner) = (Some(name.to_owned()), None),
+                        _ => self.owner = Some(symbol),
+                    }
                 }
             }
             self.keys.push(name.to_owned());
             self.shape(value, inner);
             self.keys.pop();
-            (self.owner, self.within, self.prompt) = before;
+            (self.owner, self.within, self.takes, self.tool) = before;
         }
     }
 
-    /// Notes the prompt of a node.
+    /// Notes what a node, or its body for each item, calls.
     fn ask(&mut self, node: &str, body: &Node) {
-        self.prompt = entry(body, "prompt").and_then(Node::as_str).map(str::to_owned);
-        if let Some(prompt) = self.prompt.clone() {
+        let body = entry(body, "do").unwrap_or(body);
+        let text = |key: &str| entry(body, key).and_then(Node::as_str);
+        self.tool = text("tool").map(str::to_owned);
+        let graph = text("use").filter(|_| text("kind") == Some("graph"));
+        self.takes = graph.map(|graph| format!("{graph}.yaml"));
+        if let Some(prompt) = text("prompt").map(str::to_owned) {
+            self.takes = Some(format!("prompts/{prompt}.md"));
             let with = entry(body, "with").map(|with| match &with.tree {
                 Tree::Map(entries) => entries.iter().map(|(key, _)| key.key_text()).collect(),
                 _ => Vec::new(),

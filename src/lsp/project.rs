@@ -107,6 +107,11 @@ impl Project {
                 });
             }
             Sort::Partial => return from_files(&|path| is_partial(path).then(|| path.to_owned())),
+            Sort::Graph => {
+                let stems = self.files.keys().filter_map(|path| path.strip_suffix(".yaml"));
+                let graphs = stems.filter(|stem| !stem.contains('/') && *stem != "project");
+                return graphs.map(str::to_owned).collect();
+            }
             _ => {}
         }
         let scope = Symbol::new(sort, file, "").scope;
@@ -119,6 +124,19 @@ impl Project {
                 && symbol.fields.is_empty()
         });
         defined.map(|mark| mark.symbol.name.clone()).collect()
+    }
+
+    /// Returns the arguments of a tool.
+    pub(super) fn arguments(&self, tool: &str) -> Vec<String> {
+        let index = self.files.get("project.yaml").and_then(Kept::index);
+        let marks = index.into_iter().flat_map(|index| &index.marks);
+        let is = |mark: &&Mark| {
+            mark.access == Access::Define
+                && mark.symbol.sort == Sort::Tool
+                && mark.symbol.name == tool
+                && mark.symbol.fields.len() == 1
+        };
+        marks.filter(is).filter_map(|mark| mark.symbol.fields.first().cloned()).collect()
     }
 
     /// Returns the type of a thing as it is written.
@@ -135,6 +153,7 @@ impl Project {
             .map(|index| &index.types[..])
             .unwrap_or_default()
             .iter()
+            .filter(|(symbol, _)| symbol.sort == Sort::Type)
             .map(|(symbol, spec)| {
                 let value = symbol.name.clone();
                 (crate::diagnostic::Spanned { value, span: spec.span() }, spec.clone())
@@ -148,9 +167,10 @@ impl Project {
 
     /// Returns what a channel, an input, a type or a field of one holds.
     pub(super) fn field(&self, symbol: &Symbol, types: &Types) -> Option<Field> {
-        let spec = self.written(&symbol.base())?;
-        symbol
-            .fields
+        // Of a tool the arguments have types.
+        let own = usize::from(symbol.sort == Sort::Tool).min(symbol.fields.len());
+        let spec = self.written(&Symbol { fields: symbol.fields[..own].to_vec(), ..symbol.clone() })?;
+        symbol.fields[own..]
             .iter()
             .try_fold(types.field(spec, &mut Bag::default())?, |field, name| below(&field.ty, name))
     }

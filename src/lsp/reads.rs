@@ -75,17 +75,23 @@ impl<'w, 'a> Reads<'w, 'a> {
             ("state", Some((name, fields))) => (Sort::Channel, name.as_str(), fields),
             ("input", Some((name, fields))) => (Sort::Input, name.as_str(), fields),
             ("state" | "input", None) => return self.hidden(text.locate(range)),
+            ("env", Some((name, _))) => (Sort::Setting, name.as_str(), &[][..]),
+            // The arguments are fields of their tool.
+            ("args", Some(_)) if self.walk.tool().is_some() => (Sort::Tool, "", &read.path[..]),
             _ => return,
         };
         let source = &text.value[range.clone()];
         let mut at = if prompts { 0 } else { read.root.len() };
-        let mut symbol = Symbol::new(sort, self.walk.path, name);
+        let tool = self.walk.tool().filter(|_| sort == Sort::Tool).map(str::to_owned);
+        let mut symbol = Symbol::new(sort, self.walk.path, tool.as_deref().unwrap_or(name));
         let mut place = |name: &str| {
             let found = source[at..].find(name)? + at;
             at = found + name.len();
             Some(range.start + found..range.start + found + name.len())
         };
-        if let Some(part) = place(name) {
+        if tool.is_none()
+            && let Some(part) = place(name)
+        {
             self.walk.mark(bytes(text.locate(part)), symbol.clone(), Access::Read);
         }
         for field in fields {

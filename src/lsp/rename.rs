@@ -64,11 +64,19 @@ fn allowed(project: &Project, mark: &Mark) -> Result<(), String> {
         return Err("fields of a type cannot be renamed: templates may read them by other names".to_owned());
     }
     match symbol.sort {
-        Sort::Prompt | Sort::Partial => {
+        Sort::Prompt | Sort::Partial | Sort::Graph => {
             return Err(format!("a {} is named by its file: rename the file", symbol.sort.word()));
         }
         Sort::Input => {
             return Err("an input is named by those who call: it cannot be renamed here".to_owned());
+        }
+        Sort::Tool => {
+            return Err("a tool is named by tests and by models: it cannot be renamed here".to_owned());
+        }
+        Sort::Setting => {
+            return Err(
+                "a setting is named by the variable that is set: it cannot be renamed here".to_owned()
+            );
         }
         _ => {}
     }

@@ -16,6 +16,10 @@ pub(super) enum Sort {
     Partial,
     Model,
     Retry,
+    /// A tool; its fields are its arguments.
+    Tool,
+    Graph,
+    Setting,
 }
 
 /// A thing with a name.
@@ -61,6 +65,9 @@ impl Sort {
             Named::Prompt => Self::Prompt,
             Named::Model => Self::Model,
             Named::Retry => Self::Retry,
+            Named::Tool => Self::Tool,
+            Named::Graph => Self::Graph,
+            Named::Setting => Self::Setting,
             _ => return None,
         })
     }
@@ -81,6 +88,9 @@ impl Sort {
             Self::Partial => "partial",
             Self::Model => "model",
             Self::Retry => "retry policy",
+            Self::Tool => "tool",
+            Self::Graph => "graph",
+            Self::Setting => "setting",
         }
     }
 
@@ -92,7 +102,7 @@ impl Sort {
             Self::Type => Some("a type"),
             Self::Model => Some("a model"),
             Self::Retry => Some("a retry policy"),
-            Self::Input | Self::Prompt | Self::Partial => None,
+            Self::Input | Self::Prompt | Self::Partial | Self::Tool | Self::Graph | Self::Setting => None,
         }
     }
 }
@@ -114,6 +124,7 @@ impl Symbol {
         match self.sort {
             Sort::Prompt => Some(format!("prompts/{}.md", self.name)),
             Sort::Partial => Some(format!("prompts/{}", self.name)),
+            Sort::Graph => Some(format!("{}.yaml", self.name)),
             _ => None,
         }
     }

@@ -279,6 +279,149 @@ fn definitions_are_found_across_files() {
     }
 }
 
+/// A project whose nodes call tools, graphs and addresses.
+const CALLS: [(&str, &str); 3] = [
+    (
+        "project.yaml",
+        "\
+format: 1
+tools:
+  search_kb:
+    description: Searches.
+    http: {url: \"{{ env.KB_URL }}/{{ args.query | urlencode }}\"}
+    args: {query: string, limit: {type: integer, default: 5, description: The most hits.}}
+    result: [{query: string}]
+  ask_legal: {graph: legal, description: Asks.}
+env: {KB_URL: {default: \"https://kb.example.com\"}, SHOP: {}}
+",
+    ),
+    (
+        "desk.yaml",
+        "\
+format: 1
+state: {messages: messages, hits: any, view: any}
+start: search
+nodes:
+  search:
+    kind: tool
+    tool: search_kb
+    with: {query: run.user_text}
+    into: hits
+    next: ask
+  ask: {kind: graph, use: legal, with: {question: run.user_text}, into: view, next: each}
+  each:
+    kind: map
+    over: state.hits
+    do: {kind: tool, tool: search_kb, with: {limit: 1}}
+    next: fetch
+  fetch: {kind: http, url: \"{{ env.SHOP }}/x\", into: hits, next: answer}
+  answer: {kind: llm, text: Help., tools: [search_kb], reply: true, next: end}
+",
+    ),
+    (
+        "legal.yaml",
+        "\
+format: 1
+description: Gives an opinion.
+input: {question: string, urgent: {type: boolean, default: false}}
+state: {opinion: any}
+start: think
+nodes:
+  think: {kind: set, set: {opinion: input.question}, next: end}
+",
+    ),
+];
+
+/// Returns that project with a piece of a file in other words, and the place of `‸`.
+fn calls(path: &str, piece: &str, by: &str) -> (Project, String, usize) {
+    let mut project = Project::new(PathBuf::from("/p"));
+    let (mut found, mut at) = (String::new(), 0);
+    for (name, text) in CALLS {
+        // First as it is: what cannot be read later is remembered.
+        project.files.entry(name.to_owned()).or_default().set(text.into(), true);
+        project.settle();
+        if name == path {
+            assert!(text.contains(piece), "{piece}");
+            let text = text.replacen(piece, by, 1);
+            at = text.find('‸').unwrap();
+            found = text.replace('‸', "");
+            project.files.entry(name.to_owned()).or_default().set(found.as_str().into(), true);
+        }
+    }
+    project.settle();
+    project.whole = true;
+    (project, found, at)
+}
+
+#[test]
+fn tools_graphs_and_settings_are_offered_explained_and_found() {
+    for (path, piece, by, expected) in [
+        ("desk.yaml", "tool: search_kb", "tool: ‸", "search_kb ask_legal"),
+        ("desk.yaml", "tools: [search_kb]", "tools: [‸]", "search_kb ask_legal"),
+        ("desk.yaml", "use: legal", "use: ‸", "desk legal"),
+        ("desk.yaml", "with: {query: run.user_text}", "with: {‸}", "query limit"),
+        ("desk.yaml", "with: {limit: 1}", "with: {limit: 1, ‸}", "query"),
+        ("desk.yaml", "with: {question: run.user_text}", "with: {‸}", "question urgent"),
+        ("desk.yaml", "{{ env.SHOP }}", "{{ env.‸ }}", "KB_URL SHOP"),
+        ("project.yaml", "{{ env.KB_URL }}", "{{ env.‸ }}", "KB_URL SHOP"),
+        ("project.yaml", "{{ args.query ", "{{ args.‸ ", "query limit"),
+        ("project.yaml", "graph: legal", "graph: ‸", "desk legal"),
+    ] {
+        assert_eq!(offers(path, calls(path, piece, by)), expected, "{by}");
+    }
+    for (path, piece, by, definition, said) in [
+        (
+            "desk.yaml",
+            "tool: search_kb",
+            "tool: sea‸rch_kb",
+            "project.yaml search_kb",
+            "description: Searches.",
+        ),
+        ("desk.yaml", "[search_kb]", "[sea‸rch_kb]", "project.yaml search_kb", "**tool** `search_kb`"),
+        (
+            "desk.yaml",
+            "with: {query",
+            "with: {qu‸ery",
+            "project.yaml query",
+            "**argument** `search_kb.query`: `string`",
+        ),
+        ("desk.yaml", "with: {limit", "with: {li‸mit", "project.yaml limit", "default `5`\n\nThe most hits."),
+        (
+            "desk.yaml",
+            "with: {question",
+            "with: {ques‸tion",
+            "legal.yaml question",
+            "`input.question`: `string`",
+        ),
+        (
+            "desk.yaml",
+            "use: legal",
+            "use: le‸gal",
+            "legal.yaml",
+            "Gives an opinion.\n\ninputs:\n- `question`: `string`",
+        ),
+        ("project.yaml", "graph: legal", "graph: le‸gal", "legal.yaml", "**graph** `legal`"),
+        ("desk.yaml", "env.SHOP", "env.SH‸OP", "project.yaml SHOP", "**setting** `env.SHOP`"),
+        ("project.yaml", "args.query", "args.que‸ry", "project.yaml query", "**argument** `search_kb.query`"),
+    ] {
+        let (project, text, offset) = calls(path, piece, by);
+        let (hovered, _) = hover(At { project: &project, path, text: &text, offset }).unwrap_or_default();
+        assert!(hovered.contains(said), "{by}: {hovered}");
+        let (mark, _) = project.files[path].mark_at(offset).unwrap_or_else(|| panic!("{by}"));
+        let found = match mark.symbol.file() {
+            Some(file) => file,
+            None => {
+                let found = project.definition(&mark.symbol).unwrap_or_else(|| panic!("{by}"));
+                format!("{} {}", found.path, &project.files[found.path].text[found.range.clone()])
+            }
+        };
+        assert_eq!(found, definition, "{by}");
+    }
+    let (project, _, offset) = calls("desk.yaml", "tool: search_kb", "tool: sea‸rch_kb");
+    let why = rename(&project, "desk.yaml", offset, "find").unwrap_err();
+    assert!(why.contains("tests"), "{why}");
+}
+
 /// Renames at `‸` and returns the changed files, or why not.
 fn renamed(path: &str, (project, _, offset): (Project, String, usize), name: &str) -> Result<String, String> {
     let mut edits = rename(&project, path, offset, name)?;

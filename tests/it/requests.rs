@@ -39,7 +39,7 @@ async fn fetch(keys: &str, answer: &'static str) -> Json {
     let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
     let settings = Settings { poll: Duration::from_millis(20), ..Settings::new("test".into()) };
     let engine = Engine::open(store, catalog, providers(), settings).await.unwrap();
-    let serve = tokio::spawn(async move {
+    let serve = async {
         let (mut socket, _) = server.accept().await.unwrap();
         let mut head = [0; 4096];
         let n = socket.read(&mut head).await.unwrap();
@@ -47,24 +47,30 @@ async fn fetch(keys: &str, answer: &'static str) -> Json {
         socket.write_all(answer.as_bytes()).await.unwrap();
         // The other side goes first.
         while socket.read(&mut head).await.is_ok_and(|n| n > 0) {}
-    });
-    let start = Start {
-        graph: "test".into(),
-        session: part("s"),
-        message: None,
-        input: serde_json::Map::new(),
-        on_busy: OnBusy::Enqueue,
-        idempotency: None,
+        std::future::pending::<Json>().await
     };
-    let run = engine.start(&owner("acme", "ann"), start).await.unwrap().run.run;
-    let stream = engine.follow(&owner("acme", "ann"), run, Seq::default(), false).await.unwrap();
-    let Some(Followed::Events(mut follower)) = stream else { panic!("nothing to follow") };
-    let mut last = Json::Null;
-    while let Some(frame) = follower.next().await {
-        last = serde_json::from_slice(&frame.expect("the stream was cut").json).unwrap();
+    let run = async {
+        let start = Start {
+            graph: "test".into(),
+            session: part("s"),
+            message: None,
+            input: serde_json::Map::new(),
+            on_busy: OnBusy::Enqueue,
+            idempotency: None,
+        };
+        let run = engine.start(&owner("acme", "ann"), start).await.unwrap().run.run;
+        let stream = engine.follow(&owner("acme", "ann"), run, Seq::default(), false).await.unwrap();
+        let Some(Followed::Events(mut follower)) = stream else { panic!("nothing to follow") };
+        let mut last = Json::Null;
+        while let Some(frame) = follower.next().await {
+            last = serde_json::from_slice(&frame.expect("the stream was cut").json).unwrap();
+        }
+        last["output"].clone()
+    };
+    tokio::select! {
+        output = run => output,
+        output = serve => output,
     }
-    serve.abort();
-    last["output"].clone()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -123,7 +123,7 @@ impl Scene<'_> {
             name: model.name.value.clone(),
             model: Arc::clone(&model.chat),
             params: merge_params([&llm.params, &params, &model.params]),
-            timeouts: timeouts([step.timeout, self.graph.defaults.timeout, model.timeout]),
+            timeouts: timeouts(&[step.timeout, self.graph.defaults.timeout, model.timeout]),
             price: model.price,
         });
         let links = links.collect();
@@ -389,7 +389,7 @@ fn merge_params(layers: [&ParamsSpec; 3]) -> Params {
     }
 }
 
-fn timeouts(layers: [TimeoutSpec; 3]) -> Timeouts {
+fn timeouts(layers: &[TimeoutSpec; 3]) -> Timeouts {
     let default = Timeouts::default();
     let pick = |of: fn(&TimeoutSpec) -> Option<Duration>, or| layers.iter().find_map(of).unwrap_or(or);
     Timeouts {
