@@ -6,12 +6,12 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use futures_util::{Stream, StreamExt, stream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::Project;
 use super::reload::Reloads;
 use crate::config::{File, Flags, ServeFlags};
-use crate::engine::{Engine, Settings};
+use crate::engine::{Engine, Lost, Settings};
 use crate::server::Word;
 
 pub(super) async fn serve(flags: &Flags, serve: &ServeFlags, file: &File) -> Result<ExitCode> {
@@ -28,6 +28,9 @@ pub(super) async fn serve(flags: &Flags, serve: &ServeFlags, file: &File) -> Res
     engine.queue_limit = file.limits.thread_queue;
     engine.runs = file.limits.runs;
     let engine = Engine::open(store, catalog, providers, engine).await.context("cannot start the engine")?;
+    for Lost { graph, hash, paused } in engine.lost().await.context("cannot look for paused runs")? {
+        warn!(code = "M515", graph, hash, paused, "Runs wait for a person on a version that cannot be used.");
+    }
     let reloads = Reloads::new(engine.clone(), file.graphs(flags), seen, file.watch(serve))?;
     let words = words()?;
     super::print(&welcome(&server.address().to_string(), &graphs))?;

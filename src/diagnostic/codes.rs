@@ -94,6 +94,7 @@ pub const CODES: &[CodeInfo] = &[
     row!("M512", Error, "answers that do not fit where they go"),
     row!("M513", Error, "an error that is never caught"),
     both!("M514", Warning, "a test that does not fit its graph"),
+    row!("M515", Warning, "runs that wait on a version that is gone"),
     row!("M516", Error, "a project that is too large"),
     row!("M517", Warning, "an entry that nobody uses"),
     row!("S401", Error, "an unknown channel or input"),

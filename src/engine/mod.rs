@@ -43,7 +43,7 @@ use journal::Journal;
 pub use read::{CheckpointView, ThreadView};
 use record::Outcome;
 use reload::Served;
-pub use reload::{Finding, Stale};
+pub use reload::{Finding, Lost, Stale};
 
 /// How long the database may take to say that it is there.
 const READY: Duration = Duration::from_secs(2);

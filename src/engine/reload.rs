@@ -131,7 +131,30 @@ impl Shared {
     }
 }
 
+/// Runs that wait for a person and cannot go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lost {
+    /// The graph.
+    pub graph: String,
+    /// Its version.
+    pub hash: String,
+    /// How many runs wait on it.
+    pub paused: u64,
+}
+
 impl Engine {
+    /// Finds the versions on which runs wait for a person, and which cannot be used: the run fails when it is answered.
+    /// Why stands in the log.
+    pub async fn lost(&self) -> Result<Vec<Lost>, StoreError> {
+        let mut lost = Vec::new();
+        for ((graph, hash), paused) in self.shared.store.paused_versions().await? {
+            if self.shared.plan(&graph, &hash).await?.is_err() {
+                lost.push(Lost { graph, hash, paused });
+            }
+        }
+        Ok(lost)
+    }
+
     /// Returns the graphs that are served.
     pub fn catalog(&self) -> Arc<Catalog> {
         self.shared.served.load().catalog.clone()

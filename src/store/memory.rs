@@ -249,6 +249,15 @@ impl Store for MemoryStore {
         Ok(VersionUse { threads, open_runs, paused_runs })
     }
 
+    async fn paused_versions(&self) -> Result<BTreeMap<(String, String), u64>> {
+        let tables = self.lock();
+        let mut counts = BTreeMap::new();
+        for row in tables.runs.values().filter(|row| row.run.state == RunState::Interrupted) {
+            *counts.entry((row.run.graph.clone(), row.run.hash.clone())).or_default() += 1;
+        }
+        Ok(counts)
+    }
+
     async fn accept(&self, new: NewRun) -> Result<Accepted> {
         let mut tables = self.lock();
         let now = Utc::now();

@@ -6,6 +6,7 @@
 pub mod memory;
 pub mod sql;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -480,6 +481,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// Counts what is on a graph version. It looks at every thread: for an operator, never for a request.
     async fn version_use(&self, hash: &str) -> Result<VersionUse>;
+
+    /// Counts the runs that wait for a person, of all tenants, by graph and hash: for a start, never for a request.
+    async fn paused_versions(&self) -> Result<BTreeMap<(String, String), u64>>;
 
     /// Accepts a run: creates the thread when needed, and claims the run when the thread is free. A thread stays with
     /// the graph of its first run.

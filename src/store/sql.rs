@@ -15,6 +15,7 @@ mod read;
 mod row;
 mod sqlite;
 
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
@@ -189,6 +190,10 @@ impl Store for SqlStore {
 
     async fn version_use(&self, hash: &str) -> Result<VersionUse> {
         read::version_use(self.read(), hash).await
+    }
+
+    async fn paused_versions(&self) -> Result<BTreeMap<(String, String), u64>> {
+        read::paused_versions(self.read()).await
     }
 
     async fn accept(&self, new: NewRun) -> Result<Accepted> {

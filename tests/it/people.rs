@@ -9,7 +9,9 @@ use async_trait::async_trait;
 use futures_util::future::join_all;
 use graphloom::compile::{Catalog, Compiled, Providers};
 use graphloom::engine::step::Reply;
-use graphloom::engine::{AnswerError, Answered, Answerer, Engine, Settings, Start, StartError, Started};
+use graphloom::engine::{
+    AnswerError, Answered, Answerer, Engine, Lost, Settings, Start, StartError, Started,
+};
 use graphloom::failure::{ErrorKind, Failure};
 use graphloom::id::{InterruptId, Seq};
 use graphloom::node::{Attempt, Done, Node, Outcome, Round, Set, Wanted};
@@ -178,6 +180,21 @@ fn question(events: &[Json]) -> InterruptId {
 async fn conversation(engine: &Engine) -> Vec<String> {
     let view = engine.view(&session("s"), None).await.unwrap().unwrap();
     view.messages.iter().map(|m| m["content"].as_str().unwrap().to_owned()).collect()
+}
+
+/// The version that a run waits on is in the store without what it takes to use it again.
+#[tokio::test(flavor = "multi_thread")]
+async fn runs_that_wait_on_a_version_that_is_gone_are_told_at_the_start() {
+    let subject = Subject::memory();
+    let nodes = || vec![("size", node("ask", ask("Small or large?", Form::Text, true, None), "r", "end"))];
+    let before = open(&subject.store, plan(&["size"], nodes())).await;
+    say(&before, "tea").await;
+    assert_eq!(before.lost().await.unwrap(), []);
+    before.close(Duration::from_secs(5)).await;
+    let after =
+        open(&subject.store, Plan { hash: "fedcba9876543210".into(), ..plan(&["size"], nodes()) }).await;
+    let expected = Lost { graph: "test".into(), hash: "0123456789abcdef".into(), paused: 1 };
+    assert_eq!(after.lost().await.unwrap(), [expected]);
 }
 
 async fn a_plain_message(subject: Subject) {

@@ -5,6 +5,7 @@
 
 use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait, EntityTrait, Value};
+use std::collections::BTreeMap;
 
 use super::entity::graph_version;
 use super::error::undone;
@@ -58,6 +59,13 @@ pub(super) async fn version_use<C: ConnectionTrait>(db: &C, hash: &str) -> Resul
         open_runs: row.number("waiting")? + row.number("active")?,
         paused_runs: row.number("paused")?,
     })
+}
+
+pub(super) async fn paused_versions<C: ConnectionTrait>(db: &C) -> Result<BTreeMap<(String, String), u64>> {
+    let text =
+        "select graph, hash, count(*) as paused from run where state = 'interrupted' group by graph, hash";
+    let rows = rows(db, "graph version", text, Vec::new()).await?;
+    rows.into_iter().map(|row| Ok(((row.get("graph")?, row.get("hash")?), row.number("paused")?))).collect()
 }
 
 pub(super) async fn run<C: ConnectionTrait>(db: &C, owner: &Owner, run: RunId) -> Result<Option<Run>> {

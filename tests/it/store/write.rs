@@ -270,6 +270,10 @@ async fn what_is_on_a_version_is_counted(store: Arc<dyn Store>) {
     let found = store.version_use("hash-2").await.unwrap();
     assert_eq!(found, VersionUse { threads: 1, open_runs: 1, paused_runs: 0 });
     assert_eq!(store.version_use("hash-3").await.unwrap(), VersionUse::default());
+    let counted = store.paused_versions().await.unwrap();
+    let of_graph: Vec<_> =
+        counted.iter().map(|((graph, hash), n)| (graph.as_str(), hash.as_str(), *n)).collect();
+    assert_eq!(of_graph, [(&*paused.graph, "hash-1", 1)]);
 }
 
 async fn a_graph_version_is_kept_by_its_hash(store: Arc<dyn Store>) {
