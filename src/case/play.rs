@@ -201,7 +201,7 @@ impl<'a> Thread<'a> {
             plan = Arc::new(keeping);
         }
         let graphs = [(plan.graph.clone(), Compiled { plan, body: Vec::new() })];
-        Catalog { graphs: graphs.into(), project: Vec::new() }
+        Catalog { graphs: graphs.into(), ..Catalog::default() }
     }
 
     /// Lets a run that did nothing else leave what the case is given.

@@ -31,7 +31,7 @@ use std::time::Duration;
 use crate::diagnostic::{Bag, Diagnostic, Span, did_you_mean};
 use crate::node::Retry;
 use crate::plan::{Limits, Plan, Sealed, ToolPlan};
-use crate::spec::{Folder, Graph, RetrySpec};
+use crate::spec::{Folder, Graph, RetentionSpec, RetrySpec};
 use crate::template::Templates;
 use calls::{Calls, calls, check_ways_out};
 use edges::Edges;
@@ -56,6 +56,8 @@ pub struct Catalog {
     pub graphs: BTreeMap<String, Compiled>,
     /// The text of project.yaml; empty when there is none.
     pub project: Vec<u8>,
+    /// How long what is over is kept.
+    pub retention: RetentionSpec,
 }
 
 /// A compiled graph and what it was compiled from.
@@ -163,7 +165,8 @@ fn finish(folder: &Folder, checked: Vec<Checked<'_>>, tools: &Tools, templates: 
     }
     let single: BTreeMap<String, Arc<Plan>> =
         plans.iter().map(|(id, (plan, _))| (id.clone(), Arc::new(plan.clone()))).collect();
-    let mut catalog = Catalog { graphs: BTreeMap::new(), project };
+    let retention = folder.project.retention;
+    let mut catalog = Catalog { graphs: BTreeMap::new(), project, retention };
     for (id, (mut plan, calls)) in plans {
         let children = calls.graphs.iter().filter_map(|id| Some((id.clone(), Arc::clone(single.get(id)?))));
         plan.children = children.collect();

@@ -11,7 +11,7 @@ use super::states::States;
 use super::{Engine, Live, is_over};
 use crate::event::{self, Body, Event, RunStatus, Usage};
 use crate::id::{Owner, RunId, Seq};
-use crate::store::{EventBatch, Run, RunState, StoreError};
+use crate::store::{EventBatch, Kept, Run, RunState, StoreError};
 
 /// How often the table is read for a run that another replica owns.
 const TAIL: Duration = Duration::from_millis(250);
@@ -33,6 +33,8 @@ pub enum Followed {
     Events(Follower),
     /// The run is over and the place was its last event.
     Complete,
+    /// The run is over, and its events are not kept any more.
+    Forgotten(Run),
 }
 
 /// Reads a run's events one by one.
@@ -72,6 +74,9 @@ impl Engine {
         state: bool,
     ) -> Result<Option<Followed>, StoreError> {
         let Some(row) = self.shared.store.run(owner, run).await? else { return Ok(None) };
+        if row.kept == Kept::Nothing {
+            return Ok(Some(Followed::Forgotten(row)));
+        }
         let mut follower = self.follower(owner, &row, after, state);
         if after.fence > row.fence {
             follower.rewind();

@@ -15,6 +15,7 @@ mod reload;
 mod run;
 mod states;
 pub mod step;
+mod tidy;
 
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
@@ -61,6 +62,10 @@ pub struct Settings {
     pub claims: u32,
     /// How often the queue is looked at when nothing wakes the engine.
     pub poll: Duration,
+    /// How often it is looked for what is over for long enough.
+    pub tidy: Duration,
+    /// How long the pieces of messages are kept after the end of their run.
+    pub pieces: Duration,
     /// How many threads' states are kept in memory.
     pub heads: NonZeroUsize,
     /// How many bytes they may take in all.
@@ -78,6 +83,8 @@ impl Settings {
             runs: 2000,
             claims: 64,
             poll: Duration::from_secs(1),
+            tidy: Duration::from_mins(1),
+            pieces: Duration::from_hours(1),
             heads: NonZeroUsize::MIN.saturating_add(4095),
             head_bytes: 256 * 1024 * 1024,
             state_bytes: 4 * 1024 * 1024,

@@ -23,10 +23,14 @@ pub(super) fn start(shared: &Arc<Shared>) {
     tracker.spawn(claim(shared.clone()));
     tracker.spawn(heartbeat(shared.clone()));
     tracker.spawn(store_deltas(shared.clone()));
+    // Who works on nothing of others tidies nothing up either.
+    if shared.settings.claims > 0 {
+        tracker.spawn(super::tidy::tidy(shared.clone()));
+    }
 }
 
 /// Waits between two rounds; false when the engine was closed.
-async fn rest(closed: &mut watch::Receiver<bool>, time: Duration) -> bool {
+pub(super) async fn rest(closed: &mut watch::Receiver<bool>, time: Duration) -> bool {
     // The sender lives as long as what it closes.
     tokio::time::timeout(time, closed.wait_for(|closed| *closed)).await.is_err()
 }

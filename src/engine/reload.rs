@@ -13,7 +13,7 @@ use crate::compile::{Catalog, compile, revive};
 use crate::diagnostic::{Bag, Severity};
 use crate::node::{ErrorKind, Failure};
 use crate::plan::Plan;
-use crate::spec::Folder;
+use crate::spec::{Folder, RetentionSpec};
 use crate::store::{GraphVersion, Store, StoreError};
 
 /// The graphs that are served, and what was made with their project.
@@ -32,6 +32,11 @@ impl Served {
     fn revived(&self) -> MutexGuard<'_, HashMap<String, Arc<Plan>>> {
         self.revived.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Returns how long what is over is kept.
+pub(super) fn retention(shared: &Shared) -> RetentionSpec {
+    shared.served.load().catalog.retention
 }
 
 /// Why what is served is not what the project folder holds.

@@ -299,7 +299,10 @@ impl Graphs {
             on_busy: turn.on_busy,
             idempotency,
         };
-        Ok(self.0.engine.start(owner, start).await?)
+        let started = self.0.engine.start(owner, start).await?;
+        // That of an earlier request may be over for long.
+        Problem::forgotten(&started.run)?;
+        Ok(started)
     }
 
     /// Finds the run that a cut stream told of; no follower when the client has everything.
@@ -320,6 +323,10 @@ impl Graphs {
         match found.ok_or_else(Problem::not_found)? {
             Followed::Events(follower) => Ok((run, Some(follower))),
             Followed::Complete => Ok((run, None)),
+            Followed::Forgotten(run) => {
+                Problem::forgotten(&run)?;
+                Ok((run, None))
+            }
         }
     }
 }

@@ -325,7 +325,7 @@ impl Interrupts {
         }
         let place = self.0.stream()?;
         let answered = self.0.engine.resume(&thread, idempotency).await?;
-        Ok(self.stream(&caller, answered, groups, place))
+        self.stream(&caller, answered, groups, place)
     }
 }
 
@@ -352,7 +352,7 @@ impl Interrupts {
             }
             error => error,
         })?;
-        Ok(self.stream(&caller, answered, groups, permit))
+        self.stream(&caller, answered, groups, permit)
     }
 
     fn stream(
@@ -361,14 +361,15 @@ impl Interrupts {
         answered: Answered,
         groups: Groups,
         place: tokio::sync::OwnedSemaphorePermit,
-    ) -> GoesOn {
+    ) -> Result<GoesOn, Problem> {
         let Answered { run, replayed, after } = answered;
+        Problem::forgotten(&run)?;
         // An agent hears what comes of his answer; the run itself is its user's.
         let follower = self.0.engine.follower(&run.key.owner, &run, after, groups.has(Group::State));
         let stream = EventStream::Events { run: run.run, follower: Box::new(follower), groups, place };
         let urls = (run.key.owner == caller.owner).then(|| run_urls(run.run));
         let (location, content_location) = urls.unzip();
         let replayed = replayed.then_some(true);
-        GoesOn::Stream(stream, run.run.to_string(), location, content_location, replayed)
+        Ok(GoesOn::Stream(stream, run.run.to_string(), location, content_location, replayed))
     }
 }

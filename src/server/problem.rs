@@ -16,7 +16,7 @@ use tracing::error;
 use crate::engine::{AnswerError, StartError};
 use crate::id::RunId;
 use crate::state::Mismatch;
-use crate::store::StoreError;
+use crate::store::{Kept, Run, StoreError};
 
 /// The media type of a problem.
 pub(super) const MEDIA_TYPE: &str = "application/problem+json";
@@ -73,6 +73,7 @@ codes! {
     InterruptExpired = "interrupt_expired", 409, "The time to answer is over";
     NothingToResume = "nothing_to_resume", 409, "Nothing waits to go on";
     StateIncompatible = "state_incompatible", 409, "The thread does not fit the graph";
+    EventsExpired = "events_expired", 410, "The events of the run are not kept any more";
     PayloadTooLarge = "payload_too_large", 413, "The body is too large";
     UnsupportedMediaType = "unsupported_media_type", 415, "The body has to be `application/json`";
     Unprocessable = "unprocessable", 422, "The request does not fit the graph";
@@ -168,6 +169,16 @@ impl Problem {
     /// Says that a thing does not exist, in the same bytes whatever the thing and whoever owns it.
     pub(super) fn not_found() -> Self {
         Self::new(Code::NotFound, "it does not exist, or it belongs to somebody else")
+    }
+
+    /// Says that the events of a run are gone, if they are.
+    pub(super) fn forgotten(run: &Run) -> Result<(), Self> {
+        if run.kept != Kept::Nothing {
+            return Ok(());
+        }
+        let (run, session) = (run.run, &run.key.session);
+        let detail = format!("what the run left: `GET /v1/runs/{run}` and `GET /v1/threads/{session}/state`");
+        Err(Self { run: Some(run), ..Self::new(Code::EventsExpired, detail) })
     }
 
     /// Says that something is wrong here that the client cannot change. The log has the rest.

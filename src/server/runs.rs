@@ -89,6 +89,10 @@ impl Runs {
         let found = self.0.engine.follow(&caller.owner, run, after, groups.has(Group::State)).await?;
         match found.ok_or_else(Problem::not_found)? {
             Followed::Complete => Ok(FollowReply::Complete),
+            Followed::Forgotten(run) => {
+                Problem::forgotten(&run)?;
+                Ok(FollowReply::Complete)
+            }
             Followed::Events(follower) => {
                 let stream = EventStream::Events { run, follower: Box::new(follower), groups, place };
                 let (_, content_location) = run_urls(run);

@@ -46,12 +46,23 @@ pub struct Project {
     pub env: Vec<(Spanned<String>, EnvSpec)>,
     /// Names of settings that are there but cannot be read.
     pub broken_env: Vec<String>,
+    /// How long what is over is kept.
+    pub retention: RetentionSpec,
     /// Codes that are silenced in this file.
     pub allow: Vec<String>,
     /// Names of types and retry policies that are there but cannot be read.
     pub broken: Vec<String>,
     /// A part of the file cannot be read: an unknown name may be declared there.
     pub unsure: bool,
+}
+
+/// How long what is over is kept; for ever where nothing is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RetentionSpec {
+    /// Checkpoints that no thread stands on.
+    pub checkpoints: Option<Duration>,
+    /// Events of runs.
+    pub events: Option<Duration>,
 }
 
 /// A chat model.
@@ -143,6 +154,9 @@ impl Reader<'_> {
                 project.types = self.typed(types, "a type", false, &mut project.broken);
             }
             self.outside(&mut fields, &mut project);
+            if let Some(node) = fields.take("retention") {
+                project.retention = self.retention(node);
+            }
             project.allow = self.allow(fields.take("allow"));
             fields.finish(self, later);
         }
@@ -265,6 +279,18 @@ impl Reader<'_> {
         let finding = Diagnostic::error("G105", "a factor below 1", factor.span, "the wait would shrink");
         self.bag.report(finding.help("write 1 for waits of one length, 2 to double them"));
         None
+    }
+
+    fn retention(&mut self, node: &Node) -> RetentionSpec {
+        let Some(mut fields) = self.fields(node, &grammar::RETENTION, "`retention`") else {
+            return RetentionSpec::default();
+        };
+        let spec = RetentionSpec {
+            checkpoints: fields.take("checkpoints").and_then(|node| self.time(node)),
+            events: fields.take("events").and_then(|node| self.time(node)),
+        };
+        fields.finish(self, |_| None);
+        spec
     }
 
     fn retry(&mut self, name: &Spanned<String>, node: &Node) -> Option<RetrySpec> {

@@ -2,7 +2,7 @@
 //!
 //! Invariant: each operation holds the one lock from its first look to its last write.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use uuid::Uuid;
 
 use super::{
     Accepted, Answer, Answering, Beat, Checkpoint, Claim, Commit, Committed, Counts, ERASED, EventBatch,
-    GraphVersion, Idempotency, Keyed, NewRun, OnBusy, OpenQuestion, Process, Question, Result, Resumed, Run,
-    RunFilter, RunState, Store, StoreError, Thread, VersionUse,
+    GraphVersion, Idempotency, Kept, Keyed, NewRun, OnBusy, OpenQuestion, Process, Question, Result, Resumed,
+    Run, RunFilter, RunState, Store, StoreError, Thread, VersionUse,
 };
 use crate::id::{CheckpointId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey};
 
@@ -42,6 +42,8 @@ struct RunRow {
     instance: String,
     boot: Uuid,
     lease_until: DateTime<Utc>,
+    /// The checkpoints of its thread that are as old as it were looked at.
+    swept: bool,
     events: BTreeMap<(u64, u64), EventBatch>,
 }
 
@@ -119,6 +121,11 @@ fn lease(process_lease: Duration) -> DateTime<Utc> {
     Utc::now() + chrono::TimeDelta::from_std(process_lease).unwrap_or(chrono::TimeDelta::MAX)
 }
 
+fn ago(age: Duration) -> DateTime<Utc> {
+    let age = chrono::TimeDelta::from_std(age).unwrap_or(chrono::TimeDelta::MAX);
+    Utc::now().checked_sub_signed(age).unwrap_or(DateTime::<Utc>::MIN_UTC)
+}
+
 fn holds_thread(state: RunState) -> bool {
     matches!(state, RunState::Running | RunState::Interrupted)
 }
@@ -193,6 +200,7 @@ impl Tables {
         row.instance.clone_from(&process.instance);
         row.boot = process.boot;
         row.lease_until = lease(process.lease);
+        (row.run.kept, row.swept) = (Kept::All, false);
         let run = row.run.clone();
         let head = self.threads.get(&key(&run.key)).and_then(|thread| thread.head);
         Some(Claim { run, head, crashed })
@@ -327,6 +335,7 @@ impl Store for MemoryStore {
             result: None,
             created_at: now,
             finished_at: None,
+            kept: Kept::All,
         };
         tables.next_ord += 1;
         let row = RunRow {
@@ -335,6 +344,7 @@ impl Store for MemoryStore {
             instance: new.process.instance,
             boot: new.process.boot,
             lease_until: lease(new.process.lease),
+            swept: false,
             events: BTreeMap::new(),
         };
         tables.runs.insert(new.run, row);
@@ -782,6 +792,51 @@ impl Store for MemoryStore {
             (row.run.result, row.run.finished_at) = (None, None);
             row.run.clone()
         }))
+    }
+
+    async fn overdue(&self, kept: Kept, age: Duration, limit: u32) -> Result<Vec<Run>> {
+        let (tables, before) = (self.lock(), ago(age));
+        let runs = tables.runs.values().map(|row| &row.run);
+        let is_due = |run: &&Run| run.kept == kept && run.finished_at.is_some_and(|at| at < before);
+        let mut runs: Vec<Run> = runs.filter(is_due).cloned().collect();
+        runs.sort_by_key(|run| run.finished_at);
+        runs.truncate(limit as usize);
+        Ok(runs)
+    }
+
+    async fn keep_events(
+        &self,
+        owner: &Owner,
+        run: RunId,
+        kept: Kept,
+        batches: Vec<EventBatch>,
+    ) -> Result<bool> {
+        let mut tables = self.lock();
+        let is_due = |row: &&mut RunRow| row.run.finished_at.is_some() && row.run.kept > kept;
+        let Some(row) = tables.own(owner, run).filter(is_due) else { return Ok(false) };
+        row.events = batches.into_iter().map(|batch| ((batch.fence, batch.first), batch)).collect();
+        row.run.kept = kept;
+        Ok(true)
+    }
+
+    async fn forget_checkpoints(&self, age: Duration, limit: u32) -> Result<u64> {
+        let (mut tables, before) = (self.lock(), ago(age));
+        let is_old = |row: &RunRow| !row.swept && row.run.finished_at.is_some_and(|at| at < before);
+        let due = tables.runs.values().filter(|row| is_old(row)).map(|row| row.run.thread);
+        let due: BTreeSet<ThreadId> = due.take(limit as usize).collect();
+        let Tables { threads, runs, .. } = &mut *tables;
+        for row in runs.values_mut().filter(|row| due.contains(&row.run.thread) && is_old(row)) {
+            row.swept = true;
+        }
+        for row in threads.values_mut().filter(|row| due.contains(&row.thread)) {
+            let (mut line, mut at) = (BTreeSet::new(), row.head);
+            while let Some(checkpoint) = at.and_then(|id| row.checkpoints.get(&id)) {
+                line.insert(checkpoint.checkpoint);
+                at = if checkpoint.snapshot.is_some() { None } else { checkpoint.parent };
+            }
+            row.checkpoints.retain(|id, checkpoint| line.contains(id) || checkpoint.created_at >= before);
+        }
+        Ok(due.len() as u64)
     }
 
     async fn discard(&self, run: RunId) -> Result<Option<Run>> {

@@ -38,6 +38,17 @@ pub enum RunState {
     Dead,
 }
 
+/// What is kept of the events of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kept {
+    /// Nothing: their time is over.
+    Nothing,
+    /// All but the pieces of messages, which are there as a whole.
+    Lean,
+    /// All.
+    All,
+}
+
 /// A run as stored.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Run {
@@ -69,6 +80,8 @@ pub struct Run {
     pub created_at: DateTime<Utc>,
     /// When it reached a terminal state.
     pub finished_at: Option<DateTime<Utc>>,
+    /// What is kept of its events.
+    pub kept: Kept,
 }
 
 /// A thread as stored.
@@ -603,6 +616,23 @@ pub trait Store: Send + Sync + 'static {
 
     /// Puts a run that was given up back into the queue. Nothing: it was not, another run came after it, or there is none.
     async fn retry(&self, run: RunId) -> Result<Option<Run>>;
+
+    /// Lists runs of all tenants that are over for so long, and of whose events just this is kept; the longest over first.
+    async fn overdue(&self, kept: Kept, age: Duration, limit: u32) -> Result<Vec<Run>>;
+
+    /// Replaces the events of a run that is over by these, so that less is kept of them. False: it is not over, or no more
+    /// than that is kept.
+    async fn keep_events(
+        &self,
+        owner: &Owner,
+        run: RunId,
+        kept: Kept,
+        batches: Vec<EventBatch>,
+    ) -> Result<bool>;
+
+    /// Looks at up to `limit` threads with a run that is over for so long, deletes their checkpoints that are as old, but
+    /// never one that the head stands on, and returns how many threads it looked at.
+    async fn forget_checkpoints(&self, age: Duration, limit: u32) -> Result<u64>;
 
     /// Cancels a run that was given up. Nothing: it was not, or there is none.
     async fn discard(&self, run: RunId) -> Result<Option<Run>>;

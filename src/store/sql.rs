@@ -7,6 +7,7 @@ mod connect;
 mod delete;
 mod entity;
 mod error;
+mod keep;
 mod migration;
 mod operate;
 mod postgres;
@@ -35,8 +36,8 @@ use self::error::{undone, unsure};
 use self::postgres::Lanes;
 use super::{
     Accepted, Answer, Answering, Beat, Checkpoint, Claim, Commit, Committed, Counts, EventBatch,
-    GraphVersion, Idempotency, Keyed, NewRun, OpenQuestion, Process, Result, Resumed, Run, RunFilter, Store,
-    StoreError, Thread, VersionUse,
+    GraphVersion, Idempotency, Kept, Keyed, NewRun, OpenQuestion, Process, Result, Resumed, Run, RunFilter,
+    Store, StoreError, Thread, VersionUse,
 };
 use crate::id::{CheckpointId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey};
 
@@ -454,6 +455,31 @@ impl Store for SqlStore {
     async fn retry(&self, run: RunId) -> Result<Option<Run>> {
         let db = self.write();
         detached(async move { operate::retry(begin(&db).await?, run).await }).await
+    }
+
+    async fn overdue(&self, kept: Kept, age: Duration, limit: u32) -> Result<Vec<Run>> {
+        keep::overdue(self.read(), kept, age, limit).await
+    }
+
+    async fn keep_events(
+        &self,
+        owner: &Owner,
+        run: RunId,
+        kept: Kept,
+        batches: Vec<EventBatch>,
+    ) -> Result<bool> {
+        let (db, owner) = (self.write(), owner.clone());
+        detached(async move { keep::events(begin(&db).await?, &owner, run, kept, batches).await }).await
+    }
+
+    async fn forget_checkpoints(&self, age: Duration, limit: u32) -> Result<u64> {
+        let db = self.write();
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "it is awaited here; each thread is a transaction, so it may take its time"
+        )]
+        let task = tokio::spawn(async move { keep::checkpoints(&db, age, limit).await });
+        task.await.unwrap_or_else(|e| Err(StoreError::Unknown(e.to_string())))
     }
 
     async fn discard(&self, run: RunId) -> Result<Option<Run>> {

@@ -89,7 +89,7 @@ fn catalog(nodes: Vec<(&str, Arc<dyn Node>, Next)>, retry: &Retry) -> Catalog {
         ..Plan::new("test", Next::To(Target::Node(first)))
     };
     let compiled = Compiled { plan: Arc::new(plan.seal()), body: Vec::new() };
-    Catalog { graphs: BTreeMap::from([("test".to_owned(), compiled)]), project: Vec::new() }
+    Catalog { graphs: BTreeMap::from([("test".to_owned(), compiled)]), ..Catalog::default() }
 }
 
 fn one(node: Speak) -> Catalog {

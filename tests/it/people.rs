@@ -10,16 +10,18 @@ use futures_util::future::join_all;
 use graphloom::compile::{Catalog, Compiled, Providers};
 use graphloom::engine::step::Reply;
 use graphloom::engine::{
-    AnswerError, Answered, Answerer, Engine, Lost, Settings, Start, StartError, Started,
+    AnswerError, Answered, Answerer, Engine, Followed, Lost, Settings, Start, StartError, Started,
 };
+use graphloom::event::Body;
 use graphloom::failure::{ErrorKind, Failure};
 use graphloom::id::{InterruptId, Seq};
 use graphloom::node::{Attempt, Done, Node, Outcome, Round, Set, Wanted};
 use graphloom::plan::{
     Ask, Effects, Form, Job, Next, OnMessage, Plan, PlanNode, Sent, Target, ToolBody, ToolPlan, Work,
 };
+use graphloom::spec::RetentionSpec;
 use graphloom::state::{Channel, Field, Merge, Type};
-use graphloom::store::{OnBusy, RunState, Store};
+use graphloom::store::{Kept, OnBusy, RunState, Store};
 use graphloom::template;
 use graphloom::tool::{Call, Tool};
 use serde_json::{Value as Json, json};
@@ -73,6 +75,24 @@ impl Node for Wants {
     }
 }
 
+/// Says two words, one after the other.
+#[derive(Debug)]
+struct Speaks;
+
+#[async_trait]
+impl Node for Speaks {
+    async fn run(&self, attempt: &Attempt) -> Result<Outcome, Failure> {
+        let message_id = attempt.message_id();
+        attempt.emit.send(Body::MessageStarted { message_id: message_id.clone(), role: "assistant".into() });
+        for delta in ["Hel", "lo"] {
+            let (message_id, delta) = (message_id.clone(), delta.to_owned());
+            attempt.emit.send(Body::MessageDelta { message_id, delta });
+        }
+        let events = vec![Body::MessageFinished { message_id, content: Some("Hello".into()) }];
+        Ok(Done { result: json!("Hello"), events, ..Done::default() }.into())
+    }
+}
+
 fn to(name: &str) -> Next {
     Next::To(if name == "end" { Target::End } else { Target::Node(name.into()) })
 }
@@ -113,7 +133,7 @@ fn plan(start: &[&str], nodes: Vec<(&str, PlanNode)>) -> Plan {
 
 async fn open(store: &Arc<dyn Store>, plan: Plan) -> Engine {
     let compiled = Compiled { plan: Arc::new(plan.seal()), body: Vec::new() };
-    let catalog = Catalog { graphs: BTreeMap::from([("test".to_owned(), compiled)]), project: Vec::new() };
+    let catalog = Catalog { graphs: BTreeMap::from([("test".to_owned(), compiled)]), ..Catalog::default() };
     let settings = Settings { poll: Duration::from_millis(20), ..Settings::new("test".into()) };
     Engine::open(store.clone(), catalog, Providers::without_secrets().unwrap(), settings).await.unwrap()
 }
@@ -417,6 +437,49 @@ async fn a_client_that_hangs_up(subject: Subject) {
     }
 }
 
+/// A stream that is read again late has its messages as a whole, and later it is gone.
+async fn an_old_run(subject: Subject) {
+    let nodes = vec![("say", node("custom", Work::Node(Arc::new(Speaks)), "r", "end"))];
+    let plan = plan(&["say"], nodes);
+    let compiled = || Compiled { plan: Arc::new(plan.clone().seal()), body: Vec::new() };
+    let catalog = |events| Catalog {
+        graphs: BTreeMap::from([("test".to_owned(), compiled())]),
+        retention: RetentionSpec { events, checkpoints: events },
+        ..Catalog::default()
+    };
+    let open = async |events, pieces| {
+        let settings = Settings { tidy: Duration::from_millis(20), pieces, ..Settings::new("test".into()) };
+        let providers = Providers::without_secrets().unwrap();
+        Engine::open(subject.store.clone(), catalog(events), providers, settings).await.unwrap()
+    };
+    let engine = open(None, Duration::from_hours(1)).await;
+    let events = say(&engine, "hi").await;
+    let run = events[0]["run_id"].as_str().unwrap().parse().unwrap();
+    let kept = async |kept: Kept| {
+        while subject.store.find_run(run).await.unwrap().unwrap().kept != kept {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let kinds = |events: &[Json]| {
+        events.iter().map(|event| event["type"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert!(kinds(&events).contains(&"message.delta".to_owned()));
+    engine.close(Duration::ZERO, Duration::from_secs(5)).await;
+    let engine = open(None, Duration::ZERO).await;
+    kept(Kept::Lean).await;
+    let row = engine.run(&owner("acme", "ann"), run).await.unwrap().unwrap();
+    let told = drain(&engine, &Answered { run: row, replayed: false, after: Seq::default() }).await;
+    let whole: Vec<String> = kinds(&events).into_iter().filter(|kind| kind != "message.delta").collect();
+    assert_eq!(kinds(&told), whole);
+    engine.close(Duration::ZERO, Duration::from_secs(5)).await;
+    let engine = open(Some(Duration::from_millis(1)), Duration::ZERO).await;
+    kept(Kept::Nothing).await;
+    let found = engine.follow(&owner("acme", "ann"), run, Seq::default(), false).await.unwrap();
+    assert!(matches!(found, Some(Followed::Forgotten(row)) if row.run == run));
+    // The thread goes on from where it is.
+    assert_eq!(say(&engine, "hi").await.last().unwrap()["status"], "completed");
+}
+
 macro_rules! over_every_store {
     ($($test:ident),*) => {
         $(mod $test {
@@ -446,6 +509,7 @@ over_every_store!(
     an_approval,
     a_late_answer,
     a_failed_run,
+    an_old_run,
     a_call_that_must_not_be_made_twice,
     a_client_that_hangs_up
 );

@@ -98,6 +98,11 @@ async fn a_question_is_answered_by_whom_it_asks_and_is_nothing_to_others() {
     desk.asked(desk.turn("a:ann", "hi")).await;
     let open = desk.asked(desk.turn("a:ann", "large")).await;
     let (decide, count) = (id(&open, "decide"), id(&open, "count"));
+    let metrics = desk.0.ask(desk.of("a:ann", Method::GET, "/metrics")).await.text;
+    for line in ["graphloom_runs{state=\"interrupted\"} 1", "graphloom_runs{state=\"queued\"} 0"] {
+        assert!(metrics.contains(line), "{line}: {metrics}");
+    }
+    assert!(metrics.contains("graphloom_events_sent_total"), "{metrics}");
     // The user sees that others are asked.
     let listed = desk.get("a:ann", "/v1/threads/s/interrupts").await;
     let listed = listed["interrupts"].as_array().unwrap();

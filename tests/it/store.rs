@@ -2,6 +2,7 @@
 
 mod accept;
 mod claim;
+mod keep;
 mod line;
 mod operate;
 mod question;

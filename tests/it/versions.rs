@@ -46,7 +46,7 @@ fn every_shipped_graph_compiles_without_a_finding() {
 fn a_stored_version_gives_the_plan_with_the_same_hash_again() {
     let (catalog, _) = check(files(Path::new("graphs")));
     let providers = Providers::without_secrets().unwrap();
-    let Catalog { graphs, project } = catalog.unwrap();
+    let Catalog { graphs, project, .. } = catalog.unwrap();
     let hashes: BTreeMap<String, String> = graphs
         .into_iter()
         .map(|(graph, compiled)| {

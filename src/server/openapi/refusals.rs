@@ -7,13 +7,14 @@ use serde_json::{Map, Value as Json, json};
 use crate::server::problem::{Code, MEDIA_TYPE};
 
 /// The statuses, with the names that they have among the components.
-const STATUSES: [(u16, &str); 12] = [
+const STATUSES: [(u16, &str); 13] = [
     (400, "BadRequest"),
     (401, "Unauthorized"),
     (403, "Forbidden"),
     (404, "NotFound"),
     (408, "RequestTimeout"),
     (409, "Conflict"),
+    (410, "Gone"),
     (413, "PayloadTooLarge"),
     (415, "UnsupportedMediaType"),
     (422, "Unprocessable"),
@@ -30,6 +31,7 @@ fn answers(operation: &Json, path: &str, status: u16) -> bool {
         404 => path.contains('{'),
         // Whatever starts a run or lets it go on takes a key.
         409 | 422 => keyed(operation),
+        410 => keyed(operation) || path.ends_with("/events"),
         429 => keyed(operation) && path.starts_with("/v1/graphs/"),
         _ => operation["requestBody"].is_object(),
     }

@@ -71,23 +71,25 @@ fn catalog(permits: &Arc<Semaphore>) -> Catalog {
     strict.nodes.insert("speak".into(), PlanNode { max_visits: Some((3, Target::End)), ..node() });
     let compiled =
         |plan: Plan| (plan.graph.clone(), Compiled { plan: Arc::new(plan.seal()), body: Vec::new() });
-    Catalog { graphs: BTreeMap::from([compiled(hello), compiled(strict)]), project: Vec::new() }
+    Catalog { graphs: BTreeMap::from([compiled(hello), compiled(strict)]), ..Catalog::default() }
 }
 
-async fn open(permits: &Arc<Semaphore>) -> Engine {
+async fn open(permits: &Arc<Semaphore>, store: &Arc<MemoryStore>) -> Engine {
     let settings = engine::Settings {
         poll: Duration::from_millis(20),
         queue_limit: 2,
         ..engine::Settings::new("t".into())
     };
-    let store = Arc::new(MemoryStore::new());
-    Engine::open(store, catalog(permits), Providers::without_secrets().unwrap(), settings).await.unwrap()
+    Engine::open(store.clone(), catalog(permits), Providers::without_secrets().unwrap(), settings)
+        .await
+        .unwrap()
 }
 
 struct Service {
     endpoint: Box<dyn poem::endpoint::DynEndpoint<Output = Response>>,
     permits: Arc<Semaphore>,
     engine: Engine,
+    store: Arc<MemoryStore>,
 }
 
 impl Service {
@@ -95,10 +97,11 @@ impl Service {
         let permits = Arc::new(Semaphore::new(0));
         let mut settings = Settings::new(SocketAddr::from(([127, 0, 0, 1], 0)), Auth::None);
         change(&mut settings);
-        let engine = open(&permits).await;
+        let store = Arc::new(MemoryStore::new());
+        let engine = open(&permits, &store).await;
         let app = Arc::new(App::new(engine.clone(), settings));
         let endpoint = Box::new(poem::endpoint::ToDynEndpoint(endpoint(app)));
-        Self { endpoint, permits, engine }
+        Self { endpoint, permits, engine, store }
     }
 
     /// One where every word may be said at once.

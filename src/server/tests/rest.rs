@@ -269,3 +269,40 @@ async fn a_page_of_a_listed_origin_may_ask_and_others_may_not() {
     let read = service.ask(get("/v1/graphs").header("origin", origin).finish()).await;
     assert!(read.headers()["access-control-expose-headers"].to_str().unwrap().contains("X-Run-Id"));
 }
+
+#[tokio::test]
+async fn events_whose_time_is_over_are_gone_and_the_run_is_not() {
+    use crate::store::{Kept, Store as _};
+    let service = Service::fluent().await;
+    let request = || {
+        let request = get("/v1/graphs/hello/chat").method(Method::POST).content_type("application/json");
+        request.header("idempotency-key", "k").body(turn("a").to_string())
+    };
+    let stream = service.ask(request()).await;
+    let run: RunId = stream.headers()["x-run-id"].to_str().unwrap().parse().unwrap();
+    stream.into_body().into_bytes().await.unwrap();
+    let owner = service.store.find_run(run).await.unwrap().unwrap().key.owner;
+    assert!(service.store.keep_events(&owner, run, Kept::Nothing, Vec::new()).await.unwrap());
+    for (status, problem) in [
+        service.get(&format!("/v1/runs/{run}/events")).await,
+        read(
+            service
+                .ask(
+                    get(&format!("/v1/runs/{run}/events"))
+                        .header("last-event-id", format!("{run}:1-1"))
+                        .finish(),
+                )
+                .await,
+        )
+        .await,
+        read(service.ask(request()).await).await,
+    ] {
+        assert_eq!(
+            (status, problem["code"].as_str()),
+            (StatusCode::GONE, Some("events_expired")),
+            "{problem}"
+        );
+        assert!(problem["detail"].as_str().unwrap().contains("/v1/threads/a/state"), "{problem}");
+    }
+    assert_eq!(service.get(&format!("/v1/runs/{run}")).await.1["status"], "completed");
+}

@@ -25,7 +25,7 @@ async fn serve<T>(
     permits: usize,
     client: impl AsyncFnOnce(SocketAddr, CancellationToken) -> T,
 ) -> T {
-    let engine = open(&Arc::new(Semaphore::new(permits))).await;
+    let engine = open(&Arc::new(Semaphore::new(permits)), &Arc::default()).await;
     let server = Server::bind(settings).await.unwrap();
     let (address, stop) = (server.address(), CancellationToken::new());
     let words = stream::once(Box::pin(stop.clone().cancelled_owned())).map(|()| Word::Terminate);

@@ -14,7 +14,7 @@ pub static PROJECT: Map = Map {
     rules: &[],
 };
 
-static TOP: [Key; 10] = [
+static TOP: [Key; 11] = [
     FORMAT,
     key("models", Shape::Names(Named::Model, &Shape::Map(&MODEL)), "The chat models, by name."),
     key("default_model", Shape::Name(Named::Model), "The model of `llm` nodes that name none."),
@@ -49,10 +49,32 @@ static TOP: [Key; 10] = [
         "Types with names such as `Triage`, for channels, inputs and prompts of all graphs.",
     ),
     key(
+        "retention",
+        Shape::Map(&RETENTION),
+        "How long what is over is kept: `{checkpoints: 30d, events: 7d}`. Default: as long as its thread.",
+    ),
+    key(
         "allow",
         ALLOW,
         "Warnings and lints that are silent in this file, each with a reason: `{M517: why}`.",
     ),
+];
+
+/// How long what is over is kept.
+pub static RETENTION: Map = Map {
+    name: "retention",
+    doc: "How long what is over is kept, beyond what a thread needs to go on.",
+    groups: &[&RETENTION_KEYS],
+    rules: &[],
+};
+
+static RETENTION_KEYS: [Key; 2] = [
+    key(
+        "checkpoints",
+        Shape::Duration,
+        "The past of a thread: checkpoints that its state does not stand on.",
+    ),
+    key("events", Shape::Duration, "The streams of runs that are over, from their end on."),
 ];
 
 /// A chat model.

@@ -52,6 +52,7 @@ impl MigratorTrait for Migrator {
             migration!("m20261126_000003_question"),
             migration!("m20261126_000004_answer_key"),
             migration!("m20261126_000005_operate"),
+            migration!("m20261126_000006_retention"),
         ]
     }
 }

@@ -75,6 +75,7 @@ pub(super) async fn retry(tx: Tx, run: RunId) -> Result<Option<Run>> {
     }
     for text in [
         "update run set state = 'queued', crashes = 0, cancel_requested = false, result = null, finished_at = null, \
+           kept = 2, swept = false, \
            owner = null, boot = null, lease_until = null, available_at = {NOW} where tenant = $1 and run_id = $2",
         "update interrupt set ended = false where tenant = $1 and run_id = $2",
     ] {

@@ -153,7 +153,7 @@ async fn taken(tx: &Tx, run: &Run, process: &Process) -> Result<Option<Claim>> {
     };
     let text = format!(
         "update run set state = 'running', fence = fence + 1, owner = $3, boot = $4, lease_until = {until}, \
-           wake_at = null, result = null, finished_at = null where tenant = $1 and run_id = $2"
+           wake_at = null, result = null, finished_at = null, kept = 2, swept = false where tenant = $1 and run_id = $2"
     );
     let values =
         vec![tenant.into(), run.run.0.into(), process.instance.as_str().into(), process.boot.into(), lease];

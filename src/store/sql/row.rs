@@ -7,11 +7,11 @@ use sea_orm::{DbBackend, QueryResult, TryGetable, Value};
 use uuid::Uuid;
 
 use crate::id::{CheckpointId, Owner, Part, RunId, ThreadId, ThreadKey};
-use crate::store::{Checkpoint, Result, Run, RunState, StoreError, Thread};
+use crate::store::{Checkpoint, Kept, Result, Run, RunState, StoreError, Thread};
 
 /// The columns that [`Row::run`] reads.
 pub(super) const RUN: &str = "r.run_id, r.tenant, r.user_id, r.session_id, r.thread_id, r.graph, r.hash, r.state, \
-     r.fence, r.step, r.crashes, r.cancel_requested, r.input, r.result, r.created_at, r.finished_at";
+     r.fence, r.step, r.crashes, r.cancel_requested, r.input, r.result, r.created_at, r.finished_at, r.kept";
 
 /// Returns the moment as the back end stores it.
 pub(super) fn moment(backend: DbBackend, at: DateTime<Utc>) -> Value {
@@ -120,6 +120,11 @@ impl Row {
             result: self.get("result")?,
             created_at: self.time("created_at")?,
             finished_at: self.time_or_none("finished_at")?,
+            kept: match self.number("kept")? {
+                0 => Kept::Nothing,
+                1 => Kept::Lean,
+                _ => Kept::All,
+            },
         })
     }
 

@@ -14,7 +14,7 @@ use crate::store::sql::error::{undone, unsure};
 use crate::store::sql::read;
 use crate::store::sql::row::Row;
 use crate::store::sql::{TRIES, begin, detached, sql};
-use crate::store::{Accepted, Keyed, NewRun, OnBusy, Result, Run, RunState, StoreError};
+use crate::store::{Accepted, Kept, Keyed, NewRun, OnBusy, Result, Run, RunState, StoreError};
 
 /// The statement looks as of its start, then takes the thread's lock, perhaps after waiting for another accept. The
 /// counter tells whether one came between: then nothing more is stored, and the answer is `raced`.
@@ -158,6 +158,7 @@ fn stored(new: &NewRun, thread: ThreadId, state: RunState, created_at: DateTime<
         result: None,
         created_at,
         finished_at: None,
+        kept: Kept::All,
     }
 }
 
