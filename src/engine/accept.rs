@@ -148,7 +148,7 @@ impl Engine {
 /// Tells what a request with the same key did before.
 fn started(known: Keyed) -> Result<Started, StartError> {
     match known {
-        Keyed::Same { run, after } => Ok(Started { run, replayed: true, after }),
+        Keyed::Same { run, after } => Ok(Started { run: *run, replayed: true, after }),
         Keyed::Other => Err(StartError::KeyReused),
     }
 }

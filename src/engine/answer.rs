@@ -249,11 +249,11 @@ impl Engine {
         let (store, owner, process) = (shared.store.clone(), key.owner.clone(), shared.process.clone());
         let resuming = async move {
             let resumed = store.resume(&owner, run, process, idempotency).await?;
-            let claim = if let Resumed::Claimed(claim) = &resumed { Some(claim.clone()) } else { None };
+            let claim = if let Resumed::Claimed(claim) = &resumed { Some(Claim::clone(claim)) } else { None };
             Ok((resumed, claim.map(|claim| (claim, None))))
         };
         match self.claiming(resuming).await? {
-            Resumed::Claimed(claim) => Ok(going_on(claim)),
+            Resumed::Claimed(claim) => Ok(going_on(*claim)),
             Resumed::Known(known) => known.try_into(),
             Resumed::Nothing => Err(AnswerError::Nothing),
         }
@@ -404,7 +404,7 @@ impl TryFrom<Keyed> for Answered {
 
     fn try_from(known: Keyed) -> Result<Self, AnswerError> {
         match known {
-            Keyed::Same { run, after } => Ok(Self { run, replayed: true, after }),
+            Keyed::Same { run, after } => Ok(Self { run: *run, replayed: true, after }),
             Keyed::Other => Err(AnswerError::KeyReused),
         }
     }

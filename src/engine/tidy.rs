@@ -36,8 +36,16 @@ async fn step(shared: &Shared) -> Result<bool, StoreError> {
     let retention = reload::retention(shared);
     let with_pieces = store.overdue(Kept::All, shared.settings.pieces, STEP).await?;
     for run in &with_pieces {
-        let lean = lean(shared, run).await?;
-        store.keep_events(&run.key.owner, run.run, Kept::Lean, lean).await?;
+        match lean(shared, run).await {
+            Ok(lean) => {
+                store.keep_events(&run.key.owner, run.run, Kept::Lean, lean).await?;
+            }
+            // One broken row must not keep the others.
+            Err(error @ StoreError::Corrupt { .. }) => {
+                warn!(run = %run.run, %error, "The events of a run stay as they are.");
+            }
+            Err(error) => return Err(error),
+        }
     }
     let mut more = with_pieces.len() == STEP as usize;
     if let Some(age) = retention.events {

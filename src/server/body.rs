@@ -76,7 +76,8 @@ pub(super) enum EventGroup {
 /// The fields of a body, and what is wrong with them.
 #[derive(Debug)]
 pub(super) struct Fields {
-    fields: Map<String, Json>,
+    /// Those that were not taken out.
+    left: Map<String, Json>,
     wrong: Vec<ProblemAt>,
     /// The SHA-256 of the canonical body.
     pub(super) hash: String,
@@ -90,9 +91,9 @@ impl Fields {
         let Json::Object(fields) = body else {
             return Err(Problem::at(Code::InvalidRequest, "", expected("an object", &body)));
         };
-        let mut all = Self { wrong: Vec::new(), hash: sha256_hex(canonical.as_bytes()), fields };
+        let mut all = Self { wrong: Vec::new(), hash: sha256_hex(canonical.as_bytes()), left: fields };
         let strange: Vec<String> =
-            all.fields.keys().filter(|name| !known.contains(&name.as_str())).cloned().collect();
+            all.left.keys().filter(|name| !known.contains(&name.as_str())).cloned().collect();
         for name in strange {
             all.note(&format!("/{}", escape(&name)), unknown(&name, known));
         }
@@ -101,7 +102,7 @@ impl Fields {
 
     /// Takes a field out.
     pub(super) fn take(&mut self, name: &str) -> Option<Json> {
-        self.fields.remove(name)
+        self.left.remove(name)
     }
 
     /// Takes a field out that is an object.

@@ -118,6 +118,10 @@ struct ProblemBody {
     interrupt_ids: Option<Vec<String>>,
 }
 
+/// Open questions, by id.
+#[derive(Debug, Clone)]
+pub(super) struct Open(Vec<String>);
+
 /// A refused request.
 #[derive(Debug, Clone)]
 pub(super) struct Problem {
@@ -130,7 +134,7 @@ pub(super) struct Problem {
     /// The run that is in the way.
     pub(super) run: Option<RunId>,
     /// The open questions that are in the way.
-    pub(super) interrupts: Vec<String>,
+    pub(super) open: Option<Box<Open>>,
     /// The methods that a route has, for `Allow`.
     pub(super) allow: Option<HeaderValue>,
 }
@@ -138,14 +142,7 @@ pub(super) struct Problem {
 impl Problem {
     /// Makes a problem.
     pub(super) fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self {
-            code,
-            detail: detail.into(),
-            errors: Vec::new(),
-            run: None,
-            interrupts: Vec::new(),
-            allow: None,
-        }
+        Self { code, detail: detail.into(), errors: Vec::new(), run: None, open: None, allow: None }
     }
 
     /// Makes a problem at one place of the body.
@@ -218,7 +215,7 @@ impl ResponseError for Problem {
             detail: self.detail.clone(),
             errors: (!self.errors.is_empty()).then(|| self.errors.clone()),
             run_id: self.run.map(|run| run.to_string()),
-            interrupt_ids: (!self.interrupts.is_empty()).then(|| self.interrupts.clone()),
+            interrupt_ids: self.open.as_ref().map(|open| open.0.clone()),
         };
         let mut response = Response::builder()
             .status(self.status())
@@ -350,7 +347,8 @@ impl From<AnswerError> for Problem {
                     [] => "answer its question first".to_owned(),
                     open => format!("answer first: {}", open.join(", ")),
                 };
-                Self { interrupts: open, ..Self::new(Code::ThreadInterrupted, detail) }
+                let open = (!open.is_empty()).then(|| Box::new(Open(open)));
+                Self { open, ..Self::new(Code::ThreadInterrupted, detail) }
             }
             AnswerError::KeyReused => StartError::KeyReused.into(),
             AnswerError::Overloaded => StartError::Overloaded.into(),

@@ -2,13 +2,14 @@
 //!
 //! Invariant: each operation holds the one lock from its first look to its last write.
 
+mod tables;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use uuid::Uuid;
 
 use super::{
     Accepted, Answer, Answering, Beat, Checkpoint, Claim, Commit, Committed, Counts, ERASED, EventBatch,
@@ -16,119 +17,11 @@ use super::{
     Run, RunFilter, RunState, Store, StoreError, Thread, VersionUse,
 };
 use crate::id::{CheckpointId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey};
-
-type Key = (Part, Part, Part);
-
-fn key(key: &ThreadKey) -> Key {
-    (key.owner.tenant.clone(), key.owner.user.clone(), key.session.clone())
-}
-
-#[derive(Debug)]
-struct ThreadRow {
-    key: ThreadKey,
-    thread: ThreadId,
-    head: Option<CheckpointId>,
-    graph: String,
-    hash: String,
-    created_at: DateTime<Utc>,
-    updated_at: DateTime<Utc>,
-    checkpoints: BTreeMap<CheckpointId, Checkpoint>,
-}
-
-#[derive(Debug)]
-struct RunRow {
-    run: Run,
-    ord: u64,
-    instance: String,
-    boot: Uuid,
-    lease_until: DateTime<Utc>,
-    /// The checkpoints of its thread that are as old as it were looked at.
-    swept: bool,
-    events: BTreeMap<(u64, u64), EventBatch>,
-}
-
-impl RunRow {
-    /// Stores a batch, in place of a shorter one with the same beginning.
-    fn store(&mut self, batch: EventBatch) {
-        let known = self.events.get(&(batch.fence, batch.first));
-        if known.is_none_or(|known| known.last < batch.last) {
-            self.events.insert((batch.fence, batch.first), batch);
-        }
-    }
-}
-
-#[derive(Debug)]
-struct KeyRow {
-    body_hash: String,
-    run: RunId,
-    after: Seq,
-    at: DateTime<Utc>,
-}
-
-#[derive(Debug, Default)]
-struct Tables {
-    threads: BTreeMap<Key, ThreadRow>,
-    runs: BTreeMap<RunId, RunRow>,
-    keys: BTreeMap<(Part, Part, String, String), KeyRow>,
-    versions: BTreeMap<String, GraphVersion>,
-    questions: BTreeMap<InterruptId, QuestionRow>,
-    pending: BTreeMap<(RunId, u64, TaskId), Vec<u8>>,
-    next_ord: u64,
-}
-
-#[derive(Debug)]
-struct QuestionRow {
-    question: OpenQuestion,
-    expires_at: Option<DateTime<Utc>>,
-    answer: Option<Vec<u8>>,
-    closed: bool,
-    /// Its run is: that may be taken back.
-    over: bool,
-}
-
-impl QuestionRow {
-    /// Says whether somebody may hear of it: who comes late hears who was first.
-    fn is_known(&self) -> bool {
-        !self.closed && !self.over || self.answer.is_some()
-    }
-
-    /// Says whether it waits for an answer, or for the end of its time to be noted.
-    fn is_open(&self) -> bool {
-        self.is_known() && self.answer.is_none()
-    }
-
-    /// Returns when its time was over without an answer.
-    fn expired(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        self.expires_at.filter(|at| self.answer.is_none() && *at <= now)
-    }
-
-    /// Says whether somebody may answer it.
-    fn is_for(&self, owner: &Owner, agent: bool) -> bool {
-        let asked = &self.question.key.owner;
-        *asked == *owner && !self.question.agent
-            || agent && self.question.agent && asked.tenant == owner.tenant
-    }
-}
+use tables::{KeyRow, QuestionRow, RunRow, Tables, ThreadRow, ago, holds_thread, key, lease};
 
 /// Keeps everything in memory, for as long as the process lives.
 #[derive(Debug, Default)]
 pub struct MemoryStore(Mutex<Tables>);
-
-/// How long an idempotency key is remembered.
-const KEY_LIFE: chrono::TimeDelta = chrono::TimeDelta::hours(24);
-
-fn lease(process_lease: Duration) -> DateTime<Utc> {
-    Utc::now() + chrono::TimeDelta::from_std(process_lease).unwrap_or(chrono::TimeDelta::MAX)
-}
-
-fn ago(age: Duration) -> DateTime<Utc> {
-    let age = chrono::TimeDelta::from_std(age).unwrap_or(chrono::TimeDelta::MAX);
-    Utc::now().checked_sub_signed(age).unwrap_or(DateTime::<Utc>::MIN_UTC)
-}
-
-fn holds_thread(state: RunState) -> bool {
-    matches!(state, RunState::Running | RunState::Interrupted)
-}
 
 impl MemoryStore {
     /// Makes an empty store.
@@ -138,92 +31,6 @@ impl MemoryStore {
 
     fn lock(&self) -> MutexGuard<'_, Tables> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Tables {
-    /// Returns the run when it is this owner's.
-    fn own(&mut self, owner: &Owner, run: RunId) -> Option<&mut RunRow> {
-        self.runs.get_mut(&run).filter(|row| row.run.key.owner == *owner)
-    }
-
-    fn thread_of(&mut self, owner: &Owner, thread: ThreadId) -> Option<&mut ThreadRow> {
-        self.threads.values_mut().find(|row| row.thread == thread && row.key.owner == *owner)
-    }
-
-    /// Lists the runs of a thread in order of acceptance.
-    fn runs_of(&self, thread: ThreadId) -> Vec<&RunRow> {
-        let mut rows: Vec<&RunRow> = self.runs.values().filter(|row| row.run.thread == thread).collect();
-        rows.sort_by_key(|row| row.ord);
-        rows
-    }
-
-    /// Lets the questions of a run be over with it, or not any more.
-    fn end_questions(&mut self, run: RunId, over: bool) {
-        for row in self.questions.values_mut().filter(|row| row.question.run == run) {
-            row.over = over;
-        }
-    }
-
-    /// Says whether the time of a question of a run is over.
-    fn is_due(&self, run: RunId, now: DateTime<Utc>) -> bool {
-        let due = |row: &QuestionRow| row.question.run == run && row.is_open() && row.expired(now).is_some();
-        self.questions.values().any(due)
-    }
-
-    /// Finds what a key was used for.
-    fn keyed(&self, owner: &Owner, key: Option<&Idempotency>, now: DateTime<Utc>) -> Option<Keyed> {
-        let key = key?;
-        let place = (owner.tenant.clone(), owner.user.clone(), key.route.clone(), key.key.clone());
-        let row = self.keys.get(&place).filter(|row| now - row.at < KEY_LIFE)?;
-        if row.body_hash != key.body_hash {
-            return Some(Keyed::Other);
-        }
-        let run = self.runs.get(&row.run)?.run.clone();
-        Some(Keyed::Same { run, after: row.after })
-    }
-
-    /// Notes what a key is used for.
-    fn note(&mut self, owner: &Owner, key: Option<Idempotency>, row: impl FnOnce(String) -> KeyRow) {
-        if let Some(Idempotency { route, key, body_hash }) = key {
-            let place = (owner.tenant.clone(), owner.user.clone(), route, key);
-            self.keys.insert(place, row(body_hash));
-        }
-    }
-
-    /// Makes a process the owner of a run.
-    fn take(&mut self, run: RunId, process: &Process, crashed: bool) -> Option<Claim> {
-        let row = self.runs.get_mut(&run)?;
-        row.run.state = RunState::Running;
-        row.run.fence += 1;
-        row.run.crashes += u32::from(crashed);
-        row.instance.clone_from(&process.instance);
-        row.boot = process.boot;
-        row.lease_until = lease(process.lease);
-        (row.run.kept, row.swept) = (Kept::All, false);
-        let run = row.run.clone();
-        let head = self.threads.get(&key(&run.key)).and_then(|thread| thread.head);
-        Some(Claim { run, head, crashed })
-    }
-
-    fn open_questions(&self, is: impl Fn(&QuestionRow) -> bool) -> Vec<OpenQuestion> {
-        let now = Utc::now();
-        let open = |row: &&QuestionRow| row.is_open() && row.expired(now).is_none() && is(row);
-        let mut rows: Vec<_> = self.questions.values().filter(open).collect();
-        rows.sort_by_key(|row| (row.question.created_at, row.question.id.clone()));
-        rows.into_iter().map(|row| row.question.clone()).collect()
-    }
-
-    fn view(&self, row: &ThreadRow) -> Thread {
-        Thread {
-            key: row.key.clone(),
-            thread: row.thread,
-            head: row.head,
-            graph: row.graph.clone(),
-            created_at: row.created_at,
-            updated_at: row.updated_at,
-            last_run: self.runs_of(row.thread).last().map(|row| (row.run.run, row.run.state)),
-        }
     }
 }
 
@@ -673,7 +480,9 @@ impl Store for MemoryStore {
             row.run.cancel_requested = false;
         }
         tables.end_questions(run, false);
-        Ok(tables.take(run, &process, false).map_or(Resumed::Nothing, Resumed::Claimed))
+        Ok(tables
+            .take(run, &process, false)
+            .map_or(Resumed::Nothing, |claim| Resumed::Claimed(Box::new(claim))))
     }
 
     async fn run(&self, owner: &Owner, run: RunId) -> Result<Option<Run>> {

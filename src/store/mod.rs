@@ -177,7 +177,7 @@ pub enum Keyed {
     /// The same request.
     Same {
         /// The run that it started, or that went on with it.
-        run: Run,
+        run: Box<Run>,
         /// The last event that is not of the request.
         after: Seq,
     },
@@ -367,7 +367,7 @@ pub enum Answering {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Resumed {
     /// It is the process's.
-    Claimed(Claim),
+    Claimed(Box<Claim>),
     /// The idempotency key was used before; nothing was stored.
     Known(Keyed),
     /// It did not fail, it is not the newest of its thread, or there is none.

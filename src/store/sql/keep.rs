@@ -9,7 +9,7 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction as Tx, Db
 use uuid::Uuid;
 
 use super::question::write;
-use super::row::{RUN, moment};
+use super::row::{RUN, Row, moment};
 use super::{begin, end, read};
 use crate::id::{Owner, RunId};
 use crate::store::{EventBatch, Kept, Result, Run};
@@ -48,7 +48,7 @@ pub(super) async fn overdue<C: ConnectionTrait>(
     );
     let (text, ago) = aged(db, &text, age);
     let values = vec![ago, i64::from(limit).into()];
-    read::rows(db, "run", &text, values).await?.iter().map(|row| row.run()).collect()
+    read::rows(db, "run", &text, values).await?.iter().map(Row::run).collect()
 }
 
 pub(super) async fn events(

@@ -5,7 +5,7 @@
 use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction as Tx, DbBackend, Value};
 
 use super::question::{timed, write};
-use super::row::{RUN, word};
+use super::row::{RUN, Row, word};
 use super::{begin, delete, end, read};
 use crate::id::{Part, RunId, ThreadKey};
 use crate::store::{Counts, ERASED, Result, Run, RunFilter};
@@ -27,7 +27,7 @@ pub(super) async fn runs<C: ConnectionTrait>(db: &C, filter: &RunFilter, limit: 
         text.push_str(&format!(" and r.run_id < ${}", values.len()));
     }
     text.push_str(" order by r.run_id desc limit $1");
-    read::rows(db, "run", &text, values).await?.iter().map(|row| row.run()).collect()
+    read::rows(db, "run", &text, values).await?.iter().map(Row::run).collect()
 }
 
 pub(super) async fn counts<C: ConnectionTrait>(db: &C) -> Result<Counts> {
@@ -130,7 +130,7 @@ pub(super) async fn erase(
     }
     let text = format!("select tenant, user_id, session_id from thread where tenant = $1 {of_user} limit $2");
     let rows = read::rows(db, "thread", &text, values).await?;
-    let threads: Vec<ThreadKey> = rows.iter().map(|row| row.key()).collect::<Result<_>>()?;
+    let threads: Vec<ThreadKey> = rows.iter().map(Row::key).collect::<Result<_>>()?;
     for key in &threads {
         delete::thread(db, key).await?;
     }

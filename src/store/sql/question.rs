@@ -191,7 +191,7 @@ pub(super) async fn keyed<C: ConnectionTrait>(
         return Ok(Some(Keyed::Other));
     }
     let after = Seq { fence: row.number("after_fence")?, n: row.number("after_n")? };
-    Ok(Some(Keyed::Same { run: row.run()?, after }))
+    Ok(Some(Keyed::Same { run: Box::new(row.run()?), after }))
 }
 
 /// Returns what identifies a key.
@@ -331,7 +331,7 @@ pub(super) async fn resume(
     ] {
         write(tx, text, vec![tenant.into(), run.run.0.into()]).await?;
     }
-    Ok(taken(tx, &run, process).await?.map_or(Resumed::Nothing, Resumed::Claimed))
+    Ok(taken(tx, &run, process).await?.map_or(Resumed::Nothing, |claim| Resumed::Claimed(Box::new(claim))))
 }
 
 /// Says whether a run that is to pause has got an answer already. The gate's row must be locked.

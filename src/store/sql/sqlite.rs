@@ -58,7 +58,7 @@ pub(super) async fn accept(tx: &Tx, new: NewRun) -> Result<Accepted> {
                 }
                 if let Some(run) = read::run(tx, &new.key.owner, RunId(old.get("run_id")?)).await? {
                     let after = Seq { fence: old.number("after_fence")?, n: old.number("after_n")? };
-                    return Ok(Accepted::Known(Keyed::Same { run, after }));
+                    return Ok(Accepted::Known(Keyed::Same { run: Box::new(run), after }));
                 }
             }
             let forget =

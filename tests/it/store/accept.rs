@@ -174,9 +174,8 @@ fn keyed(session_name: &str, key: &str, body_hash: &str) -> NewRun {
 
 fn run_of(answer: &Accepted) -> Option<RunId> {
     match answer {
-        Accepted::Claimed { run, .. }
-        | Accepted::Queued { run }
-        | Accepted::Known(Keyed::Same { run, .. }) => Some(run.run),
+        Accepted::Claimed { run, .. } | Accepted::Queued { run } => Some(run.run),
+        Accepted::Known(Keyed::Same { run, .. }) => Some(run.run),
         _ => None,
     }
 }

@@ -285,7 +285,7 @@ async fn a_run_goes_on_after_a_failure_only_as_the_newest(store: Arc<dyn Store>)
         .await
         .unwrap()
     {
-        Resumed::Claimed(claim) => Some(claim),
+        Resumed::Claimed(claim) => Some(*claim),
         Resumed::Nothing => None,
         Resumed::Known(known) => panic!("{known:?}"),
     };
@@ -301,8 +301,8 @@ async fn a_run_goes_on_after_a_failure_only_as_the_newest(store: Arc<dyn Store>)
     assert_eq!(state(&*store, &waiting).await, RunState::Queued);
 }
 
-fn key(route: &str, body: &str) -> Option<Idempotency> {
-    Some(Idempotency { route: route.into(), key: "k".into(), body_hash: body.into() })
+fn key(route: &str, body: &str) -> Idempotency {
+    Idempotency { route: route.into(), key: "k".into(), body_hash: body.into() }
 }
 
 /// A message that answered a question was not found again by its key: repeated, it was another turn, or a second answer.
@@ -316,29 +316,30 @@ async fn a_repeated_answer_finds_what_the_first_one_did(store: Arc<dyn Store>) {
     let reply = |name: &str, idempotency| Answer { idempotency, ..answer(&run, &[name]) };
     // While the run works, what follows the answer comes after the last event.
     let here = Seq { fence: 1, n: 5 };
-    let first = store.answer(reply("a", key("answer/a", "x"))).await.unwrap();
+    let first = store.answer(reply("a", Some(key("answer/a", "x")))).await.unwrap();
     assert!(matches!(&first, Answering::Stored { after, .. } if *after == here), "{first:?}");
     let same = |known: &Keyed, place: Seq| matches!(known, Keyed::Same { after, .. } if *after == place);
-    let again = store.answer(reply("a", key("answer/a", "x"))).await.unwrap();
+    let again = store.answer(reply("a", Some(key("answer/a", "x")))).await.unwrap();
     assert!(matches!(&again, Answering::Known(known) if same(known, here)), "{again:?}");
-    let other = store.answer(reply("a", key("answer/a", "y"))).await.unwrap();
+    let other = store.answer(reply("a", Some(key("answer/a", "y")))).await.unwrap();
     assert_eq!(other, Answering::Known(Keyed::Other));
     assert!(matches!(store.answer(reply("a", None)).await.unwrap(), Answering::Taken { .. }));
     // A key is not used up by what is refused.
-    assert!(matches!(store.answer(reply("a", key("answer/z", "x"))).await.unwrap(), Answering::Taken { .. }));
-    assert_eq!(store.keyed(&thread.owner, &key("answer/z", "x").unwrap()).await.unwrap(), None);
+    assert!(matches!(
+        store.answer(reply("a", Some(key("answer/z", "x")))).await.unwrap(),
+        Answering::Taken { .. }
+    ));
+    assert_eq!(store.keyed(&thread.owner, &key("answer/z", "x")).await.unwrap(), None);
     // When it waits, what follows comes under the next fence; a message is found by the key of its turn.
     done(&*store, Commit { closed: vec![id("a")], ..pause(&run) }).await;
-    let turn = key("chat/support", "turn");
+    let turn = Some(key("chat/support", "turn"));
     let claim = store.answer(reply("b", turn.clone())).await.unwrap();
     assert!(matches!(&claim, Answering::Claimed(claim) if claim.run.fence == 2), "{claim:?}");
     let repeated = store.accept(NewRun { idempotency: turn, ..new_run(&thread) }).await.unwrap();
     let Accepted::Known(Keyed::Same { run: found, after }) = repeated else { panic!("{repeated:?}") };
     assert_eq!((found.run, after.fence), (run.run, 1));
     assert!(Seq { fence: 1, n: 1 << 60 } < after && after < Seq { fence: 2, n: 0 });
-    assert!(
-        store.keyed(&owner("acme", "bob"), &key("chat/support", "turn").unwrap()).await.unwrap().is_none()
-    );
+    assert!(store.keyed(&owner("acme", "bob"), &key("chat/support", "turn")).await.unwrap().is_none());
 }
 
 async fn a_key_of_an_answer_races_with_itself_and_goes_with_its_thread(store: Arc<dyn Store>) {
@@ -349,7 +350,7 @@ async fn a_key_of_an_answer_races_with_itself_and_goes_with_its_thread(store: Ar
     let reply = Answer {
         owner: agent.clone(),
         agent: true,
-        idempotency: key("answer/a", "x"),
+        idempotency: Some(key("answer/a", "x")),
         ..answer(&run, &["a"])
     };
     let answers = (0..8).map(|_| {
@@ -362,7 +363,7 @@ async fn a_key_of_an_answer_races_with_itself_and_goes_with_its_thread(store: Ar
     let count = |is: fn(&Answering) -> bool| outcomes.iter().filter(|outcome| is(outcome)).count();
     assert_eq!(count(|outcome| matches!(outcome, Answering::Claimed(_))), 1, "{outcomes:?}");
     assert_eq!(count(|outcome| matches!(outcome, Answering::Known(Keyed::Same { .. }))), 7);
-    let used = key("answer/a", "x").unwrap();
+    let used = key("answer/a", "x");
     assert!(store.keyed(&agent, &used).await.unwrap().is_some());
     assert!(store.delete_thread(&thread).await.unwrap());
     assert_eq!(store.keyed(&agent, &used).await.unwrap(), None);
@@ -373,7 +374,7 @@ async fn a_repeated_resume_finds_what_the_first_one_did(store: Arc<dyn Store>) {
     let run = claimed(&*store, &thread).await;
     done(&*store, last_barrier(&run, RunState::Failed)).await;
     let resume = async |body: &str| {
-        let used = key("resume/s", body);
+        let used = Some(key("resume/s", body));
         store.resume(&thread.owner, run.run, process("there"), used).await.unwrap()
     };
     assert!(matches!(resume("x").await, Resumed::Claimed(_)));

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use graphloom::id::InterruptId;
 use graphloom::store::sql::SqlStore;
 use graphloom::store::{
-    Accepted, Commit, Committed, Idempotency, Keyed, NewRun, RunState, Store, StoreError,
+    Accepted, Commit, Committed, Idempotency, Keyed, NewRun, Question, Run, RunState, Store, StoreError,
 };
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement};
 
@@ -269,6 +270,41 @@ async fn a_key_is_forgotten_after_a_day_on_sqlite() {
 #[tokio::test]
 async fn a_key_is_forgotten_after_a_day_on_postgres() {
     a_key_is_forgotten_after_a_day(Subject::postgres().await).await;
+}
+
+/// What agents were asked by runs that ended stayed in the index of open questions for ever.
+async fn questions_of_runs_that_ended_leave_the_index_of_open_ones(subject: Subject) {
+    let store = subject.store;
+    let db = plain(&subject.fresh.as_ref().unwrap().url).await;
+    let ends = [RunState::Failed, RunState::Completed, RunState::Cancelled, RunState::Dead];
+    for (n, state) in ends.into_iter().enumerate() {
+        let run = claimed(&*store, &session(&format!("s{n}"))).await;
+        let ask = |name: &str| Question {
+            id: InterruptId(format!("{name}{n}").into()),
+            agent: true,
+            data: vec![1],
+            expires_at: None,
+        };
+        store.commit(Commit { questions: vec![ask("left"), ask("closed")], ..barrier(&run) }).await.unwrap();
+        let run = Run { step: 1, ..run };
+        let closed = vec![ask("closed").id];
+        let commit = Commit { closed, questions: vec![ask("last")], ..last_barrier(&run, state) };
+        store.commit(commit).await.unwrap();
+    }
+    let indexed =
+        "select count(*) from interrupt where agent and answer is null and closed_at is null and not ended";
+    assert_eq!(numbers(&db, indexed).await, [0]);
+    assert_eq!(numbers(&db, "select count(*) from interrupt where closed_at is not null").await, [4]);
+}
+
+#[tokio::test]
+async fn questions_of_runs_that_ended_leave_the_index_of_open_ones_on_sqlite() {
+    questions_of_runs_that_ended_leave_the_index_of_open_ones(Subject::sqlite().await).await;
+}
+
+#[tokio::test]
+async fn questions_of_runs_that_ended_leave_the_index_of_open_ones_on_postgres() {
+    questions_of_runs_that_ended_leave_the_index_of_open_ones(Subject::postgres().await).await;
 }
 
 async fn a_delayed_run_waits_and_holds_back_those_behind_it(subject: Subject) {

@@ -226,7 +226,7 @@ pub(in crate::store::sql) async fn accept(
         match tried {
             Tried::Accepted(accepted) => return Ok(*accepted),
             Tried::Known(first, after) => match read::run(db, &new.key.owner, first).await? {
-                Some(run) => return Ok(Accepted::Known(Keyed::Same { run, after })),
+                Some(run) => return Ok(Accepted::Known(Keyed::Same { run: Box::new(run), after })),
                 None => forget(db, new, Some(first)).await?,
             },
             Tried::Expired => forget(db, new, None).await?,
