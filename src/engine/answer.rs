@@ -269,6 +269,10 @@ impl Engine {
         turn: bool,
     ) -> Result<Option<Answered>, StartError> {
         let questions = self.shared.store.questions(key).await?;
+        if questions.is_empty() {
+            // They were answered meanwhile.
+            return Ok(None);
+        }
         let mut open = Vec::with_capacity(questions.len());
         for question in &questions {
             match self.asked(question, &question.id).await {
@@ -313,7 +317,7 @@ impl Engine {
         match self.answer(&who, said).await {
             Ok(answered) => Ok(Some(answered)),
             // The run goes on without it, and the message is the next turn.
-            Err(AnswerError::Expired { .. }) => Ok(None),
+            Err(AnswerError::Expired { .. } | AnswerError::Taken { .. }) => Ok(None),
             Err(AnswerError::Unfit(_, wrong)) => {
                 let at = |wrong: Mismatch| Mismatch { pointer: "/message".to_owned(), ..wrong };
                 Err(StartError::Unprocessable(wrong.into_iter().map(at).collect()))

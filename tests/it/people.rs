@@ -260,6 +260,30 @@ async fn a_plain_message(subject: Subject) {
     assert_eq!(whole.iter().filter(|event| event["type"] == "run.finished").count(), 1);
 }
 
+/// Of two messages at once one was refused, though in either order the second one is the next turn.
+async fn two_messages_at_once(subject: Subject) {
+    let question = ask("Who?", Form::Text, true, None);
+    let nodes = vec![
+        ("who", node("ask", question, "r", "count")),
+        ("count", node("custom", Work::Node(Arc::new(Counts::default())), "log", "end")),
+    ];
+    let engine = open(&subject.store, plan(&["who"], nodes)).await;
+    say(&engine, "hi").await;
+    let both = join_all(["me", "you"].map(|text| {
+        let engine = engine.clone();
+        async move { engine.start(&owner("acme", "ann"), message(text)).await.unwrap() }
+    }));
+    let both = both.await;
+    assert_ne!(both[0].run.run, both[1].run.run);
+    let mut ends = Vec::new();
+    for Started { run, replayed, after } in both {
+        let events = drain(&engine, &Answered { run, replayed, after }).await;
+        ends.push(events.last().unwrap()["status"].as_str().unwrap().to_owned());
+    }
+    ends.sort_unstable();
+    assert_eq!(ends, ["completed", "interrupted"]);
+}
+
 async fn an_answer_by_id(subject: Subject) {
     let nodes = vec![("ok", node("ask", ask("Pay?", Form::Type(Type::Boolean), false, None), "r", "end"))];
     let engine = open(&subject.store, plan(&["ok"], nodes)).await;
@@ -505,6 +529,7 @@ macro_rules! over_every_store {
 
 over_every_store!(
     a_plain_message,
+    two_messages_at_once,
     an_answer_by_id,
     an_approval,
     a_late_answer,
