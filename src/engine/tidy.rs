@@ -35,10 +35,12 @@ async fn step(shared: &Shared) -> Result<bool, StoreError> {
     let store = &*shared.store;
     let retention = reload::retention(shared);
     let with_pieces = store.overdue(Kept::All, shared.settings.pieces, STEP).await?;
+    let mut done = 0;
     for run in &with_pieces {
         match lean(shared, run).await {
             Ok(lean) => {
                 store.keep_events(&run.key.owner, run.run, Kept::Lean, lean).await?;
+                done += 1;
             }
             // One broken row must not keep the others.
             Err(error @ StoreError::Corrupt { .. }) => {
@@ -47,7 +49,8 @@ async fn step(shared: &Shared) -> Result<bool, StoreError> {
             Err(error) => return Err(error),
         }
     }
-    let mut more = with_pieces.len() == STEP as usize;
+    // What is broken comes again with the next look, and not at once.
+    let mut more = with_pieces.len() == STEP as usize && done > 0;
     if let Some(age) = retention.events {
         let old = store.overdue(Kept::Lean, age, STEP).await?;
         for run in &old {
