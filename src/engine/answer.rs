@@ -316,8 +316,10 @@ impl Engine {
         };
         match self.answer(&who, said).await {
             Ok(answered) => Ok(Some(answered)),
-            // The run goes on without it, and the message is the next turn.
-            Err(AnswerError::Expired { .. } | AnswerError::Taken { .. }) => Ok(None),
+            // The run went on without it, and the message is the next turn.
+            Err(AnswerError::Expired { .. } | AnswerError::Taken { .. } | AnswerError::Unknown(_)) => {
+                Ok(None)
+            }
             Err(AnswerError::Unfit(_, wrong)) => {
                 let at = |wrong: Mismatch| Mismatch { pointer: "/message".to_owned(), ..wrong };
                 Err(StartError::Unprocessable(wrong.into_iter().map(at).collect()))
