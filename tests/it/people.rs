@@ -210,7 +210,7 @@ async fn runs_that_wait_on_a_version_that_is_gone_are_told_at_the_start() {
     let before = open(&subject.store, plan(&["size"], nodes())).await;
     say(&before, "tea").await;
     assert_eq!(before.lost().await.unwrap(), []);
-    before.close(Duration::from_secs(5)).await;
+    before.close(Duration::ZERO, Duration::from_secs(5)).await;
     let after =
         open(&subject.store, Plan { hash: "fedcba9876543210".into(), ..plan(&["size"], nodes()) }).await;
     let expected = Lost { graph: "test".into(), hash: "0123456789abcdef".into(), paused: 1 };
