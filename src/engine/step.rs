@@ -55,10 +55,10 @@ pub struct Token {
 }
 
 impl Token {
-    /// Returns what branches are sorted by.
-    fn rank(&self) -> (&str, &str, &BTreeSet<Activation>, Option<&Caught>, Option<&TaskId>) {
-        let task = self.held.as_ref().map(|held| &held.task);
-        (&self.at, &self.from, &self.open, self.error.as_ref(), task)
+    /// Returns what branches are sorted by. Those of one node and one sender stay in the order in which the sender's
+    /// tasks sent them, and what is in the middle of its work was sent first.
+    fn rank(&self) -> (&str, &str, bool) {
+        (&self.at, &self.from, self.held.is_none())
     }
 }
 
@@ -314,7 +314,7 @@ fn plan_tokens<'a>(
     let (plan, number) = (level.plan, level.number);
     let mut tokens = frontier.tokens.clone();
     let mut diverted = Vec::new();
-    for _ in 0..=plan.nodes.len() {
+    for _ in 0..=plan.nodes.len() * tokens.len() {
         let (groups, waiting) = ready(plan, &tokens);
         // Counted over the groups of this superstep too: two arrivals at a bounded node are two visits.
         let mut visits: BTreeMap<&str, u64> = BTreeMap::new();
@@ -332,19 +332,20 @@ fn plan_tokens<'a>(
             .collect();
         if spent.iter().any(Option::is_some) {
             tokens = waiting;
-            for (group, spent) in groups.iter().zip(spent) {
-                match spent {
-                    None => tokens.extend(group.arrivals.iter().cloned()),
-                    Some(to) => {
-                        if let Target::Node(at) = to {
-                            let error = group.error().filter(|_| plan.has_error(at));
-                            let (from, open) = (group.node.clone(), group.open());
-                            tokens.push(Token { at: at.clone(), from, open, error, held: None });
-                        }
-                        diverted.push((group.node.clone(), to.clone()));
-                    }
+            let mut left = Vec::new();
+            for (group, spent) in groups.into_iter().zip(spent) {
+                let Some(to) = spent else {
+                    tokens.extend(group.arrivals);
+                    continue;
+                };
+                if let Target::Node(at) = to {
+                    let error = group.error().filter(|_| plan.has_error(at));
+                    let (from, open) = (group.node.clone(), group.open());
+                    left.push(Token { at: at.clone(), from, open, error, held: None });
                 }
+                diverted.push((group.node, to.clone()));
             }
+            tokens.extend(left);
             settle(&mut tokens);
             continue;
         }
@@ -355,7 +356,7 @@ fn plan_tokens<'a>(
         }
         return Ok(Step { number, tasks, waiting, diverted });
     }
-    // In each round every spent node sent its branches one edge on: without a circle they had come to an end.
+    // In each round at least one branch was sent one edge on: without a circle all of them had come to an end.
     Err(Failure::new(ErrorKind::Limit, "bounded nodes send the run in a circle by their `on_max`"))
 }
 

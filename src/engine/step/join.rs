@@ -61,9 +61,11 @@ pub(super) fn ready(plan: &Plan, tokens: &[Token]) -> (Vec<Group>, Vec<Token>) {
         joins.into_iter().map(|(node, arrivals)| Group { node: node.to_owned(), arrivals }).collect();
     // A group may run when everything that it waits for, directly or through other groups, is a group that
     // waits for it in turn: a component of the waits-for graph without a way out.
-    let waits: Vec<BTreeSet<usize>> = groups
-        .iter()
-        .map(|group| (0..groups.len()).filter(|&other| waits_for(plan, group, &groups[other])).collect())
+    let waits: Vec<BTreeSet<usize>> = (0..groups.len())
+        .map(|g| {
+            let others = (0..groups.len()).filter(|&other| other != g);
+            others.filter(|&other| waits_for(plan, &groups[g], &groups[other])).collect()
+        })
         .collect();
     let blocked: Vec<bool> =
         groups.iter().map(|group| single.iter().any(|other| waits_for(plan, group, other))).collect();
@@ -98,9 +100,6 @@ fn closure(waits: &[BTreeSet<usize>], from: usize) -> BTreeSet<usize> {
 /// Says whether a branch of `other` can still reach `group`'s node without passing through a fan-out
 /// that it shares with a member of the group.
 fn waits_for(plan: &Plan, group: &Group, other: &Group) -> bool {
-    if group.node == other.node {
-        return false;
-    }
     let open = group.open();
     other.arrivals.iter().any(|token| {
         let shared: BTreeSet<&str> = token.open.intersection(&open).map(|a| a.2.as_str()).collect();

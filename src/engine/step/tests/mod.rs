@@ -170,6 +170,12 @@ fn an_error_goes_where_the_rules_say_and_its_siblings_go_on() {
             "a | h<a timeout> | a | h<a timeout> | z",
         ),
         (
+            "the tasks of one node run in the order of those that sent them",
+            "start>x,y x>end?h y>end?h h>i i>end",
+            "x timeout,y failed",
+            "x y | h<x timeout> h<y failed> | i<x timeout> i<y failed>",
+        ),
+        (
             "an error goes through a diversion as far as every way has one",
             "start>a a>end?h h>h!1:z z>end",
             "a timeout",
@@ -319,6 +325,12 @@ fn a_bounded_node_is_left_by_its_other_edge_and_bounds_that_only_send_on_are_an_
     assert_eq!(path("start>a a>a!3:b b>end"), "a | a | a | b");
     assert_eq!(path("start>a,b a>c b>c c*>end!1:d d>end"), "a b | c d");
     assert_eq!(path("start>a a>b!1:b b>a!1:a"), "a | b | limit");
+}
+
+/// A join that is spent only after the branch that it waits for was sent to the end looked like a circle.
+#[test]
+fn bounded_nodes_that_wait_for_one_another_are_spent_one_after_another() {
+    assert_eq!(path("start>a a>w,a!2:w w>end!1:end?a"), "a | w | a");
 }
 
 /// Each diversion used to count, so that many branches at bounded nodes looked like a circle.
