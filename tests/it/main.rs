@@ -14,6 +14,7 @@ mod language;
 mod models;
 mod openapi;
 mod people;
+mod property;
 mod requests;
 mod resume;
 mod schemas;
