@@ -17,10 +17,12 @@ mod model;
 mod mortal;
 mod play;
 mod tape;
+mod typed;
 mod yaml;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 
@@ -208,6 +210,40 @@ fn what_the_validator_calls_safe_is_set_when_it_is_read_and_has_one_writer() {
         }
         Ok(())
     });
+}
+
+#[test]
+fn what_compiles_runs_without_an_error_of_types_when_the_model_keeps_to_its_types() {
+    let (mut runner, seed) = runner("typed", 300);
+    let model = typed::Keeps::default();
+    let told = model.0.clone();
+    let lab = Lab::with(Arc::new(model), Arc::default());
+    let refused = RefCell::new(BTreeMap::<&str, u32>::new());
+    let project = "format: 1\nmodels: {m: {provider: demo}}\ndefault_model: m\n";
+    let outcome = runner.run(&typed::tapes(), |tapes| {
+        let (graph, types) = typed::read(&tapes);
+        let files = [("project.yaml", project.to_owned()), ("root.yaml", graph.clone())];
+        let ready = lab.ready(&files).map_err(|(codes, text)| {
+            if setting("PROPERTY_SHOW").is_some() {
+                println!("{text}");
+            }
+            *refused.borrow_mut().entry(codes[0]).or_default() += 1;
+            TestCaseError::reject(codes[0])
+        })?;
+        for seed in seed..seed + 3 {
+            *told.lock().unwrap() = (seed, types.clone());
+            let played = ready.play(On::Memory, seed, Death::Never);
+            if played.told.failed.is_some() {
+                let result = String::from_utf8_lossy(&played.result).into_owned();
+                return Err(TestCaseError::fail(format!("{result}\n{graph}")));
+            }
+        }
+        Ok(())
+    });
+    println!("typed: refused: {:?}", refused.borrow());
+    if let Err(TestError::Fail(why, _)) = outcome {
+        panic!("typed: {why}");
+    }
 }
 
 /// Says where the engine leaves the rules.

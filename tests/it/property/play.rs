@@ -11,6 +11,7 @@ use graphloom::engine::step::Reply;
 use graphloom::engine::{Answerer, Engine, Followed, Settings, Start};
 use graphloom::event::{self, Body};
 use graphloom::id::{InterruptId, Seq};
+use graphloom::model::ChatModel;
 use graphloom::spec::{Files, load_files};
 use graphloom::state::{Change, Delta};
 use graphloom::store::memory::MemoryStore;
@@ -39,8 +40,11 @@ pub(super) struct Ready<'a> {
 impl Lab {
     pub(super) fn new() -> Self {
         let fate = Arc::<Fate>::default();
-        let providers = Providers::stand_in(Arc::new(Answers(fate.clone()))).unwrap();
-        Self { fate, providers }
+        Self::with(Arc::new(Answers(fate.clone())), fate)
+    }
+
+    pub(super) fn with(model: Arc<dyn ChatModel>, fate: Arc<Fate>) -> Self {
+        Self { fate, providers: Providers::stand_in(model).unwrap() }
     }
 
     /// Compiles files; else the codes of the errors, and all that is wrong in words.

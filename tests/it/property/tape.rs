@@ -24,14 +24,18 @@ pub(super) fn tapes(most: usize) -> impl Strategy<Value = Tapes> {
 }
 
 /// Reads bytes as choices.
-struct Reader<'a>(std::slice::Iter<'a, u8>);
+pub(super) struct Reader<'a>(std::slice::Iter<'a, u8>);
 
-impl Reader<'_> {
-    fn pick(&mut self, n: usize) -> usize {
+impl<'a> Reader<'a> {
+    pub(super) fn new(bytes: &'a [u8]) -> Self {
+        Self(bytes.iter())
+    }
+
+    pub(super) fn pick(&mut self, n: usize) -> usize {
         usize::from(self.0.next().copied().unwrap_or(0)) % n.max(1)
     }
 
-    fn byte(&mut self) -> usize {
+    pub(super) fn byte(&mut self) -> usize {
         self.pick(256)
     }
 }
