@@ -13,6 +13,7 @@ mod handlers;
 mod language;
 mod models;
 mod openapi;
+mod parity;
 mod people;
 mod property;
 mod requests;
