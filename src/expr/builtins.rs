@@ -220,9 +220,12 @@ fn refused(why: &'static str) -> Error {
 
 /// Replaces undefined and null; with `true` as second argument everything that counts as false.
 #[expect(clippy::needless_pass_by_value, reason = "the engine hands arguments over by value")]
-fn default(value: Value, other: Option<Value>, falsy: Option<bool>, kwargs: Kwargs) -> Result<Value, Error> {
-    let falsy = match falsy {
-        Some(falsy) => falsy,
+fn default(value: Value, args: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
+    // Null is a value to give here, which an optional argument would take for none at all.
+    let mut args = args.0.into_iter();
+    let other = args.next();
+    let falsy = match args.next() {
+        Some(falsy) => bool::try_from(falsy)?,
         None => kwargs.get::<Option<bool>>("boolean")?.unwrap_or(false),
     };
     kwargs.assert_all_used()?;
