@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::reader::Reader;
-use super::tree::{Node, Tree};
+use super::tree::{Node, Style, Tree};
 use crate::diagnostic::{Diagnostic, Spanned, suggest};
 
 /// The largest amount of money, in US dollars.
@@ -122,6 +122,13 @@ impl Reader<'_> {
     /// Reads one of a closed list of words.
     pub(super) fn word(&mut self, node: &Node, words: &[&'static str]) -> Option<Spanned<&'static str>> {
         let list = words.iter().map(|w| format!("`{w}`")).collect::<Vec<_>>().join(", ");
+        // Written as the others are, YAML makes nothing of this word.
+        if node.tree == Tree::Null
+            && node.style == Style::Plain
+            && let Some(null) = words.iter().find(|word| **word == "null")
+        {
+            return Some(Spanned { value: null, span: node.span });
+        }
         if node.as_str().is_none() {
             self.wrong(node, &format!("one of {list}"));
             return None;

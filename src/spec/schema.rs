@@ -248,10 +248,11 @@ fn pattern(pattern: &str, why: &str) -> Json {
 }
 
 fn word(words: &[Word]) -> Json {
-    json!({
-        "enum": words.iter().map(|word| word.name).collect::<Vec<_>>(),
-        "markdownEnumDescriptions": words.iter().map(|word| word.doc).collect::<Vec<_>>(),
-    })
+    // The word `null` without quotes is YAML's own.
+    let bare = words.iter().filter(|word| word.name == "null").map(|word| (Json::Null, word.doc));
+    let (names, docs): (Vec<_>, Vec<_>) =
+        words.iter().map(|word| (json!(word.name), word.doc)).chain(bare).unzip();
+    json!({"enum": names, "markdownEnumDescriptions": docs})
 }
 
 /// A name that stands for something.

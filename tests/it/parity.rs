@@ -28,7 +28,7 @@ async fn open(graphs: &[(&str, &str)], script: &Scripted) -> Engine {
     let mut bag = Bag::default();
     let files = graphs.iter().copied().chain([("project.yaml", PROJECT)]);
     let files = files.map(|(name, text)| (name.to_owned(), text.as_bytes().to_vec()));
-    let folder = load_files("graphs", Files::from_iter(files), &mut bag);
+    let folder = load_files("graphs", files.collect::<Files>(), &mut bag);
     let catalog = compile(&folder, &providers(), &mut bag);
     let catalog = catalog.unwrap_or_else(|| panic!("{}", render_text(&bag, false)));
     let store = Arc::new(MemoryStore::new());
