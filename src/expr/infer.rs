@@ -153,7 +153,7 @@ impl<'e> Infer<'e> {
                 {
                     return found;
                 }
-                let object = self.expr(&attr.expr);
+                let object = self.holder(&attr.expr);
                 self.field(&attr.expr, object, attr.name, range(expr))
             }
             ast::Expr::GetItem(item) => self.item(item, range(expr)),
@@ -215,6 +215,14 @@ impl<'e> Infer<'e> {
             return self.expr(expr);
         }
         let before = std::mem::replace(&mut self.lenient, true);
+        let typed = self.expr(expr);
+        self.lenient = before;
+        typed
+    }
+
+    /// Finds the type of what a field or an item is read from. It has to be set even where they need not.
+    fn holder(&mut self, expr: &ast::Expr<'_>) -> Typed {
+        let before = std::mem::replace(&mut self.lenient, false);
         let typed = self.expr(expr);
         self.lenient = before;
         typed
@@ -345,10 +353,10 @@ impl<'e> Infer<'e> {
             {
                 return found;
             }
-            let object = self.expr(&item.expr);
+            let object = self.holder(&item.expr);
             return self.field(&item.expr, object, name, whole);
         }
-        let object = self.expr(&item.expr);
+        let object = self.holder(&item.expr);
         self.expr(&item.subscript_expr);
         let object = self.some(&item.expr, object, "an item");
         let ty = match &object.ty {

@@ -51,7 +51,7 @@ async fn start(engine: &Engine, text: &str) -> Answered {
         idempotency: None,
     };
     let started = engine.start(&owner("acme", "ann"), start).await.unwrap();
-    Answered { run: started.run, after: started.after }
+    Answered { run: started.run, replayed: false, after: started.after }
 }
 
 async fn drain(engine: &Engine, answered: &Answered) -> Json {
@@ -68,7 +68,7 @@ async fn events(engine: &Engine, answered: &Answered) -> Vec<Json> {
 }
 
 async fn questions(engine: &Engine) -> Vec<Interrupt> {
-    engine.interrupts(&session("s")).await.unwrap().into_iter().map(|(_, question)| question).collect()
+    engine.interrupts(&session("s")).await.unwrap().into_iter().map(|asked| asked.interrupt).collect()
 }
 
 /// Elsewhere the node ran again for each answer, and asked what was answered.

@@ -1,6 +1,6 @@
 //! Stores and models of a process that dies where a test wants it to: what it had written by then is all that is left.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,8 +11,9 @@ use graphloom::event::Usage;
 use graphloom::id::{CheckpointId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey};
 use graphloom::model::{ChatModel, Chunk, ModelError, Request};
 use graphloom::store::{
-    Accepted, Answer, Answering, Beat, Checkpoint, Claim, Commit, Committed, EventBatch, GraphVersion,
-    NewRun, OpenQuestion, Process, Result, Run, Store, Thread, VersionUse,
+    Accepted, Answer, Answering, Beat, Checkpoint, Claim, Commit, Committed, Counts, EventBatch,
+    GraphVersion, Idempotency, Kept, Keyed, NewRun, OpenQuestion, Process, Result, Resumed, Run, RunFilter,
+    Store, Thread, VersionUse,
 };
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -229,6 +230,17 @@ store! {
         put_graph_version(version: &GraphVersion) -> ();
         graph_version(hash: &str) -> Option<GraphVersion>;
         version_use(hash: &str) -> VersionUse;
+        paused_versions() -> BTreeMap<(String, String), u64>;
+        keyed(owner: &Owner, key: &Idempotency) -> Option<Keyed>;
+        erase(tenant: &Part, user: Option<&Part>, limit: u32) -> u64;
+        runs(filter: &RunFilter, limit: u32) -> Vec<Run>;
+        counts() -> Counts;
+        find_run(run: RunId) -> Option<Run>;
+        retry(run: RunId) -> Option<Run>;
+        overdue(kept: Kept, age: Duration, limit: u32) -> Vec<Run>;
+        keep_events(owner: &Owner, run: RunId, kept: Kept, batches: Vec<EventBatch>) -> bool;
+        forget_checkpoints(age: Duration, limit: u32) -> u64;
+        discard(run: RunId) -> Option<Run>;
         append_events(batches: Vec<(Owner, RunId, EventBatch)>) -> ();
         claim(process: &Process, limit: u32) -> Vec<Claim>;
         heartbeat(process: &Process, live: &[RunId]) -> Beat;
@@ -238,9 +250,9 @@ store! {
         answers(owner: &Owner, run: RunId) -> Vec<(InterruptId, Vec<u8>)>;
         questions(key: &ThreadKey) -> Vec<OpenQuestion>;
         question(owner: &Owner, agent: bool, id: &InterruptId) -> Option<OpenQuestion>;
-        approvals(tenant: &Part, limit: u32) -> Vec<OpenQuestion>;
+        approvals(tenant: &Part, after: Option<(DateTime<Utc>, InterruptId)>, limit: u32) -> Vec<OpenQuestion>;
         pending(owner: &Owner, run: RunId, step: u64) -> Vec<(TaskId, Vec<u8>)>;
-        resume(owner: &Owner, run: RunId, process: Process) -> Option<Claim>;
+        resume(owner: &Owner, run: RunId, process: Process, idempotency: Option<Idempotency>) -> Resumed;
         run(owner: &Owner, run: RunId) -> Option<Run>;
         events(owner: &Owner, run: RunId, after: Seq, limit: usize) -> Vec<EventBatch>;
         thread(key: &ThreadKey) -> Option<Thread>;

@@ -153,16 +153,17 @@ impl Ready<'_> {
                 RunState::Interrupted => {
                     let open = engine.interrupts(&key).await.unwrap();
                     let mut questions: Vec<String> =
-                        open.iter().map(|(_, question)| question.question.clone()).collect();
+                        open.iter().map(|asked| asked.interrupt.question.clone()).collect();
                     questions.sort();
                     asked.push(questions);
-                    let said = open.into_iter().map(|(_, question)| {
+                    let said = open.into_iter().map(|asked| {
+                        let question = asked.interrupt;
                         let reply = reply(&question.question);
                         let reply = reply.map_or(Reply::Dismissed, |text| Reply::Answer(json!(text)));
                         (InterruptId(question.interrupt_id.into()), reply)
                     });
                     let who = Answerer { owner: owner.clone(), agent: true };
-                    engine.answer(&who, said.collect()).await.unwrap();
+                    engine.answer(&who, said.collect::<Vec<_>>()).await.unwrap();
                 }
                 RunState::Running | RunState::Queued => {
                     let followed = engine.follow(&owner, RUN, Seq::default(), false).await.unwrap();
