@@ -140,7 +140,7 @@ impl Driver<'_> {
                 let failure = Failure::new(ErrorKind::Timeout, "the time of a task around it is over");
                 self.tell_call(leaf, &leaf.place, Err(&failure));
                 let (late, usage) = (Some(task.clone()), meter.total());
-                Worked { late, usage, ..Worked::new(1, Err(failure)) }
+                Worked { usage, late, ..Worked::new(1, Err(failure)) }
             }
         }
     }

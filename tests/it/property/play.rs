@@ -92,6 +92,7 @@ impl Ready<'_> {
         Catalog {
             graphs: self.catalog.graphs.iter().map(copy).collect(),
             project: self.catalog.project.clone(),
+            ..Catalog::default()
         }
     }
 
