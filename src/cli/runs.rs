@@ -124,7 +124,7 @@ pub(super) async fn runs(flags: &RunsFlags, file: &File) -> Result<ExitCode> {
                 some => some.to_vec(),
             };
             let states = states.into_iter().map(Into::into).collect();
-            let filter = RunFilter { states, tenant: tenant.clone(), before: *before };
+            let filter = RunFilter { states, tenant: tenant.clone(), before: *before, thread: None };
             let runs = look().await?.runs(&filter, *limit).await?;
             super::print(&match format {
                 Format::Text => table(&runs),

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use serde_json::Value as Json;
+use tracing::warn;
 
 use super::record::{self, Input};
 use super::{Answered, Engine, Start, StartError, Started, heads, migrate};
 use crate::id::{Owner, RunId, Seq, ThreadKey};
 use crate::plan::Plan;
 use crate::state::Mismatch;
-use crate::store::{Accepted, Claim, Keyed, NewRun, StoreError};
+use crate::store::{Accepted, Claim, Keyed, NewRun, OnBusy, Run, RunFilter, RunState, StoreError};
 
 /// How often a thread's version is looked at while others change it.
 const VERSION_TRIES: usize = 4;
@@ -109,8 +110,9 @@ impl Engine {
     }
 
     async fn accept(&self, new: NewRun, plan: Arc<Plan>) -> Result<Accepted, StoreError> {
-        let shared = self.shared.clone();
+        let (shared, engine) = (self.shared.clone(), self.clone());
         self.claiming(async move {
+            let interrupts = new.on_busy == OnBusy::Interrupt;
             let accepted = shared.store.accept(new).await?;
             let claim = match &accepted {
                 Accepted::Claimed { run, head } => {
@@ -118,6 +120,10 @@ impl Engine {
                 }
                 Accepted::Queued { run } => {
                     shared.enqueued(run.thread);
+                    // It is accepted: what fails from here on makes it wait, and loses nothing.
+                    if interrupts && let Err(error) = engine.interrupt(run).await {
+                        warn!(run = %run.run, %error, "The runs before it could not be ended; it waits for them.");
+                    }
                     None
                 }
                 _ => None,
@@ -125,6 +131,21 @@ impl Engine {
             Ok((accepted, claim))
         })
         .await
+    }
+
+    /// Asks for the end of the runs that a run of the same thread waits for.
+    async fn interrupt(&self, run: &Run) -> Result<(), StoreError> {
+        let filter = RunFilter {
+            states: vec![RunState::Running, RunState::Queued],
+            tenant: Some(run.key.owner.tenant.clone()),
+            before: Some(run.run),
+            thread: Some(run.thread),
+        };
+        // Those that wait first, so that none of them begins.
+        for before in self.shared.store.runs(&filter, self.shared.settings.queue_limit + 1).await? {
+            self.cancel(&run.key.owner, before.run).await?;
+        }
+        Ok(())
     }
 
     /// Does what may claim a run, and drives it. What was begun is brought to its end even when the client hangs up: a

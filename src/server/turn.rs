@@ -56,6 +56,8 @@ enum OnBusyChoice {
     Enqueue,
     /// Refuse with 409.
     Reject,
+    /// Cancel it and those that wait, and begin when they have stopped. What they had committed stays.
+    Interrupt,
 }
 
 /// A turn that has the right form. Whether it fits the graph is for the engine to say.
@@ -97,8 +99,9 @@ impl Parsed for Turn {
             None => Some(OnBusy::default()),
             Some(Json::String(text)) if text == "enqueue" => Some(OnBusy::Enqueue),
             Some(Json::String(text)) if text == "reject" => Some(OnBusy::Reject),
-            Some(Json::String(_)) => fields.add("/on_busy", "send `enqueue` or `reject`"),
-            Some(other) => fields.add("/on_busy", expected("`enqueue` or `reject`", &other)),
+            Some(Json::String(text)) if text == "interrupt" => Some(OnBusy::Interrupt),
+            Some(Json::String(_)) => fields.add("/on_busy", "send `enqueue`, `reject` or `interrupt`"),
+            Some(other) => fields.add("/on_busy", expected("`enqueue`, `reject` or `interrupt`", &other)),
         };
         let groups = fields.include();
         let hash = fields.hash.clone();

@@ -568,6 +568,7 @@ impl Store for MemoryStore {
             (filter.states.is_empty() || filter.states.contains(&run.state))
                 && filter.tenant.as_ref().is_none_or(|tenant| run.key.owner.tenant == *tenant)
                 && filter.before.is_none_or(|before| run.run < before)
+                && filter.thread.is_none_or(|thread| run.thread == thread)
         };
         let runs = tables.runs.values().rev().map(|row| &row.run).filter(is_asked);
         Ok(runs.take(limit as usize).cloned().collect())

@@ -158,6 +158,8 @@ pub enum OnBusy {
     Enqueue,
     /// Refuses.
     Reject,
+    /// Waits, and the engine asks for the end of all that came before.
+    Interrupt,
 }
 
 /// The key that makes a repeated POST start one run.
@@ -437,6 +439,8 @@ pub struct RunFilter {
     pub tenant: Option<Part>,
     /// Those that were accepted before this one.
     pub before: Option<RunId>,
+    /// Those of this thread.
+    pub thread: Option<ThreadId>,
 }
 
 /// How many runs are not over, and how many were given up, over all tenants.

@@ -206,6 +206,36 @@ async fn runs_of_one_thread_wait_for_each_other_and_a_refused_one_leaves_nothing
 }
 
 #[tokio::test]
+async fn a_turn_that_interrupts_ends_what_came_before_and_keeps_what_was_committed() {
+    let store: Arc<MemoryStore> = Arc::default();
+    let stuck = Speak { permits: Arc::new(Semaphore::new(1)), ..Speak::new(&["half", "never"]) };
+    let permits = stuck.permits.clone();
+    let nodes: Vec<(&str, Arc<dyn Node>, Next)> = vec![
+        ("first", Arc::new(Speak::new(&["one"])), Next::To(Target::Node("stuck".into()))),
+        ("stuck", Arc::new(stuck), Next::To(Target::End)),
+    ];
+    let engine = engine(&store, catalog(nodes, &Retry::default())).await;
+    let running = engine.start(&owner(), say("a")).await.unwrap().run;
+    let mut follower = engine.follower(&owner(), &running, Seq::default(), false);
+    let mut deltas = 0;
+    while deltas < 2 {
+        let frame = follower.next().await.unwrap().unwrap();
+        deltas += u32::from(frame.event.body.name() == "message.delta");
+    }
+    let waiting = engine.start(&owner(), say("b")).await.unwrap().run;
+    let last = Start { on_busy: OnBusy::Interrupt, ..say("c") };
+    let last = engine.start(&owner(), last).await.unwrap().run;
+    for run in [running.run, waiting.run] {
+        let (events, _) = follow(&engine, run, Seq::default()).await;
+        assert_eq!(events.last().unwrap().1["status"], "cancelled");
+    }
+    permits.add_permits(10);
+    let (events, _) = follow(&engine, last.run, Seq::default()).await;
+    assert_eq!(events.last().unwrap().1["status"], "completed");
+    assert_eq!(conversation(&engine).await, ["a", "one", "c", "one", "halfnever"]);
+}
+
+#[tokio::test]
 async fn a_failed_run_says_so_and_the_thread_takes_the_next_turn() {
     let engine =
         engine(&Arc::default(), one(Speak { failures: AtomicU32::new(1), ..Speak::new(&["a", "b"]) })).await;

@@ -26,6 +26,10 @@ pub(super) async fn runs<C: ConnectionTrait>(db: &C, filter: &RunFilter, limit: 
         values.push(before.0.into());
         text.push_str(&format!(" and r.run_id < ${}", values.len()));
     }
+    if let Some(thread) = filter.thread {
+        values.push(thread.0.into());
+        text.push_str(&format!(" and r.thread_id = ${}", values.len()));
+    }
     text.push_str(" order by r.run_id desc limit $1");
     read::rows(db, "run", &text, values).await?.iter().map(Row::run).collect()
 }

@@ -45,7 +45,7 @@ async fn an_operator_sees_the_runs_of_all_tenants(store: Arc<dyn Store>) {
     let states = vec![RunState::Dead, RunState::Queued];
     let filter = RunFilter { states: states.clone(), ..RunFilter::default() };
     assert_eq!(ids(&*store, filter, 10).await, [lost.run, waiting.run]);
-    let filter = RunFilter { states, tenant: Some(part("bolt")), before: None };
+    let filter = RunFilter { states, tenant: Some(part("bolt")), ..RunFilter::default() };
     assert_eq!(ids(&*store, filter, 10).await, [lost.run]);
     let counts = Counts { queued: 1, running: 1, interrupted: 1, dead: 1 };
     assert_eq!(store.counts().await.unwrap(), counts);
