@@ -25,7 +25,8 @@ use super::journal::Journal;
 use super::migrate;
 use super::record::{self, Input};
 use super::step::{
-    self, Applied, Doing, Frontier, Granted, Limit, Planned, Replies, Step, Taken, Unhandled, Worked, World,
+    self, Applied, Doing, Frontier, Granted, Limit, Open, Planned, Replies, Step, Taken, Unhandled, Worked,
+    World,
 };
 use super::{Live, Shared, Stop};
 use crate::event::{Body, RunStatus, Scope, Usage, Who};
@@ -200,10 +201,18 @@ impl<'a> Driver<'a> {
         };
         if claim.run.fence > 1 {
             self.recall(&mut at).await?;
-            at.hear();
+            // Without a message of its own, the newest turn is of an earlier run.
+            if began && input.message.is_some() {
+                at.hear();
+            }
         }
-        if spent.is_some_and(|spent| began && spent.steps == at.number) {
+        if let Some(spent) = spent.filter(|spent| began && spent.steps == at.number) {
             at.head.frontier.granted = Granted::default();
+            // What the failed superstep used is in what was told of it, and in no checkpoint.
+            if spent.usage.tokens() >= at.head.frontier.usage.tokens() {
+                at.head.frontier.usage = spent.usage;
+                at.kept.values_mut().flatten().for_each(Worked::forget_usage);
+            }
         }
         if claim.run.step == 0 {
             let checkpoint_id = at.head.checkpoint;
@@ -258,7 +267,6 @@ impl<'a> Driver<'a> {
                 }
                 continue;
             }
-            let late: Vec<TaskId> = ended.iter().flatten().filter_map(|worked| worked.late.clone()).collect();
             let head = &at.head;
             let applied = match step::apply(world, &head.state, &at.input, &head.frontier, step, ended) {
                 Ok(applied) => applied,
@@ -269,12 +277,13 @@ impl<'a> Driver<'a> {
                     return self.fail_with(at, events, Some(node), failure).await;
                 }
             };
+            let again = applied.again.clone();
             match self.barrier(at, applied).await? {
                 Some(on) => at = on,
                 None => return Ok(()),
             }
             // What is tried again has its time again.
-            at.begun.retain(|task, _| !late.contains(task));
+            at.begun.retain(|task, _| !again.contains(task));
         }
     }
 
@@ -325,7 +334,9 @@ impl<'a> Driver<'a> {
         }
         metrics::counter!("graphloom_supersteps_total").increment(1);
         let (open, alive) = if holding { at.head.frontier.held(&at.plan) } else { Default::default() };
-        if holding {
+        let answered =
+            |old: &Open| old.who == Who::User && open.iter().all(|new| new.question.id != old.question.id);
+        if asked.iter().any(answered) {
             at.hear();
         }
         self.journal.settle(&events, &alive);

@@ -220,8 +220,10 @@ pub struct Applied {
     pub edges: Vec<Taken>,
     /// What becomes visible with it, in the order of the tasks.
     pub events: Vec<(Place, Body)>,
-    /// How long to wait before the next superstep: a called graph is tried again.
+    /// How long to wait before the next superstep: something is tried again.
     pub wait: Duration,
+    /// The tasks that are.
+    pub again: BTreeSet<TaskId>,
 }
 
 /// What a leaf came to.
@@ -243,6 +245,23 @@ pub struct Worked {
 }
 
 impl Worked {
+    /// Returns all tokens that it used.
+    pub fn usage(&self) -> Usage {
+        let mut usage = self.usage;
+        if let Ok(Outcome::Done(done)) = &self.result {
+            usage += done.usage;
+        }
+        usage
+    }
+
+    /// Leaves out the tokens, where they are counted already.
+    pub fn forget_usage(&mut self) {
+        self.usage = Usage::default();
+        if let Ok(Outcome::Done(done)) = &mut self.result {
+            done.usage = Usage::default();
+        }
+    }
+
     /// Makes what an attempt came to that called no model.
     pub fn new(attempt: u32, result: Result<Outcome, Failure>) -> Self {
         Self { attempt, result, usage: Usage::default(), model: None, late: None }

@@ -42,17 +42,6 @@ pub enum Outcome {
     More(Round),
 }
 
-impl Outcome {
-    /// Leaves out the tokens that it used.
-    #[must_use]
-    pub fn without_usage(mut self) -> Self {
-        if let Self::Done(done) = &mut self {
-            done.usage = Usage::default();
-        }
-        self
-    }
-}
-
 impl From<Done> for Outcome {
     fn from(done: Done) -> Self {
         Self::Done(done)

@@ -256,7 +256,7 @@ impl Server {
         let at_once = tokio::select! {
             () = serve.as_mut() => return,
             () = tokio::time::sleep(notice) => false,
-            _ = again.as_mut() => true,
+            Some(_) = again.as_mut() => true,
         };
         stop.cancel();
         let closed = async {
@@ -264,7 +264,7 @@ impl Server {
                 let close = engine.close(left(drain.runs), left(drain.exit));
                 tokio::select! {
                     () = close => return,
-                    _ = again.as_mut() => {}
+                    Some(_) = again.as_mut() => {}
                 }
             }
             engine.close(Duration::ZERO, AT_ONCE).await;

@@ -62,16 +62,19 @@ async fn open_with(store: &Arc<dyn Store>, graph: &str, script: &Scripted, claim
     Engine::open(store.clone(), catalog, providers(), settings).await.unwrap()
 }
 
-pub(crate) async fn start(engine: &Engine) -> RunId {
-    let start = Start {
+pub(crate) fn message() -> Start {
+    Start {
         graph: "test".into(),
         session: part("s"),
         message: Some(json!("hi")),
         input: serde_json::Map::new(),
         on_busy: OnBusy::Enqueue,
         idempotency: None,
-    };
-    engine.start(&owner("acme", "ann"), start).await.unwrap().run.run
+    }
+}
+
+pub(crate) async fn start(engine: &Engine) -> RunId {
+    engine.start(&owner("acme", "ann"), message()).await.unwrap().run.run
 }
 
 /// Follows a run to its end.

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use graphloom::engine::step::Reply;
-use graphloom::engine::{Answerer, Engine};
+use graphloom::engine::{Answerer, Engine, Start};
+use graphloom::event::Usage;
 use graphloom::id::{InterruptId, RunId};
+use graphloom::model::Kind;
 use graphloom::model::scripted::{Entry, Gate, Scripted};
 use serde_json::{Value as Json, json};
 
-use crate::handlers::{end, follow, of_kind, open, start};
+use crate::handlers::{end, follow, message, of_kind, open, start};
 use crate::support::{Subject, owner, session};
 
 /// Resumes the run and returns what it tells from then on.
@@ -67,7 +69,7 @@ nodes:
   d: {kind: llm, text: hm, reply: true, next: e}
   e: {kind: llm, text: hm, reply: true, next: end}
 ";
-    let usage = graphloom::event::Usage { input_tokens: 8, output_tokens: 1, ..Default::default() };
+    let usage = Usage { input_tokens: 8, output_tokens: 1, ..Usage::default() };
     let script = Scripted::new([
         ("d", vec![Entry::text("4").usage(usage)]),
         ("e", vec![Entry::text("5").usage(usage)]),
@@ -101,6 +103,57 @@ nodes:
     engine.answer(&ann, vec![(id, Reply::Answer(json!("me")))]).await.unwrap();
     follow(&engine, run).await;
     assert_eq!(conversation(&engine).await, ["hi", "Who?", "me", "You said me."]);
+}
+
+/// The text of a run that was taken over before its first barrier was that of the turn before.
+async fn the_words_of_a_turn_that_is_taken_over(subject: Subject) {
+    let graph = "\
+format: 1
+state:
+  messages: messages
+start: tell
+nodes:
+  tell: {kind: llm, text: \"{{ run.user_text }}\", reply: true, next: end}
+";
+    let gate = Gate::new();
+    let first = Scripted::new([("tell", vec![Entry::text("one"), Entry::text("never").gated(&gate)])]);
+    let dying = crate::handlers::open_dying(&subject.store, graph, &first).await;
+    let run = start(&dying).await;
+    follow(&dying, run).await;
+    let second = Start { message: Some(json!("again")), ..message() };
+    let run = dying.start(&owner("acme", "ann"), second).await.unwrap().run.run;
+    first.wait_for_calls(2).await;
+    let script = Scripted::new([("tell", vec![Entry::text("two")])]);
+    let heir = open(&subject.store, graph, &script).await;
+    assert_eq!(end(&follow(&heir, run).await)["status"], "completed");
+    assert_eq!(script.requests()[0].turns[0].content, "again");
+}
+
+/// Tokens of what was done beside a failure counted twice after a resume, or those of the failure not at all.
+async fn the_tokens_of_a_failed_superstep(subject: Subject) {
+    let graph = "\
+format: 1
+state:
+  messages: messages
+  x: string?
+  y: string?
+start: {all: [fine, weak]}
+nodes:
+  fine: {kind: llm, text: f, into: x, next: end}
+  weak: {kind: llm, text: w, into: y, next: end}
+";
+    let usage = Usage { input_tokens: 8, output_tokens: 1, ..Usage::default() };
+    let script = Scripted::new([
+        ("fine", vec![Entry::text("x").usage(usage)]),
+        ("weak", vec![Entry::error(Kind::Timeout), Entry::text("y").usage(usage)]),
+    ]);
+    let engine = open(&subject.store, graph, &script).await;
+    let run = start(&engine).await;
+    let failed = end(&follow(&engine, run).await).clone();
+    let resumed = end(&resume(&engine, run).await).clone();
+    assert_eq!((failed["status"].as_str(), resumed["status"].as_str()), (Some("failed"), Some("completed")));
+    let tokens = |end: &Json| end["usage"]["input_tokens"].as_u64().unwrap();
+    assert_eq!(tokens(&resumed), tokens(&failed) + 8, "{failed} {resumed}");
 }
 
 /// What a finished sibling had said was taken back after a crash, and not told again.
@@ -195,6 +248,8 @@ over_every_store!(
     a_run_that_could_not_begin,
     limits_that_were_used_up,
     the_newest_words_of_the_user,
+    the_words_of_a_turn_that_is_taken_over,
+    the_tokens_of_a_failed_superstep,
     what_was_said_before_a_crash,
     the_time_of_a_node_with_parts
 );

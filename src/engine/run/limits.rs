@@ -23,6 +23,9 @@ impl Driver<'_> {
         let failure = used_up(limit, &at.plan.limits);
         let granted = at.head.frontier.granted.has(limit);
         let Some(to) = at.plan.on_limit.clone().filter(|_| !granted) else {
+            for worked in ended.iter().flatten() {
+                at.head.frontier.usage += worked.usage();
+            }
             return self.fail(at, None, failure).await.map(|()| None);
         };
         let head = &at.head;
@@ -43,9 +46,12 @@ pub(super) fn over_limit(at: &Position) -> Option<Limit> {
         Some(Limit::Steps)
     } else if at.clock.elapsed() > limits.time {
         Some(Limit::Time)
-    } else if usage.tokens() > granted.tokens.unwrap_or(at.spent.tokens).saturating_add(limits.tokens) {
+    } else if usage.tokens() > granted.tokens.unwrap_or(at.spent.usage.tokens()).saturating_add(limits.tokens)
+    {
         Some(Limit::Tokens)
-    } else if usage.cost_nano_usd > granted.cost.unwrap_or(0).saturating_add(limits.cost_nano_usd) {
+    } else if usage.cost_nano_usd
+        > granted.cost.unwrap_or(at.spent.usage.cost_nano_usd).saturating_add(limits.cost_nano_usd)
+    {
         Some(Limit::Cost)
     } else {
         None

@@ -8,7 +8,7 @@ use crate::engine::follow::{PAGE, decode};
 use crate::engine::journal::GONE;
 use crate::engine::record;
 use crate::engine::step::Leaf;
-use crate::event::{Body, Event, RunStatus, Scope};
+use crate::event::{Body, Event, RunStatus, Scope, Usage};
 use crate::id::Seq;
 
 /// What earlier owners of a run left.
@@ -24,7 +24,7 @@ pub(super) struct Inherited {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Spent {
     pub(super) steps: u64,
-    pub(super) tokens: u64,
+    pub(super) usage: Usage,
 }
 
 fn spent(events: &[Event]) -> Option<Spent> {
@@ -33,7 +33,7 @@ fn spent(events: &[Event]) -> Option<Spent> {
         match &event.body {
             Body::CheckpointSaved { step, .. } => steps = *step,
             Body::RunFinished { status: RunStatus::Failed | RunStatus::Dead, usage, .. } => {
-                spent = Some(Spent { steps, tokens: usage.tokens() });
+                spent = Some(Spent { steps, usage: *usage });
             }
             _ => {}
         }

@@ -134,15 +134,19 @@ impl Driver<'_> {
             (limit.saturating_sub(gone), task)
         });
         let Some((left, task)) = left.min() else { return self.kept(at, leaf, facts, keeps, meter).await };
-        match tokio::time::timeout(left, self.kept(at, leaf, facts, keeps, meter)).await {
-            Ok(worked) => worked,
-            Err(_late) => {
-                let failure = Failure::new(ErrorKind::Timeout, "the time of a task around it is over");
-                self.tell_call(leaf, &leaf.place, Err(&failure));
-                let (late, usage) = (Some(task.clone()), meter.total());
-                Worked { usage, late, ..Worked::new(1, Err(failure)) }
+        let mut failure = Failure::new(ErrorKind::Timeout, "the time of a task around it is over");
+        if left.is_zero() {
+            failure.undone = true;
+        } else {
+            match tokio::time::timeout(left, self.kept(at, leaf, facts, keeps, meter)).await {
+                Ok(worked) => return worked,
+                Err(_late) => {
+                    failure.uncertain = leaf.effects() == Effects::AtMostOnce;
+                    self.tell_call(leaf, &leaf.place, Err(&failure));
+                }
             }
         }
+        Worked { usage: meter.total(), late: Some(task.clone()), ..Worked::new(1, Err(failure)) }
     }
 
     /// Does a leaf, unless it was done before something beside it failed or the run was taken over, and keeps what it
@@ -158,7 +162,9 @@ impl Driver<'_> {
         let task = &leaf.place.task_id;
         let kept = at.kept.get(task).and_then(Option::as_ref);
         if let Some(worked) = leaf.done.as_ref().or(kept) {
-            self.tell_again(leaf, worked);
+            if leaf.done.is_none() || !matches!(leaf.work, LeafWork::Tool(..)) {
+                self.tell_again(leaf, worked);
+            }
             return worked.clone();
         }
         let mut intent = None;

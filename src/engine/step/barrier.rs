@@ -156,10 +156,12 @@ impl<'a> Results<'a> {
             usage: Usage::default(),
             wait: Duration::ZERO,
             failed: Vec::new(),
-            late: BTreeSet::new(),
+            late: BTreeMap::new(),
+            again: BTreeSet::new(),
             retries: 0,
             done: Vec::new(),
             spoiled: false,
+            made: false,
         }
     }
 
@@ -168,7 +170,7 @@ impl<'a> Results<'a> {
         frontier.usage += self.usage;
         let Told { events, edges, said: _ } = told;
         let events = self.failed.into_iter().chain(events).collect();
-        Applied { state, delta, frontier, edges, events, wait: self.wait }
+        Applied { state, delta, frontier, edges, events, wait: self.wait, again: self.again }
     }
 
     /// Takes the superstep of one graph.

@@ -34,7 +34,8 @@ impl<'a> Planner<'a> {
         let called = Called {
             id: part.task.to_string(),
             tool: tool.name.clone(),
-            task: part.task.part(level.number, &tool.name, 0),
+            // One call a task: it is known by the same in every attempt.
+            task: part.task.part(0, &tool.name, 0),
             args: Arc::new(args),
             stage: Stage::Due,
         };

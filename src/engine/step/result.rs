@@ -27,14 +27,18 @@ pub(super) struct Results<'a> {
     pub(super) wait: Duration,
     /// The ends of what failed in called graphs.
     pub(super) failed: Vec<(Place, Body)>,
-    /// The tasks whose time is over.
-    pub(super) late: BTreeSet<TaskId>,
+    /// The tasks whose time is over, and whether a call may have been made that must not be made twice.
+    pub(super) late: BTreeMap<TaskId, bool>,
+    /// The tasks that are tried again.
+    pub(super) again: BTreeSet<TaskId>,
     /// How many of the tasks around may be tried again.
     pub(super) retries: u32,
     /// What leaves came to since the outermost of them.
     pub(super) done: Vec<(TaskId, Worked)>,
     /// A call failed that must not be made again.
     pub(super) spoiled: bool,
+    /// One was made.
+    pub(super) made: bool,
 }
 
 /// What becomes visible with a part of a barrier.
@@ -96,16 +100,20 @@ impl<'a> Results<'a> {
     /// Takes what the next leaf came to; nothing: it was stopped.
     fn next(&mut self, task: &TaskId, effects: Effects) -> Option<Worked> {
         let worked = self.ended.next().flatten()?;
-        self.late.extend(worked.late.clone());
+        if let (Some(task), Err(failure)) = (&worked.late, &worked.result) {
+            *self.late.entry(task.clone()).or_default() |= failure.uncertain;
+        }
         if self.retries > 0 {
+            let once = effects == Effects::AtMostOnce;
             match &worked.result {
-                Ok(outcome) => {
+                Ok(_) => {
+                    self.made |= once;
+                    let mut done = worked.clone();
                     // Its tokens are counted now.
-                    let (result, model) = (Ok(outcome.clone().without_usage()), worked.model.clone());
-                    let done = Worked { model, ..Worked::new(worked.attempt, result) };
+                    done.forget_usage();
                     self.done.push((task.clone(), done));
                 }
-                Err(failure) => self.spoiled |= effects == Effects::AtMostOnce && !failure.is_undone(),
+                Err(failure) => self.spoiled |= once && !failure.is_undone(),
             }
         }
         Some(worked)
@@ -330,12 +338,14 @@ impl<'a> Results<'a> {
         let before = (part.job.timeout < Duration::MAX).then(|| Box::new(frame.clone()));
         let (stepped, again) = self.retried(part.job, frame.failed, |results| {
             let stepped = results.step_of(part, frame, step);
-            match (stepped, before.filter(|_| results.late.contains(&part.place.task_id))) {
-                (Stepped::On(..), Some(before)) => Stepped::Failed(before, late(part.job), Vec::new()),
-                (Stepped::Failed(_, _, events), Some(before)) => {
-                    Stepped::Failed(before, late(part.job), events)
-                }
-                (stepped, _) => stepped,
+            let Some((before, uncertain)) = before.zip(results.late.get(&part.place.task_id).copied()) else {
+                return stepped;
+            };
+            let late = late(part.job, uncertain);
+            match stepped {
+                Stepped::On(..) | Stepped::Over { .. } => Stepped::Failed(before, late, Vec::new()),
+                Stepped::Failed(_, _, events) => Stepped::Failed(before, late, events),
+                Stepped::Cut => Stepped::Cut,
             }
         });
         match (stepped, again) {
@@ -347,6 +357,7 @@ impl<'a> Results<'a> {
             (Stepped::Failed(frame, _, events), Some(Again { delay, done })) => {
                 self.failed.extend(events);
                 self.wait = self.wait.max(delay);
+                self.again.insert(part.place.task_id.clone());
                 let (failed, done) = (frame.failed + 1, Arc::new(done));
                 Came::Still(Going::Graph(Box::new(Frame { failed, since, done, ..*frame })), Told::default())
             }
@@ -398,10 +409,11 @@ impl<'a> Results<'a> {
                 let place =
                     Place { task_id: item.task.clone(), item: Some(index as u64), ..part.place.clone() };
                 let mut inner = Part { level: part.level, job: &each.job, place, model: None };
-                let spoiled = std::mem::take(&mut self.spoiled);
+                let before = (std::mem::take(&mut self.spoiled), std::mem::take(&mut self.made));
                 self.retries += may;
                 let came = self.part(&mut inner, doing);
                 self.retries -= may;
+                let is_late = self.late.contains_key(&part.place.task_id);
                 item.stage = match came {
                     Came::Done { result, told: inner, .. } => {
                         told.take(inner);
@@ -412,12 +424,12 @@ impl<'a> Results<'a> {
                         ItemStage::Going(going)
                     }
                     Came::Failed(failure) => match each.on_error {
-                        ItemError::Skip if failure.can_be_caught() => ItemStage::Skipped,
-                        ItemError::Null if failure.can_be_caught() => ItemStage::Done(Json::Null),
+                        ItemError::Skip if failure.can_be_caught() && !is_late => ItemStage::Skipped,
+                        ItemError::Null if failure.can_be_caught() && !is_late => ItemStage::Done(Json::Null),
                         _ => {
-                            // It is tried again with the others that failed, if all of them may be.
+                            // It is tried again from where it was, with the others that failed, if all of them may be.
                             let delay = part.job.retry.delay(item.failed + 1, &failure, 1.0);
-                            let delay = delay.filter(|_| !self.spoiled);
+                            let delay = delay.filter(|_| !self.spoiled && !self.made);
                             failed = match (failed, delay) {
                                 (None, delay) => Some((failure, delay)),
                                 (Some((first, Some(before))), Some(delay)) => {
@@ -426,7 +438,7 @@ impl<'a> Results<'a> {
                                 (Some((first, _)), _) => Some((first, None)),
                             };
                             item.failed += 1;
-                            ItemStage::Due
+                            item.stage
                         }
                     },
                     Came::Late | Came::Cut => {
@@ -435,7 +447,8 @@ impl<'a> Results<'a> {
                     }
                 };
                 part.model = inner.model.or(part.model.take());
-                self.spoiled |= spoiled;
+                self.spoiled |= before.0;
+                self.made |= before.1;
             }
             left.push(item);
         }
@@ -444,12 +457,15 @@ impl<'a> Results<'a> {
         }
         match failed {
             _ if cut => Came::Cut,
-            _ if self.late.contains(&part.place.task_id) => Came::Failed(late(part.job)),
             Some((_, Some(delay))) => {
                 self.wait = self.wait.max(delay);
+                self.again.insert(part.place.task_id.clone());
                 Came::Still(Going::Map(left), told)
             }
-            Some((failure, None)) => Came::Failed(failure),
+            Some((failure, None)) => Came::Failed(match self.late.get(&part.place.task_id) {
+                Some(uncertain) => late(part.job, *uncertain),
+                None => failure,
+            }),
             None if left.iter().any(|item| matches!(item.stage, ItemStage::Going(_))) => {
                 Came::Still(Going::Map(left), told)
             }
@@ -465,9 +481,9 @@ impl<'a> Results<'a> {
 }
 
 /// Says that the time of a task is over.
-fn late(job: &Job) -> Failure {
+fn late(job: &Job, uncertain: bool) -> Failure {
     let message = format!("the node takes longer than {} s", job.timeout.as_secs_f64());
-    Failure::new(ErrorKind::Timeout, message)
+    Failure { uncertain, ..Failure::new(ErrorKind::Timeout, message) }
 }
 
 /// Finds a tool that a part may call.

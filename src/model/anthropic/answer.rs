@@ -97,7 +97,13 @@ impl Message {
                 }
                 Block::Thinking { thinking: start.thinking.0, signature: start.signature.0 }
             }
-            "redacted_thinking" => Block::Redacted(start.data.0),
+            "redacted_thinking" => {
+                let before: usize = self.blocks.values().map(Block::size).sum();
+                if before + start.data.0.len() > ARGUMENTS_LIMIT {
+                    return Err(schema("the provider's hidden thoughts are longer than 4 MiB"));
+                }
+                Block::Redacted(start.data.0)
+            }
             "tool_use" if self.forced.as_ref().is_some_and(|name| *name == start.name.0) => {
                 Block::Forced { given, bytes: 0 }
             }
@@ -141,7 +147,12 @@ impl Message {
                 thinking.push_str(&delta.thinking.0);
                 chunks.push_back(Chunk::Reasoning(delta.thinking.0));
             }
-            (Block::Thinking { signature, .. }, "signature_delta") => signature.push_str(&delta.signature.0),
+            (Block::Thinking { signature, .. }, "signature_delta") => {
+                signature.push_str(&delta.signature.0);
+                if signature.len() > KEPT_LIMIT {
+                    return Err(schema("the provider signs a thought with more than 1 MiB"));
+                }
+            }
             (Block::Call { index, bytes, .. }, "input_json_delta") => {
                 *bytes += delta.partial_json.0.len();
                 if *bytes > ARGUMENTS_LIMIT {

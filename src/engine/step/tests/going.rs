@@ -429,6 +429,15 @@ fn the_time_of_a_called_graph_and_of_a_list_is_that_of_all_that_is_in_it() {
     run.late = vec!["a/p".into()];
     assert_eq!(run.go(works), "a fails: timeout");
     assert_eq!(run.told, ["a/p", "a/p"]);
+    // Nor is it when the graph is at its end with it.
+    let mut p = node(leaf(), "r", "end");
+    p.on_error = vec![Catch { errors: None, to: Target::End }];
+    let mut run = Run::new(
+        plan_of("test", &["a"], vec![("a", limited(graph("child", "")))]),
+        vec![plan_of("child", &["p"], vec![("p", p)])],
+    );
+    run.late = vec!["a/p".into()];
+    assert_eq!(run.go(works), "a fails: timeout");
     let failing = |name: &str, _: &Leaf<'_>| if name == "a[1]" { no() } else { gives(json!(name)) };
     for late in [false, true] {
         let nodes = vec![("a", limited(map(leaf(), ItemError::Skip)))];
