@@ -76,7 +76,9 @@ pub(super) async fn test(flags: &Flags, wanted: &TestFlags, file: &File) -> Resu
             .with_caller(std::sync::Arc::new(stage.clone())),
         None if wanted.replay.is_some() => {
             // Nobody hears them, so any will do.
-            Providers::new(Box::new(|_| Some(Secret::new("replayed"))))?.with_settings(environment.settings())
+            Providers::new(Box::new(|_| Some(Secret::new("replayed"))))?
+                .with_settings(environment.settings())
+                .with_private(file.allow_private(flags))
         }
         None => Providers::new(environment.secrets())?
             .with_settings(environment.settings())

@@ -339,8 +339,13 @@ impl Follower {
     /// Ends the stream of a run whose thread was deleted.
     fn bury(&mut self) {
         let finished = Body::ended(RunStatus::Cancelled, Usage::default());
-        for (n, body) in (self.cursor.n + 1..).zip([Body::ThreadDeleted {}, finished]) {
-            let seq = Seq { fence: self.cursor.fence, n };
+        // A reader of what an answer brings begins behind all of an owner.
+        let Seq { fence, n } = match self.cursor {
+            Seq { fence, n: u64::MAX } => Seq { fence: fence + 1, n: 0 },
+            cursor => cursor,
+        };
+        for (n, body) in (n + 1..).zip([Body::ThreadDeleted {}, finished]) {
+            let seq = Seq { fence, n };
             let event = Event { seq, at: event::to_millis(chrono::Utc::now()), scope: None, body };
             self.ahead.push_back(Arc::new(Frame::new(self.run, event)));
         }

@@ -62,14 +62,15 @@ pub(super) struct Tally<'a> {
     pub(super) sent: usize,
     /// Bytes of the answer.
     pub(super) received: usize,
-    /// The answer is whole, so what the provider said is all.
+    /// The answer is whole, so what the provider said is all; if it said anything.
     pub(super) whole: bool,
 }
 
 impl Drop for Tally<'_> {
     fn drop(&mut self) {
         let mut usage = Usage { model_calls: 1, ..self.said };
-        if !self.whole && self.received > 0 {
+        let unsaid = usage.input_tokens == 0 && usage.output_tokens == 0;
+        if self.received > 0 && (!self.whole || unsaid) {
             if usage.input_tokens == 0 {
                 usage.input_tokens = self.sent as u64 / 4;
             }

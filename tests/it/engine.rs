@@ -531,6 +531,19 @@ async fn deleting_a_thread_ends_every_stream_on_it_on_every_replica() {
 }
 
 /// It left the half answer of its last owner open.
+/// A reader of what an answer brings begins behind all that the run told before; the number after that overflowed.
+#[tokio::test]
+async fn a_reader_that_waits_for_the_next_owner_of_a_deleted_thread_comes_to_an_end() {
+    let store: Arc<MemoryStore> = Arc::default();
+    let engine = engine(&store, one(Speak::new(&["a"]))).await;
+    let run = engine.start(&owner(), say("hi")).await.unwrap().run;
+    follow(&engine, run.run, Seq::default()).await;
+    engine.delete_thread(&run.key).await.unwrap();
+    let after = Seq { fence: 1, n: u64::MAX };
+    let events = told(engine.follower(&owner(), &run, after, false)).await;
+    assert_eq!(events, ["thread.deleted", "run.finished"]);
+}
+
 #[tokio::test]
 async fn a_run_that_is_given_up_takes_back_what_its_owners_showed() {
     let store: Arc<MemoryStore> = Arc::default();

@@ -142,6 +142,11 @@ impl Driver<'_> {
                 Ok(worked) => return worked,
                 Err(_late) => {
                     failure.uncertain = leaf.effects() == Effects::AtMostOnce;
+                    // It may be tried again under the same id.
+                    if Emitter::new(self.journal.clone(), leaf.place.clone()).has_shown() {
+                        let reason = failure.message.clone();
+                        self.journal.send(Some(&leaf.place), Body::NodeReset { reason });
+                    }
                     self.tell_call(leaf, &leaf.place, Err(&failure));
                 }
             }

@@ -453,14 +453,17 @@ impl<'a> Planner<'a> {
             let message = format!("the list has {} items, {MAX_ITEMS} at most are worked on", list.len());
             return Err(Failure::new(ErrorKind::Schema, message));
         }
-        let mut items = Vec::with_capacity(list.len());
-        for (index, value) in list.into_iter().enumerate() {
-            let task = part.task.part(level.number, "item", index as u64);
-            let item = Item { task, value: Arc::new(value), stage: ItemStage::Due, failed: 0 };
-            let doing = self.item(level, part, each, index, &item, None);
-            items.push((item, Some(doing)));
+        if list.is_empty() {
+            return Ok(Doing::Map(Vec::new()));
         }
-        Ok(Doing::Map(items))
+        let item = |(index, value)| Item {
+            task: part.task.part(level.number, "item", index as u64),
+            value: Arc::new(value),
+            stage: ItemStage::Due,
+            failed: 0,
+        };
+        let items = list.into_iter().enumerate().map(item).collect();
+        Ok(self.items(level, part, each, items))
     }
 
     fn item(
@@ -492,11 +495,18 @@ impl<'a> Planner<'a> {
     fn items(&mut self, level: &Level<'a>, part: &Part<'a, '_>, each: &'a Each, items: Vec<Item>) -> Doing {
         let mut moves = false;
         let mut doing = Vec::with_capacity(items.len());
+        // Other work is over with its superstep, where a lane bounds it; a graph takes several.
+        let most = each.at_once.filter(|_| matches!(each.job.work, Work::Graph(_))).unwrap_or(usize::MAX);
+        let going = items.iter().filter(|item| matches!(item.stage, ItemStage::Going(_))).count();
+        let mut room = most.max(1).saturating_sub(going);
         for (index, item) in items.into_iter().enumerate() {
             let held = match &item.stage {
                 ItemStage::Going(going) => Some(going.clone()),
-                ItemStage::Due => None,
-                ItemStage::Done(_) | ItemStage::Skipped => {
+                ItemStage::Due if room > 0 => {
+                    room -= 1;
+                    None
+                }
+                ItemStage::Due | ItemStage::Done(_) | ItemStage::Skipped => {
                     doing.push((item, None));
                     continue;
                 }

@@ -354,8 +354,9 @@ impl<'a> Results<'a> {
             }
             (Stepped::On(frame, told), _) => Came::Still(Going::Graph(frame), told),
             // It goes on where it failed: what its other nodes did before is not done again.
-            (Stepped::Failed(frame, _, events), Some(Again { delay, done })) => {
+            (Stepped::Failed(frame, failure, events), Some(Again { delay, done })) => {
                 self.failed.extend(events);
+                self.failed.push((part.place.clone(), retrying(delay, &failure)));
                 self.wait = self.wait.max(delay);
                 self.again.insert(part.place.task_id.clone());
                 let (failed, done) = (frame.failed + 1, Arc::new(done));
@@ -457,7 +458,8 @@ impl<'a> Results<'a> {
         }
         match failed {
             _ if cut => Came::Cut,
-            Some((_, Some(delay))) => {
+            Some((failure, Some(delay))) => {
+                self.failed.push((part.place.clone(), retrying(delay, &failure)));
                 self.wait = self.wait.max(delay);
                 self.again.insert(part.place.task_id.clone());
                 Came::Still(Going::Map(left), told)
@@ -466,7 +468,7 @@ impl<'a> Results<'a> {
                 Some(uncertain) => late(part.job, *uncertain),
                 None => failure,
             }),
-            None if left.iter().any(|item| matches!(item.stage, ItemStage::Going(_))) => {
+            None if left.iter().any(|item| matches!(item.stage, ItemStage::Going(_) | ItemStage::Due)) => {
                 Came::Still(Going::Map(left), told)
             }
             None => {
@@ -478,6 +480,12 @@ impl<'a> Results<'a> {
             }
         }
     }
+}
+
+/// Tells that a task is tried again.
+fn retrying(delay: Duration, failure: &Failure) -> Body {
+    let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+    Body::NodeRetrying { delay_ms, reason: failure.message.clone(), model: None }
 }
 
 /// Says that the time of a task is over.

@@ -13,6 +13,8 @@ use crate::model::{Chunk, Kind, ModelError};
 /// An answer so far.
 pub(super) struct Completion {
     key: Option<Secret>,
+    /// There was a piece of it.
+    begun: bool,
     /// The provider gave a reason for the end; true when it is the token limit.
     finished: Option<bool>,
     counted: bool,
@@ -22,10 +24,11 @@ pub(super) struct Completion {
 impl Completion {
     /// Begins an answer. `seed` is the call's own: ids that are made up repeat in no other call.
     pub(super) fn new(key: Option<Secret>, seed: &str) -> Self {
-        Self { key, finished: None, counted: false, calls: Calls::new(seed) }
+        Self { key, begun: false, finished: None, counted: false, calls: Calls::new(seed) }
     }
 
     fn add(&mut self, choice: Choice, chunks: &mut VecDeque<Chunk>) -> Result<(), ModelError> {
+        self.begun = true;
         let mut delta = choice.delta.unwrap_or_default();
         let calls = delta.tool_calls.take().unwrap_or_default();
         let (reasoning, text) = delta.into_parts();
@@ -80,6 +83,9 @@ impl Protocol for Completion {
     }
 
     fn end(&mut self, chunks: &mut VecDeque<Chunk>) -> Result<(), ModelError> {
+        if !self.begun {
+            return Err(ModelError::new(Kind::ServerError, "the provider ended the answer before it began"));
+        }
         self.calls.end(self.finished.unwrap_or(false))?;
         if !self.counted {
             // A call is a call, even when the provider counts no tokens.

@@ -480,6 +480,20 @@ fn a_map_is_one_superstep_in_the_order_of_its_list() {
     }
 }
 
+/// All items began at once, whatever `max_parallel` said.
+#[test]
+fn no_more_graphs_of_a_map_are_under_way_than_it_allows() {
+    let works = |name: &str, _: &Leaf<'_>| gives(json!(name));
+    let mut each = node(map(graph("child", ""), ItemError::Fail), "r", "end");
+    let Work::Map(inner) = &mut each.job.work else { panic!("it is a map") };
+    Arc::get_mut(inner).unwrap().at_once = Some(2);
+    let nodes = vec![("m", each)];
+    let mut run = Run::new(plan_of("test", &["m"], nodes), vec![child()]);
+    assert_eq!(run.go(works), "over");
+    assert_eq!(run.told, ["m/p[0] m/p[1]", "m/q[0] m/q[1]", "m/p[2]", "m/q[2]"]);
+    assert_eq!(run.state.json("r").unwrap().as_array().unwrap().len(), 3);
+}
+
 #[test]
 fn the_items_of_a_map_are_asked_at_once_and_answered_in_any_order() {
     let asks = vec![("p", node(leaf(), "", "q")), ("q", node(ask("Item {{ input.x }}?", None), "r", "end"))];
