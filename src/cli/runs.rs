@@ -98,19 +98,6 @@ impl From<State> for RunState {
     }
 }
 
-fn word(state: RunState) -> &'static str {
-    match state {
-        RunState::Queued => "queued",
-        RunState::Running => "running",
-        RunState::Interrupted => "interrupted",
-        RunState::Completed => "completed",
-        RunState::Failed => "failed",
-        RunState::Cancelled => "cancelled",
-        RunState::RolledBack => "rolled_back",
-        RunState::Dead => "dead",
-    }
-}
-
 pub(super) async fn runs(flags: &RunsFlags, file: &File) -> Result<ExitCode> {
     let url = file.database_url(&flags.database);
     if url == "memory:" {
@@ -161,7 +148,7 @@ async fn found(store: &Arc<dyn Store>, run: RunId) -> Result<Run> {
 async fn refuse(store: &Arc<dyn Store>, run: RunId, else_why: &str) -> Result<ExitCode> {
     match found(store, run).await?.state {
         RunState::Dead => bail!("run {run} stays as it is: {else_why}"),
-        state => bail!("run {run} is `{}`; this is for runs that are `dead`", word(state)),
+        state => bail!("run {run} is `{}`; this is for runs that are `dead`", state.name()),
     }
 }
 
@@ -169,7 +156,7 @@ fn told(run: &Run) -> Result<Json> {
     let time = |at: chrono::DateTime<Utc>| at.to_rfc3339_opts(SecondsFormat::Millis, true);
     let mut json = json!({
         "run_id": run.run.to_string(),
-        "status": word(run.state),
+        "status": run.state.name(),
         "tenant": run.key.owner.tenant.as_str(),
         "user": run.key.owner.user.as_str(),
         "session": run.key.session.as_str(),
@@ -216,7 +203,7 @@ fn table(runs: &[Run]) -> String {
     let mut text = String::new();
     for run in runs {
         let at = run.created_at.to_rfc3339_opts(SecondsFormat::Secs, true);
-        let state = word(run.state);
+        let state = run.state.name();
         // Writing into memory cannot fail.
         let _infallible = writeln!(
             text,

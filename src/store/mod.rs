@@ -38,6 +38,22 @@ pub enum RunState {
     Dead,
 }
 
+impl RunState {
+    /// Returns its name, as it is stored and told.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Interrupted => "interrupted",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::RolledBack => "rolled_back",
+            Self::Dead => "dead",
+        }
+    }
+}
+
 /// What is kept of the events of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kept {

@@ -5,16 +5,17 @@ use std::time::Duration;
 
 use graphloom::compile::{Providers, compile};
 use graphloom::diagnostic::{Bag, render_text};
-use graphloom::engine::{Engine, Followed, Settings, Start};
+use graphloom::engine::{Engine, Followed, Settings};
 use graphloom::event::Usage;
 use graphloom::id::{RunId, Seq};
 use graphloom::model::Kind;
 use graphloom::model::scripted::{Entry, Gate, Scripted};
 use graphloom::spec::{Files, load_files};
-use graphloom::store::{OnBusy, Store};
+use graphloom::store::Store;
 use serde_json::{Value as Json, json};
 
-use crate::support::{Subject, owner, part, session};
+use crate::support::turn::{rest, turn};
+use crate::support::{Subject, owner, session};
 
 const PROJECT: &str = "format: 1\ndefault_model: m\nmodels: {m: {provider: demo}}\n\
                        retries: {twice: {attempts: 2, first: 1ms, for: [any]}}\n";
@@ -62,30 +63,15 @@ async fn open_with(store: &Arc<dyn Store>, graph: &str, script: &Scripted, claim
     Engine::open(store.clone(), catalog, providers(), settings).await.unwrap()
 }
 
-pub(crate) fn message() -> Start {
-    Start {
-        graph: "test".into(),
-        session: part("s"),
-        message: Some(json!("hi")),
-        input: serde_json::Map::new(),
-        on_busy: OnBusy::Enqueue,
-        idempotency: None,
-    }
-}
-
 pub(crate) async fn start(engine: &Engine) -> RunId {
-    engine.start(&owner("acme", "ann"), message()).await.unwrap().run.run
+    engine.start(&owner("acme", "ann"), turn("hi")).await.unwrap().run.run
 }
 
 /// Follows a run to its end.
 pub(crate) async fn follow(engine: &Engine, run: RunId) -> Vec<Json> {
     let stream = engine.follow(&owner("acme", "ann"), run, Seq::default(), false).await.unwrap();
-    let Some(Followed::Events(mut follower)) = stream else { panic!("nothing to follow") };
-    let mut events = Vec::new();
-    while let Some(frame) = follower.next().await {
-        events.push(serde_json::from_slice(&frame.expect("the stream was cut").json).unwrap());
-    }
-    events
+    let Some(Followed::Events(follower)) = stream else { panic!("nothing to follow") };
+    rest(follower).await
 }
 
 /// Runs a graph on memory to its end.

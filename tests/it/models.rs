@@ -6,17 +6,18 @@ use std::time::Duration;
 use graphloom::compile::{Providers, compile};
 use graphloom::diagnostic::{Bag, render_text};
 use graphloom::engine::step::Reply;
-use graphloom::engine::{Answered, Answerer, Engine, Settings, Start};
+use graphloom::engine::{Answerer, Engine, Settings};
 use graphloom::event::Usage;
 use graphloom::id::{InterruptId, Seq};
 use graphloom::model::Kind;
 use graphloom::model::scripted::{Entry, Gate, Scripted};
 use graphloom::spec::{Files, load_files};
-use graphloom::store::{OnBusy, Store};
+use graphloom::store::Store;
 use serde_json::{Value as Json, json};
 
 use crate::support::process::Mock;
-use crate::support::{Subject, owner, part, session};
+use crate::support::turn::{begin, drain, turn};
+use crate::support::{Subject, owner, session};
 
 async fn open(store: &Arc<dyn Store>, files: &[(&str, &str)], providers: impl Fn() -> Providers) -> Engine {
     let mut bag = Bag::default();
@@ -32,28 +33,9 @@ fn scripted(script: &Scripted) -> impl Fn() -> Providers {
     || Providers::scripted(script.clone()).unwrap()
 }
 
-async fn drain(engine: &Engine, answered: &Answered) -> Vec<Json> {
-    let owner = &answered.run.key.owner;
-    let mut follower = engine.follower(owner, &answered.run, answered.after, false);
-    let mut events = Vec::new();
-    while let Some(frame) = follower.next().await {
-        events.push(serde_json::from_slice(&frame.expect("the stream was cut").json).unwrap());
-    }
-    events
-}
-
 /// Runs a turn to its end, or to the next question.
 async fn say(engine: &Engine, text: &str) -> Vec<Json> {
-    let start = Start {
-        graph: "test".into(),
-        session: part("s"),
-        message: Some(json!(text)),
-        input: serde_json::Map::new(),
-        on_busy: OnBusy::Enqueue,
-        idempotency: None,
-    };
-    let started = engine.start(&owner("acme", "ann"), start).await.unwrap();
-    drain(engine, &Answered { run: started.run, replayed: false, after: started.after }).await
+    drain(engine, &begin(engine, text).await).await
 }
 
 /// An agent whose calls wait for a person.
@@ -304,14 +286,7 @@ async fn a_call_that_is_cancelled_is_paid_for() {
     let pieces = ["x".repeat(400), "y".to_owned()];
     let script = Scripted::new([("answer", vec![Entry::chunks(pieces).gated(&gate)])]);
     let engine = open(&Subject::memory().store, CHAIN, scripted(&script)).await;
-    let start = Start {
-        graph: "test".into(),
-        session: part("s"),
-        message: Some(json!("hi")),
-        input: serde_json::Map::new(),
-        on_busy: OnBusy::Enqueue,
-        idempotency: None,
-    };
+    let start = turn("hi");
     let run = engine.start(&owner("acme", "ann"), start).await.unwrap().run;
     let mut follower = engine.follower(&owner("acme", "ann"), &run, Seq::default(), false);
     gate.open(1);

@@ -10,16 +10,16 @@ use std::time::Duration;
 use graphloom::compile::{Providers, compile};
 use graphloom::diagnostic::{Bag, render_text};
 use graphloom::engine::step::Reply;
-use graphloom::engine::{Answered, Answerer, Engine, Settings, Start};
+use graphloom::engine::{Answered, Answerer, Engine, Settings};
 use graphloom::event::Interrupt;
 use graphloom::id::InterruptId;
 use graphloom::model::scripted::{Entry, Scripted};
 use graphloom::spec::{Files, load_files};
-use graphloom::store::OnBusy;
 use graphloom::store::memory::MemoryStore;
 use serde_json::{Value as Json, json};
 
-use crate::support::{owner, part, session};
+use crate::support::turn::{begin, drain};
+use crate::support::{owner, session};
 
 const PROJECT: &str = "format: 1\ndefault_model: m\nmodels: {m: {provider: demo}}\n";
 
@@ -37,34 +37,11 @@ async fn open(graphs: &[(&str, &str)], script: &Scripted) -> Engine {
 
 /// Says something, and returns the last event.
 async fn say(engine: &Engine, text: &str) -> Json {
-    let started = start(engine, text).await;
-    drain(engine, &started).await
+    last(engine, &begin(engine, text).await).await
 }
 
-async fn start(engine: &Engine, text: &str) -> Answered {
-    let start = Start {
-        graph: "test".into(),
-        session: part("s"),
-        message: Some(json!(text)),
-        input: serde_json::Map::new(),
-        on_busy: OnBusy::Enqueue,
-        idempotency: None,
-    };
-    let started = engine.start(&owner("acme", "ann"), start).await.unwrap();
-    Answered { run: started.run, replayed: false, after: started.after }
-}
-
-async fn drain(engine: &Engine, answered: &Answered) -> Json {
-    events(engine, answered).await.pop().unwrap()
-}
-
-async fn events(engine: &Engine, answered: &Answered) -> Vec<Json> {
-    let mut follower = engine.follower(&owner("acme", "ann"), &answered.run, answered.after, false);
-    let mut events = Vec::new();
-    while let Some(frame) = follower.next().await {
-        events.push(serde_json::from_slice(&frame.expect("the stream was cut").json).unwrap());
-    }
-    events
+async fn last(engine: &Engine, answered: &Answered) -> Json {
+    drain(engine, answered).await.pop().unwrap()
 }
 
 async fn questions(engine: &Engine) -> Vec<Interrupt> {
@@ -97,13 +74,13 @@ output: [log]
         vec![(InterruptId(one.interrupt_id.as_str().into()), Reply::Answer(json!(text)))]
     };
     let answered = engine.answer(&who, answer("Two?", "b")).await.unwrap();
-    assert_eq!(drain(&engine, &answered).await["status"], "interrupted");
+    assert_eq!(last(&engine, &answered).await["status"], "interrupted");
     // The other one is the same question still.
     let left = questions(&engine).await;
     assert_eq!(texts(&left), BTreeSet::from(["One?".to_owned()]));
     assert!(asked.iter().any(|one| one.interrupt_id == left[0].interrupt_id));
     let answered = engine.answer(&who, answer("One?", "a")).await.unwrap();
-    let end = drain(&engine, &answered).await;
+    let end = last(&engine, &answered).await;
     assert_eq!(end["output"], json!({"log": ["worked", "b", "a", "done"]}));
     assert_eq!(script.requests().len(), 2);
 }
@@ -206,8 +183,8 @@ nodes:
             ("answer", vec![Entry::chunks(["c", "d"])]),
         ]);
         let engine = open(&[("test.yaml", &graph)], &script).await;
-        let started = start(&engine, "hi").await;
-        let events = events(&engine, &started).await;
+        let started = begin(&engine, "hi").await;
+        let events = drain(&engine, &started).await;
         let deltas = events.iter().filter(|event| event["type"] == "message.delta");
         let words: Vec<&str> = deltas.map(|event| event["delta"].as_str().unwrap()).collect();
         assert_eq!(words, heard, "{stream}");

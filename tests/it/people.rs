@@ -21,12 +21,13 @@ use graphloom::plan::{
 };
 use graphloom::spec::RetentionSpec;
 use graphloom::state::{Channel, Field, Merge, Type};
-use graphloom::store::{Kept, OnBusy, RunState, Store};
+use graphloom::store::{Kept, RunState, Store};
 use graphloom::template;
 use graphloom::tool::{Call, Tool};
 use serde_json::{Value as Json, json};
 
-use crate::support::{Subject, owner, part, session};
+use crate::support::turn::{drain, turn};
+use crate::support::{Subject, owner, session};
 
 /// Counts how often it works, and fails as often as it is told to.
 #[derive(Debug, Default)]
@@ -138,29 +139,8 @@ async fn open(store: &Arc<dyn Store>, plan: Plan) -> Engine {
     Engine::open(store.clone(), catalog, Providers::without_secrets().unwrap(), settings).await.unwrap()
 }
 
-fn message(text: &str) -> Start {
-    Start {
-        graph: "test".into(),
-        session: part("s"),
-        message: Some(json!(text)),
-        input: serde_json::Map::new(),
-        on_busy: OnBusy::Enqueue,
-        idempotency: None,
-    }
-}
-
-async fn drain(engine: &Engine, answered: &Answered) -> Vec<Json> {
-    let owner = &answered.run.key.owner;
-    let mut follower = engine.follower(owner, &answered.run, answered.after, false);
-    let mut events = Vec::new();
-    while let Some(frame) = follower.next().await {
-        events.push(serde_json::from_slice(&frame.expect("the stream was cut").json).unwrap());
-    }
-    events
-}
-
 async fn say(engine: &Engine, text: &str) -> Vec<Json> {
-    let started = engine.start(&owner("acme", "ann"), message(text)).await.unwrap();
+    let started = engine.start(&owner("acme", "ann"), turn(text)).await.unwrap();
     let Started { run, replayed, after } = started;
     drain(engine, &Answered { run, replayed, after }).await
 }
@@ -243,9 +223,9 @@ async fn a_plain_message(subject: Subject) {
     let open = engine.interrupts(&session("s")).await.unwrap();
     assert_eq!(open[0].interrupt.interrupt_id, question(&events).to_string());
     // What is no answer is refused, and changes nothing.
-    let refused = engine.start(&owner("acme", "ann"), message("medium")).await;
+    let refused = engine.start(&owner("acme", "ann"), turn("medium")).await;
     assert!(matches!(refused, Err(StartError::Unprocessable(_))));
-    let no_turn = engine.start(&owner("acme", "ann"), Start { message: None, ..message("") }).await;
+    let no_turn = engine.start(&owner("acme", "ann"), Start { message: None, ..turn("") }).await;
     assert!(matches!(no_turn, Err(StartError::Waits(ids)) if ids.len() == 1));
     let events = say(&engine, "Large").await;
     let expected = ["size resumes", "size completed", "count starts", "count completed", "run completed"];
@@ -271,7 +251,7 @@ async fn two_messages_at_once(subject: Subject) {
     say(&engine, "hi").await;
     let both = join_all(["me", "you"].map(|text| {
         let engine = engine.clone();
-        async move { engine.start(&owner("acme", "ann"), message(text)).await.unwrap() }
+        async move { engine.start(&owner("acme", "ann"), turn(text)).await.unwrap() }
     }));
     let both = both.await;
     assert_ne!(both[0].run.run, both[1].run.run);
@@ -288,7 +268,7 @@ async fn an_answer_by_id(subject: Subject) {
     let nodes = vec![("ok", node("ask", ask("Pay?", Form::Type(Type::Boolean), false, None), "r", "end"))];
     let engine = open(&subject.store, plan(&["ok"], nodes)).await;
     let id = question(&say(&engine, "hi").await);
-    let refused = engine.start(&owner("acme", "ann"), message("yes")).await;
+    let refused = engine.start(&owner("acme", "ann"), turn("yes")).await;
     assert!(matches!(refused, Err(StartError::Waits(_))));
     // A user does not see what is asked of agents, nor do those of another tenant.
     let say = |value: Json| vec![(id.clone(), Reply::Answer(value))];

@@ -8,13 +8,14 @@ use graphloom::diagnostic::{Bag, render_text};
 use graphloom::engine::{Engine, Followed, Settings, Start};
 use graphloom::id::Seq;
 use graphloom::spec::{Files, load_files};
+use graphloom::store::Store;
 use graphloom::store::memory::MemoryStore;
-use graphloom::store::{OnBusy, Store};
 use serde_json::{Value as Json, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::support::{owner, part};
+use crate::support::owner;
+use crate::support::turn::turn;
 
 /// Runs a graph whose node `fetch` asks a server that answers with these bytes and keeps the connection open. Returns
 /// what the run gave.
@@ -50,14 +51,7 @@ async fn fetch(keys: &str, answer: &'static str) -> Json {
         std::future::pending::<Json>().await
     };
     let run = async {
-        let start = Start {
-            graph: "test".into(),
-            session: part("s"),
-            message: None,
-            input: serde_json::Map::new(),
-            on_busy: OnBusy::Enqueue,
-            idempotency: None,
-        };
+        let start = Start { message: None, ..turn("") };
         let run = engine.start(&owner("acme", "ann"), start).await.unwrap().run.run;
         let stream = engine.follow(&owner("acme", "ann"), run, Seq::default(), false).await.unwrap();
         let Some(Followed::Events(mut follower)) = stream else { panic!("nothing to follow") };

@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use graphloom::engine::step::Reply;
-use graphloom::engine::{Answerer, Engine, Start};
+use graphloom::engine::{Answerer, Engine};
 use graphloom::event::Usage;
 use graphloom::id::{InterruptId, RunId};
 use graphloom::model::Kind;
 use graphloom::model::scripted::{Entry, Gate, Scripted};
 use serde_json::{Value as Json, json};
 
-use crate::handlers::{end, follow, message, of_kind, open, start};
+use crate::handlers::{end, follow, of_kind, open, start};
+use crate::support::turn::turn;
 use crate::support::{Subject, owner, session};
 
 /// Resumes the run and returns what it tells from then on.
@@ -120,7 +121,7 @@ nodes:
     let dying = crate::handlers::open_dying(&subject.store, graph, &first).await;
     let run = start(&dying).await;
     follow(&dying, run).await;
-    let second = Start { message: Some(json!("again")), ..message() };
+    let second = turn("again");
     let run = dying.start(&owner("acme", "ann"), second).await.unwrap().run.run;
     first.wait_for_calls(2).await;
     let script = Scripted::new([("tell", vec![Entry::text("two")])]);

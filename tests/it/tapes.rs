@@ -7,15 +7,15 @@ use std::sync::Arc;
 use graphloom::compile::{Providers, compile};
 use graphloom::diagnostic::{Bag, render_text};
 use graphloom::egress::{Secret, Tape};
-use graphloom::engine::{Engine, Settings, Start};
+use graphloom::engine::{Engine, Settings};
 use graphloom::id::Seq;
 use graphloom::spec::{Files, load_files};
-use graphloom::store::OnBusy;
 use graphloom::store::memory::MemoryStore;
 use serde_json::{Value as Json, json};
 
 use crate::support::process::{Folder, Mock, binary};
-use crate::support::{owner, part, session};
+use crate::support::turn::turn;
+use crate::support::{owner, session};
 
 /// Two nodes that ask providers of two protocols.
 const GRAPH: &str = "\
@@ -132,14 +132,7 @@ retries: {{twice: {{attempts: 2, first: 1ms, for: [connection]}}}}
     let catalog = catalog.unwrap_or_else(|| panic!("{}", render_text(&bag, false)));
     let store = Arc::new(MemoryStore::new());
     let engine = Engine::open(store, catalog, providers(), Settings::new("test".into())).await.unwrap();
-    let start = Start {
-        graph: "test".into(),
-        session: part("s"),
-        message: Some(json!("hi")),
-        input: serde_json::Map::new(),
-        on_busy: OnBusy::Enqueue,
-        idempotency: None,
-    };
+    let start = turn("hi");
     let run = engine.start(&owner("acme", "ann"), start).await.unwrap().run;
     let mut follower = engine.follower(&owner("acme", "ann"), &run, Seq::default(), false);
     let mut events = Vec::new();

@@ -5,7 +5,7 @@
 use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction as Tx, DbBackend, Value};
 
 use super::question::{timed, write};
-use super::row::{RUN, Row, word};
+use super::row::{RUN, Row};
 use super::{begin, delete, end, read};
 use crate::id::{Part, RunId, ThreadKey};
 use crate::store::{Counts, ERASED, Result, Run, RunFilter};
@@ -15,7 +15,7 @@ pub(super) async fn runs<C: ConnectionTrait>(db: &C, filter: &RunFilter, limit: 
     let mut text = format!("select {RUN} from run r where true");
     if !filter.states.is_empty() {
         // Words of ours; as values they would keep the planner from the indices of the states.
-        let words: Vec<String> = filter.states.iter().map(|state| format!("'{}'", word(*state))).collect();
+        let words: Vec<String> = filter.states.iter().map(|state| format!("'{}'", state.name())).collect();
         text.push_str(&format!(" and r.state in ({})", words.join(", ")));
     }
     if let Some(tenant) = &filter.tenant {

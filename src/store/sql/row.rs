@@ -21,20 +21,6 @@ pub(super) fn moment(backend: DbBackend, at: DateTime<Utc>) -> Value {
     }
 }
 
-/// Returns the stored word for a state.
-pub(super) fn word(state: RunState) -> &'static str {
-    match state {
-        RunState::Queued => "queued",
-        RunState::Running => "running",
-        RunState::Interrupted => "interrupted",
-        RunState::Completed => "completed",
-        RunState::Failed => "failed",
-        RunState::Cancelled => "cancelled",
-        RunState::RolledBack => "rolled_back",
-        RunState::Dead => "dead",
-    }
-}
-
 fn state(word: &str) -> Option<RunState> {
     Some(match word {
         "queued" => RunState::Queued,

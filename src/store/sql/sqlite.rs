@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::error::undone;
 use super::question;
-use super::row::{RUN, Row, moment, word};
+use super::row::{RUN, Row, moment};
 use super::{ENGINE, KEY_HOURS, beat, read, sql};
 use crate::id::{CheckpointId, Owner, RunId, Seq, ThreadId};
 use crate::store::{
@@ -148,7 +148,7 @@ pub(super) async fn accept(tx: &Tx, new: NewRun) -> Result<Accepted> {
         new.graph.into(),
         new.hash.into(),
         new.input.into(),
-        word(if free { RunState::Running } else { RunState::Queued }).into(),
+        (if free { RunState::Running } else { RunState::Queued }).name().into(),
         i64::from(free).into(),
         free.then_some(new.process.instance).into(),
         free.then_some(new.process.boot).into(),
@@ -196,7 +196,7 @@ pub(super) async fn commit(tx: &Tx, mut commit: Commit) -> Result<Committed> {
         commit.thread.0.into(),
         (commit.fence as i64).into(),
         (commit.step as i64).into(),
-        state.map(word).into(),
+        state.map(RunState::name).into(),
         result.flatten().into(),
         if terminal { at(Utc::now()) } else { Value::BigInt(None) },
         if goes_on { until(commit.lease) } else { Value::BigInt(None) },

@@ -4,6 +4,7 @@ pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod schema;
 pub(crate) mod stream;
+pub(crate) mod turn;
 pub(crate) mod world;
 
 use std::path::PathBuf;

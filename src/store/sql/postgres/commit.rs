@@ -7,7 +7,6 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, QueryResult, Value};
 
 use super::{Lanes, hot, millis};
 use crate::store::sql::error::{undone, unsure};
-use crate::store::sql::row::word;
 use crate::store::sql::{begin, detached, end, question, read, sql};
 use crate::store::{Commit, Committed, EventBatch, Result, RunState};
 
@@ -92,7 +91,7 @@ fn barrier(commit: Commit) -> (String, Vec<Value>) {
         commit.thread.0.into(),
         (commit.fence as i64).into(),
         (commit.step as i64).into(),
-        state.map(word).into(),
+        state.map(RunState::name).into(),
         result.flatten().into(),
         terminal.into(),
         millis(commit.lease),
