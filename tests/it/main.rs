@@ -4,6 +4,8 @@
 #![expect(clippy::print_stdout, reason = "a failed test shows what its processes said")]
 
 mod cases;
+#[path = "../chaos/mod.rs"]
+mod chaos;
 mod commands;
 mod corpus;
 mod drawing;

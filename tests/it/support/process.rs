@@ -62,6 +62,23 @@ impl Process {
         self.signal(Signal::SIGHUP);
     }
 
+    /// Stops it in its tracks.
+    pub(crate) fn pause(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    /// Lets it go on.
+    pub(crate) fn go_on(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    /// Returns the bytes of memory that it occupies.
+    pub(crate) fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+    }
+
     /// Waits for its end, and says whether it called it a success.
     pub(crate) fn wait(&mut self) -> bool {
         self.0.wait().unwrap().success()
