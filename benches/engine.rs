@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use graphloom::engine::step::{Ended, Replies, Worked, World, apply, begin, plan_step};
+use graphloom::engine::step::{Ended, Replies, UNSOUGHT, Worked, World, apply, begin, plan_step};
 use graphloom::id::RunId;
 use graphloom::node::{Done, RunFacts, Set};
 use graphloom::plan::{Job, Next, Plan, PlanNode, Target, Work};
@@ -27,7 +27,7 @@ fn done(writes: Vec<Write>) -> Ended {
 }
 
 fn world<'a>(root: &'a Plan, facts: &'a RunFacts, replies: &'a Replies) -> World<'a> {
-    World { root, facts, replies, number: 1 }
+    World { root, facts, replies, found: &UNSOUGHT, number: 1 }
 }
 
 fn superstep(c: &mut Criterion) {

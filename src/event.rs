@@ -244,6 +244,9 @@ pub enum Body {
         /// The model that answered last, by its name in project.yaml.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         model: Option<String>,
+        /// Its result was kept from before: the node did no work.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        cached: bool,
     },
     /// Another attempt follows after a failed one.
     #[serde(rename = "node.retrying")]

@@ -171,6 +171,19 @@ impl TaskId {
     }
 }
 
+/// What a result is found by that is kept for a tenant: a digest.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct CacheKey(pub Arc<str>);
+
+impl CacheKey {
+    /// Makes the key of what work of a `definition` gives for what it reads.
+    #[must_use]
+    pub fn of(definition: &str, reads: &serde_json::Value) -> Self {
+        Self(sha256_hex(format!("{definition}\n{reads}").as_bytes()).into())
+    }
+}
+
 /// A question to a person; the same after a crash.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]

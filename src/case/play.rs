@@ -250,6 +250,7 @@ impl<'a> Thread<'a> {
             created_at: chrono::Utc::now(),
         };
         let commit = Commit {
+            cached: Vec::new(),
             owner: self.key.owner.clone(),
             thread: run.thread,
             run: run.run,

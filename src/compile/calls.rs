@@ -93,6 +93,55 @@ pub(super) fn speech(graph: &Graph, graphs: &BTreeMap<String, Graph>) -> Speech 
     found
 }
 
+/// What a node does by itself and by all that it calls.
+#[derive(Default)]
+pub(super) struct Within<'a> {
+    /// The work, of its own and of the nodes of called graphs.
+    pub(super) bodies: Vec<&'a KindSpec>,
+    /// The tools.
+    pub(super) tools: Vec<&'a ToolSpec>,
+    /// The called graphs.
+    pub(super) graphs: Vec<&'a Graph>,
+}
+
+/// Finds all that a node does, by itself and by what it calls.
+pub(super) fn within<'a>(
+    body: &'a KindSpec,
+    graphs: &'a BTreeMap<String, Graph>,
+    project: &'a Project,
+) -> Within<'a> {
+    let mut found = Within::default();
+    let mut seen = BTreeSet::new();
+    let mut todo = vec![body];
+    while let Some(body) = todo.pop() {
+        let mut called: Vec<&str> = Vec::new();
+        match body {
+            KindSpec::Map(map) => todo.extend(map.body.as_ref().map(|body| &body.body)),
+            KindSpec::Graph(node) => called.extend(node.graph.iter().map(|name| &*name.value)),
+            _ => {}
+        }
+        let names = match body {
+            KindSpec::Llm(llm) => llm.tools.as_slice(),
+            KindSpec::Tool(node) => node.tool.as_slice(),
+            _ => &[],
+        };
+        for tool in names.iter().filter_map(|name| tool(project, &name.value)) {
+            found.tools.push(tool);
+            if let ToolBodySpec::Graph(graph) = &tool.body {
+                called.push(&graph.value);
+            }
+        }
+        found.bodies.push(body);
+        for graph in called.into_iter().filter_map(|name| graphs.get(name)) {
+            if seen.insert(graph.id.as_str()) {
+                found.graphs.push(graph);
+                todo.extend(bodies(graph));
+            }
+        }
+    }
+    found
+}
+
 /// What a graph, or a tool, does outside with all that it calls.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reach {

@@ -135,7 +135,7 @@ pub fn compile(folder: &Folder, providers: &Providers, bag: &mut Bag) -> Option<
         silence(folder, bag);
         return None;
     }
-    let catalog = finish(folder, checked, &tools, &templates);
+    let catalog = finish(folder, checked, &tools, &templates, outside.values());
     let plans = catalog.graphs.iter().map(|(id, compiled)| (id.as_str(), &*compiled.plan)).collect();
     cases::check_tests(folder, &plans, true, bag);
     silence(folder, bag);
@@ -143,7 +143,13 @@ pub fn compile(folder: &Folder, providers: &Providers, bag: &mut Bag) -> Option<
 }
 
 /// Makes the plans of graphs that are sound, each with those that it calls.
-fn finish(folder: &Folder, checked: Vec<Checked<'_>>, tools: &Tools, templates: &Templates) -> Catalog {
+fn finish(
+    folder: &Folder,
+    checked: Vec<Checked<'_>>,
+    tools: &Tools,
+    templates: &Templates,
+    settings: &BTreeMap<&str, Option<String>>,
+) -> Catalog {
     let project = folder.files.get("project.yaml").cloned().unwrap_or_default();
     let tool_plans: BTreeMap<String, Arc<ToolPlan>> =
         tools.known.iter().map(|(name, tool)| (name.clone(), Arc::new(tool.finish(templates)))).collect();
@@ -152,13 +158,18 @@ fn finish(folder: &Folder, checked: Vec<Checked<'_>>, tools: &Tools, templates: 
     let own: BTreeMap<String, BTreeSet<String>> =
         checked.iter().map(|checked| (checked.graph.id.clone(), checked.used.clone())).collect();
     for Checked { graph, drafts, mut plan, .. } in checked {
-        plan.nodes = drafts.into_iter().map(|draft| draft.finish(templates, &tool_plans)).collect();
         let calls = calls(graph, &folder.graphs, &folder.project);
         // What those need that it calls, it needs itself.
         let graphs = calls.graphs.iter().chain([&graph.id]).filter_map(|id| own.get(id));
         let of_tools = calls.tools.iter().filter_map(|name| Some(&tools.known.get(name)?.used));
         let used = graphs.chain(of_tools).flatten().cloned().collect();
         let (hash, body) = version::version(folder, graph, &calls, &used);
+        let finish = |draft: Draft| {
+            let definition =
+                draft.cached().map(|cached| version::definition(folder, graph, &cached, &hash, settings));
+            draft.finish(templates, &tool_plans, &definition.unwrap_or_default())
+        };
+        plan.nodes = drafts.into_iter().map(finish).collect();
         plan.hash = hash;
         bodies.insert(graph.id.clone(), body);
         plans.insert(graph.id.clone(), (plan.seal(), calls));

@@ -1,6 +1,7 @@
 //! Nodes as written become nodes that run.
 
 mod ask;
+mod cache;
 mod call;
 mod draft;
 mod llm;
@@ -10,7 +11,7 @@ mod words;
 mod write;
 
 use draft::{AskDraft, Body, EachDraft, JobDraft, LlmDraft};
-pub(super) use draft::{Draft, Gives};
+pub(super) use draft::{Cached, Draft, Gives};
 pub(super) use map::locals;
 pub(super) use write::takes;
 
@@ -34,7 +35,7 @@ use crate::diagnostic::{Bag, Diagnostic, Span, Spanned, did_you_mean};
 use crate::node::Retry;
 use crate::plan::{Catch, Effects, Fallback, Next, Target};
 use crate::spec::{
-    ANY, DefaultsSpec, Folder, Graph, IntoSpec, KindSpec, LlmSpec, NodeSpec, Project, TimeoutSpec,
+    ANY, CacheSpec, DefaultsSpec, Folder, Graph, IntoSpec, KindSpec, LlmSpec, NodeSpec, Project, TimeoutSpec,
 };
 use crate::state::{Channels, Field, Type};
 
@@ -68,6 +69,7 @@ pub(super) struct Step<'s> {
     retry: Option<&'s Spanned<String>>,
     timeout: TimeoutSpec,
     effects: Option<&'s Spanned<&'static str>>,
+    cache: Option<&'s CacheSpec>,
     /// Somebody takes its result.
     taken: bool,
     /// It is the body of a `map`.
@@ -128,12 +130,16 @@ impl Scene<'_> {
             retry: spec.retry.as_ref(),
             timeout: spec.timeout,
             effects: spec.effects.as_ref(),
+            cache: spec.cache.as_ref(),
             taken: spec.into.is_some(),
             item: false,
             partial: spec.partial,
             channel,
         };
+        let before = std::mem::take(&mut self.used);
         let (job, gives) = self.job(&step, &spec.body, prompts, bag);
+        let used = std::mem::replace(&mut self.used, before);
+        self.used.extend(used.iter().cloned());
         let untyped = matches!(&spec.body, KindSpec::Http(http) if http.response.is_none());
         let into = self.sent(spec, &gives, untyped, bag);
         let emit = self.events(spec, &gives, untyped, bag);
@@ -156,6 +162,7 @@ impl Scene<'_> {
             into: into?,
             emit: emit?,
             next: next?,
+            used,
             on_error: self.handlers.edges(&name.value, spec, own?, self.on_error),
             max_visits,
             join_all: spec.join.as_ref().is_none_or(|join| join.value == "all"),
@@ -177,6 +184,10 @@ impl Scene<'_> {
             None => self.effects(spec),
         };
         let settings = self.settings(step, spec, effects, bag);
+        let cache = match step.cache {
+            None => Some(None),
+            Some(cache) => self.cache(step, cache, spec, bag).map(Some),
+        };
         let (tools, fails_by_tools) = match spec {
             KindSpec::Llm(llm) => (
                 llm.tools.iter().map(|tool| tool.value.clone()).collect(),
@@ -185,12 +196,13 @@ impl Scene<'_> {
             _ => (Vec::new(), false),
         };
         let mut links = settings.into_iter().flatten();
-        let job = body.zip(links.next()).map(|(body, first)| JobDraft {
+        let job = body.zip(links.next()).zip(cache).map(|((body, first), cache)| JobDraft {
             kind: step.kind.value,
             body,
             tools,
             fails_by_tools,
             effects,
+            cache,
             retry: first.retry,
             timeout: first.timeout,
             model: self.model_of(spec).map(|_| first.model),

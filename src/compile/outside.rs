@@ -83,6 +83,11 @@ impl<'a> Outside<'a> {
         }
     }
 
+    /// Returns the values of the settings, as far as they are there.
+    pub(super) fn values(&self) -> &BTreeMap<&'a str, Option<String>> {
+        &self.env
+    }
+
     /// Finds a secret. An error: it is missing, and that weighs.
     pub(super) fn secret(&self, name: &Spanned<String>, bag: &mut Bag) -> Result<Option<Secret>, ()> {
         self.used_secrets.borrow_mut().insert(name.value.clone());

@@ -1,12 +1,13 @@
 //! A graph's version: the hash of its canonical form, and the body from which it is compiled again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use super::calls::{Calls, calls};
+use super::nodes::Cached;
 use super::{Providers, compile};
 use crate::diagnostic::{Bag, render_text};
 use crate::id::sha256_hex;
@@ -17,7 +18,7 @@ use crate::spec::{Files, Folder, Graph, Node, Project, Tree, load_files};
 #[derive(Serialize, Deserialize)]
 struct Body {
     v: u8,
-    files: std::collections::BTreeMap<String, String>,
+    files: BTreeMap<String, String>,
 }
 
 /// Returns the hash and the body of a graph. `calls` is what it calls, `used` the files below prompts/ that it and what
@@ -44,12 +45,7 @@ fn text(folder: &Folder, path: &str) -> Option<String> {
 
 /// Returns the entry of a section of project.yaml.
 fn section<'f>(folder: &'f Folder, name: &str) -> Option<&'f Node> {
-    match &folder.project.tree.as_ref()?.tree {
-        Tree::Map(entries) => {
-            entries.iter().find(|(key, _)| key.as_str() == Some(name)).map(|(_, value)| value)
-        }
-        _ => None,
-    }
+    entry(folder.project.tree.as_ref()?, name)
 }
 
 /// Returns the tools that a graph calls, as they are written.
@@ -129,6 +125,93 @@ fn canonical(folder: &Folder, graph: &Graph, calls: &Calls, used: &BTreeSet<Stri
     sorted(whole)
 }
 
+/// Returns the hash of all that the results of a node depend on besides what it reads. Of a node that calls nothing it
+/// stays the same when other parts of the graph change. `whole` is the graph's own hash, `settings` are those of today.
+pub(super) fn definition(
+    folder: &Folder,
+    graph: &Graph,
+    cached: &Cached<'_>,
+    whole: &str,
+    settings: &BTreeMap<&str, Option<String>>,
+) -> String {
+    /// What a node has besides its work.
+    const AROUND: [&str; 14] = [
+        "next",
+        "on_error",
+        "into",
+        "emit",
+        "description",
+        "allow",
+        "max_visits",
+        "on_max",
+        "join",
+        "retry",
+        "timeout",
+        "effects",
+        "cache",
+        "on_item_error",
+    ];
+    let nodes = entry(&graph.tree, "nodes");
+    let mut does = nodes.and_then(|nodes| entry(nodes, cached.node)).map(Node::to_json).unwrap_or_default();
+    let key = does.pointer("/cache/key").cloned();
+    if let Json::Object(does) = &mut does {
+        does.retain(|key, _| !AROUND.contains(&key.as_str()));
+    }
+    let models: BTreeMap<&str, Option<Json>> = match section(folder, "models").map(|models| &models.tree) {
+        Some(Tree::Map(entries)) => {
+            let named = entries.iter().filter_map(|(name, model)| Some((name.as_str()?, model)));
+            let is_asked = |name: &str| cached.calls || cached.models.contains(&name);
+            named
+                .filter(|(name, _)| is_asked(name))
+                .map(|(name, model)| (name, Some(model.to_json())))
+                .collect()
+        }
+        _ => BTreeMap::new(),
+    };
+    let prompts: BTreeMap<&String, _> =
+        cached.used.iter().map(|path| (path, text(folder, &format!("prompts/{path}")))).collect();
+    let schemas: BTreeMap<String, &Json> = schemas(folder, graph, &Calls::default(), cached.used)
+        .into_iter()
+        .filter_map(|path| Some((path.clone(), &folder.schemas.get(&path)?.json)))
+        .collect();
+    let parts = serde_json::json!({
+        "graph": graph.id,
+        "node": cached.node,
+        "does": does,
+        "key": key,
+        "asked": cached.models,
+        "models": models,
+        "types": section(folder, "types").map(Node::to_json),
+        "prompts": prompts,
+        "schemas": schemas,
+        "calls": cached.calls.then_some((whole, settings)),
+    });
+    sha256_hex(sorted(parts).to_string().as_bytes())
+}
+
+/// Returns the value of a key.
+fn entry<'n>(node: &'n Node, name: &str) -> Option<&'n Node> {
+    match &node.tree {
+        Tree::Map(entries) => {
+            entries.iter().find(|(key, _)| key.as_str() == Some(name)).map(|(_, value)| value)
+        }
+        _ => None,
+    }
+}
+
+/// Puts sections of another project in the place of those of this one.
+fn with_sections(project: Option<Node>, of: Option<&Node>, names: &[&str]) -> Option<Node> {
+    let Some(mut project) = project else { return of.cloned() };
+    if let Tree::Map(entries) = &mut project.tree {
+        entries.retain(|(key, _)| !key.as_str().is_some_and(|key| names.contains(&key)));
+        if let Some(Node { tree: Tree::Map(theirs), .. }) = of {
+            let is_named = |key: &Node| key.as_str().is_some_and(|key| names.contains(&key));
+            entries.extend(theirs.iter().filter(|(key, _)| is_named(key)).cloned());
+        }
+    }
+    Some(project)
+}
+
 /// Sorts the keys of every object.
 fn sorted(json: Json) -> Json {
     match json {
@@ -180,7 +263,7 @@ pub fn revive(body: &[u8], graph: &str, project: &[u8], providers: &Providers) -
         types: then.types,
         tools: then.tools,
         broken_tools: then.broken_tools,
-        tree: then.tree,
+        tree: with_sections(today.tree.clone(), then.tree.as_ref(), &["types", "tools"]),
         env,
         ..today
     };

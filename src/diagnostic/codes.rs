@@ -97,6 +97,7 @@ pub const CODES: &[CodeInfo] = &[
     row!("M515", Warning, "runs that wait on a version that is gone"),
     row!("M516", Error, "a project that is too large"),
     row!("M517", Warning, "an entry that nobody uses"),
+    row!("M518", Error, "a result that cannot be kept"),
     row!("S401", Error, "an unknown channel or input"),
     row!("S402", Error, "an unknown field"),
     row!("S403", Error, "a value of the wrong type"),

@@ -91,9 +91,13 @@ impl Open {
     /// Returns what ends it when nothing else does.
     fn end(self) -> Body {
         match self {
-            Self::Node => {
-                Body::NodeFinished { status: NodeStatus::Cancelled, duration_ms: 0, usage: None, model: None }
-            }
+            Self::Node => Body::NodeFinished {
+                status: NodeStatus::Cancelled,
+                duration_ms: 0,
+                usage: None,
+                model: None,
+                cached: false,
+            },
             Self::Message(message_id) => Body::MessageFinished { message_id, content: None },
             Self::Reasoning(message_id) => Body::ReasoningFinished { message_id },
         }

@@ -2,6 +2,7 @@
 //!
 //! Invariant: nothing durable is sent before its commit, and after a lost fence nothing is sent at all.
 
+mod cache;
 mod commit;
 mod ends;
 mod limits;
@@ -25,8 +26,8 @@ use super::journal::Journal;
 use super::migrate;
 use super::record::{self, Input};
 use super::step::{
-    self, Applied, Doing, Frontier, Granted, Limit, Open, Planned, Replies, Step, Taken, Unhandled, Worked,
-    World,
+    self, Applied, Doing, Frontier, Granted, Limit, Open, Planned, Replies, Step, Taken, UNSOUGHT, Unhandled,
+    Worked, World,
 };
 use super::{Live, Shared, Stop};
 use crate::event::{Body, RunStatus, Scope, Usage, Who};
@@ -35,7 +36,7 @@ use crate::id::{CheckpointId, InterruptId, TaskId};
 use crate::node::RunFacts;
 use crate::plan::{Plan, START, Target};
 use crate::state::{Cell, Delta, Write, fold};
-use crate::store::{Checkpoint, Claim, Question, RunState, StoreError};
+use crate::store::{CacheEntry, Checkpoint, Claim, Question, RunState, StoreError};
 
 /// Checkpoints between two snapshots at least.
 const SNAPSHOT_EVERY: usize = 50;
@@ -124,6 +125,8 @@ struct Position {
     kept: HashMap<TaskId, Option<Worked>>,
     /// The store may hold results of leaves of this superstep.
     has_kept: bool,
+    /// Results to keep for the tenant.
+    to_cache: Vec<CacheEntry>,
 }
 
 impl Position {
@@ -144,6 +147,7 @@ impl Position {
         self.closed.clear();
         self.kept.clear();
         self.has_kept = false;
+        self.to_cache.clear();
     }
 }
 
@@ -198,6 +202,7 @@ impl<'a> Driver<'a> {
             closed: Vec::new(),
             kept: HashMap::new(),
             has_kept: false,
+            to_cache: Vec::new(),
         };
         if claim.run.fence > 1 {
             self.recall(&mut at).await?;
@@ -226,9 +231,19 @@ impl<'a> Driver<'a> {
         loop {
             let plan = at.plan.clone();
             let (facts, replies) = (self.facts(&at), self.replies(&at).await?);
-            let world = World { root: &plan, facts: &facts, replies: &replies, number: at.number + 1 };
-            let planned = step::plan_step(world, &at.head.state, &at.input, &at.head.frontier);
-            let Planned { step, leaves, begun } = match planned {
+            let found;
+            let number = at.number + 1;
+            let mut world = World { root: &plan, facts: &facts, replies: &replies, found: &UNSOUGHT, number };
+            let mut planned = step::plan_step(world, &at.head.state, &at.input, &at.head.frontier);
+            if let Ok(Planned { sought, .. }) = &mut planned
+                && !sought.is_empty()
+            {
+                let sought = std::mem::take(sought);
+                found = self.look_up(&at, world, sought).await?;
+                world.found = &found;
+                planned = step::plan_step(world, &at.head.state, &at.input, &at.head.frontier);
+            }
+            let Planned { step, leaves, begun, .. } = match planned {
                 Ok(planned) => planned,
                 Err(failure) => return self.fail(at, None, failure).await,
             };
@@ -301,7 +316,8 @@ impl<'a> Driver<'a> {
     /// Says whether nothing can go on before a person says something.
     async fn waits(&self, at: &Position) -> Result<bool, Halt> {
         let (facts, replies) = (self.facts(at), self.replies(at).await?);
-        let world = World { root: &at.plan, facts: &facts, replies: &replies, number: at.number + 1 };
+        let number = at.number + 1;
+        let world = World { root: &at.plan, facts: &facts, replies: &replies, found: &UNSOUGHT, number };
         let planned = step::plan_step(world, &at.head.state, &at.input, &at.head.frontier);
         // Whatever cannot be planned is a failure, which is not waited for.
         Ok(planned.is_ok_and(|planned| !planned.step.tasks.is_empty() && !planned.step.moves()))
@@ -441,7 +457,8 @@ impl<'a> Driver<'a> {
 
     /// Takes the results of a superstep over into the position, as a checkpoint to store.
     fn advance(&self, at: &mut Position, applied: Applied) -> Result<(), Failure> {
-        let Applied { state, delta, frontier, edges, .. } = applied;
+        let Applied { state, delta, frontier, edges, to_cache, .. } = applied;
+        at.to_cache = cache::entries(to_cache);
         at.head.state = state;
         at.head.frontier = frontier;
         at.edges.extend(edges);

@@ -5,6 +5,7 @@
 
 mod barrier;
 mod begin;
+mod cache;
 mod calls;
 mod edges;
 mod held;
@@ -20,7 +21,7 @@ use serde_json::Value as Json;
 
 use crate::event::{Body, Scope as Place, Usage};
 use crate::failure::{Caught, ErrorKind, Failure};
-use crate::id::TaskId;
+use crate::id::{CacheKey, TaskId};
 use crate::node::{self, Outcome, RunFacts};
 use crate::plan::{Output, Plan, START, Target};
 use crate::state::{Channel, Delta, State};
@@ -30,6 +31,7 @@ use join::{Group, ready, settle};
 
 pub use barrier::{apply, divert};
 pub use begin::{Beginning, Begun, Clocks, Doing, Leaf, LeafWork, Locals, World};
+pub use cache::{Found, Fresh, UNSOUGHT};
 pub use held::{Frame, Going, Held, Kept, Open, Question, Replies, Reply};
 
 /// A fan-out that happened: the superstep, the rank of the task in it, and its node.
@@ -190,6 +192,8 @@ pub struct Planned<'a> {
     pub leaves: Vec<Leaf<'a>>,
     /// The tasks that begin, or go on.
     pub begun: Vec<Begun>,
+    /// Results that may be kept and were not looked for: it is to be planned again when they were.
+    pub sought: BTreeSet<CacheKey>,
 }
 
 /// An edge that the run goes along.
@@ -224,6 +228,8 @@ pub struct Applied {
     pub wait: Duration,
     /// The tasks that are.
     pub again: BTreeSet<TaskId>,
+    /// The results to keep.
+    pub to_cache: Vec<Fresh>,
 }
 
 /// What a leaf came to.
@@ -320,7 +326,7 @@ pub fn plan_step<'a>(
     let mut planner = Planner::new(world);
     let level = Level::root(world, state, input);
     let step = plan_tokens(&mut planner, &level, frontier, Origin::Run(world.facts.id))?;
-    Ok(Planned { step, leaves: planner.leaves, begun: planner.begun })
+    Ok(Planned { step, leaves: planner.leaves, begun: planner.begun, sought: planner.sought })
 }
 
 /// Decides the next superstep of one graph.

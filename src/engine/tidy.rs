@@ -13,7 +13,7 @@ use crate::event::{self, Body, Event};
 use crate::id::Seq;
 use crate::store::{EventBatch, Kept, Run, StoreError};
 
-/// How many runs or threads are looked at in one step.
+/// How many runs, threads or results are looked at in one step.
 const STEP: u32 = 50;
 
 /// Looks now and then for what is over for long enough.
@@ -62,6 +62,7 @@ async fn step(shared: &Shared) -> Result<bool, StoreError> {
         // So many runs may be of one thread.
         more |= store.forget_checkpoints(age, STEP).await? > 0;
     }
+    more |= store.forget_cached(STEP).await? == u64::from(STEP);
     Ok(more)
 }
 

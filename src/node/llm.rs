@@ -8,11 +8,11 @@ use serde_json::{Value as Json, json};
 
 use super::meter::{Price, Tally};
 use super::tools::{self, Memo, Offered};
-use super::{Attempt, Done, ErrorKind, Failure, Node, Outcome, assistant_turn};
+use super::{Attempt, Done, ErrorKind, Failure, Node, Outcome, Reading, assistant_turn};
 use crate::event::{Body, Usage};
 use crate::expr::{ExprTree, Scope};
 use crate::model::{ChatModel, Chunk, OutputSchema, Params, Request, Role, Timeouts, ToolCall, Turn};
-use crate::state::{Cell, Type};
+use crate::state::{Cell, State, Type};
 use crate::template::Templates;
 
 /// The longest answer that is kept, in bytes.
@@ -90,15 +90,14 @@ pub struct Llm {
 }
 
 impl Llm {
-    fn turns(&self, attempt: &Attempt) -> Result<Vec<Turn>, Failure> {
-        let outer = attempt.scope();
+    fn turns(&self, state: &State, outer: &Scope) -> Result<Vec<Turn>, Failure> {
         let inner = match &self.binds {
             None => None,
             Some(binds) => Some(binds.iter().try_fold(Scope::new(), |scope, bind| {
-                Ok::<_, Failure>(scope.json(&bind.name, Arc::new(bind.value.eval(&outer)?)))
+                Ok::<_, Failure>(scope.json(&bind.name, Arc::new(bind.value.eval(outer)?)))
             })?),
         };
-        let scope = inner.as_ref().unwrap_or(&outer);
+        let scope = inner.as_ref().unwrap_or(outer);
         let mut turns = Vec::new();
         for piece in &self.pieces {
             match piece {
@@ -118,7 +117,7 @@ impl Llm {
                 }
                 Piece::Conversation(channel) => {
                     // Only what is sent is copied: a long conversation costs no more than its newest turns.
-                    if let Some(Cell::List(items)) = attempt.state.get(channel) {
+                    if let Some(Cell::List(items)) = state.get(channel) {
                         let keep = kept(items.iter().rev().map(|item| &**item), items.len(), self.clip);
                         turns.extend(items.iter().skip(items.len() - keep).filter_map(|item| turn(item)));
                     }
@@ -130,7 +129,7 @@ impl Llm {
 
     /// Returns the prompt, with what came of the rounds before.
     fn asked(&self, attempt: &Attempt, memo: &Memo) -> Result<Vec<Turn>, Failure> {
-        let mut turns = self.turns(attempt)?;
+        let mut turns = self.turns(&attempt.state, &attempt.scope())?;
         // Only what the node itself keeps can hold what a provider wants back; a conversation comes from anywhere.
         let kept = |message: &Json| Some(Turn { kept: message.get("kept").cloned(), ..turn(message)? });
         turns.extend(memo.turns.iter().filter_map(kept));
@@ -380,6 +379,15 @@ fn unfenced(text: &str) -> &str {
 
 #[async_trait]
 impl Node for Llm {
+    fn asks(&self, reading: &Reading<'_>) -> Result<Option<Json>, Failure> {
+        // Without the ids of turns: the same words are the same question in every conversation.
+        let turn = |turn: Turn| {
+            let calls: Vec<Json> = turn.tool_calls.iter().map(ToolCall::to_json).collect();
+            json!([turn.role, turn.content, calls, turn.tool_call_id])
+        };
+        Ok(Some(self.turns(reading.state, reading.scope)?.into_iter().map(turn).collect()))
+    }
+
     async fn run(&self, attempt: &Attempt) -> Result<Outcome, Failure> {
         let mut memo = Memo::of(attempt)?;
         if let Some(result) = memo.ended(&self.tools) {

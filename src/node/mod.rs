@@ -232,11 +232,24 @@ pub fn scope(state: &State, input: &Arc<Json>, run: &RunFacts, attempt: u32) -> 
     Scope::new().state(state.clone()).json("input", input.clone()).json("run", Arc::new(run.to_json(attempt)))
 }
 
+/// What a node can read, when its result is looked for before it works.
+pub struct Reading<'r> {
+    /// The state as the last barrier left it.
+    pub state: &'r State,
+    /// The names that its expressions and texts can read.
+    pub scope: &'r Scope,
+}
+
 /// A node of a compiled graph.
 #[async_trait]
 pub trait Node: Send + Sync + std::fmt::Debug + 'static {
     /// Does the work of one attempt. Dropping the future stops it.
     async fn run(&self, attempt: &Attempt) -> Result<Outcome, Failure>;
+
+    /// Returns what it would send, of which its result comes. Nothing: it may read all that there is.
+    fn asks(&self, _reading: &Reading<'_>) -> Result<Option<Json>, Failure> {
+        Ok(None)
+    }
 
     /// Says whether it only computes: then it is cheaper to do again after a crash than to keep its result.
     fn is_pure(&self) -> bool {

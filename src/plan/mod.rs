@@ -16,7 +16,8 @@ use crate::failure::Failure;
 use crate::state::{Channels, Field};
 
 pub use work::{
-    Ask, Each, Effects, Fallback, Form, GraphCall, ItemError, Job, OnMessage, Sent, ToolBody, ToolPlan, Work,
+    Ask, Cache, Each, Effects, Fallback, Form, GraphCall, ItemError, Job, OnMessage, Sent, ToolBody,
+    ToolPlan, Work,
 };
 
 /// The name that edges to the end of a branch have.

@@ -31,6 +31,8 @@ pub struct Job {
     pub answer: Option<Type>,
     /// What a call does outside.
     pub effects: Effects,
+    /// How long its result is kept.
+    pub cache: Option<Cache>,
     /// How often a failed attempt is made again.
     pub retry: Retry,
     /// How long one attempt may take.
@@ -39,6 +41,17 @@ pub struct Job {
     pub model: Option<String>,
     /// The models that stand in for that one, in order.
     pub fallbacks: Vec<Fallback>,
+}
+
+/// How long a result is kept, and by what it is found again.
+#[derive(Debug, Clone)]
+pub struct Cache {
+    /// How long it is kept.
+    pub ttl: Duration,
+    /// By what it is found again; absent: by all that the job reads.
+    pub key: Option<ExprTree>,
+    /// Stands for all that the job is made of: what was made otherwise has other results.
+    pub of: String,
 }
 
 /// A model that stands in for another one.
@@ -62,6 +75,7 @@ impl Job {
             fails_by_tools: false,
             answer: None,
             effects: Effects::None,
+            cache: None,
             retry: Retry::default(),
             timeout: Duration::MAX,
             model: None,

@@ -6,7 +6,7 @@ use super::fields::Fields;
 use super::grammar::{BODIES, DO};
 use super::graph::TimeoutSpec;
 use super::keys::elsewhere;
-use super::node::KindSpec;
+use super::node::{CacheSpec, KindSpec};
 use super::reader::Reader;
 use super::request::RequestSpec;
 use super::text::{ExprSpec, Text};
@@ -79,6 +79,8 @@ pub struct BodySpec {
     pub timeout: TimeoutSpec,
     /// `none`, `idempotent` or `at_most_once`.
     pub effects: Option<Spanned<&'static str>>,
+    /// How long the result for an item is kept.
+    pub cache: Option<CacheSpec>,
 }
 
 /// A node of kind `graph`.
@@ -206,9 +208,10 @@ impl Reader<'_> {
             self.bag.report(finding.help("leave `scope` out, and give what has to last in `with`"));
         }
         let (retry, timeout, effects) = self.tried(&mut fields, &body);
+        let cache = self.cache(&mut fields);
         fields.take("description").and_then(|node| self.text(node, "a text"));
         fields.finish(self, elsewhere);
-        Some(BodySpec { kind, body, retry, timeout, effects })
+        Some(BodySpec { kind, body, retry, timeout, effects, cache })
     }
 
     pub(super) fn graph_node(&mut self, fields: &mut Fields<'_>, at: Span) -> GraphNodeSpec {

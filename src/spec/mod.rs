@@ -38,7 +38,7 @@ pub use llm::{HistorySpec, IntoSpec, LlmSpec, ParamsSpec};
 pub use load::{Files, Folder, load, load_files, load_over};
 pub use migrate::MigrateSpec;
 pub use next::{NextSpec, RuleSpec};
-pub use node::{KindSpec, NodeSpec};
+pub use node::{CacheSpec, KindSpec, NodeSpec};
 pub use on_error::{CatchSpec, ErrorSpec, OnErrorSpec};
 pub use project::{ModelSpec, Project, RetentionSpec, RetrySpec};
 pub use prompt::PromptFile;

@@ -1,8 +1,10 @@
 //! Nodes as written.
 
+use std::time::Duration;
+
 use super::call::{AskSpec, CustomSpec, GraphNodeSpec, HttpSpec, MapSpec, ToolNodeSpec};
 use super::fields::Fields;
-use super::grammar::{KINDS, Kind, Map, NODE};
+use super::grammar::{CACHE, KINDS, Kind, Map, NODE};
 use super::graph::TimeoutSpec;
 use super::keys::{elsewhere, meant};
 use super::llm::{IntoSpec, LlmSpec};
@@ -12,6 +14,9 @@ use super::reader::Reader;
 use super::text::{ExprSpec, Text};
 use super::tree::{Node, Tree};
 use crate::diagnostic::{Diagnostic, Span, Spanned, did_you_mean, suggest};
+
+/// The longest time that a result is kept, far from what clocks can count to.
+const LONGEST_TTL: Duration = Duration::from_hours(3650 * 24);
 
 /// A node.
 #[derive(Debug, Clone)]
@@ -32,6 +37,8 @@ pub struct NodeSpec {
     pub timeout: TimeoutSpec,
     /// `none`, `idempotent` or `at_most_once`.
     pub effects: Option<Spanned<&'static str>>,
+    /// How long its result is kept.
+    pub cache: Option<CacheSpec>,
     /// Where its result goes.
     pub into: Option<IntoSpec>,
     /// Events over `result`, by name.
@@ -50,6 +57,17 @@ pub struct NodeSpec {
     pub extent: Span,
     /// A part of it cannot be read: what is missing may be what is wrong.
     pub partial: bool,
+}
+
+/// `cache:` as written.
+#[derive(Debug, Clone)]
+pub struct CacheSpec {
+    /// The place of the word.
+    pub at: Span,
+    /// How long a result is kept; absent where that cannot be read.
+    pub ttl: Option<Duration>,
+    /// By what it is found again.
+    pub key: Option<ExprSpec>,
 }
 
 /// What only one kind has.
@@ -167,6 +185,7 @@ impl Reader<'_> {
             retry,
             timeout,
             effects,
+            cache: self.cache(&mut fields),
             into,
             emit: fields.take("emit").map(|node| self.events(node)).unwrap_or_default(),
             max_visits: fields.take("max_visits").and_then(|node| self.count(node, 1)),
@@ -274,6 +293,30 @@ impl Reader<'_> {
             self.bag.report(finding.help("write  timeout: 30s  for all of an attempt"));
         }
         (retry, timeout, fields.take("effects").and_then(|node| self.effects(node)))
+    }
+
+    /// Reads `cache`.
+    pub(super) fn cache(&mut self, fields: &mut Fields<'_>) -> Option<CacheSpec> {
+        let (at, node) = fields.take_entry("cache")?;
+        let mut fields = self.fields(node, &CACHE, "`cache`")?;
+        let ttl = fields.require(self, "ttl", "ttl: 1h", at);
+        let ttl = ttl.and_then(|node| {
+            let ttl = self.time(node)?;
+            if ttl > LONGEST_TTL {
+                let finding = Diagnostic::error(
+                    "M511",
+                    "results are not kept for so long",
+                    node.span,
+                    "more than ten years",
+                );
+                self.bag.report(finding.help("write at most `3650d`"));
+                return None;
+            }
+            Some(ttl)
+        });
+        let cache = CacheSpec { at, ttl, key: fields.take("key").and_then(|node| self.expr(node)) };
+        fields.finish(self, elsewhere);
+        Some(cache)
     }
 
     /// Reads `effects`.

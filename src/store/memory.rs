@@ -16,8 +16,8 @@ use super::{
     GraphVersion, Idempotency, Kept, Keyed, NewRun, OnBusy, OpenQuestion, Process, Question, Result, Resumed,
     Run, RunFilter, RunState, Store, StoreError, Thread, VersionUse,
 };
-use crate::id::{CheckpointId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey};
-use tables::{KeyRow, QuestionRow, RunRow, Tables, ThreadRow, ago, holds_thread, key, lease};
+use crate::id::{CacheKey, CheckpointId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey};
+use tables::{CacheRow, KeyRow, QuestionRow, RunRow, Tables, ThreadRow, ago, holds_thread, key, lease};
 
 /// Keeps everything in memory, for as long as the process lives.
 #[derive(Debug, Default)]
@@ -202,6 +202,10 @@ impl Store for MemoryStore {
             if let Some(row) = tables.questions.get_mut(id).filter(|row| row.question.run == commit.run) {
                 row.closed = true;
             }
+        }
+        for entry in commit.cached {
+            let row = CacheRow { thread: commit.thread, data: entry.data, expires_at: lease(entry.ttl) };
+            tables.cache.insert((commit.owner.tenant.clone(), entry.key), row);
         }
         let failed = matches!(commit.next, Some((RunState::Failed | RunState::Dead, _)));
         if commit.pending && !failed {
@@ -456,6 +460,15 @@ impl Store for MemoryStore {
         Ok(of.map(|((_, _, task), data)| (task.clone(), data.clone())).collect())
     }
 
+    async fn cached(&self, tenant: &Part, keys: &[CacheKey]) -> Result<Vec<(CacheKey, Vec<u8>)>> {
+        let (tables, now) = (self.lock(), Utc::now());
+        let found = keys.iter().filter_map(|key| {
+            let row = tables.cache.get(&(tenant.clone(), key.clone())).filter(|row| row.expires_at > now)?;
+            Some((key.clone(), row.data.clone()))
+        });
+        Ok(found.collect())
+    }
+
     async fn resume(
         &self,
         owner: &Owner,
@@ -530,7 +543,8 @@ impl Store for MemoryStore {
         let mut tables = self.lock();
         let Some(row) = tables.threads.remove(&key(thread)) else { return Ok(false) };
         tables.runs.retain(|_, run| run.run.thread != row.thread);
-        let Tables { keys, runs, questions, pending, .. } = &mut *tables;
+        let Tables { keys, runs, questions, pending, cache, .. } = &mut *tables;
+        cache.retain(|_, kept| kept.thread != row.thread);
         questions.retain(|_, row| runs.contains_key(&row.question.run));
         pending.retain(|(run, ..), _| runs.contains_key(run));
         keys.retain(|_, key| runs.contains_key(&key.run));
@@ -647,6 +661,16 @@ impl Store for MemoryStore {
             row.checkpoints.retain(|id, checkpoint| line.contains(id) || checkpoint.created_at >= before);
         }
         Ok(due.len() as u64)
+    }
+
+    async fn forget_cached(&self, limit: u32) -> Result<u64> {
+        let (mut tables, now) = (self.lock(), Utc::now());
+        let over = tables.cache.iter().filter(|(_, row)| row.expires_at <= now).map(|(key, _)| key.clone());
+        let over: Vec<_> = over.take(limit as usize).collect();
+        for key in &over {
+            tables.cache.remove(key);
+        }
+        Ok(over.len() as u64)
     }
 
     async fn discard(&self, run: RunId) -> Result<Option<Run>> {

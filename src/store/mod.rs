@@ -12,7 +12,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
-use crate::id::{CheckpointId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey};
+use crate::id::{CacheKey, CheckpointId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey};
 
 /// The name in the place of a user's who was erased; nobody can have it.
 const ERASED: &str = "(erased)";
@@ -284,6 +284,8 @@ pub struct Commit {
     pub closed: Vec<InterruptId>,
     /// There may be pending writes of this step: they are part of the barrier now.
     pub pending: bool,
+    /// Results that are kept for the tenant, sorted by key; each replaces what was under its key.
+    pub cached: Vec<CacheEntry>,
     /// Events that become visible with the barrier.
     pub events: Option<EventBatch>,
     /// The state that the run enters, with its encoded result when terminal; absent: goes on. A run that pauses
@@ -292,6 +294,17 @@ pub struct Commit {
     pub next: Option<(RunState, Option<Vec<u8>>)>,
     /// How long the lease holds from now.
     pub lease: Duration,
+}
+
+/// A result that is kept for a while. It belongs to the thread that gave it, and goes with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheEntry {
+    /// What it is found by.
+    pub key: CacheKey,
+    /// The result, as the engine encoded it.
+    pub data: Vec<u8>,
+    /// For how long, by the clock of the store.
+    pub ttl: Duration,
 }
 
 /// A question that a run puts to a person.
@@ -589,6 +602,9 @@ pub trait Store: Send + Sync + 'static {
     /// Reads what tasks of a superstep came to.
     async fn pending(&self, owner: &Owner, run: RunId, step: u64) -> Result<Vec<(TaskId, Vec<u8>)>>;
 
+    /// Reads results that are kept for a tenant, of these keys, and whose time is not over.
+    async fn cached(&self, tenant: &Part, keys: &[CacheKey]) -> Result<Vec<(CacheKey, Vec<u8>)>>;
+
     /// Claims a run that failed, so that it goes on.
     async fn resume(
         &self,
@@ -653,6 +669,9 @@ pub trait Store: Send + Sync + 'static {
     /// Looks at up to `limit` threads with a run that is over for so long, deletes their checkpoints that are as old, but
     /// never one that the head stands on, and returns how many threads it looked at.
     async fn forget_checkpoints(&self, age: Duration, limit: u32) -> Result<u64>;
+
+    /// Deletes up to `limit` results whose time is over, of all tenants, and returns how many.
+    async fn forget_cached(&self, limit: u32) -> Result<u64>;
 
     /// Cancels a run that was given up. Nothing: it was not, or there is none.
     async fn discard(&self, run: RunId) -> Result<Option<Run>>;

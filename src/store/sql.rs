@@ -3,6 +3,7 @@
 //! Invariant: a write is one statement, or a transaction in a task of its own that a dropped request cannot cut in
 //! two. Reads live in `read`, writes in `postgres` and `sqlite`.
 
+mod cache;
 mod connect;
 mod delete;
 mod entity;
@@ -39,7 +40,7 @@ use super::{
     GraphVersion, Idempotency, Kept, Keyed, NewRun, OpenQuestion, Process, Result, Resumed, Run, RunFilter,
     Store, StoreError, Thread, VersionUse,
 };
-use crate::id::{CheckpointId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey};
+use crate::id::{CacheKey, CheckpointId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey};
 
 /// How long an idempotency key is remembered, in hours.
 const KEY_HOURS: i64 = 24;
@@ -383,6 +384,10 @@ impl Store for SqlStore {
         question::pending(&self.0.pools.write, owner, run, step).await
     }
 
+    async fn cached(&self, tenant: &Part, keys: &[CacheKey]) -> Result<Vec<(CacheKey, Vec<u8>)>> {
+        cache::find(&self.0.pools.write, tenant, keys).await
+    }
+
     async fn resume(
         &self,
         owner: &Owner,
@@ -480,6 +485,10 @@ impl Store for SqlStore {
         )]
         let task = tokio::spawn(async move { keep::checkpoints(&db, age, limit).await });
         task.await.unwrap_or_else(|e| Err(StoreError::Unknown(e.to_string())))
+    }
+
+    async fn forget_cached(&self, limit: u32) -> Result<u64> {
+        answered(cache::forget(&self.0.pools.write, limit)).await.map_err(|e| undone(&e))
     }
 
     async fn discard(&self, run: RunId) -> Result<Option<Run>> {

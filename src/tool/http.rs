@@ -164,6 +164,23 @@ impl Http {
         Ok(json!({"status": response.status, "headers": response.headers, "body": body}))
     }
 
+    /// Returns what a run fills in of the request, by which it can be told from others.
+    pub fn told(&self, scope: Scope) -> Result<Json, Failure> {
+        let scope = scope.json("env", Arc::clone(&self.env));
+        let text = |template: &String| self.templates.render(template, &scope);
+        let mut told = vec![text(&self.url)?];
+        for (_, value) in &self.headers {
+            if let Header::Text(template) = value {
+                told.push(text(template)?);
+            }
+        }
+        if let Some(Auth::Basic(user, _)) = &self.auth {
+            told.push(text(user)?);
+        }
+        told.extend(self.body.as_ref().map(text).transpose()?);
+        Ok(told.into())
+    }
+
     fn render(&self, scope: &Scope, key: &str, attempt: u32) -> Result<Request, Failure> {
         let text = |template: &String| self.templates.render(template, scope);
         let url = egress::parse_url(text(&self.url)?.trim()).map_err(|error| failed(&error))?;

@@ -7,7 +7,7 @@ use crate::compile::names::Names;
 use crate::compile::nodes::{Gives, Shared, locals};
 use crate::compile::prompts::Prompts;
 use crate::diagnostic::{Span, Spanned};
-use crate::spec::{ExprSpec, Graph, IntoSpec, KindSpec, LlmSpec, NodeSpec, OutputSpec, Text};
+use crate::spec::{CacheSpec, ExprSpec, Graph, IntoSpec, KindSpec, LlmSpec, NodeSpec, OutputSpec, Text};
 use crate::state::{Channels, Field, Merge, Type};
 
 /// A place where a node reads.
@@ -69,6 +69,8 @@ pub(super) struct Access<'a> {
     pub(super) outside: bool,
     /// The tools that a model may call in it.
     pub(super) tools: &'a [Spanned<String>],
+    /// How many of `sites` and of `items` are of its work; those that follow are of the keys of its cache.
+    pub(super) work: (usize, usize),
 }
 
 /// Returns what a node reads and writes.
@@ -94,6 +96,7 @@ pub(super) fn access<'a>(
         taken: gives.taken.clone(),
         outside: false,
         tools: &[],
+        work: (0, 0),
     };
     match &spec.body {
         KindSpec::Set { set, clear } => {
@@ -116,6 +119,14 @@ pub(super) fn access<'a>(
             }
         }
         body => access.body(body, head, prompts, shared),
+    }
+    access.work = (access.sites.len(), access.items.len());
+    let key = |cache: &'a Option<CacheSpec>| cache.as_ref().and_then(|cache| cache.key.as_ref());
+    access.sites.extend(key(&spec.cache).map(|key| read(key, None)).unwrap_or_default());
+    if let KindSpec::Map(map) = &spec.body
+        && let Some(body) = &map.body
+    {
+        access.items.extend(key(&body.cache).map(|key| read(key, None)).unwrap_or_default());
     }
     match &spec.into {
         None => {}

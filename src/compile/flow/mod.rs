@@ -5,6 +5,7 @@
 mod access;
 mod assigned;
 mod beside;
+mod cached;
 mod cfg;
 mod trust;
 mod usage;
@@ -17,7 +18,6 @@ use super::heads::Head;
 use super::names::{BY_FLOW, Names};
 use super::nodes::{Gives, Shared};
 use super::prompts::Prompts;
-use super::tools::Tools;
 use crate::diagnostic::{Bag, Diagnostic, Span};
 use crate::expr::{Facts, Fault, infer};
 use crate::spec::{Graph, Text};
@@ -34,7 +34,7 @@ pub(super) struct Flow<'a> {
     pub(super) channels: &'a Channels,
     pub(super) messages: Option<&'a str>,
     pub(super) prompts: &'a Prompts,
-    tools: &'a Tools,
+    shared: &'a Shared<'a>,
     cfg: Cfg<'a>,
     /// By vertex, from 1.
     accesses: Vec<Access<'a>>,
@@ -64,7 +64,7 @@ impl<'a> Flow<'a> {
             channels: &head.channels,
             messages: head.messages.as_deref(),
             prompts,
-            tools: shared.tools,
+            shared,
             cfg: Cfg::new(graph, handlers),
             accesses,
             unset: RefCell::default(),
@@ -77,6 +77,7 @@ impl<'a> Flow<'a> {
         let knots = beside.deadlocks.iter().flat_map(|&(a, b)| [a, b]).collect();
         self.check_together(&beside, bag);
         self.check_trust(bag);
+        self.check_keys(bag);
         if let Some(known) =
             known(&self.cfg, &self.accesses, &self.names, self.channels, &beside.twice, &knots)
         {

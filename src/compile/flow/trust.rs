@@ -44,7 +44,7 @@ impl Flow<'_> {
             return;
         }
         for name in access.tools {
-            let Some(tool) = self.tools.known.get(&name.value) else { continue };
+            let Some(tool) = self.shared.tools.known.get(&name.value) else { continue };
             if tool.approval || tool.reach.unasked == Effects::None {
                 continue;
             }

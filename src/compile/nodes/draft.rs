@@ -1,6 +1,6 @@
 //! Nodes that are checked, and what becomes of them when all templates and tools are there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use crate::expr::ExprTree;
 use crate::model::ToolSpec;
 use crate::node::{Bind, Clip, Fail, Link, Llm, Offered, Output, Piece, Retry, Say, Set, parameters};
 use crate::plan::{
-    Ask, Catch, Each, Effects, Fallback, Form, GraphCall, ItemError, Job, Next, OnMessage, PlanNode, Sent,
-    Target, ToolPlan, Work,
+    Ask, Cache, Catch, Each, Effects, Fallback, Form, GraphCall, ItemError, Job, Next, OnMessage, PlanNode,
+    Sent, Target, ToolPlan, Work,
 };
 use crate::state::Type;
 use crate::template::Templates;
@@ -29,9 +29,18 @@ pub(in crate::compile) struct Draft {
     pub(in crate::compile) into: Sent,
     pub(in crate::compile) emit: IndexMap<String, ExprTree>,
     pub(in crate::compile) next: Next,
+    /// Prompts and partials that it uses itself.
+    pub(in crate::compile) used: BTreeSet<String>,
     pub(in crate::compile) on_error: Vec<Catch>,
     pub(in crate::compile) max_visits: Option<(u64, Target)>,
     pub(in crate::compile) join_all: bool,
+}
+
+/// How long a result is kept, and by what it is found again.
+#[derive(Clone)]
+pub(in crate::compile) struct CacheDraft {
+    pub(in crate::compile) ttl: Duration,
+    pub(in crate::compile) key: Option<ExprTree>,
 }
 
 /// What a node, or the body of a `map`, does.
@@ -42,10 +51,22 @@ pub(in crate::compile) struct JobDraft {
     pub(in crate::compile) tools: Vec<String>,
     pub(in crate::compile) fails_by_tools: bool,
     pub(in crate::compile) effects: Effects,
+    pub(in crate::compile) cache: Option<CacheDraft>,
     pub(in crate::compile) retry: Retry,
     pub(in crate::compile) timeout: Duration,
     pub(in crate::compile) model: Option<String>,
     pub(in crate::compile) fallbacks: Vec<Fallback>,
+}
+
+/// What the results that a node keeps depend on.
+pub(in crate::compile) struct Cached<'d> {
+    pub(in crate::compile) node: &'d str,
+    /// Prompts and partials.
+    pub(in crate::compile) used: &'d BTreeSet<String>,
+    /// Models, by name.
+    pub(in crate::compile) models: Vec<&'d str>,
+    /// It calls graphs or tools.
+    pub(in crate::compile) calls: bool,
 }
 
 /// What comes of a node.
@@ -125,8 +146,32 @@ impl JobDraft {
         }
     }
 
-    /// Makes the job, now that all templates and tools are there.
-    fn finish(self, templates: &Templates, tools: &BTreeMap<String, Arc<ToolPlan>>) -> Job {
+    /// Says whether a result of it is kept, or one for an item.
+    fn is_cached(&self) -> bool {
+        self.cache.is_some() || matches!(&self.body, Body::Map(each) if each.job.is_cached())
+    }
+
+    /// Says whether it calls graphs or tools.
+    fn calls(&self) -> bool {
+        match &self.body {
+            Body::Llm(_) => !self.tools.is_empty(),
+            Body::Map(each) => each.job.calls(),
+            Body::Request(_) => false,
+            _ => true,
+        }
+    }
+
+    /// Returns the models that it calls: its own, and those that stand in for it.
+    fn models(&self) -> Vec<&str> {
+        match &self.body {
+            Body::Map(each) => each.job.models(),
+            Body::Llm(llm) => llm.links.iter().map(|link| link.name.as_str()).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Makes the job, now that all templates and tools are there. `definition` stands for all that it is made of.
+    fn finish(self, templates: &Templates, tools: &BTreeMap<String, Arc<ToolPlan>>, definition: &str) -> Job {
         let answer = match &self.body {
             Body::Llm(llm) => llm.output.as_ref().map(|output| output.ty.clone()),
             _ => None,
@@ -168,7 +213,8 @@ impl JobDraft {
             Body::Map(each) => Work::Map(Arc::new(Each {
                 over: each.over,
                 name: each.name,
-                job: each.job.finish(templates, tools),
+                // An item is not the list.
+                job: each.job.finish(templates, tools, &format!("{definition}.do")),
                 at_once: each.at_once,
                 on_error: each.on_error,
             })),
@@ -179,6 +225,7 @@ impl JobDraft {
             fails_by_tools: self.fails_by_tools,
             answer,
             effects: self.effects,
+            cache: self.cache.map(|CacheDraft { ttl, key }| Cache { ttl, key, of: definition.to_owned() }),
             retry: self.retry,
             timeout: self.timeout,
             model: self.model,
@@ -229,11 +276,20 @@ impl Draft {
         (self.name.clone(), node)
     }
 
+    /// Returns what has to be known of it for the results that are kept; nothing where none are.
+    pub(in crate::compile) fn cached(&self) -> Option<Cached<'_>> {
+        let job = &self.job;
+        let cached =
+            || Cached { node: &self.name, used: &self.used, models: job.models(), calls: job.calls() };
+        job.is_cached().then(cached)
+    }
+
     /// Makes the node, now that all templates and tools are there.
     pub(in crate::compile) fn finish(
         self,
         templates: &Templates,
         tools: &BTreeMap<String, Arc<ToolPlan>>,
+        definition: &str,
     ) -> (String, PlanNode) {
         let node = PlanNode {
             description: self.description,
@@ -242,7 +298,7 @@ impl Draft {
             on_error: self.on_error,
             max_visits: self.max_visits,
             join_all: self.join_all,
-            ..PlanNode::new(self.job.finish(templates, tools), self.next)
+            ..PlanNode::new(self.job.finish(templates, tools, definition), self.next)
         };
         (self.name, node)
     }

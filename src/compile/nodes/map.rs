@@ -62,6 +62,7 @@ impl Scene<'_> {
             retry: body.retry.as_ref(),
             timeout: body.timeout,
             effects: body.effects.as_ref(),
+            cache: body.cache.as_ref(),
             taken: step.taken,
             item: true,
             partial: step.partial,

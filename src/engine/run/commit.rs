@@ -11,7 +11,7 @@ use crate::engine::Stop;
 use crate::engine::journal::Held;
 use crate::event::{Body, Scope};
 use crate::id::InterruptId;
-use crate::store::{Checkpoint, Commit, Committed, Question, RunState, StoreError};
+use crate::store::{CacheEntry, Checkpoint, Commit, Committed, Question, RunState, StoreError};
 
 /// What a barrier stores besides its events.
 #[derive(Default)]
@@ -20,6 +20,7 @@ pub(super) struct Barrier {
     questions: Vec<Question>,
     closed: Vec<InterruptId>,
     pending: bool,
+    cached: Vec<CacheEntry>,
 }
 
 impl Driver<'_> {
@@ -34,6 +35,7 @@ impl Driver<'_> {
             questions: at.asked.clone(),
             closed: at.closed.clone(),
             pending: at.has_kept,
+            cached: at.to_cache.clone(),
         };
         self.write(at.gate, barrier, events, next).await
     }
@@ -58,6 +60,7 @@ impl Driver<'_> {
             questions: barrier.questions,
             closed: barrier.closed,
             pending: barrier.pending,
+            cached: barrier.cached,
             events: batch,
             next,
             lease: self.shared.process.lease,

@@ -128,6 +128,7 @@ struct End {
     going: Option<Going>,
     usage: Usage,
     model: Option<String>,
+    cached: bool,
     chosen: Vec<Choice>,
     told: Told,
 }
@@ -142,8 +143,9 @@ impl End {
         }
         if self.going.is_none() {
             let usage = (!self.usage.is_none()).then_some(self.usage);
+            let (model, cached) = (self.model, self.cached);
             told.events
-                .push((self.place, Body::NodeFinished { status, duration_ms: 0, usage, model: self.model }));
+                .push((self.place, Body::NodeFinished { status, duration_ms: 0, usage, model, cached }));
         }
     }
 }
@@ -162,6 +164,7 @@ impl<'a> Results<'a> {
             done: Vec::new(),
             spoiled: false,
             made: false,
+            to_cache: Vec::new(),
         }
     }
 
@@ -170,7 +173,8 @@ impl<'a> Results<'a> {
         frontier.usage += self.usage;
         let Told { events, edges, said: _ } = told;
         let events = self.failed.into_iter().chain(events).collect();
-        Applied { state, delta, frontier, edges, events, wait: self.wait, again: self.again }
+        let (wait, again, to_cache) = (self.wait, self.again, self.to_cache);
+        Applied { state, delta, frontier, edges, events, wait, again, to_cache }
     }
 
     /// Takes the superstep of one graph.
@@ -267,6 +271,7 @@ impl<'a> Results<'a> {
             going: None,
             usage: Usage::default(),
             model: None,
+            cached: false,
             chosen: Vec::new(),
             told: Told::default(),
             task,
@@ -276,9 +281,9 @@ impl<'a> Results<'a> {
             end.outcome = Err(Failure::new(ErrorKind::Failed, "the plan has no such node"));
             return end;
         };
-        let mut part = Part { level, job: &node.job, place: end.place.clone(), model: None };
+        let mut part = Part::new(level, &node.job, end.place.clone());
         let came = self.part(&mut part, doing);
-        (end.place, end.model) = (part.place, part.model);
+        (end.place, end.model, end.cached) = (part.place, part.model, part.cached);
         end.usage = self.usage.since(before);
         if !matches!(came, Came::Still(..)) {
             end.usage += end.task.held.unwrap_or_default();

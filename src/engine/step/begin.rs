@@ -2,18 +2,19 @@
 //!
 //! Invariant: pure, and the leaves stand in the order in which the barrier takes their results.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value as Json;
 
+use super::cache::{Found, to_cache};
 use super::held::{Called, Frame, Going, Item, ItemStage, Question, Replies, Reply};
 use super::{Frontier, Step, Worked, choose_start, plan_tokens};
 use crate::event::{Body, Scope as Place};
 use crate::expr::Scope;
 use crate::failure::{Caught, ErrorKind, Failure};
-use crate::id::{InterruptId, RunId, TaskId};
+use crate::id::{CacheKey, InterruptId, RunId, TaskId};
 use crate::node::{self, Back, Node, RunFacts};
 use crate::plan::{Ask, Each, GraphCall, Job, Plan, ToolPlan, Work};
 use crate::state::State;
@@ -32,6 +33,8 @@ pub struct World<'a> {
     pub facts: &'a RunFacts,
     /// What people said.
     pub replies: &'a Replies,
+    /// What was found of the results that were looked for.
+    pub found: &'a Found,
     /// The number of the superstep.
     pub number: u64,
 }
@@ -132,6 +135,10 @@ pub enum Doing {
     Graph(Box<Frame>, Box<Step>),
     /// The items of a list.
     Map(Vec<(Item, Option<Doing>)>),
+    /// Nothing: its result was kept.
+    Cached(Arc<Json>),
+    /// What comes of it is kept.
+    ToCache(CacheKey, Box<Doing>),
 }
 
 /// A call of a tool in a superstep.
@@ -248,6 +255,14 @@ pub(super) struct Part<'a, 't> {
 }
 
 impl Part<'_, '_> {
+    pub(super) fn locals(&self) -> Locals {
+        Arc::clone(&self.locals)
+    }
+
+    pub(super) fn error(&self) -> Option<&Caught> {
+        self.due.error
+    }
+
     /// Returns the clocks of what is done within it.
     fn inner_clocks(&self) -> Clocks {
         let limit = self.job.timeout;
@@ -263,11 +278,13 @@ pub(super) struct Planner<'a> {
     pub(super) world: World<'a>,
     pub(super) leaves: Vec<Leaf<'a>>,
     pub(super) begun: Vec<Begun>,
+    /// What was not looked for yet.
+    pub(super) sought: BTreeSet<CacheKey>,
 }
 
 impl<'a> Planner<'a> {
     pub(super) fn new(world: World<'a>) -> Self {
-        Self { world, leaves: Vec::new(), begun: Vec::new() }
+        Self { world, leaves: Vec::new(), begun: Vec::new(), sought: BTreeSet::new() }
     }
 
     /// Plans a task; what it begins is told.
@@ -329,6 +346,14 @@ impl<'a> Planner<'a> {
     }
 
     fn part(&mut self, level: &Level<'a>, part: &Part<'a, '_>, held: Option<Going>) -> Doing {
+        match (held, &part.job.cache) {
+            (None, Some(cache)) => self.cached(level, part, cache),
+            (Some(Going::ToCache(key, going)), _) => to_cache(key, self.work(level, part, Some(*going))),
+            (held, _) => self.work(level, part, held),
+        }
+    }
+
+    pub(super) fn work(&mut self, level: &Level<'a>, part: &Part<'a, '_>, held: Option<Going>) -> Doing {
         let doing = match (&part.job.work, held) {
             (Work::Node(node), None) => {
                 self.leaf(level, part, &part.task, LeafWork::Node(Arc::clone(node), None));
@@ -480,10 +505,7 @@ impl<'a> Planner<'a> {
             due: part.due,
             task: item.task.clone(),
             job: &each.job,
-            locals: Locals::from([
-                (each.name.clone(), Arc::clone(&item.value)),
-                ("index".to_owned(), Arc::new(Json::from(index))),
-            ]),
+            locals: locals(each, Arc::clone(&item.value), index),
             item: Some(index),
             lane: each.at_once.map(|most| (part.task.clone(), most)),
             clocks: part.inner_clocks(),
@@ -520,6 +542,11 @@ impl<'a> Planner<'a> {
         }
         Doing::Waits(Going::Map(doing.into_iter().map(|(item, _)| item).collect()))
     }
+}
+
+/// Returns the names that are there for an item.
+pub(super) fn locals(each: &Each, item: Arc<Json>, index: u64) -> Locals {
+    Locals::from([(each.name.clone(), item), ("index".to_owned(), Arc::new(Json::from(index)))])
 }
 
 pub(super) fn dismissed() -> Failure {

@@ -9,7 +9,7 @@ use serde_json::{Value as Json, json};
 
 use super::{Frontier, Worked};
 use crate::event::{Interrupt, Scope as Place, Usage, Who};
-use crate::id::{InterruptId, TaskId};
+use crate::id::{CacheKey, InterruptId, TaskId};
 use crate::node::Answered;
 use crate::plan::{Form, Job, OnMessage, Plan, Work};
 use crate::state::State;
@@ -45,6 +45,8 @@ pub enum Going {
     Graph(Box<Frame>),
     /// The items of a list.
     Map(Vec<Item>),
+    /// Any of these, whose result is kept when it is there.
+    ToCache(CacheKey, Box<Going>),
 }
 
 /// A question that is put to a person.
@@ -270,6 +272,7 @@ impl<'a> Walk<'a> {
     fn going(&mut self, at: &At<'a>, going: &Going) {
         self.tasks.insert(at.place.task_id.clone());
         match going {
+            Going::ToCache(_, going) => self.going(at, going),
             Going::Calls { calls, .. } => calls.iter().for_each(|call| self.call(at, call)),
             Going::Tool(call) => self.call(at, call),
             Going::Graph(frame) => self.frame(at, frame),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::{Value as Json, json};
 
 use super::begin::{Calling, Level, Making};
+use super::cache::Fresh;
 use super::calls::approval;
 use super::held::{Called, Frame, Going, Item, ItemStage, Kept, Question, Stage};
 use super::{Doing, Ended, Step, Taken, Worked, World, output};
@@ -39,6 +40,8 @@ pub(super) struct Results<'a> {
     pub(super) spoiled: bool,
     /// One was made.
     pub(super) made: bool,
+    /// The results to keep.
+    pub(super) to_cache: Vec<Fresh>,
 }
 
 /// What becomes visible with a part of a barrier.
@@ -78,6 +81,14 @@ pub(super) struct Part<'a, 'l> {
     pub(super) place: Place,
     /// The model that was asked last.
     pub(super) model: Option<String>,
+    /// Its result was kept from before.
+    pub(super) cached: bool,
+}
+
+impl<'a, 'l> Part<'a, 'l> {
+    pub(super) fn new(level: &'l Level<'a>, job: &'a Job, place: Place) -> Self {
+        Self { level, job, place, model: None, cached: false }
+    }
 }
 
 impl<'a> Results<'a> {
@@ -94,6 +105,12 @@ impl<'a> Results<'a> {
             Doing::Tool(calling) => self.tool(part, calling),
             Doing::Graph(frame, step) => self.graph(part, *frame, *step),
             Doing::Map(items) => self.map(part, items),
+            Doing::Cached(result) => {
+                part.cached = true;
+                let (result, told) = (Json::clone(&result), Told::default());
+                Came::Done { result, writes: Vec::new(), kept: None, told }
+            }
+            Doing::ToCache(key, doing) => self.to_cache(part, key, *doing),
         }
     }
 
@@ -409,7 +426,7 @@ impl<'a> Results<'a> {
             if let Some(doing) = doing {
                 let place =
                     Place { task_id: item.task.clone(), item: Some(index as u64), ..part.place.clone() };
-                let mut inner = Part { level: part.level, job: &each.job, place, model: None };
+                let mut inner = Part::new(part.level, &each.job, place);
                 let before = (std::mem::take(&mut self.spoiled), std::mem::take(&mut self.made));
                 self.retries += may;
                 let came = self.part(&mut inner, doing);

@@ -2,7 +2,7 @@
 
 use super::graph::TIMEOUTS;
 use super::next::TO;
-use super::node::{BOUND, COMMON, EFFECTS, INTO_KEY, LLM_KEYS, PARAM_KEYS, SPEECH_KEYS, TRIED};
+use super::node::{BOUND, CACHE_KEY, COMMON, EFFECTS, INTO_KEY, LLM_KEYS, PARAM_KEYS, SPEECH_KEYS, TRIED};
 use super::tool::REQUEST_KEYS;
 use super::types::TYPE;
 use super::{Key, Kind, Map, Named, Rule, Shape, Word, due, key, word};
@@ -107,7 +107,7 @@ static DO_CUSTOM: Map = Map {
     rules: &[],
 };
 
-static DO_COMMON: [Key; 5] = [
+static DO_COMMON: [Key; 6] = [
     due("kind", Shape::Kind(&BODIES), "What is done for an item."),
     key(
         "retry",
@@ -116,6 +116,7 @@ static DO_COMMON: [Key; 5] = [
     ),
     key("timeout", TIMEOUTS, "How long an attempt of an item may take. Default: as that of a node."),
     EFFECTS,
+    CACHE_KEY,
     key("description", Shape::Text, "What is done, for people."),
 ];
 

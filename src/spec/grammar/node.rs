@@ -66,7 +66,7 @@ pub static FAIL: Map = Map {
 
 pub(super) const BOUND: Rule = Rule::Together(&["max_visits", "on_max"]);
 
-pub(super) static COMMON: [Key; 9] = [
+pub(super) static COMMON: [Key; 10] = [
     due("kind", Shape::Kind(&KINDS), "What the node does."),
     NEXT_KEY,
     key(
@@ -89,11 +89,38 @@ pub(super) static COMMON: [Key; 9] = [
         "Events for the reader of the stream, by name: expressions over `result` and the state. They come before the end \
          of the node.",
     ),
+    CACHE_KEY,
     key("description", Shape::Text, "What the node does, for people."),
     key(
         "allow",
         ALLOW,
         "Warnings and lints that are silent in this node, each with a reason: `{G212: why}`.",
+    ),
+];
+
+/// `cache`, of nodes and of the body of a `map`.
+pub(super) const CACHE_KEY: Key = key(
+    "cache",
+    Shape::Map(&CACHE),
+    "Keeps the result, so that the work is not done again for the same: `{ttl: 1h}`. For what only reads and says \
+     nothing to the user.",
+);
+
+/// How long a result is kept, and by what it is found again.
+pub static CACHE: Map = Map {
+    name: "cache",
+    doc: "Keeps the result of a node for the whole tenant.",
+    groups: &[&CACHE_KEYS],
+    rules: &[],
+};
+
+static CACHE_KEYS: [Key; 2] = [
+    due("ttl", Shape::Duration, "How long a result is kept: `1h`."),
+    key(
+        "key",
+        Shape::Value,
+        "By what it is found again: an expression that reads at least every channel and input that the node reads. \
+         Default: all that the node would send.",
     ),
 ];
 

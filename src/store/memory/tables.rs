@@ -8,7 +8,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use crate::id::{CheckpointId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey};
+use crate::id::{CacheKey, CheckpointId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey};
 use crate::store::{
     Checkpoint, Claim, EventBatch, GraphVersion, Idempotency, Kept, Keyed, OpenQuestion, Process, Run,
     RunState, Thread,
@@ -70,7 +70,15 @@ pub(super) struct Tables {
     pub(super) versions: BTreeMap<String, GraphVersion>,
     pub(super) questions: BTreeMap<InterruptId, QuestionRow>,
     pub(super) pending: BTreeMap<(RunId, u64, TaskId), Vec<u8>>,
+    pub(super) cache: BTreeMap<(Part, CacheKey), CacheRow>,
     pub(super) next_ord: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct CacheRow {
+    pub(super) thread: ThreadId,
+    pub(super) data: Vec<u8>,
+    pub(super) expires_at: DateTime<Utc>,
 }
 
 #[derive(Debug)]

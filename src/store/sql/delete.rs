@@ -14,7 +14,7 @@ use crate::id::ThreadKey;
 use crate::store::Result;
 
 /// Each statement knows the tenant as $1 and the thread as $2.
-const ROWS: [&str; 10] = [
+const ROWS: [&str; 11] = [
     "delete from idempotency \
      where tenant = $1 and run_id in (select run_id from run where tenant = $1 and thread_id = $2)",
     "delete from event where tenant = $1 and run_id in (select run_id from run where tenant = $1 and thread_id = $2)",
@@ -23,6 +23,7 @@ const ROWS: [&str; 10] = [
     "delete from intent where tenant = $1 and run_id in (select run_id from run where tenant = $1 and thread_id = $2)",
     "delete from outbox where tenant = $1 and run_id in (select run_id from run where tenant = $1 and thread_id = $2)",
     "delete from interrupt where tenant = $1 and thread_id = $2",
+    "delete from cache where tenant = $1 and thread_id = $2",
     "delete from blob where tenant = $1 and thread_id = $2",
     "delete from checkpoint where tenant = $1 and thread_id = $2",
     "delete from run where tenant = $1 and thread_id = $2",

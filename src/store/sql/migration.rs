@@ -53,6 +53,7 @@ impl MigratorTrait for Migrator {
             migration!("m20261126_000004_answer_key"),
             migration!("m20261126_000005_operate"),
             migration!("m20261126_000006_retention"),
+            migration!("m20261126_000007_cache"),
         ]
     }
 }

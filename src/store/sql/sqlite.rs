@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::error::undone;
 use super::question;
 use super::row::{RUN, Row, moment};
-use super::{ENGINE, KEY_HOURS, beat, read, sql};
+use super::{ENGINE, KEY_HOURS, beat, cache, read, sql};
 use crate::id::{CheckpointId, Owner, RunId, Seq, ThreadId};
 use crate::store::{
     Accepted, Beat, Claim, Commit, Committed, EventBatch, Keyed, NewRun, OnBusy, Process, Question, Result,
@@ -233,6 +233,7 @@ pub(super) async fn commit(tx: &Tx, mut commit: Commit) -> Result<Committed> {
     for id in commit.closed {
         write(tx, close, vec![tenant.into(), (&*id.0).into(), commit.run.0.into(), at(Utc::now())]).await?;
     }
+    cache::put(tx, tenant, commit.thread, commit.cached).await?;
     if forget {
         let settle = "delete from pending_write where tenant = $1 and run_id = $2 and step <= $3";
         write(tx, settle, vec![tenant.into(), commit.run.0.into(), (commit.step as i64 + 1).into()]).await?;

@@ -8,7 +8,9 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use futures_util::stream::{self, BoxStream, StreamExt};
 use graphloom::event::Usage;
-use graphloom::id::{CheckpointId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey};
+use graphloom::id::{
+    CacheKey, CheckpointId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey,
+};
 use graphloom::model::{ChatModel, Chunk, ModelError, Request};
 use graphloom::store::{
     Accepted, Answer, Answering, Beat, Checkpoint, Claim, Commit, Committed, Counts, EventBatch,
@@ -252,6 +254,8 @@ store! {
         question(owner: &Owner, agent: bool, id: &InterruptId) -> Option<OpenQuestion>;
         approvals(tenant: &Part, after: Option<(DateTime<Utc>, InterruptId)>, limit: u32) -> Vec<OpenQuestion>;
         pending(owner: &Owner, run: RunId, step: u64) -> Vec<(TaskId, Vec<u8>)>;
+        cached(tenant: &Part, keys: &[CacheKey]) -> Vec<(CacheKey, Vec<u8>)>;
+        forget_cached(limit: u32) -> u64;
         resume(owner: &Owner, run: RunId, process: Process, idempotency: Option<Idempotency>) -> Resumed;
         run(owner: &Owner, run: RunId) -> Option<Run>;
         events(owner: &Owner, run: RunId, after: Seq, limit: usize) -> Vec<EventBatch>;

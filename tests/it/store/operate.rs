@@ -1,10 +1,12 @@
 //! What an operator sees and does.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use graphloom::id::{InterruptId, RunId, ThreadKey};
+use graphloom::id::{CacheKey, InterruptId, RunId, ThreadKey};
 use graphloom::store::{
-    Answer, Answering, Commit, Committed, Counts, Idempotency, Question, Run, RunFilter, RunState, Store,
+    Answer, Answering, CacheEntry, Commit, Committed, Counts, Idempotency, Question, Run, RunFilter,
+    RunState, Store,
 };
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
 
@@ -95,7 +97,10 @@ async fn people(store: &dyn Store) {
             let id = InterruptId(format!("{tenant}-{user}-{name}").into());
             let ask = Question { id: id.clone(), agent: true, data: b"canary".to_vec(), expires_at: None };
             let events = Some(batch(1, 2, 3, b"canary"));
-            let asked = store.commit(Commit { questions: vec![ask], events, ..barrier(&run) }).await.unwrap();
+            let key = CacheKey(format!("{user}-{name}").into());
+            let cached = vec![CacheEntry { key, data: b"canary".to_vec(), ttl: Duration::from_hours(1) }];
+            let commit = Commit { questions: vec![ask], events, cached, ..barrier(&run) };
+            let asked = store.commit(commit).await.unwrap();
             assert!(matches!(asked, Committed::Done { .. }));
             let by = owner(tenant, if user == "bob" { "canary" } else { "bob" });
             let answer = Answer {

@@ -40,6 +40,8 @@ async fn fill(db: &DatabaseConnection) {
          select tenant, run_id, 1, 'task', input from run",
         "insert into interrupt (tenant, interrupt_id, thread_id, run_id, agent, data) \
          select tenant, hex(run_id), thread_id, run_id, false, input from run",
+        "insert into cache (tenant, key, thread_id, data, expires_at) \
+         select tenant, 'key', thread_id, input, created_at from run where fence > 0",
         "insert into intent (tenant, run_id, task_id, attempt, fence) select tenant, run_id, 'task', 1, 1 from run",
         "insert into outbox (tenant, outbox_id, run_id, target, data) \
          select tenant, run_id, run_id, 'https://example.com', input from run",
@@ -71,7 +73,7 @@ async fn deleting_leaves_no_row(subject: Subject) {
     let db = plain(&url).await;
     fill(&db).await;
     let tables = tables(&db).await;
-    assert_eq!(tables.len(), 11, "{tables:?}");
+    assert_eq!(tables.len(), 12, "{tables:?}");
     let count = async |table: &String| {
         numbers(&db, &format!("select count(*) from {table} where tenant = 'acme'")).await[0]
     };

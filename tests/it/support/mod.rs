@@ -170,6 +170,7 @@ pub(crate) async fn queued(store: &dyn Store, key: &ThreadKey) -> Run {
 /// Returns a commit of the run's next step without anything in it.
 pub(crate) fn barrier(run: &Run) -> Commit {
     Commit {
+        cached: Vec::new(),
         questions: Vec::new(),
         closed: Vec::new(),
         pending: false,

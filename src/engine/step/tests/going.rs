@@ -137,7 +137,8 @@ impl Run {
             let now = chrono::DateTime::from_timestamp(self.now, 0).unwrap();
             let (facts, input) = (RunFacts { now, ..facts() }, Arc::new(json!({})));
             let number = self.number + 1;
-            let world = World { root: &self.plan, facts: &facts, replies: &self.replies, number };
+            let world =
+                World { root: &self.plan, facts: &facts, replies: &self.replies, found: &UNSOUGHT, number };
             let planned = plan_step(world, &self.state, &input, &self.frontier).unwrap();
             if planned.step.tasks.is_empty() {
                 return "over".into();

@@ -77,7 +77,7 @@ fn path_with(text: &str, failing: &[&str]) -> String {
         frontier = serde_json::from_value(serde_json::to_value(&frontier).unwrap()).unwrap();
         let facts = facts();
         let replies = Replies::new();
-        let world = World { root: &plan, facts: &facts, replies: &replies, number };
+        let world = World { root: &plan, facts: &facts, replies: &replies, found: &UNSOUGHT, number };
         let step = match plan_step(world, &state, &input, &frontier) {
             Ok(planned) => planned.step,
             Err(failure) => {
@@ -210,7 +210,7 @@ fn writers(text: &str, writes: &[(&str, Json)]) -> Result<(Option<Json>, Vec<Str
     let frontier = Frontier { tokens, ..Frontier::default() };
     let (input, state) = (Arc::new(Json::Null), State::initial(&plan.channels));
     let (facts, replies) = (facts(), Replies::new());
-    let world = World { root: &plan, facts: &facts, replies: &replies, number: 1 };
+    let world = World { root: &plan, facts: &facts, replies: &replies, found: &UNSOUGHT, number: 1 };
     let step = plan_step(world, &state, &input, &frontier).unwrap().step;
     let result = |(_, value): &(&str, Json)| {
         let write = Write::Put { channel: "x".into(), value: value.clone() };
@@ -253,7 +253,7 @@ fn a_limit_ends_every_branch_keeps_what_is_done_and_goes_on_with_the_error() {
     let (input, state) = (Arc::new(Json::Null), State::default());
     let (facts, replies) = (facts(), Replies::new());
     let frontier = begin(&plan, &state, &input, &facts).unwrap().0;
-    let world = |number| World { root: &plan, facts: &facts, replies: &replies, number };
+    let world = |number| World { root: &plan, facts: &facts, replies: &replies, found: &UNSOUGHT, number };
     let step = plan_step(world(7), &state, &input, &frontier).unwrap().step;
     let usage = Usage { input_tokens: 3, output_tokens: 4, ..Usage::default() };
     let results = vec![Some(done(Vec::new(), usage)), None];

@@ -8,7 +8,7 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, QueryResult, Value};
 use super::{Lanes, hot, millis};
 use crate::store::sql::error::{undone, unsure};
 use crate::store::sql::{begin, detached, end, question, read, sql};
-use crate::store::{Commit, Committed, EventBatch, Result, RunState};
+use crate::store::{CacheEntry, Commit, Committed, EventBatch, Result, RunState};
 
 const COMMIT: &str = "with gate as ( \
        update run set step = step + 1, crashes = 0, \
@@ -35,6 +35,8 @@ const CHECKPOINT: [&str; 9] =
     ["uuid", "uuid", "uuid", "bigint", "text", "bytea", "bytea", "bytea", "timestamptz"];
 /// The same of a question.
 const QUESTION: [&str; 5] = ["text", "boolean", "bytea", "timestamptz", "bigint"];
+/// The same of a result that is kept.
+const CACHED: [&str; 3] = ["text", "bytea", "bigint"];
 
 pub(in crate::store::sql) async fn commit(
     lanes: &Lanes,
@@ -153,6 +155,23 @@ fn barrier(commit: Commit) -> (String, Vec<Value>) {
                 question.expires_at.into(),
                 place.into(),
             ]);
+        }
+    }
+    if !commit.cached.is_empty() {
+        // Sorted, so that two barriers with the same keys do not wait for each other.
+        text.push_str(
+            ", kept as ( \
+               insert into cache (tenant, thread_id, key, data, expires_at) \
+               select $1, $4, c.key, c.data, now() + c.ttl * interval '1 millisecond' from gate, (values ",
+        );
+        text.push_str(&rows(&values, commit.cached.len(), &CACHED));
+        text.push_str(
+            ") c (key, data, ttl) order by c.key \
+             on conflict (tenant, key) do update set thread_id = excluded.thread_id, data = excluded.data, \
+               expires_at = excluded.expires_at)",
+        );
+        for CacheEntry { key, data, ttl } in commit.cached {
+            values.extend([(&*key.0).into(), data.into(), millis(ttl)]);
         }
     }
     if terminal || !commit.closed.is_empty() {
