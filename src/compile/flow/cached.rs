@@ -24,30 +24,14 @@ impl Flow<'_> {
                 let local = |name: &str| access.locals().iter().any(|(local, _)| local == name);
                 let mut due = self.due(access, &spec.body, cache.at, sites.iter().chain(items));
                 due.retain(|name, _| !local(name));
-                self.check_key(&due, cache, key, bag);
+                check_key(&due, cache, key, bag);
             }
             let KindSpec::Map(map) = &spec.body else { continue };
             let Some(body) = &map.body else { continue };
             if let Some((cache, key)) = keyed(body.cache.as_ref()) {
-                self.check_key(&self.due(access, &body.body, cache.at, items.iter()), cache, key, bag);
+                check_key(&self.due(access, &body.body, cache.at, items.iter()), cache, key, bag);
             }
         }
-    }
-
-    fn check_key(&self, due: &BTreeMap<String, Span>, cache: &CacheSpec, key: &ExprSpec, bag: &mut Bag) {
-        let mut has = BTreeSet::new();
-        key.for_each_text(&mut |text| {
-            let reads = Expr::parse(&text.value).map(|expr| expr.reads().to_vec()).unwrap_or_default();
-            has.extend(reads.iter().filter_map(name));
-        });
-        let whole = |due: &str| due.split_once('.').is_some_and(|(root, _)| has.contains(root));
-        let Some((name, at)) = due.iter().find(|(due, _)| !has.contains(*due) && !whole(due)) else { return };
-        let message = format!("the key of the cache leaves out `{name}`");
-        let finding = Diagnostic::error("M518", message, key.span(), "the same for different values of it");
-        let finding = if *at == cache.at { finding } else { finding.related(*at, "read here") };
-        bag.report(finding.help(format!(
-            "add it:  key: [{name}, …] , or remove `key`: then it is all that the node would send"
-        )));
     }
 
     /// Returns what a key has to read, each name with a place where the work reads it.
@@ -89,6 +73,23 @@ impl Flow<'_> {
         }
         due
     }
+}
+
+/// Reports a key that leaves out one of these.
+fn check_key(due: &BTreeMap<String, Span>, cache: &CacheSpec, key: &ExprSpec, bag: &mut Bag) {
+    let mut has = BTreeSet::new();
+    key.for_each_text(&mut |text| {
+        let reads = Expr::parse(&text.value).map(|expr| expr.reads().to_vec()).unwrap_or_default();
+        has.extend(reads.iter().filter_map(name));
+    });
+    let whole = |due: &str| due.split_once('.').is_some_and(|(root, _)| has.contains(root));
+    let Some((name, at)) = due.iter().find(|(due, _)| !has.contains(*due) && !whole(due)) else { return };
+    let message = format!("the key of the cache leaves out `{name}`");
+    let finding = Diagnostic::error("M518", message, key.span(), "the same for different values of it");
+    let finding = if *at == cache.at { finding } else { finding.related(*at, "read here") };
+    bag.report(finding.help(format!(
+        "add it:  key: [{name}, …] , or remove `key`: then it is all that the node would send"
+    )));
 }
 
 /// Returns a cache with its key.

@@ -116,6 +116,10 @@ pub(super) enum Dropped {
 }
 
 /// The end of a task in a superstep.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each of them is true of ends for which the others are not"
+)]
 struct End {
     task: Task,
     place: Place,

@@ -76,7 +76,7 @@ pub(super) fn to_cache(key: CacheKey, doing: Doing) -> Doing {
 
 impl<'a> Results<'a> {
     /// Takes what a part came to whose result is kept.
-    pub(super) fn to_cache(&mut self, part: &mut result::Part<'a, '_>, key: CacheKey, doing: Doing) -> Came {
+    pub(super) fn fresh(&mut self, part: &mut result::Part<'a, '_>, key: CacheKey, doing: Doing) -> Came {
         match self.part(part, doing) {
             Came::Still(going, told) => Came::Still(Going::ToCache(key, Box::new(going)), told),
             Came::Done { result, writes, kept, told } => {

@@ -110,7 +110,7 @@ impl<'a> Results<'a> {
                 let (result, told) = (Json::clone(&result), Told::default());
                 Came::Done { result, writes: Vec::new(), kept: None, told }
             }
-            Doing::ToCache(key, doing) => self.to_cache(part, key, *doing),
+            Doing::ToCache(key, doing) => self.fresh(part, key, *doing),
         }
     }
 
