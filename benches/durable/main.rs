@@ -76,6 +76,7 @@ async fn main() -> anyhow::Result<()> {
             message: Some(format!("{turn:0200}").into()),
             input: serde_json::Map::new(),
             on_busy: OnBusy::Enqueue,
+            durability: None,
             idempotency: None,
         };
         let started = engine.start(&owner, start).await?;

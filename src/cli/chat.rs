@@ -143,6 +143,7 @@ impl Talk {
             session: self.key.session.clone(),
             message: Some(Json::String(message.to_owned())),
             input: self.input.clone(),
+            durability: None,
             on_busy: self.on_busy,
             idempotency: None,
         };

@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use crate::diagnostic::{Bag, Diagnostic, Span, did_you_mean};
 use crate::node::Retry;
-use crate::plan::{Limits, Plan, Sealed, ToolPlan};
+use crate::plan::{Durability, Limits, Plan, Sealed, ToolPlan};
 use crate::spec::{Folder, Graph, RetentionSpec, RetrySpec};
 use crate::template::Templates;
 use calls::{Calls, calls, check_ways_out};
@@ -290,6 +290,11 @@ fn check_graph<'a>(
         start: start?,
         nodes: drafts.iter().map(Draft::outline).collect(),
         limits: limits(graph),
+        durability: graph
+            .durability
+            .as_ref()
+            .and_then(|word| Durability::named(word.value))
+            .unwrap_or_default(),
         migration,
         on_limit: on_limit.map_or(Some(None), |to| to.map(Some))?,
         children: BTreeMap::new(),

@@ -39,7 +39,11 @@ impl Engine {
             key,
             graph: plan.graph.clone(),
             hash: plan.hash.clone(),
-            input: record::encode(&Input { input, message: start.message.clone() }),
+            input: record::encode(&Input {
+                input,
+                message: start.message.clone(),
+                durability: start.durability,
+            }),
             on_busy: start.on_busy,
             queue_limit: shared.settings.queue_limit,
             process: shared.process.clone(),

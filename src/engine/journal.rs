@@ -75,6 +75,8 @@ struct Inner {
     told: u64,
     /// Events that the store does not have yet, the oldest first.
     unstored: VecDeque<Arc<Frame>>,
+    /// What was sent since a commit is under way: it waits, so that nothing is told before what comes first.
+    waiting: Option<Vec<Arc<Frame>>>,
     /// What was begun and not ended, in the order begun.
     open: Vec<(Scope, Open)>,
 }
@@ -161,6 +163,7 @@ impl Journal {
             next: 1,
             told: 0,
             unstored: VecDeque::new(),
+            waiting: None,
             open: Vec::new(),
         };
         Self { run, fence, inner: Mutex::new(inner), news: watch::Sender::new(News::Sent(0)) }
@@ -191,6 +194,9 @@ impl Journal {
     pub(super) fn send(&self, scope: Option<&Scope>, body: Body) {
         let mut inner = self.lock();
         let frame = self.number(&mut inner, scope, body);
+        if let Some(waiting) = &mut inner.waiting {
+            return waiting.push(frame);
+        }
         inner.unstored.push_back(frame.clone());
         Self::publish(&mut inner, frame);
         let n = inner.next - 1;
@@ -238,7 +244,7 @@ impl Journal {
     }
 
     /// Numbers events that become visible with a commit, and returns them with the batch to store: all
-    /// that the store does not have, then these. Nothing may be sent until [`Journal::release`].
+    /// that the store does not have, then these. What is sent before [`Journal::release`] waits for it.
     pub(super) fn hold(&self, bodies: Vec<(Option<Scope>, Body)>) -> (Held, Option<EventBatch>) {
         let mut inner = self.lock();
         let mut frames = Vec::with_capacity(bodies.len());
@@ -260,12 +266,15 @@ impl Journal {
             frames.push(self.number(&mut inner, scope.as_ref(), body));
         }
         let batch = self.batch(inner.unstored.iter().chain(&frames));
+        inner.waiting = Some(Vec::new());
         (Held { frames, open }, batch)
     }
 
     /// Forgets what a commit did not store; its numbers are not used again.
     pub(super) fn withdraw(&self, held: Held) {
-        self.lock().open = held.open;
+        let mut inner = self.lock();
+        inner.open = held.open;
+        inner.waiting = None;
     }
 
     /// Sends what a commit has stored.
@@ -273,6 +282,10 @@ impl Journal {
         let mut inner = self.lock();
         inner.unstored.clear();
         for frame in held.frames {
+            Self::publish(&mut inner, frame);
+        }
+        for frame in inner.waiting.take().unwrap_or_default() {
+            inner.unstored.push_back(frame.clone());
             Self::publish(&mut inner, frame);
         }
         Self::trim(&mut inner);

@@ -32,7 +32,7 @@ use tracing::warn;
 use crate::compile::{Catalog, Providers};
 use crate::event::{self, Body, Event, RunStatus, Usage};
 use crate::id::{Owner, Part, RunId, Seq, ThreadId, ThreadKey};
-use crate::plan::Plan;
+use crate::plan::{Durability, Plan};
 use crate::state::Mismatch;
 use crate::store::{Claim, EventBatch, Idempotency, OnBusy, Process, Run, RunState, Store, StoreError};
 
@@ -105,6 +105,8 @@ pub struct Start {
     pub input: serde_json::Map<String, Json>,
     /// What to do when the thread is busy.
     pub on_busy: OnBusy,
+    /// When its supersteps are stored; absent: as the graph says.
+    pub durability: Option<Durability>,
     /// Makes a repeated request find the run of the first.
     pub idempotency: Option<Idempotency>,
 }

@@ -6,6 +6,7 @@ use serde_json::Value as Json;
 
 use super::step::Frontier;
 use crate::event::{RunStatus, Usage};
+use crate::plan::Durability;
 use crate::state::Delta;
 use crate::store::StoreError;
 
@@ -17,6 +18,9 @@ pub struct Input {
     pub message: Option<Json>,
     /// The declared inputs, checked and with their defaults.
     pub input: Json,
+    /// When its supersteps are stored; absent: as the graph says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub durability: Option<Durability>,
 }
 
 /// Why a run failed.

@@ -4,12 +4,13 @@
 
 mod cache;
 mod commit;
+mod durable;
 mod ends;
 mod limits;
 mod takeover;
 mod tasks;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,6 +20,7 @@ use futures_util::FutureExt;
 use serde_json::{Value as Json, json};
 use tracing::{debug, error};
 
+use self::commit::Sealed;
 use self::limits::{most_steps, over_limit};
 use self::takeover::{Inherited, Spent};
 use super::heads::{self, Head};
@@ -34,7 +36,7 @@ use crate::event::{Body, RunStatus, Scope, Usage, Who};
 use crate::failure::{ErrorKind, Failure};
 use crate::id::{CheckpointId, InterruptId, TaskId};
 use crate::node::RunFacts;
-use crate::plan::{Plan, START, Target};
+use crate::plan::{Durability, Effects, Plan, START, Target};
 use crate::state::{Cell, Delta, Write, fold};
 use crate::store::{CacheEntry, Checkpoint, Claim, Question, RunState, StoreError};
 
@@ -42,6 +44,10 @@ use crate::store::{CacheEntry, Checkpoint, Claim, Question, RunState, StoreError
 const SNAPSHOT_EVERY: usize = 50;
 /// Process crashes without progress after which a run is given up.
 const MAX_CRASHES: u32 = 3;
+/// The most checkpoints that wait for one commit.
+const MOST_PENDING: usize = 500;
+/// The most bytes of them.
+const MOST_PENDING_BYTES: usize = 4 * 1024 * 1024;
 /// The wait before a write or a read is tried again while the database is away.
 const COMMIT_RETRY: Duration = Duration::from_millis(200);
 
@@ -59,6 +65,8 @@ enum Cut {
     Cancelled,
     /// The process goes away, or the fence is lost.
     Gone,
+    /// The barrier before it cannot be stored.
+    Halted(Halt),
 }
 
 /// Owns a claimed run until it ends, pauses or is lost. Whatever goes wrong, its readers are told.
@@ -101,8 +109,20 @@ struct Position {
     input: Arc<Json>,
     user_text: Arc<str>,
     head: Head,
+    /// When barriers are stored.
+    durability: Durability,
     /// Checkpoints that are made but not stored yet.
     pending: Vec<Checkpoint>,
+    /// What becomes visible with them.
+    told: Vec<(Option<Scope>, Body)>,
+    /// A barrier that is on its way to the store.
+    sealed: Option<Sealed>,
+    /// The superstep makes a call that must not be made twice.
+    once: bool,
+    /// Tasks of later supersteps, to which an earlier owner had come and the store had not.
+    later: BTreeSet<TaskId>,
+    /// Checkpoints that were made but not told yet.
+    points: Vec<(CheckpointId, u64)>,
     /// Edges that were taken but not told yet.
     edges: Vec<Taken>,
     /// Supersteps done.
@@ -139,15 +159,16 @@ impl Position {
         }
     }
 
-    /// Forgets what a commit has stored.
-    fn stored(&mut self) {
-        self.gate += 1;
-        self.pending.clear();
-        self.asked.clear();
-        self.closed.clear();
-        self.kept.clear();
-        self.has_kept = false;
-        self.to_cache.clear();
+    /// Says whether the barrier can be stored with a later one: nobody waits for it, and it is not too much at once.
+    fn may_wait(&self) -> bool {
+        let bytes = self.pending.iter().map(|point| point.delta.len() + point.frontier.len()).sum::<usize>();
+        self.durability == Durability::Exit
+            && self.asked.is_empty()
+            && self.closed.is_empty()
+            && !self.once
+            && !self.has_kept
+            && self.pending.len() < MOST_PENDING
+            && bytes < MOST_PENDING_BYTES
     }
 }
 
@@ -188,9 +209,15 @@ impl<'a> Driver<'a> {
         let mut at = Position {
             user_text: user_text(input.message.as_ref()).into(),
             input: Arc::new(input.input.clone()),
+            durability: input.durability.unwrap_or(plan.durability),
             plan,
             head,
             pending: Vec::new(),
+            told: Vec::new(),
+            sealed: None,
+            once: false,
+            later: BTreeSet::new(),
+            points: Vec::new(),
             edges: Vec::new(),
             number: if began { head_step } else { 0 },
             gate: claim.run.step,
@@ -266,14 +293,20 @@ impl<'a> Driver<'a> {
             for task in step.tasks.iter().filter(|task| matches!(task.doing, Doing::Waits(_))) {
                 at.begun.insert(task.id.clone(), Instant::now());
             }
+            // All that led to a call that must not be made twice is stored before it.
+            at.once = leaves.iter().any(|leaf| leaf.effects() == Effects::AtMostOnce);
+            if at.once && self.flush(&mut at).await? {
+                return self.cancel(at).await;
+            }
             if let Some(void) = void.take() {
-                self.reset(&leaves, &void, std::mem::take(&mut crashed));
+                self.reset(&mut at, &leaves, &void, std::mem::take(&mut crashed));
             }
             self.begin_tasks(&mut at, &begun, facts.step);
-            let ended = match self.superstep(&mut at, &leaves, &facts).await {
+            let ended = match self.beside_commit(&mut at, &leaves, &facts).await {
                 Ok(ended) => ended,
                 Err(Cut::Cancelled) => return self.cancel(at).await,
-                Err(Cut::Gone) => return Err(self.leave().await),
+                Err(Cut::Gone) => return Err(self.hand_back(at).await),
+                Err(Cut::Halted(halt)) => return Err(halt),
             };
             if ended.iter().any(Option::is_none) {
                 match self.divert(at, Limit::Time, world, step, ended).await? {
@@ -339,7 +372,7 @@ impl<'a> Driver<'a> {
     /// Saves what a superstep made. Nothing: that was the end of the run.
     async fn barrier(&self, mut at: Position, mut applied: Applied) -> Result<Option<Position>, Halt> {
         let told = std::mem::take(&mut applied.events);
-        let mut events = Self::timed(&mut at, told);
+        let events = Self::timed(&mut at, told);
         let wait = applied.wait;
         let (asked, _) = at.head.frontier.held(&at.plan);
         let holding = applied.frontier.is_holding() || at.head.frontier.is_holding();
@@ -349,16 +382,19 @@ impl<'a> Driver<'a> {
             return self.fail(at, None, failure).await.map(|()| None);
         }
         metrics::counter!("graphloom_supersteps_total").increment(1);
-        let (open, alive) = if holding { at.head.frontier.held(&at.plan) } else { Default::default() };
+        let (open, mut alive) = if holding { at.head.frontier.held(&at.plan) } else { Default::default() };
+        alive.extend(at.later.iter().cloned());
         let answered =
             |old: &Open| old.who == Who::User && open.iter().all(|new| new.question.id != old.question.id);
         if asked.iter().any(answered) {
             at.hear();
         }
-        self.journal.settle(&events, &alive);
+        at.told.extend(events);
+        at.kept.clear();
+        self.journal.settle(&at.told, &alive);
         // The end of the run is part of its last barrier.
         if at.head.frontier.tokens.is_empty() {
-            return self.complete(at, events).await.map(|()| None);
+            return self.complete(at, Vec::new()).await.map(|()| None);
         }
         for new in open.iter().filter(|new| asked.iter().all(|old| old.question.id != new.question.id)) {
             let interrupt = new.interrupt();
@@ -369,22 +405,35 @@ impl<'a> Driver<'a> {
                 expires_at: new.question.expires_at,
             });
             let body = Body::InterruptRequested { interrupt: Box::new(interrupt) };
-            events.push((Some(new.place.clone()), body));
+            at.told.push((Some(new.place.clone()), body));
         }
         let over = asked.into_iter().map(|old| old.question.id);
         at.closed.extend(over.filter(|id| open.iter().all(|new| new.question.id != *id)));
-        events.extend(Self::barrier_events(&mut at));
+        let more = Self::barrier_events(&mut at);
+        at.told.extend(more);
         if !open.is_empty() && self.waits(&at).await? {
-            return self.pause(at, events).await.map(|()| None);
+            return self.pause(at, Vec::new()).await.map(|()| None);
         }
-        let cancel = self.commit(&at, events, None).await?;
-        at.stored();
-        debug!(run = %self.claim.run.run, step = at.number, "Barrier saved.");
+        let leaves = matches!(self.live.stop(), Some(Stop::Drain | Stop::Leave));
+        let cancel = match at.durability {
+            Durability::Async if !leaves && !at.once => {
+                let cancel = self.settled(&mut at).await?;
+                at.sealed = Some(self.seal(&mut at, Vec::new(), None));
+                cancel
+            }
+            Durability::Exit if !leaves && at.may_wait() => false,
+            _ => self.commit(&mut at, Vec::new(), None).await?,
+        };
+        debug!(run = %self.claim.run.run, step = at.number, "Barrier made.");
         if cancel {
             return self.cancel(at).await.map(|()| None);
         }
-        if matches!(self.live.stop(), Some(Stop::Drain | Stop::Leave)) {
+        if leaves {
             return Err(self.leave().await);
+        }
+        // There is no superstep yet that could go on beside it.
+        if !wait.is_zero() && self.settled(&mut at).await? {
+            return self.cancel(at).await.map(|()| None);
         }
         tokio::select! {
             biased;
@@ -458,7 +507,7 @@ impl<'a> Driver<'a> {
     /// Takes the results of a superstep over into the position, as a checkpoint to store.
     fn advance(&self, at: &mut Position, applied: Applied) -> Result<(), Failure> {
         let Applied { state, delta, frontier, edges, to_cache, .. } = applied;
-        at.to_cache = cache::entries(to_cache);
+        at.to_cache = cache::entries(std::mem::take(&mut at.to_cache), to_cache);
         at.head.state = state;
         at.head.frontier = frontier;
         at.edges.extend(edges);
@@ -497,6 +546,7 @@ impl<'a> Driver<'a> {
             frontier: record::encode(&at.head.frontier),
             created_at: Utc::now(),
         });
+        at.points.push((checkpoint, at.number));
         at.head.checkpoint = Some(checkpoint);
         at.head.run = Some(self.claim.run.run);
         at.head.step = at.number;
@@ -511,10 +561,9 @@ impl<'a> Driver<'a> {
             let Taken { from, condition, path, item, .. } = edge;
             events.push((None, Body::EdgeTaken { from, to, condition, path, item }));
         }
-        for row in &at.pending {
-            let checkpoint_id = row.checkpoint;
+        for (checkpoint_id, step) in std::mem::take(&mut at.points) {
             events.push((None, Body::StatePatch { checkpoint_id, patch: Vec::new() }));
-            events.push((None, Body::CheckpointSaved { checkpoint_id, step: row.step }));
+            events.push((None, Body::CheckpointSaved { checkpoint_id, step }));
         }
         events
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use crate::expr::{Expr, ExprTree};
@@ -48,6 +49,8 @@ pub struct Plan {
     pub nodes: BTreeMap<String, PlanNode>,
     /// What stops a run.
     pub limits: Limits,
+    /// When its supersteps are stored, where a run does not say.
+    pub durability: Durability,
     /// How states of older versions are brought to this one.
     pub migration: Migration,
     /// Where a run goes on when a limit is used up.
@@ -124,6 +127,31 @@ impl Default for Limits {
             tokens: u64::MAX,
             cost_nano_usd: u64::MAX,
             parallel: 100,
+        }
+    }
+}
+
+/// When the supersteps of a run are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// Each before the next one begins.
+    #[default]
+    Sync,
+    /// Each while the next one works.
+    Async,
+    /// All together, when the run ends or waits for a person.
+    Exit,
+}
+
+impl Durability {
+    /// Returns the mode of a name.
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "sync" => Some(Self::Sync),
+            "async" => Some(Self::Async),
+            "exit" => Some(Self::Exit),
+            _ => None,
         }
     }
 }
@@ -373,6 +401,7 @@ impl Plan {
             start,
             nodes: BTreeMap::new(),
             limits: Limits::default(),
+            durability: Durability::default(),
             migration: Migration::default(),
             on_limit: None,
             children: BTreeMap::new(),

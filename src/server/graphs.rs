@@ -297,6 +297,7 @@ impl Graphs {
             message: turn.message,
             input: turn.input,
             on_busy: turn.on_busy,
+            durability: turn.durability,
             idempotency,
         };
         let started = self.0.engine.start(owner, start).await?;

@@ -12,6 +12,7 @@ use super::json::escape;
 use super::problem::Problem;
 use super::sse::Groups;
 use crate::id::Part;
+use crate::plan::Durability;
 use crate::store::OnBusy;
 
 /// One turn: what the user says, and the inputs of the graph.
@@ -26,6 +27,8 @@ pub(super) struct ChatRequest {
     input: Option<BTreeMap<String, Json>>,
     /// What to do when the thread has a run that is not over. Default: `enqueue`.
     on_busy: Option<OnBusyChoice>,
+    /// When supersteps are stored. Default: as the graph says.
+    durability: Option<DurabilityChoice>,
     /// The groups of events that the stream holds. Default: `messages`, `nodes`, `tools`.
     include: Option<Vec<EventGroup>>,
 }
@@ -60,6 +63,19 @@ enum OnBusyChoice {
     Interrupt,
 }
 
+/// When supersteps are stored.
+#[derive(Debug, Clone, Copy, Enum)]
+#[oai(rename_all = "lowercase", rename = "Durability")]
+enum DurabilityChoice {
+    /// Each before the next one begins.
+    Sync,
+    /// Each while the next one works. A crash can cost one superstep more.
+    Async,
+    /// All together, when the run ends or waits for a person. A crash costs all since then; events other than the pieces of
+    /// messages come at the end.
+    Exit,
+}
+
 /// A turn that has the right form. Whether it fits the graph is for the engine to say.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Turn {
@@ -71,6 +87,8 @@ pub(super) struct Turn {
     pub(super) input: Map<String, Json>,
     /// What to do when the thread is busy.
     pub(super) on_busy: OnBusy,
+    /// When supersteps are stored; absent: as the graph says.
+    pub(super) durability: Option<Durability>,
     /// What the stream holds.
     pub(super) groups: Groups,
     /// The SHA-256 of the canonical body.
@@ -78,7 +96,7 @@ pub(super) struct Turn {
 }
 
 /// The fields of a turn.
-const FIELDS: [&str; 5] = ["session_id", "message", "input", "on_busy", "include"];
+const FIELDS: [&str; 6] = ["session_id", "message", "input", "on_busy", "durability", "include"];
 
 impl Parsed for Turn {
     type Schema = ChatRequest;
@@ -103,13 +121,23 @@ impl Parsed for Turn {
             Some(Json::String(_)) => fields.add("/on_busy", "send `enqueue`, `reject` or `interrupt`"),
             Some(other) => fields.add("/on_busy", expected("`enqueue`, `reject` or `interrupt`", &other)),
         };
+        let wanted = "`sync`, `async` or `exit`";
+        let durability = match fields.take("durability") {
+            None => Some(None),
+            Some(Json::String(text)) => match Durability::named(&text) {
+                Some(mode) => Some(Some(mode)),
+                None => fields.add("/durability", format!("send {wanted}")),
+            },
+            Some(other) => fields.add("/durability", expected(wanted, &other)),
+        };
         let groups = fields.include();
         let hash = fields.hash.clone();
-        let turn = session.zip(on_busy).map(|(session, on_busy)| Self {
+        let turn = session.zip(on_busy).zip(durability).map(|((session, on_busy), durability)| Self {
             session,
             message,
             input,
             on_busy,
+            durability,
             groups,
             hash,
         });

@@ -44,6 +44,8 @@ pub struct Graph {
     pub on_limit: Option<Spanned<String>>,
     /// What stops a run.
     pub limits: LimitsSpec,
+    /// `sync`, `async` or `exit`.
+    pub durability: Option<Spanned<&'static str>>,
     /// Settings of all nodes.
     pub defaults: DefaultsSpec,
     /// How states of older versions are brought to this one.
@@ -169,6 +171,8 @@ impl Reader<'_> {
         // Nodes that only these lead to would look lost.
         broken_nodes |= matches!(on_error, Some(None)) || matches!(on_limit, Some(None));
         let limits = fields.take("limits").map(|node| self.limits(node)).unwrap_or_default();
+        let durability =
+            fields.take("durability").and_then(|node| self.word(node, &["sync", "async", "exit"]));
         let defaults = fields.take("defaults").map(|node| self.defaults(node)).unwrap_or_default();
         let migrate = fields.take("migrate").map(|node| self.migrate(node)).unwrap_or_default();
         let allow = self.allow(fields.take("allow"));
@@ -187,6 +191,7 @@ impl Reader<'_> {
             on_error: on_error.flatten(),
             on_limit: on_limit.flatten(),
             limits,
+            durability,
             defaults,
             migrate,
             allow,

@@ -1,7 +1,7 @@
 //! Which keys belong where, and which come with later versions.
 
 /// Keys of the language that come with later versions, so that they are not taken for slips.
-const LATER_KEYS: [&str; 2] = ["durability", "mcp"];
+const LATER_KEYS: [&str; 1] = ["mcp"];
 
 /// Explains a key that is right elsewhere, or later.
 pub(super) fn elsewhere(key: &str) -> Option<String> {

@@ -208,8 +208,8 @@ impl Store for MemoryStore {
             tables.cache.insert((commit.owner.tenant.clone(), entry.key), row);
         }
         let failed = matches!(commit.next, Some((RunState::Failed | RunState::Dead, _)));
-        if commit.pending && !failed {
-            tables.pending.retain(|(run, step, _), _| *run != commit.run || *step > commit.step + 1);
+        if let Some(last) = commit.pending.filter(|_| !failed) {
+            tables.pending.retain(|(run, step, _), _| *run != commit.run || *step > last);
         }
         match commit.next {
             Some((RunState::Interrupted, _)) => {

@@ -282,8 +282,8 @@ pub struct Commit {
     pub questions: Vec<Question>,
     /// Questions whose answers were taken, or that nobody needs any more.
     pub closed: Vec<InterruptId>,
-    /// There may be pending writes of this step: they are part of the barrier now.
-    pub pending: bool,
+    /// The superstep up to which pending writes are part of the barrier now, where there may be some.
+    pub pending: Option<u64>,
     /// Results that are kept for the tenant, sorted by key; each replaces what was under its key.
     pub cached: Vec<CacheEntry>,
     /// Events that become visible with the barrier.

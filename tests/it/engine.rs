@@ -112,6 +112,7 @@ fn say(text: &str) -> Start {
         message: Some(json!(text)),
         input: serde_json::Map::new(),
         on_busy: OnBusy::Enqueue,
+        durability: None,
         idempotency: None,
     }
 }
@@ -426,6 +427,7 @@ async fn a_run_that_kills_its_process_each_time_is_given_up() {
     let input = graphloom::engine::record::encode(&graphloom::engine::record::Input {
         message: Some(json!("hi")),
         input: json!({}),
+        durability: None,
     });
     let poison = abandoned(&store, &input).await;
     for _ in 0..2 {
@@ -547,7 +549,11 @@ async fn a_reader_that_waits_for_the_next_owner_of_a_deleted_thread_comes_to_an_
 #[tokio::test]
 async fn a_run_that_is_given_up_takes_back_what_its_owners_showed() {
     let store: Arc<MemoryStore> = Arc::default();
-    let run = abandoned(&store, &record::encode(&record::Input { message: None, input: json!({}) })).await;
+    let run = abandoned(
+        &store,
+        &record::encode(&record::Input { message: None, input: json!({}), durability: None }),
+    )
+    .await;
     let scope = Scope::new("speak", TaskId("t".into()), 1);
     let bodies = [
         Body::NodeStarted { step: 1, kind: "custom".into(), resumed: false },

@@ -55,11 +55,15 @@ fn result(data: &[u8]) -> Option<Arc<Json>> {
     }
 }
 
-/// Encodes results, each key once.
-pub(super) fn entries(fresh: Vec<Fresh>) -> Vec<CacheEntry> {
+/// Encodes results, and adds them to those that are not stored yet, each key once.
+pub(super) fn entries(before: Vec<CacheEntry>, fresh: Vec<Fresh>) -> Vec<CacheEntry> {
+    if fresh.is_empty() {
+        return before;
+    }
     let entry = |Fresh { key, result, ttl }: Fresh| {
         (key.clone(), CacheEntry { key, data: record::encode(&result), ttl })
     };
-    let entries: BTreeMap<CacheKey, CacheEntry> = fresh.into_iter().map(entry).collect();
+    let before = before.into_iter().map(|entry| (entry.key.clone(), entry));
+    let entries: BTreeMap<CacheKey, CacheEntry> = before.chain(fresh.into_iter().map(entry)).collect();
     entries.into_values().collect()
 }

@@ -19,35 +19,68 @@ pub(super) struct Barrier {
     checkpoints: Vec<Checkpoint>,
     questions: Vec<Question>,
     closed: Vec<InterruptId>,
-    pending: bool,
+    pending: Option<u64>,
     cached: Vec<CacheEntry>,
 }
 
+/// A barrier on its way to the store. What is sent after it waits in the journal.
+pub(super) struct Sealed {
+    commit: Commit,
+    held: Held,
+}
+
 impl Driver<'_> {
+    /// Writes what was not stored yet, with events that become visible with it.
     pub(super) async fn commit(
         &self,
-        at: &Position,
+        at: &mut Position,
         events: Vec<(Option<Scope>, Body)>,
         next: Option<(RunState, Option<Vec<u8>>)>,
     ) -> Result<bool, Halt> {
-        let barrier = Barrier {
-            checkpoints: at.pending.clone(),
-            questions: at.asked.clone(),
-            closed: at.closed.clone(),
-            pending: at.has_kept,
-            cached: at.to_cache.clone(),
-        };
-        self.write(at.gate, barrier, events, next).await
+        let before = self.settled(at).await?;
+        let sealed = self.seal(at, events, next);
+        Ok(self.send(sealed).await? | before)
     }
 
-    /// Writes a barrier, for as long as it takes: the fence says when it is too late.
-    pub(super) async fn write(
+    /// Waits for the barrier that is on its way.
+    pub(super) async fn settled(&self, at: &mut Position) -> Result<bool, Halt> {
+        match at.sealed.take() {
+            Some(sealed) => self.send(sealed).await,
+            None => Ok(false),
+        }
+    }
+
+    /// Makes a barrier of what was not stored yet.
+    pub(super) fn seal(
+        &self,
+        at: &mut Position,
+        events: Vec<(Option<Scope>, Body)>,
+        next: Option<(RunState, Option<Vec<u8>>)>,
+    ) -> Sealed {
+        let is_over = next.as_ref().is_some_and(|(state, _)| *state != RunState::Interrupted);
+        let barrier = Barrier {
+            checkpoints: std::mem::take(&mut at.pending),
+            questions: std::mem::take(&mut at.asked),
+            closed: std::mem::take(&mut at.closed),
+            // A run that is over needs none, also of what it was about to do.
+            pending: at.has_kept.then_some(if is_over { u64::MAX } else { at.number }),
+            cached: std::mem::take(&mut at.to_cache),
+        };
+        at.has_kept = false;
+        let mut told = std::mem::take(&mut at.told);
+        told.extend(events);
+        let sealed = self.sealed(at.gate, barrier, told, next);
+        at.gate += 1;
+        sealed
+    }
+
+    fn sealed(
         &self,
         step: u64,
         barrier: Barrier,
         events: Vec<(Option<Scope>, Body)>,
         next: Option<(RunState, Option<Vec<u8>>)>,
-    ) -> Result<bool, Halt> {
+    ) -> Sealed {
         let claim = &self.claim.run;
         let (held, batch): (Held, _) = self.journal.hold(events);
         let commit = Commit {
@@ -65,10 +98,27 @@ impl Driver<'_> {
             next,
             lease: self.shared.process.lease,
         };
-        let settled = self.settle(&commit).await;
+        Sealed { commit, held }
+    }
+
+    /// Writes a barrier that belongs to no position.
+    pub(super) async fn write(
+        &self,
+        step: u64,
+        barrier: Barrier,
+        events: Vec<(Option<Scope>, Body)>,
+        next: Option<(RunState, Option<Vec<u8>>)>,
+    ) -> Result<bool, Halt> {
+        self.send(self.sealed(step, barrier, events, next)).await
+    }
+
+    /// Writes a barrier, for as long as it takes: the fence says when it is too late. Says whether somebody asked for the
+    /// end of the run.
+    pub(super) async fn send(&self, sealed: Sealed) -> Result<bool, Halt> {
+        let settled = self.settle(&sealed.commit).await;
         match &settled {
-            Ok(_) => self.journal.release(held),
-            Err(_) => self.journal.withdraw(held),
+            Ok(_) => self.journal.release(sealed.held),
+            Err(_) => self.journal.withdraw(sealed.held),
         }
         settled
     }

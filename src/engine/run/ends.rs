@@ -92,9 +92,8 @@ impl Driver<'_> {
                 interrupts: open.iter().map(Open::interrupt).collect(),
             },
         ));
-        self.commit(&at, events, Some((RunState::Interrupted, None))).await?;
+        self.commit(&mut at, events, Some((RunState::Interrupted, None))).await?;
         info!(run = %self.claim.run.run, questions = open.len(), "Run waits for people.");
-        at.stored();
         if !at.torn {
             self.shared.heads.put(self.claim.run.thread, at.head);
         }
@@ -139,7 +138,7 @@ impl Driver<'_> {
                 interrupts: Vec::new(),
             },
         ));
-        self.commit(&at, events, Some((state, Some(record::encode(outcome))))).await?;
+        self.commit(&mut at, events, Some((state, Some(record::encode(outcome))))).await?;
         metrics::counter!("graphloom_runs_finished_total", "status" => status).increment(1);
         // The next run on this thread starts from here without a read.
         if !at.torn {

@@ -10,6 +10,7 @@ use crate::engine::record;
 use crate::engine::step::Leaf;
 use crate::event::{Body, Event, RunStatus, Scope, Usage};
 use crate::id::Seq;
+use crate::plan::Durability;
 
 /// What earlier owners of a run left.
 #[derive(Default)]
@@ -68,6 +69,8 @@ impl Driver<'_> {
             self.patiently(|| self.shared.store.pending(&run.key.owner, run.run, at.number + 1)).await?;
         for (task, data) in rows {
             at.has_kept = true;
+            // One of a barrier that was never stored stands on nothing.
+            let Some(task) = at.of_this_barrier(task) else { continue };
             let worked = if data == INTENT {
                 None
             } else {
@@ -79,11 +82,21 @@ impl Driver<'_> {
     }
 
     /// Tells the readers that what earlier owners showed of the leaves is void: of those that they left open, and after a
-    /// crash of all, which may have begun without being stored.
-    pub(super) fn reset(&self, leaves: &[Leaf<'_>], open: &[Scope], crashed: bool) {
+    /// crash of all, which may have begun without being stored. So is what they showed of later supersteps, which they
+    /// had come to before these were stored.
+    pub(super) fn reset(&self, at: &mut Position, leaves: &[Leaf<'_>], open: &[Scope], crashed: bool) {
         let is_open = |leaf: &Leaf<'_>| open.iter().any(|place| place.task_id == leaf.place.task_id);
         for leaf in leaves.iter().filter(|leaf| crashed || is_open(leaf)) {
             self.take_back(std::slice::from_ref(&leaf.place));
+        }
+        if at.durability != Durability::Sync && !open.is_empty() {
+            let (_, alive) = at.head.frontier.held(&at.plan);
+            let is_leaf = |place: &Scope| leaves.iter().any(|leaf| leaf.place.task_id == place.task_id);
+            let later = |place: &&Scope| !alive.contains(&place.task_id) && !is_leaf(place);
+            for place in open.iter().filter(later) {
+                self.take_back(std::slice::from_ref(place));
+                at.later.insert(place.task_id.clone());
+            }
         }
     }
 

@@ -19,7 +19,7 @@ use crate::event::{Body, Scope};
 use crate::failure::{ErrorKind, Failure};
 use crate::id::TaskId;
 use crate::node::{Attempt, Done, Emitter, Meter, Outcome, RunFacts};
-use crate::plan::{Effects, ToolBody};
+use crate::plan::{Durability, Effects, ToolBody};
 use crate::tool::Call;
 
 /// Stands in the store for a call that must not be made twice, and may have been made.
@@ -70,9 +70,10 @@ impl Driver<'_> {
         facts: &RunFacts,
     ) -> Result<Vec<Ended>, Cut> {
         // A result alone is as good as its barrier; among several it is kept until the last of them is there.
-        let keeps = leaves.len() > 1;
-        at.has_kept |=
-            leaves.iter().any(|leaf| (keeps && !leaf.is_pure()) || leaf.effects() == Effects::AtMostOnce);
+        let once = at.once;
+        // Where the barrier before is not stored either, a result of its own is good for nothing.
+        let keeps = leaves.len() > 1 && (once || at.durability != Durability::Exit);
+        at.has_kept |= once || keeps && leaves.iter().any(|leaf| !leaf.is_pure());
         for (task, _) in leaves.iter().flat_map(|leaf| &*leaf.clocks) {
             at.begun.entry(task.clone()).or_insert_with(Instant::now);
         }
@@ -197,7 +198,7 @@ impl Driver<'_> {
         match (&mut worked.result, intent) {
             (Ok(_), _) if keeps && !leaf.is_pure() => {
                 // Without it, a crash would only cost the work once more.
-                self.keep(at, task, record::encode(&worked)).await;
+                self.keep(at, &at.keeps(task), record::encode(&worked)).await;
             }
             (Err(failure), Some(intent)) if failure.is_undone() => {
                 self.keep(at, &intent.undone(), INTENT.to_vec()).await;
@@ -384,9 +385,31 @@ impl Driver<'_> {
     }
 }
 
+impl Position {
+    /// Returns what the result of a leaf is kept under: where the barrier before may not be stored yet, with that barrier.
+    /// The input is the same each time.
+    fn keeps(&self, task: &TaskId) -> TaskId {
+        match (self.durability, self.head.checkpoint) {
+            (Durability::Async, Some(point)) if self.number > 0 => TaskId(format!("{task}@{point}").into()),
+            _ => task.clone(),
+        }
+    }
+
+    /// Returns the leaf whose result is kept under this, if it stands on the barrier that the run is at.
+    pub(super) fn of_this_barrier(&self, kept: TaskId) -> Option<TaskId> {
+        match kept.0.split_once('@') {
+            None => Some(kept),
+            Some((task, point)) => {
+                let here = self.head.checkpoint.is_some_and(|here| here.to_string() == point);
+                here.then(|| TaskId(task.into()))
+            }
+        }
+    }
+}
+
 impl Leaf<'_> {
     /// Says what it does outside.
-    fn effects(&self) -> Effects {
+    pub(super) fn effects(&self) -> Effects {
         match &self.work {
             LeafWork::Node(..) => self.job.effects,
             LeafWork::Tool(tool, _) => tool.effects,

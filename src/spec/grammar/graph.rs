@@ -3,7 +3,7 @@
 use super::next::{NEXT, ON_ERROR, TO};
 use super::node::KINDS;
 use super::types::{CHANNEL, TYPE};
-use super::{Key, Map, Named, Rule, Shape, due, key};
+use super::{Key, Map, Named, Rule, Shape, Word, due, key, word};
 
 /// A graph file.
 pub static GRAPH: Map = Map {
@@ -13,7 +13,7 @@ pub static GRAPH: Map = Map {
     rules: &[],
 };
 
-static TOP: [Key; 13] = [
+static TOP: [Key; 14] = [
     FORMAT,
     key("description", Shape::Text, "What the graph does, for people: shown where graphs are listed."),
     key("input", INPUTS, "The inputs of a run, by name: read as `input.NAME`, never written."),
@@ -43,6 +43,11 @@ static TOP: [Key; 13] = [
          and as much again of that limit is granted, once. Default: the run fails.",
     ),
     key("limits", Shape::Map(&LIMITS), "What stops a run that goes on for too long."),
+    key(
+        "durability",
+        Shape::Word(&DURABILITIES),
+        "When supersteps are stored, where a request does not say. Default: `sync`.",
+    ),
     key("defaults", Shape::Map(&DEFAULTS), "Settings of all nodes that do not say otherwise."),
     key(
         "migrate",
@@ -54,6 +59,16 @@ static TOP: [Key; 13] = [
         "allow",
         ALLOW,
         "Warnings and lints that are silent in this file, each with a reason: `{G216: why}`.",
+    ),
+];
+
+static DURABILITIES: [Word; 3] = [
+    word("sync", "Each before the next one begins: a crash costs the superstep that is under way."),
+    word("async", "Each while the next one works: faster, and a crash can cost one superstep more."),
+    word(
+        "exit",
+        "All together at the end of the run, or when it waits for a person: fastest, and a crash costs all since the \
+         last of these.",
     ),
 ];
 

@@ -349,9 +349,10 @@ pub(super) async fn is_answered<C: ConnectionTrait>(db: &C, commit: &Commit) -> 
     Ok(false)
 }
 
-/// Says whether a barrier takes what is pending away: a run that failed keeps it, for it may go on.
-pub(super) fn forgets(commit: &Commit) -> bool {
-    commit.pending && !matches!(commit.next, Some((RunState::Failed | RunState::Dead, _)))
+/// Returns up to which superstep a barrier takes away what is pending: a run that failed keeps it, for it may go on.
+pub(super) fn forgets(commit: &Commit) -> Option<i64> {
+    let stays = matches!(commit.next, Some((RunState::Failed | RunState::Dead, _)));
+    commit.pending.filter(|_| !stays).map(|step| i64::try_from(step).unwrap_or(i64::MAX))
 }
 
 /// Notes when a run that pauses goes on by itself.

@@ -234,9 +234,9 @@ pub(super) async fn commit(tx: &Tx, mut commit: Commit) -> Result<Committed> {
         write(tx, close, vec![tenant.into(), (&*id.0).into(), commit.run.0.into(), at(Utc::now())]).await?;
     }
     cache::put(tx, tenant, commit.thread, commit.cached).await?;
-    if forget {
+    if let Some(step) = forget {
         let settle = "delete from pending_write where tenant = $1 and run_id = $2 and step <= $3";
-        write(tx, settle, vec![tenant.into(), commit.run.0.into(), (commit.step as i64 + 1).into()]).await?;
+        write(tx, settle, vec![tenant.into(), commit.run.0.into(), step.into()]).await?;
     }
     if terminal {
         leave(tx, tenant, commit.run).await?;

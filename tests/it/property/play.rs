@@ -1,6 +1,7 @@
 //! Runs a program on the engine, in as many processes as it takes, and says what is stored of it.
 
-use std::collections::BTreeMap;
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,8 +11,9 @@ use graphloom::engine::record::{self, decode_delta, decode_frontier};
 use graphloom::engine::step::Reply;
 use graphloom::engine::{Answerer, Engine, Followed, Settings, Start};
 use graphloom::event::{self, Body};
-use graphloom::id::{InterruptId, Seq};
+use graphloom::id::{CheckpointId, InterruptId, Seq};
 use graphloom::model::ChatModel;
+use graphloom::plan::Durability;
 use graphloom::spec::{Files, load_files};
 use graphloom::state::{Change, Delta};
 use graphloom::store::memory::MemoryStore;
@@ -35,6 +37,8 @@ pub(super) struct Ready<'a> {
     catalog: Catalog,
     lab: &'a Lab,
     pub(super) fate: Arc<Fate>,
+    /// When its barriers are stored.
+    pub(super) durability: Cell<Durability>,
 }
 
 impl Lab {
@@ -56,7 +60,7 @@ impl Lab {
         let mut bag = Bag::default();
         let folder = load_files("graphs", files, &mut bag);
         match compile(&folder, &providers, &mut bag) {
-            Some(catalog) => Ok(Ready { catalog, fate, lab: self }),
+            Some(catalog) => Ok(Ready { catalog, fate, lab: self, durability: Cell::new(Durability::Sync) }),
             None => {
                 let errors = bag.findings().iter().filter(|found| found.severity == Severity::Error);
                 Err((errors.map(|found| found.code).collect(), render_text(&bag, false)))
@@ -108,7 +112,7 @@ impl Ready<'_> {
             On::Memory => Subject { store: Arc::new(MemoryStore::new()), fresh: None },
             On::Sqlite => life().block_on(Subject::sqlite()),
         };
-        let mut asked = Vec::new();
+        let (mut asked, mut points) = (Vec::new(), BTreeSet::new());
         // A process has its own runtime: with it goes all that it was about to do.
         for _ in 0..1000 {
             let died = life().block_on(async {
@@ -118,20 +122,25 @@ impl Ready<'_> {
                 tokio::select! {
                     biased;
                     _ = watch.wait_for(|dead| *dead) => true,
-                    () = self.live(store, &mut asked) => false,
+                    () = self.live(store, &mut asked, &mut points) => false,
                 }
             });
             if died {
                 self.fate.bury();
             } else {
-                return life().block_on(self.left(&*subject.store, asked));
+                return life().block_on(self.left(&*subject.store, asked, &points));
             }
         }
         panic!("the run comes to no end");
     }
 
     /// The life of a process: it does what there is to do, until the run is over.
-    async fn live(&self, store: Arc<Mortal>, asked: &mut Vec<Vec<String>>) {
+    async fn live(
+        &self,
+        store: Arc<Mortal>,
+        asked: &mut Vec<Vec<String>>,
+        points: &mut BTreeSet<CheckpointId>,
+    ) {
         let mut settings = Settings::new("one".into());
         settings.poll = Duration::from_millis(5);
         let providers = self.lab.providers.clone();
@@ -144,6 +153,7 @@ impl Ready<'_> {
                 message: Some(json!("hi")),
                 input: serde_json::Map::new(),
                 on_busy: OnBusy::Enqueue,
+                durability: Some(self.durability.get()),
                 idempotency: None,
             };
             engine.start(&owner, start).await.unwrap();
@@ -169,7 +179,14 @@ impl Ready<'_> {
                 RunState::Running | RunState::Queued => {
                     let followed = engine.follow(&owner, RUN, Seq::default(), false).await.unwrap();
                     if let Some(Followed::Events(mut follower)) = followed {
-                        while let Some(Ok(_)) = follower.next().await {}
+                        let mut last = Seq::default();
+                        while let Some(Ok(frame)) = follower.next().await {
+                            assert!(frame.seq() > last, "an event is told behind a later one");
+                            last = frame.seq();
+                            if let Body::CheckpointSaved { checkpoint_id, .. } = &frame.event.body {
+                                points.insert(*checkpoint_id);
+                            }
+                        }
                     }
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
@@ -179,11 +196,18 @@ impl Ready<'_> {
     }
 
     /// Reads what is stored.
-    async fn left(&self, store: &dyn Store, asked: Vec<Vec<String>>) -> Played {
+    async fn left(
+        &self,
+        store: &dyn Store,
+        asked: Vec<Vec<String>>,
+        points: &BTreeSet<CheckpointId>,
+    ) -> Played {
         let (owner, key) = (owner("acme", "ann"), session("s"));
         let thread = store.thread(&key).await.unwrap().unwrap().thread;
         let mut rows = store.history(&owner, thread, None, 10_000).await.unwrap();
         rows.reverse();
+        let stored: BTreeSet<CheckpointId> = rows.iter().map(|row| row.checkpoint).collect();
+        assert!(points.is_subset(&stored), "a barrier was told that is not stored");
         let run = store.run(&owner, RUN).await.unwrap().unwrap();
         let result = run.result.unwrap();
         let outcome: record::Outcome = record::decode("result", &result).unwrap();

@@ -268,11 +268,12 @@ async fn what_is_pending_needs_the_fence_and_goes_with_its_barrier(store: Arc<dy
     assert_eq!(pending(1).await, [(task.clone(), b"first".to_vec())]);
     assert!(pending(2).await.is_empty());
     assert!(store.pending(&owner("acme", "bob"), run.run, 1).await.unwrap().is_empty());
-    done(&*store, Commit { pending: true, ..barrier(&run) }).await;
-    assert!(pending(1).await.is_empty());
     assert!(put(1, 2, b"kept").await);
+    done(&*store, Commit { pending: Some(1), ..barrier(&run) }).await;
+    assert!(pending(1).await.is_empty());
+    assert_eq!(pending(2).await.len(), 1, "it is of the next superstep, which has begun");
     run.step += 1;
-    done(&*store, Commit { pending: true, ..last_barrier(&run, RunState::Failed) }).await;
+    done(&*store, Commit { pending: Some(2), ..last_barrier(&run, RunState::Failed) }).await;
     assert_eq!(store.pending(&key.owner, run.run, 2).await.unwrap().len(), 1, "a resume wants it");
     assert!(!store.put_pending(&key.owner, run.run, 1, 2, &task, Vec::new()).await.unwrap());
 }

@@ -173,7 +173,7 @@ pub(crate) fn barrier(run: &Run) -> Commit {
         cached: Vec::new(),
         questions: Vec::new(),
         closed: Vec::new(),
-        pending: false,
+        pending: None,
         owner: run.key.owner.clone(),
         thread: run.thread,
         run: run.run,

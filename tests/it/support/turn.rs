@@ -14,6 +14,7 @@ pub(crate) fn turn(text: &str) -> Start {
         message: Some(json!(text)),
         input: serde_json::Map::new(),
         on_busy: OnBusy::Enqueue,
+        durability: None,
         idempotency: None,
     }
 }

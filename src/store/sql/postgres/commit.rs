@@ -187,11 +187,14 @@ fn barrier(commit: Commit) -> (String, Vec<Value>) {
             values.len()
         ));
     }
-    if forget {
-        text.push_str(
+    if let Some(step) = forget {
+        values.push(step.into());
+        text.push_str(&format!(
             ", settled as ( \
-               delete from pending_write p using gate where p.tenant = $1 and p.run_id = $2 and p.step <= $6 + 1)",
-        );
+               delete from pending_write p using gate \
+               where p.tenant = $1 and p.run_id = $2 and p.step <= ${}::bigint)",
+            values.len()
+        ));
     }
     text.push_str(" select cancel_requested from gate");
     (text, values)
