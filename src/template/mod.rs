@@ -161,7 +161,7 @@ fn parsed(name: &str, source: &str) -> Result<Parsed, Vec<TemplateError>> {
 /// The templates of a project while they are being read.
 pub struct Set {
     env: Environment<'static>,
-    parsed: BTreeMap<String, Parsed>,
+    sources: BTreeMap<String, String>,
 }
 
 impl Default for Set {
@@ -172,7 +172,7 @@ impl Default for Set {
 
 impl fmt::Debug for Set {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.parsed.keys()).finish()
+        f.debug_set().entries(self.sources.keys()).finish()
     }
 }
 
@@ -182,13 +182,13 @@ impl Set {
     pub fn new() -> Self {
         let mut env = environment(FUEL);
         env.set_syntax(syntax());
-        Self { env, parsed: BTreeMap::new() }
+        Self { env, sources: BTreeMap::new() }
     }
 
     /// Parses a template and adds it under a name; a second one of that name replaces the first.
     pub fn add(&mut self, name: &str, source: &str) -> Result<Parsed, Vec<TemplateError>> {
         let parsed = parsed(name, source)?;
-        self.env.add_template_owned(name.to_owned(), source.to_owned()).map_err(|found| {
+        self.env.template_from_named_str(name, source).map(drop).map_err(|found| {
             vec![TemplateError {
                 code: "T301",
                 message: found.detail().unwrap_or("the template has no meaning").to_owned(),
@@ -198,26 +198,35 @@ impl Set {
                 related: None,
             }]
         })?;
-        self.parsed.insert(name.to_owned(), parsed.clone());
+        self.sources.insert(name.to_owned(), source.to_owned());
         Ok(parsed)
     }
 
-    /// Closes the set.
+    /// Closes the set. A template is compiled when it is first rendered: compiled, it takes several times its text, and of
+    /// a large project few are.
     pub fn freeze(self) -> Templates {
-        Templates(Arc::new(self))
+        let Self { mut env, sources } = self;
+        env.set_loader(move |name| Ok(sources.get(name).cloned()));
+        Templates(Arc::new(env))
     }
 }
 
 /// The templates of a project; cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Templates(Arc<Set>);
+#[derive(Clone)]
+pub struct Templates(Arc<Environment<'static>>);
+
+impl fmt::Debug for Templates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Templates").finish_non_exhaustive()
+    }
+}
 
 impl Templates {
     /// Renders a template. Names without a value, null, lists and objects do not print but fail; booleans
     /// print as `true` and `false`.
     pub fn render(&self, name: &str, scope: &Scope) -> Result<String, EvalError> {
         let mut out = Capped(Vec::new());
-        let template = self.0.env.get_template(name).map_err(|e| self.failed(name, &e))?;
+        let template = self.0.get_template(name).map_err(|e| self.failed(name, &e))?;
         let done = template.render_captured_to(scope.root(), &mut out).map(|_| ());
         done.map_err(|e| self.failed(name, &e))?;
         // The engine writes whole texts only.
@@ -240,7 +249,7 @@ impl Templates {
         let (kind, why) = explain(error);
         let place = error.name().unwrap_or(name);
         let range = error.range();
-        let template = self.0.env.get_template(place).ok();
+        let template = self.0.get_template(place).ok();
         let text = range.clone().and_then(|range| template.as_ref()?.source().get(range));
         let subject = match text {
             Some(text) if kind != EvalErrorKind::Limit => text.trim(),
