@@ -134,6 +134,17 @@ pub const CODES: &[CodeInfo] = &[
     both!("Y008", Lint, "a number or a boolean where a text is due"),
 ];
 
+/// Told by `serve` of what is stored: no file has it, so none can silence it.
+const OF_THE_STORE: [&str; 1] = ["M515"];
+
+impl CodeInfo {
+    /// Says whether `allow` can silence the code, at least where it weighs less.
+    pub fn can_be_allowed(&self) -> bool {
+        let light = self.severity != Error || self.lighter.is_some();
+        light && !OF_THE_STORE.contains(&self.code)
+    }
+}
+
 /// Returns what a code stands for.
 pub fn code_info(code: &str) -> Option<&'static CodeInfo> {
     CODES.iter().find(|info| info.code == code)

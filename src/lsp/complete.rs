@@ -7,7 +7,7 @@ use super::offer::{Offer, Root, Roots, What, Within, bind_loops, expression, wit
 use super::project::{Project, is_partial};
 use super::symbol::{Sort, Symbol};
 use crate::compile::{Types, error_fields, run_fields};
-use crate::diagnostic::{CODES, Severity};
+use crate::diagnostic::CODES;
 use crate::spec::grammar::{Named, Shape, Word};
 use crate::state::{Field, Type};
 
@@ -169,7 +169,7 @@ impl<'p> At<'p> {
             }
             Named::Case => self.cases(cursor, text),
             Named::Code => {
-                let light = CODES.iter().filter(|i| i.severity != Severity::Error || i.lighter.is_some());
+                let light = CODES.iter().filter(|info| info.can_be_allowed());
                 light.map(|info| Offer::new(info.code, What::Value).doc(Some(info.title))).collect()
             }
             _ => Vec::new(),

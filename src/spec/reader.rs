@@ -321,7 +321,7 @@ impl Reader<'_> {
         for (code, reason) in self.names(node, "codes and reasons") {
             let reason = self.text(reason, "a reason").is_some();
             let finding = match code_info(&code.value) {
-                Some(info) if info.severity != Severity::Error || info.lighter.is_some() => {
+                Some(info) if info.can_be_allowed() => {
                     if reason {
                         codes.push(code.value);
                     }
@@ -329,8 +329,12 @@ impl Reader<'_> {
                 }
                 Some(info) => {
                     let message = format!("`{}` cannot be allowed", code.value);
-                    Diagnostic::error("G105", message, code.span, format!("an error: {}", info.title))
-                        .help("only warnings and lints can be silenced")
+                    let (what, help) = match info.severity {
+                        Severity::Error => ("an error", "only warnings and lints can be silenced"),
+                        _ => ("told of what is stored", "no file has it, so none can silence it: remove it"),
+                    };
+                    let label = format!("{what}: {}", info.title);
+                    Diagnostic::error("G105", message, code.span, label).help(help)
                 }
                 None => {
                     let message = format!("`{}` is no code of this build", code.value);

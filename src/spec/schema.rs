@@ -7,7 +7,7 @@
 use serde_json::{Value as Json, json};
 
 use super::grammar::{self, Key, Kind, Map, Named, RESERVED, Rule, Shape, Word};
-use crate::diagnostic::{CODES, Severity};
+use crate::diagnostic::CODES;
 
 /// A file that has a schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -300,7 +300,7 @@ fn is_given(named: Named, value: Shape) -> bool {
 
 /// The codes that can be silenced.
 fn codes(reason: &Json) -> Json {
-    let fitting = CODES.iter().filter(|info| info.severity != Severity::Error || info.lighter.is_some());
+    let fitting = CODES.iter().filter(|info| info.can_be_allowed());
     let properties: Object =
         fitting.map(|info| (info.code.to_owned(), described(reason.clone(), info.title))).collect();
     json!({"type": "object", "properties": properties, "additionalProperties": false})

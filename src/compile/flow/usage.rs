@@ -21,7 +21,17 @@ impl Flow<'_> {
             if let (Some(here), Some(name)) = (self.accesses[vertex - 1].streams, self.place(vertex)) {
                 let message = format!("two runs of `{}` can reply in one superstep", name.value);
                 let finding = Diagnostic::error("G213", message, here, "their words would mix");
-                bag.report(finding.help("let the node join its arrivals: remove `join: each`"));
+                bag.report(match self.cfg.spec(vertex).and_then(|spec| spec.join.as_ref()) {
+                    _ if self.cfg.is_handler(vertex) => finding.help(
+                        "it runs once for each failure: write what it is about, and reply where the branches have joined",
+                    ),
+                    Some(join) if join.value == "each" => finding
+                        .related(join.span, "runs once for each arrival")
+                        .help("let the node join its arrivals: remove `join: each`"),
+                    _ => finding.help(
+                        "a node before it runs several times: reply where the branches have joined, or use `say`",
+                    ),
+                });
             }
             for write in self.accesses[vertex - 1].writes.iter().filter(|write| self.replaces(write.channel))
             {
