@@ -113,6 +113,30 @@ async fn conversation(engine: &Engine) -> Vec<String> {
     view.messages.iter().map(|m| m["content"].as_str().unwrap().to_owned()).collect()
 }
 
+/// The graph's rules would lead round in a circle if they covered their handler, or what it leads to.
+#[tokio::test]
+async fn the_rules_of_a_graph_cover_neither_their_handler_nor_what_it_leads_to() {
+    let node =
+        |name: &str, next: &str| format!("  {name}: {{kind: llm, text: Go., reply: true, next: {next}}}\n");
+    let nodes = node("look", "end") + &node("note", "explain") + &node("explain", "end");
+    let graph =
+        format!("format: 1\nstate: {{messages: messages}}\nstart: look\non_error: note\nnodes:\n{nodes}");
+    for (failing, way, status) in [
+        ("look", vec!["look>note on_error: timeout", "note>explain", "explain>end"], "completed"),
+        ("look note", vec!["look>note on_error: timeout"], "failed"),
+        ("look explain", vec!["look>note on_error: timeout", "note>explain"], "failed"),
+    ] {
+        let entry = |name| match failing.split(' ').any(|failing| failing == name) {
+            true => Entry::error(Kind::Timeout),
+            false => Entry::text("x"),
+        };
+        let script = Scripted::new(["look", "note", "explain"].map(|name| (name, vec![entry(name)])));
+        let events = play(&graph, &script).await;
+        assert_eq!(edges(&events)[1..], way, "{failing}");
+        assert_eq!(end(&events)["status"], status, "{failing}");
+    }
+}
+
 async fn one_failure(subject: Subject) {
     let script = Scripted::new([
         ("look_for", vec![Entry::error(Kind::Timeout)]),
