@@ -29,23 +29,35 @@ impl Declared {
         for (name, spec) in specs {
             let path = root.map_or_else(|| name.value.clone(), |root| format!("{root}.{}", name.value));
             self.0.insert(path.clone(), name.span);
-            self.below(&path, spec, project, DEEPEST);
+            self.below(&path, spec, project, &mut Vec::new(), DEEPEST);
         }
     }
 
-    fn below(&mut self, path: &str, spec: &TypeSpec, project: &Project, depth: usize) {
+    /// `open` are the named types around: where one comes round within itself, its places are known already.
+    fn below<'p>(
+        &mut self,
+        path: &str,
+        spec: &'p TypeSpec,
+        project: &'p Project,
+        open: &mut Vec<&'p str>,
+        depth: usize,
+    ) {
         let Some(depth) = depth.checked_sub(1) else { return };
         match spec {
             TypeSpec::Name { name, .. } => {
-                if let Some((_, named)) = project.types.iter().find(|(known, _)| known.value == name.value) {
-                    self.below(path, named, project, depth);
+                if let Some((_, named)) = project.types.iter().find(|(known, _)| known.value == name.value)
+                    && !open.contains(&name.value.as_str())
+                {
+                    open.push(&name.value);
+                    self.below(path, named, project, open, depth);
+                    open.pop();
                 }
             }
             TypeSpec::List(..) => {}
-            TypeSpec::Record(fields, _) => self.fields(path, fields, project, depth),
+            TypeSpec::Record(fields, _) => self.fields(path, fields, project, open, depth),
             TypeSpec::Descriptor(descriptor) => match &descriptor.base {
-                Base::Type(spec) => self.below(path, spec, project, depth),
-                Base::Fields(fields) => self.fields(path, fields, project, depth),
+                Base::Type(spec) => self.below(path, spec, project, open, depth),
+                Base::Fields(fields) => self.fields(path, fields, project, open, depth),
                 Base::Schema(_) => {}
                 Base::Enum(values) => {
                     self.0.extend(values.iter().map(|value| (format!("{path}={}", value.value), value.span)));
@@ -54,17 +66,18 @@ impl Declared {
         }
     }
 
-    fn fields(
+    fn fields<'p>(
         &mut self,
         path: &str,
-        fields: &[(Spanned<String>, TypeSpec)],
-        project: &Project,
+        fields: &'p [(Spanned<String>, TypeSpec)],
+        project: &'p Project,
+        open: &mut Vec<&'p str>,
         depth: usize,
     ) {
         for (name, spec) in fields {
             let path = format!("{path}.{}", name.value);
             self.0.insert(path.clone(), name.span);
-            self.below(&path, spec, project, depth);
+            self.below(&path, spec, project, open, depth);
         }
     }
 }

@@ -12,11 +12,11 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value as Json};
 
-use self::shape::{SHAPES, sort};
+use self::shape::SHAPES;
 use super::types::{DEEPEST, LARGEST};
 use crate::diagnostic::{Bag, Diagnostic, Spanned, did_you_mean};
 use crate::spec::{Folder, JsonFile};
-use crate::state::{Field, Type, check_pattern};
+use crate::state::{Field, Type, check_pattern, kind};
 
 /// The JSON Schema files of a project.
 #[derive(Debug, Default)]
@@ -150,7 +150,7 @@ impl Reader<'_> {
         };
         for (key, holds) in SHAPES {
             if let Some(value) = schema.get(key).filter(|value| !holds.fits(value)) {
-                let message = format!("`{key}` is {}, found {}", holds.name(), sort(value));
+                let message = format!("`{key}` is {}, found {}", holds.name(), kind(value));
                 return Err(self.wrong(Some(key), message, None));
             }
         }

@@ -2,14 +2,14 @@
 //!
 //! Invariant: a rule leads from names that no channel has to channels, so that none undoes another.
 
-use crate::diagnostic::{Bag, Diagnostic, Spanned, did_you_mean};
-use crate::expr::{ExprTree, Facts};
+use crate::diagnostic::{Bag, Diagnostic, Span, Spanned, did_you_mean};
+use crate::expr::{ExprTree, Facts, Typed};
 use crate::plan::Migration;
 use crate::spec::{ANY, ExprSpec, MigrateSpec};
 use crate::state::{Channels, Merge};
 
 use super::names::Names;
-use super::nodes::takes;
+use super::nodes::{misfit, takes};
 
 /// Checks the rules of a graph; those with a mistake are left out.
 pub(super) fn migration(
@@ -77,9 +77,9 @@ impl Check<'_> {
             return;
         }
         let Some(tree) = tree else { return };
-        if let Some(why) = self.misfit(name, &tree) {
+        if let Some((at, why)) = self.misfit(name, spec, &tree) {
             let message = format!("`{}` holds {}", name.value, self.channels[&name.value].field.ty);
-            let finding = Diagnostic::error("S403", message, spec.span(), why);
+            let finding = Diagnostic::error("S403", message, at, why);
             let declared = self.names.declared(&format!("state.{}", name.value));
             return self.bag.report(match declared {
                 Some(at) => finding.related(at, "declared here"),
@@ -93,15 +93,16 @@ impl Check<'_> {
     }
 
     /// Says why a value does not fit its channel, as far as its type is known.
-    fn misfit(&self, name: &Spanned<String>, tree: &ExprTree) -> Option<String> {
+    fn misfit(&self, name: &Spanned<String>, spec: &ExprSpec, tree: &ExprTree) -> Option<(Span, String)> {
         let ty = &self.channels.get(&name.value)?.field.ty;
         if let ExprTree::Const(value) = tree {
-            return ty.check(value).err().map(|mismatch| mismatch.why);
+            return ty.check(value).err().map(|mismatch| (spec.span(), mismatch.why));
         }
         let typed = self.names.type_of_tree(tree, &Facts::default());
         // Nothing joins here: the value is the whole of what the channel holds.
-        let fits = takes(Merge::Replace, ty, &typed) && (ty.is_nullable() || !typed.may_be_null());
-        (!fits).then(|| ty.differs(&typed.ty).map_or_else(|| format!("this is {typed}"), |(_, how)| how))
+        let fits =
+            |typed: &Typed| takes(Merge::Replace, ty, typed) && (ty.is_nullable() || !typed.may_be_null());
+        (!fits(&typed)).then(|| misfit(&self.names, spec, &typed, ty, &fits))
     }
 
     /// Sees to it that a value is kept where it goes.

@@ -10,6 +10,7 @@ mod flow;
 mod handlers;
 mod heads;
 mod json_schema;
+mod knots;
 mod migrate;
 mod models;
 mod names;
@@ -174,8 +175,10 @@ fn finish(
         bodies.insert(graph.id.clone(), body);
         plans.insert(graph.id.clone(), (plan.seal(), calls));
     }
+    // Of a graph that is called there is a second plan, which knows no others.
+    let called: BTreeSet<&String> = plans.values().flat_map(|(_, calls)| &calls.graphs).collect();
     let single: BTreeMap<String, Arc<Plan>> =
-        plans.iter().map(|(id, (plan, _))| (id.clone(), Arc::new(plan.clone()))).collect();
+        called.iter().filter_map(|id| Some(((*id).clone(), Arc::new(plans.get(*id)?.0.clone())))).collect();
     let retention = folder.project.retention;
     let mut catalog = Catalog { graphs: BTreeMap::new(), project, retention };
     for (id, (mut plan, calls)) in plans {

@@ -183,7 +183,7 @@ impl Names {
     pub(super) fn condition(&self, text: &Text, bag: &mut Bag) -> Option<Expr> {
         let expr = self.expression(text, bag)?;
         let typed = self.type_of(&expr);
-        if bag.is_trusting() || matches!(typed.ty, Type::Boolean) || (typed.ty == Type::Any && !typed.null) {
+        if bag.is_trusting() || (typed.is_condition() && !typed.null) {
             return Some(expr);
         }
         let finding = Diagnostic::error(

@@ -6,6 +6,7 @@ mod call;
 mod draft;
 mod llm;
 mod map;
+mod misfit;
 mod sent;
 mod words;
 mod write;
@@ -13,6 +14,7 @@ mod write;
 use draft::{AskDraft, Body, EachDraft, JobDraft, LlmDraft};
 pub(super) use draft::{Cached, Draft, Gives};
 pub(super) use map::locals;
+pub(super) use misfit::misfit;
 pub(super) use write::takes;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -538,7 +538,9 @@ impl Prompts {
 fn holds_turns(ty: &Type) -> bool {
     match ty {
         Type::Messages | Type::Any => true,
-        Type::List(item) => matches!(item.non_null(), Type::Any | Type::Object | Type::Record(_)),
+        Type::List(item) => {
+            matches!(item.opened().non_null(), Type::Any | Type::Object | Type::Record(_))
+        }
         _ => false,
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::knots::{is_round, knots};
 use crate::diagnostic::{Bag, Diagnostic, Span, Spanned};
 use crate::plan::{Next, Plan, PlanNode, START, Target, Work};
 use crate::spec::{Graph, KindSpec, NodeSpec};
@@ -226,52 +227,17 @@ fn cycle_from(start: &str, edges: impl Fn(&str) -> BTreeSet<Target>) -> String {
     format!("{start} -> …")
 }
 
-/// Returns the nodes that a way leads back to: those of strongly connected parts, by Kosaraju's algorithm.
+/// Returns the nodes that a way leads back to.
 fn on_loops(plan: &Plan) -> BTreeSet<String> {
-    let forth: BTreeMap<&str, Vec<String>> = plan
-        .nodes
-        .iter()
-        .map(|(name, node)| (name.as_str(), nodes_of(node.successors()).collect()))
-        .collect();
-    let mut back: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for (name, next) in &forth {
-        for next in next {
-            back.entry(next).or_default().push(name);
-        }
-    }
-    let (mut order, mut seen) = (Vec::new(), BTreeSet::new());
-    for &root in forth.keys() {
-        let mut stack = vec![(root, 0)];
-        if !seen.insert(root) {
-            continue;
-        }
-        while let Some((name, next)) = stack.pop() {
-            match forth.get(name).and_then(|all| all.get(next)) {
-                Some(to) => {
-                    stack.push((name, next + 1));
-                    if seen.insert(to) {
-                        stack.push((to, 0));
-                    }
-                }
-                None => order.push(name),
-            }
-        }
-    }
-    let (mut loops, mut done) = (BTreeSet::new(), BTreeSet::new());
-    for &root in order.iter().rev() {
-        let (mut part, mut todo) = (Vec::new(), vec![root]);
-        while let Some(name) = todo.pop() {
-            if done.insert(name) {
-                part.push(name);
-                todo.extend(back.get(name).into_iter().flatten());
-            }
-        }
-        let itself = |name: &&str| forth.get(*name).is_some_and(|next| next.iter().any(|next| next == name));
-        if part.len() > 1 || part.iter().any(itself) {
-            loops.extend(part.into_iter().map(str::to_owned));
-        }
-    }
-    loops
+    let targets: BTreeMap<&str, BTreeSet<Target>> =
+        plan.nodes.iter().map(|(name, node)| (name.as_str(), node.successors())).collect();
+    let name = |target: &'_ Target| match target {
+        Target::Node(name) => plan.nodes.get_key_value(name).map(|(name, _)| name.as_str()),
+        Target::End => None,
+    };
+    let forth = targets.iter().map(|(from, to)| (*from, to.iter().filter_map(name).collect())).collect();
+    let loops = knots(&forth).into_iter().filter(|part| is_round(part, &forth));
+    loops.flatten().map(str::to_owned).collect()
 }
 
 fn check_half_used(graph: &Graph, plan: &Plan, specs: &BTreeMap<&str, &NodeSpec>, bag: &mut Bag) {

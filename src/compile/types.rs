@@ -5,10 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use indexmap::IndexMap;
 use serde_json::Value as Json;
 
+mod round;
+
 use super::json_schema::Schemas;
+use super::knots::{is_round, knots};
 use crate::diagnostic::{Bag, Diagnostic, Span, Spanned, did_you_mean};
 use crate::spec::{Base, Descriptor, Folder, Project, TypeSpec};
 use crate::state::{Channel, Channels, Field, Merge, Type};
+use round::mentions;
 
 const BUILT_IN: [&str; 7] = ["string", "integer", "number", "boolean", "object", "any", "messages"];
 
@@ -23,7 +27,12 @@ pub struct Types {
     unsure: bool,
     /// The JSON Schema files.
     schemas: Schemas,
+    /// Types that contain one another.
+    rounds: Vec<Vec<String>>,
 }
+
+/// Types as written, by name.
+type Specs<'s> = BTreeMap<&'s str, &'s (Spanned<String>, TypeSpec)>;
 
 impl Types {
     /// Resolves the types of a project without its JSON Schema files.
@@ -40,41 +49,19 @@ impl Types {
     fn with(project: &Project, schemas: Schemas, bag: &mut Bag) -> Self {
         let mut types =
             Self { broken: project.broken.clone(), unsure: project.unsure, schemas, ..Self::default() };
-        let specs: BTreeMap<&str, &(Spanned<String>, TypeSpec)> =
+        let specs: Specs<'_> =
             project.types.iter().map(|declared| (declared.0.value.as_str(), declared)).collect();
-        let mut users: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-        let mut waits: BTreeMap<&str, usize> = BTreeMap::new();
-        for (name, (_, spec)) in &specs {
-            let needs: BTreeSet<&str> =
-                mentions(spec).into_iter().filter(|m| specs.contains_key(m)).collect();
-            waits.insert(name, needs.len());
-            for needed in needs {
-                users.entry(needed).or_default().push(name);
-            }
-        }
-        let mut ready: Vec<&str> = specs.keys().copied().filter(|name| waits[name] == 0).collect();
-        while let Some(name) = ready.pop() {
-            let (declared, spec) = specs[name];
-            // A type whose parts are wrong is known as `any`, so that its users are not blamed.
-            let field = types.field(spec, bag).filter(|field| is_small(declared, &field.ty, bag));
-            types.known.insert(name.to_owned(), field.unwrap_or_else(|| Field::of(Type::Any)));
-            for user in users.remove(name).unwrap_or_default() {
-                let left = waits.entry(user).or_default();
-                *left -= 1;
-                if *left == 0 {
-                    ready.push(user);
+        let forth = specs.iter().map(|(name, (_, spec))| (*name, mentions(spec))).collect();
+        for part in knots(&forth) {
+            match part.as_slice() {
+                [name] if !is_round(&part, &forth) => {
+                    let (declared, spec) = specs[name];
+                    // A type whose parts are wrong is known as `any`, so that its users are not blamed.
+                    let field = types.field(spec, bag).filter(|field| is_small(declared, &field.ty, bag));
+                    types.known.insert((*name).to_owned(), field.unwrap_or_else(|| Field::of(Type::Any)));
                 }
+                round => types.tie(round, &specs, bag),
             }
-        }
-        for (name, _) in specs.into_values() {
-            if types.known.contains_key(&name.value) {
-                continue;
-            }
-            let message = format!("type `{}` contains itself", name.value);
-            let finding = Diagnostic::error("S409", message, name.span, "a value of it would have no end");
-            let help = "types cannot refer to themselves in this build: use `any` for the inner one";
-            bag.report(finding.help(help));
-            types.known.insert(name.value.clone(), Field::of(Type::Any));
         }
         types
     }
@@ -82,7 +69,13 @@ impl Types {
     /// Returns the declared types that nothing uses.
     pub(super) fn unused<'a>(&self, specs: &'a [(Spanned<String>, TypeSpec)]) -> Vec<&'a Spanned<String>> {
         let used = self.used.borrow();
-        specs.iter().map(|(name, _)| name).filter(|name| !used.contains(&name.value)).collect()
+        // Of types that contain one another, what uses one uses all.
+        let by_others = |name: &String| {
+            let around = self.rounds.iter().filter(|round| round.contains(name));
+            around.flatten().any(|other| used.contains(other))
+        };
+        let is_unused = |name: &&Spanned<String>| !used.contains(&name.value) && !by_others(&name.value);
+        specs.iter().map(|(name, _)| name).filter(is_unused).collect()
     }
 
     /// Resolves a type with what is said of it.
@@ -156,6 +149,13 @@ impl Types {
         let mut field = Field { ty, default, description: d.description.clone().or(base.description) };
         if let Some(default) = &d.default {
             match field.ty.check(&default.value) {
+                Ok(()) if !field.ty.fill(&mut default.value.clone()) => {
+                    let message = "the default has no end";
+                    let label = "leaves out the field that it is the default of";
+                    let finding = Diagnostic::error("S408", message, default.span, label);
+                    bag.report(finding.help("write that field, too, for instance as `null`"));
+                    field.default = Some(Json::Null);
+                }
                 Ok(()) => field.default = Some(default.value.clone()),
                 Err(mismatch) => {
                     let message = format!("the default does not fit its type {}", field.ty);
@@ -345,18 +345,4 @@ fn bounded(ty: Type, d: &Descriptor, bag: &mut Bag) -> Option<Type> {
 
 fn bounded_inner(inner: Type, d: &Descriptor, bag: &mut Bag) -> Option<Type> {
     bounded(inner, d, bag).map(|ty| Type::Nullable(Box::new(ty)))
-}
-
-/// Returns the names that a type mentions.
-fn mentions(spec: &TypeSpec) -> Vec<&str> {
-    match spec {
-        TypeSpec::Name { name, .. } => vec![name.value.as_str()],
-        TypeSpec::List(item, _) => mentions(item),
-        TypeSpec::Record(fields, _) => fields.iter().flat_map(|(_, spec)| mentions(spec)).collect(),
-        TypeSpec::Descriptor(d) => match &d.base {
-            Base::Type(spec) => mentions(spec),
-            Base::Enum(_) | Base::Schema(_) => Vec::new(),
-            Base::Fields(fields) => fields.iter().flat_map(|(_, spec)| mentions(spec)).collect(),
-        },
-    }
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::between_types;
 use crate::plan::Plan;
-use crate::state::{Channel, Field, Merge, Type};
+use crate::state::{Channel, Field, Merge, Named, Type};
 
 /// What becomes of what threads hold in a channel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -98,6 +98,12 @@ fn holds_all(old: &Channel, new: &Channel) -> bool {
 
 /// Says whether every value of the old type is one of the new type.
 fn widens(old: &Type, new: &Type) -> bool {
+    widens_within(old, new, &mut Vec::new())
+}
+
+/// `open` holds the pairs of names that are looked at: where one comes round, nothing has spoken against it.
+fn widens_within(old: &Type, new: &Type, open: &mut Vec<(Named, Named)>) -> bool {
+    let mut widens = |old: &Type, new: &Type| widens_within(old, new, open);
     match (new, old) {
         (Type::Any, _)
         | (Type::Boolean, Type::Boolean)
@@ -105,6 +111,16 @@ fn widens(old: &Type, new: &Type) -> bool {
         | (Type::Object, Type::Object | Type::Record(_)) => true,
         (Type::Nullable(new), Type::Nullable(old)) | (Type::List(new), Type::List(old)) => widens(old, new),
         (Type::Nullable(new), old) => widens(old, new),
+        (Type::Named(new), Type::Named(old)) => {
+            let pair = (new.clone(), old.clone());
+            let known = new == old || open.contains(&pair);
+            known || {
+                open.push(pair);
+                widens_within(&old.open(), &new.open(), open)
+            }
+        }
+        (Type::Named(new), old) => widens(old, &new.open()),
+        (new, Type::Named(old)) => widens(&old.open(), new),
         (
             Type::String { pattern, min, max },
             Type::String { pattern: old_pattern, min: old_min, max: old_max },
@@ -146,12 +162,16 @@ mod tests {
     use crate::diagnostic::{Bag, render_text};
     use crate::spec::{Files, load_files};
 
+    const TYPES: &str = "format: 1\ntypes: {Tree: {value: string, children: [Tree]}, \
+                         Wood: {value: string, children: [Wood], note: 'string?'}}\n";
+
     fn plan(state: &str, rules: &str) -> std::sync::Arc<Plan> {
         let graph = format!(
             "format: 1\nstate: {{{state}}}\n{rules}\nstart: a\nnodes: {{a: {{kind: route, next: end}}}}\n"
         );
         let mut bag = Bag::default();
-        let folder = load_files("", Files::from([("g.yaml".to_owned(), graph.into_bytes())]), &mut bag);
+        let files = [("g.yaml".to_owned(), graph.into_bytes()), ("project.yaml".to_owned(), TYPES.into())];
+        let folder = load_files("", Files::from(files), &mut bag);
         let catalog = compile(&folder, &Providers::without_secrets().unwrap(), &mut bag);
         catalog.unwrap_or_else(|| panic!("{}", render_text(&bag, false))).graphs["g"].plan.clone()
     }
@@ -185,6 +205,12 @@ mod tests {
             ("{fields: {a: string}, merge: merge}", "{fields: {a: string}}", true),
             ("{fields: {a: string}}", "{fields: {a: string}, merge: merge}", false),
             ("string", "{type: [string], keep: run}", false),
+            ("Tree", "Tree", false),
+            ("Tree", "Wood", false),
+            ("Wood", "Tree", true),
+            ("Tree", "{fields: {value: string, children: [any]}}", false),
+            ("{fields: {value: string, children: [any]}}", "Tree", true),
+            ("[Tree]", "Tree", true),
             ("{type: [string], merge: append}", "{type: [string], merge: union}", false),
         ] {
             let found = effects(&plan(&format!("x: {old}"), ""), &plan(&format!("x: {new}"), ""));

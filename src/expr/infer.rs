@@ -3,6 +3,7 @@
 //! Invariant: what is refused here would fail when it runs, or would always give the same answer. What cannot be
 //! known has the type `any` and is left to the run.
 
+mod branches;
 mod facts;
 mod filters;
 mod operators;
@@ -14,14 +15,16 @@ use std::ops::Range;
 use minijinja::machinery::ast;
 use minijinja::value::ValueKind;
 
+pub use branches::odd_part;
 pub use facts::Facts;
 pub(crate) use operators::boolean_help;
+pub(crate) use typed::Family;
 pub use typed::Typed;
 
 use super::walk::range;
 use super::{ExprError, Place, syntax};
 use crate::diagnostic::did_you_mean;
-use crate::state::{Field, Type};
+use crate::state::{Field, Type, either};
 
 /// What a name stands for.
 #[derive(Debug, Clone)]
@@ -163,10 +166,10 @@ impl<'e> Infer<'e> {
                     self.expr(bound);
                 }
                 let held = self.some(&slice.expr, held, "a slice");
-                match held.ty {
-                    Type::List(_) | Type::Messages => Typed { path: None, ..held },
-                    Type::String { .. } | Type::Enum(_) => Typed { ty: Type::STRING, path: None, ..held },
-                    Type::Any => Typed::any().trust(&held),
+                match held.family() {
+                    Family::List => Typed { path: None, ..held },
+                    Family::Text => Typed { ty: Type::STRING, path: None, ..held },
+                    _ if held.must_be(&[Family::List, Family::Text]) => Typed::any().trust(&held),
                     _ => {
                         self.misfit(&slice.expr, &held, "a slice takes a list or a text");
                         Typed::any()
@@ -265,7 +268,7 @@ impl<'e> Infer<'e> {
         }
         let some = self.facts.is_some(&path);
         let ty = if some { slot.ty.non_null().clone() } else { slot.ty.clone() };
-        Typed { ty, path: Some(path), untrusted: slot.untrusted, gradual: slot.gradual, ..Typed::any() }
+        Typed { path: Some(path), untrusted: slot.untrusted, gradual: slot.gradual, ..Typed::of(ty) }
     }
 
     /// Reads a field of a value.
@@ -286,6 +289,26 @@ impl<'e> Infer<'e> {
                 }
             },
             Type::Any => Type::Any,
+            Type::Union(all) if all.iter().all(|ty| matches!(ty, Type::Record(_) | Type::Any)) => {
+                let asked = self.lenient || path.as_ref().is_some_and(|path| self.facts.is_defined(path));
+                match in_branches(all, name) {
+                    (Some(ty), whole) if whole || asked => ty,
+                    (found, _) => {
+                        let named = self.named(expr, &object);
+                        let (message, help) = match found {
+                            Some(_) => (
+                                format!("{named} may be without a field `{name}`"),
+                                Some("give it in each branch, or guard with `is defined`".to_owned()),
+                            ),
+                            None => (format!("{named} has no field `{name}`"), None),
+                        };
+                        let at = self.last_part(expr, range.clone());
+                        let label = format!("this is {}", object.ty);
+                        self.fault(self.no_field, message, at, label, help, object.path.clone());
+                        Type::Any
+                    }
+                }
+            }
             Type::List(_) | Type::Messages => {
                 let message = format!("a list has no field `{name}`");
                 let at = self.last_part(expr, range.clone());
@@ -321,18 +344,18 @@ impl<'e> Infer<'e> {
                 Type::Any
             }
         };
-        if let Some(path) =
-            path.as_ref().filter(|path| object.gradual && !self.lenient && !self.facts.is_defined(path))
-        {
-            let message = format!("`{path}` may be unset here");
+        let told = path.as_ref().is_some_and(|path| self.facts.is_defined(path));
+        if object.gradual && !self.lenient && !told {
+            let named = path.clone().unwrap_or_else(|| format!("{}.{name}", self.text(expr)));
+            let message = format!("`{named}` may be unset here");
             let help = "write the field first, give the channel a `default:`, or guard with `is defined`";
             let at = self.last_part(expr, range.clone());
-            self.fault("S404", message, at, "read here", Some(help.to_owned()), Some(path.clone()));
-            self.facts.define(path.clone());
+            self.fault("S404", message, at, "read here", Some(help.to_owned()), path.clone());
+            self.facts.define(path.clone().unwrap_or_default());
         }
         let some = path.as_ref().is_some_and(|path| self.facts.is_some(path));
         let ty = if some { found.non_null().clone() } else { found };
-        Typed { ty, untrusted, path, ..Typed::any() }
+        Typed { untrusted, path, ..Typed::of(ty) }
     }
 
     /// Returns the place of what follows an expression: the field, without the dot.
@@ -359,12 +382,7 @@ impl<'e> Infer<'e> {
         let object = self.holder(&item.expr);
         self.expr(&item.subscript_expr);
         let object = self.some(&item.expr, object, "an item");
-        let ty = match &object.ty {
-            Type::List(item) => (**item).clone(),
-            Type::Messages => turn(),
-            _ => Type::Any,
-        };
-        Typed::of(ty).trust(&object)
+        Typed::of(object.items().unwrap_or(Type::Any)).trust(&object)
     }
 
     fn list(&mut self, items: &[ast::Expr<'_>]) -> Typed {
@@ -448,8 +466,24 @@ impl<'e> Infer<'e> {
     }
 }
 
+/// Returns the type of a field in the branches that have it, and whether all do.
+fn in_branches(all: &[Type], name: &str) -> (Option<Type>, bool) {
+    let found: Vec<Type> = all
+        .iter()
+        .filter_map(|ty| match ty {
+            Type::Record(fields) => fields.get(name).map(|field| field.ty.opened()),
+            _ => Some(Type::Any),
+        })
+        .collect();
+    let whole = found.len() == all.len();
+    (found.into_iter().reduce(either), whole)
+}
+
 /// The type of a chat turn, as far as it is known.
-pub(crate) fn turn() -> Type {
+fn turn() -> Type {
     let fields = [("id", Type::STRING), ("role", Type::STRING), ("content", Type::Any)];
     Type::Record(fields.into_iter().map(|(name, ty)| (name.to_owned(), Field::of(ty))).collect())
 }
+
+#[cfg(test)]
+mod tests;

@@ -99,7 +99,7 @@ impl Roots {
             Type::Record(fields) => {
                 fields.iter().map(|(name, field)| Offer::typed(name, What::Field, field)).collect()
             }
-            Type::List(item) if indexed => match item.non_null() {
+            Type::List(item) if indexed => match item.opened().non_null() {
                 Type::Record(fields) => {
                     fields.iter().map(|(name, field)| Offer::typed(name, What::Field, field)).collect()
                 }
@@ -249,7 +249,7 @@ pub(super) fn bind_loops(before: &str, roots: &mut Roots) {
     for (name, of) in open {
         let chain: Vec<&str> = of.split('.').collect();
         let field = roots.resolve(&chain).map(|field| match field.ty.non_null() {
-            Type::List(item) => Field::of((**item).clone()),
+            Type::List(item) => Field::of(item.opened()),
             Type::Messages => Field::of(Type::List(Box::new(Type::Messages))),
             _ => Field::of(Type::Any),
         });

@@ -223,17 +223,30 @@ impl Project {
 
 /// Returns a field of a type, also of the items of a list.
 pub(super) fn below(ty: &Type, name: &str) -> Option<Field> {
-    match ty.non_null() {
-        Type::List(item) => below(item, name),
-        Type::Record(fields) => fields.get(name).cloned(),
-        Type::Messages => match name {
-            "id" | "role" => Some(Field::of(Type::STRING)),
-            "content" => Some(Field::of(Type::Any)),
-            _ => None,
-        },
-        _ => None,
+    let mut ty = ty.opened();
+    // A type can be a list of nothing but itself.
+    for _ in 0..LISTS {
+        match ty.non_null() {
+            Type::List(item) => ty = item.opened(),
+            Type::Record(fields) => {
+                let field = fields.get(name)?;
+                return Some(Field { ty: field.ty.opened(), ..field.clone() });
+            }
+            Type::Messages => {
+                return match name {
+                    "id" | "role" => Some(Field::of(Type::STRING)),
+                    "content" => Some(Field::of(Type::Any)),
+                    _ => None,
+                };
+            }
+            _ => return None,
+        }
     }
+    None
 }
+
+/// The most lists around a record whose fields are looked at.
+const LISTS: usize = 16;
 
 /// Tells whether a path below `prompts/` is for including only.
 pub(super) fn is_partial(path: &str) -> bool {
@@ -264,6 +277,24 @@ fn is_ours(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn fields_are_found_within_a_type_that_contains_itself() {
+        let text = "format: 1\ntypes:\n  Tree: {word: string, all: [Tree], up: 'Tree?'}\n  Nest: [Nest]\n";
+        let files = [("project.yaml".to_owned(), text.as_bytes().to_vec())];
+        let project = crate::spec::load_files("", files.into(), &mut Bag::default()).project;
+        let types = Types::resolve(&project, &mut Bag::default());
+        let of = |name: &str| {
+            let (_, spec) = project.types.iter().find(|(known, _)| known.value == name).unwrap();
+            types.field(spec, &mut Bag::default()).unwrap()
+        };
+        let mut field = of("Tree");
+        for _ in 0..20 {
+            field = below(&below(&field.ty, "all").unwrap().ty, "up").unwrap();
+            assert_eq!(field.ty.to_string(), "{word: string, all: [Tree], up: Tree?}?");
+        }
+        assert_eq!(below(&of("Nest").ty, "word"), None);
+    }
 
     #[test]
     fn a_file_belongs_to_the_nearest_project_above_it() {

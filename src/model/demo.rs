@@ -36,7 +36,7 @@ impl ChatModel for Demo {
     ) -> Result<BoxStream<'static, Result<Chunk, ModelError>>, ModelError> {
         let clock = Clock::start(request.timeouts);
         let said = match &request.output {
-            Some(output) => made_up(&output.schema, &last_said(&request.turns)).to_string(),
+            Some(output) => made_up(&output.schema, &output.schema, &last_said(&request.turns)).to_string(),
             None => answer(&request.turns),
         };
         let mut words = words(&said);
@@ -94,8 +94,12 @@ fn last_said(turns: &[Turn]) -> String {
     turns.iter().rev().find(|turn| turn.role == Role::User).map(text).unwrap_or_default()
 }
 
-/// Makes up a value that fits a schema: of several words the one that the user said, else the last.
-fn made_up(schema: &Json, said: &str) -> Json {
+/// Makes up a value that fits a schema, a part of a whole one: of several words the one that the user said, else the
+/// last. It ends, because a type contains itself only where a list may be empty or null may stand.
+fn made_up(whole: &Json, schema: &Json, said: &str) -> Json {
+    if let Some(named) = schema["$ref"].as_str().and_then(|to| whole.pointer(to.strip_prefix('#')?)) {
+        return made_up(whole, named, said);
+    }
     if let Some(values) = schema["enum"].as_array() {
         let lower = said.to_lowercase();
         let named =
@@ -108,7 +112,7 @@ fn made_up(schema: &Json, said: &str) -> Json {
     }
     match schema["type"].as_str() {
         Some("object") => schema["properties"].as_object().map_or_else(Json::default, |fields| {
-            fields.iter().map(|(name, schema)| (name.clone(), made_up(schema, said))).collect()
+            fields.iter().map(|(name, schema)| (name.clone(), made_up(whole, schema, said))).collect()
         }),
         Some("array") => Json::Array(Vec::new()),
         Some("boolean") => Json::Bool(false),
@@ -199,6 +203,21 @@ mod tests {
         let chunks = ask(&[(Role::User, json!("hi"))], Some(3)).await;
         assert_eq!(joined(&chunks), "Hello! I am ");
         assert_eq!(chunks.last(), Some(&Chunk::End { truncated: true }));
+    }
+
+    #[test]
+    fn it_makes_up_a_value_of_a_type_that_contains_itself() {
+        let node = json!({
+            "type": "object",
+            "properties": {
+                "word": {"type": "string"},
+                "next": {"anyOf": [{"$ref": "#/$defs/Node"}, {"type": "null"}]},
+                "all": {"type": "array", "items": {"$ref": "#/$defs/Node"}},
+            },
+        });
+        let schema = json!({"type": "object", "properties": {"node": {"$ref": "#/$defs/Node"}}, "$defs": {"Node": node}});
+        let expected = json!({"node": {"word": "hi", "next": null, "all": []}});
+        assert_eq!(made_up(&schema, &schema, "hi"), expected);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use super::problem::{Code, Problem, ProblemAt};
 use super::sse::Groups;
 use crate::diagnostic::suggest;
 use crate::id::sha256_hex;
+use crate::state::kind;
 
 /// What a body can be read as.
 pub(super) trait Parsed: Sized + Send {
@@ -154,15 +155,7 @@ impl Fields {
 
 /// Says what was due and what kind of value was found; never the value.
 pub(super) fn expected(due: &str, found: &Json) -> String {
-    let found = match found {
-        Json::Null => "null",
-        Json::Bool(_) => "a boolean",
-        Json::Number(_) => "a number",
-        Json::String(_) => "a text",
-        Json::Array(_) => "a list",
-        Json::Object(_) => "an object",
-    };
-    format!("{due} is due here, not {found}")
+    format!("{due} is due here, not {}", kind(found))
 }
 
 fn unknown(name: &str, known: &[&str]) -> String {

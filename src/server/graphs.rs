@@ -357,8 +357,8 @@ fn view(plan: &Plan) -> GraphView {
         chat: plan.messages.is_some(),
         nodes: nodes.collect(),
         edges,
-        input: schema::input(plan),
-        output: schema::output(plan),
-        state: schema::state(plan),
+        input: schema::alone(plan, schema::input),
+        output: schema::alone(plan, schema::output),
+        state: schema::alone(plan, schema::state),
     }
 }

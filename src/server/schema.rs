@@ -1,12 +1,12 @@
 //! The JSON Schemas of a graph: what a run takes, what it gives, what its thread shows.
 //!
-//! Invariant: in the dialect of OpenAPI 3.0, without references.
+//! Invariant: in the dialect of OpenAPI 3.0. Only a type that contains itself is referred to.
 
 use serde_json::{Map, Value as Json, json};
 
 use crate::expr::ExprTree;
 use crate::plan::{Output, Plan};
-use crate::state::Channel;
+use crate::state::{Channel, Schemas};
 
 fn object(properties: Map<String, Json>, required: Vec<&str>, closed: bool) -> Json {
     let mut schema = json!({"type": "object"});
@@ -23,19 +23,21 @@ fn object(properties: Map<String, Json>, required: Vec<&str>, closed: bool) -> J
 }
 
 /// Returns the schema of a run's `input`.
-pub(super) fn input(plan: &Plan) -> Json {
+pub(super) fn input(plan: &Plan, schemas: &mut Schemas) -> Json {
     let required =
         plan.input.iter().filter(|(_, field)| !field.may_be_left_out()).map(|(name, _)| name.as_str());
-    let properties = plan.input.iter().map(|(name, field)| (name.clone(), field.json_schema()));
+    let properties = plan.input.iter().map(|(name, field)| (name.clone(), schemas.field(field)));
     object(properties.collect(), required.collect(), true)
 }
 
 /// Returns the schema of a run's output.
-pub(super) fn output(plan: &Plan) -> Json {
+pub(super) fn output(plan: &Plan, schemas: &mut Schemas) -> Json {
     match &plan.output {
-        Output::Channels(names) => channels(plan, |name, _| names.iter().any(|n| n == name)),
+        Output::Channels(names) => channels(plan, schemas, |name, _| names.iter().any(|n| n == name)),
         Output::Public => {
-            channels(plan, |name, channel| !channel.private && plan.messages.as_deref() != Some(name))
+            let shown =
+                |name: &str, channel: &Channel| !channel.private && plan.messages.as_deref() != Some(name);
+            channels(plan, schemas, shown)
         }
         Output::Map(trees) => {
             let properties = trees.iter().map(|(name, t)| (name.clone(), tree(t)));
@@ -45,15 +47,22 @@ pub(super) fn output(plan: &Plan) -> Json {
 }
 
 /// Returns the schema of the public state.
-pub(super) fn state(plan: &Plan) -> Json {
-    channels(plan, |_, channel| !channel.private)
+pub(super) fn state(plan: &Plan, schemas: &mut Schemas) -> Json {
+    channels(plan, schemas, |_, channel| !channel.private)
 }
 
-fn channels(plan: &Plan, wanted: impl Fn(&str, &Channel) -> bool) -> Json {
+/// Returns a schema that stands alone.
+pub(super) fn alone(plan: &Plan, part: fn(&Plan, &mut Schemas) -> Json) -> Json {
+    let mut schemas = Schemas::alone();
+    let schema = part(plan, &mut schemas);
+    schemas.close(schema)
+}
+
+fn channels(plan: &Plan, schemas: &mut Schemas, wanted: impl Fn(&str, &Channel) -> bool) -> Json {
     let shown = plan.channels.iter().filter(|(name, channel)| wanted(name, channel));
     // A channel that nothing was written to is absent, so none is required.
     object(
-        shown.map(|(name, channel)| (name.clone(), channel.field.json_schema())).collect(),
+        shown.map(|(name, channel)| (name.clone(), schemas.field(&channel.field))).collect(),
         Vec::new(),
         false,
     )

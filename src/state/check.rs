@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use regex::Regex;
 use serde_json::{Number, Value as Json};
 
+use super::Knot;
 use super::types::{Channel, Merge, ROLES, Type};
 
 /// Why a value does not have a type.
@@ -32,7 +33,7 @@ impl Mismatch {
 }
 
 /// Names the kind of a value, for messages that must not show the value.
-pub(super) fn kind(value: &Json) -> &'static str {
+pub(crate) fn kind(value: &Json) -> &'static str {
     match value {
         Json::Null => "null",
         Json::Bool(_) => "a boolean",
@@ -47,13 +48,18 @@ pub(super) fn kind(value: &Json) -> &'static str {
 impl Type {
     /// Checks that a value has this type.
     pub fn check(&self, value: &Json) -> Result<(), Mismatch> {
+        self.check_within(None, value)
+    }
+
+    /// The same for a type that stands in a knot. Goes as deep as the value does.
+    fn check_within(&self, knot: Option<&Knot>, value: &Json) -> Result<(), Mismatch> {
         let due = |what: &str| Err(Mismatch::here(format!("expected {what}, found {}", kind(value))));
         match (self, value) {
             (Self::Any, _)
             | (Self::Nullable(_), Json::Null)
             | (Self::Object, Json::Object(_))
             | (Self::Boolean, Json::Bool(_)) => Ok(()),
-            (Self::Nullable(inner), value) => inner.check(value),
+            (Self::Nullable(inner), value) => inner.check_within(knot, value),
             (Self::String { pattern, min, max }, Json::String(text)) => {
                 check_text(text, pattern.as_deref(), *min, *max)
             }
@@ -66,12 +72,12 @@ impl Type {
                     Err(Mismatch::here(format!("expected one of {}", values.join(", "))))
                 }
             }
-            (Self::List(item), Json::Array(items)) => each(items, |value| item.check(value)),
+            (Self::List(item), Json::Array(items)) => each(items, |value| item.check_within(knot, value)),
             (Self::Messages, Json::Array(items)) => each(items, check_message),
             (Self::Record(fields), Json::Object(found)) => {
                 for (name, field) in fields {
                     match found.get(name) {
-                        Some(value) => field.ty.check(value).map_err(|e| e.within(name))?,
+                        Some(value) => field.ty.check_within(knot, value).map_err(|e| e.within(name))?,
                         None if field.may_be_left_out() => {}
                         None => return Err(Mismatch::here(format!("the field `{name}` is missing"))),
                     }
@@ -80,6 +86,15 @@ impl Type {
                     Some(name) => Err(no_field(name)),
                     None => Ok(()),
                 }
+            }
+            (Self::Named(named), value) => match named.look(knot) {
+                Some((ty, knot)) => ty.check_within(Some(knot), value),
+                None => Ok(()),
+            },
+            (Self::Union(all), value) => {
+                let mut found = all.iter().map(|ty| ty.check_within(knot, value));
+                let first = found.next().unwrap_or(Ok(()));
+                if first.is_ok() || found.any(|found| found.is_ok()) { Ok(()) } else { first }
             }
             (Self::String { .. }, _) => due("a text"),
             (Self::Integer { .. }, _) => due("an integer"),
@@ -93,26 +108,40 @@ impl Type {
     }
 
     /// Puts in the fields that a value of this type may leave out: their default, or null. Without it
-    /// reading such a field would fail.
-    pub fn fill(&self, value: &mut Json) {
+    /// reading such a field would fail. False: a default leaves out itself, and what was put in is not the whole.
+    pub fn fill(&self, value: &mut Json) -> bool {
+        self.fill_within(None, value, 0)
+    }
+
+    /// `defaults` is how many the value lies in.
+    fn fill_within(&self, knot: Option<&Knot>, value: &mut Json, defaults: usize) -> bool {
         match (self, value) {
-            (Self::Nullable(inner), value) => inner.fill(value),
-            (Self::List(item), Json::Array(items)) => items.iter_mut().for_each(|value| item.fill(value)),
-            (Self::Record(fields), Json::Object(found)) => {
-                for (name, field) in fields {
-                    if let Some(value) = found.get_mut(name) {
-                        field.ty.fill(value);
-                    } else if field.may_be_left_out() {
-                        let mut value = field.default.clone().unwrap_or(Json::Null);
-                        field.ty.fill(&mut value);
-                        found.insert(name.clone(), value);
-                    }
-                }
+            (Self::Nullable(inner), value) => inner.fill_within(knot, value, defaults),
+            (Self::Named(named), value) => {
+                named.look(knot).is_none_or(|(ty, knot)| ty.fill_within(Some(knot), value, defaults))
             }
-            _ => {}
+            (Self::List(item), Json::Array(items)) => {
+                items.iter_mut().all(|value| item.fill_within(knot, value, defaults))
+            }
+            (Self::Record(fields), Json::Object(found)) => fields.iter().all(|(name, field)| {
+                if let Some(value) = found.get_mut(name) {
+                    return field.ty.fill_within(knot, value, defaults);
+                }
+                if !field.may_be_left_out() {
+                    return true;
+                }
+                let mut value = field.default.clone().unwrap_or(Json::Null);
+                let whole = defaults < MOST_DEFAULTS && field.ty.fill_within(knot, &mut value, defaults + 1);
+                found.insert(name.clone(), value);
+                whole
+            }),
+            _ => true,
         }
     }
 }
+
+/// The most defaults within each other: where there are more, one leaves out itself.
+const MOST_DEFAULTS: usize = 64;
 
 impl Channel {
     /// Checks a value that the channel holds. An object that grows by `merge` may still lack fields.

@@ -165,6 +165,10 @@ pub fn fold_writes<'a, W: IntoIterator<Item = &'a Write>>(
     for (name, puts) in puts {
         let channel =
             channels.get(name).ok_or_else(|| MergeError::UnknownChannel { channel: name.to_owned() })?;
+        if puts.iter().any(|put| !is_flat(put.value, DEEPEST)) {
+            let why = format!("more than {DEEPEST} lists and objects within each other");
+            return Err(MergeError::Type { channel: name.to_owned(), why });
+        }
         let merging = Merging { name, channel, state, cleared: cleared.contains(name) };
         if let Some(change) = merging.change(&puts)? {
             delta.insert(name.to_owned(), change);
@@ -173,6 +177,19 @@ pub fn fold_writes<'a, W: IntoIterator<Item = &'a Write>>(
     let mut new = state.clone();
     new.apply(&delta);
     Ok((new, delta))
+}
+
+/// The most lists and objects of a value within each other. What is stored is read back up to 128, with what is around
+/// the value.
+const DEEPEST: usize = 64;
+
+/// Says whether a value nests no deeper than this.
+fn is_flat(value: &Json, left: usize) -> bool {
+    match value {
+        Json::Array(items) => left > 0 && items.iter().all(|item| is_flat(item, left - 1)),
+        Json::Object(fields) => left > 0 && fields.values().all(|field| is_flat(field, left - 1)),
+        _ => true,
+    }
 }
 
 /// One channel, before its puts.
@@ -301,7 +318,7 @@ impl Merging<'_> {
             Type::List(item) => item,
             _ => &any,
         };
-        let lists_only = matches!(item_type.non_null(), Type::List(_) | Type::Messages);
+        let lists_only = item_type.is_list();
         let mut list = self.list();
         let mut new = Vec::new();
         for put in puts {

@@ -7,6 +7,8 @@ use std::str::FromStr;
 use indexmap::IndexMap;
 use serde_json::{Value as Json, json};
 
+use super::{Named, either};
+
 /// One type language for state, input, output and prompt inputs.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Type {
@@ -49,6 +51,10 @@ pub enum Type {
     Record(IndexMap<String, Field>),
     /// The type, or null.
     Nullable(Box<Type>),
+    /// A declared type that values of it hold again: it stands by its name where it comes round.
+    Named(Named),
+    /// One of these, as the branches of an expression give it. No YAML spells it, so no channel holds it.
+    Union(Vec<Type>),
 }
 
 /// A field of a record, an input, or what a channel holds.
@@ -131,67 +137,34 @@ impl Type {
         matches!(self, Self::Nullable(_) | Self::Any)
     }
 
-    /// Tells whether a value of `other` may be written where `self` is due. Rules such as `min` and
-    /// `pattern` are left to the check of the value; `any` goes both ways.
-    pub fn accepts(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Nullable(due), Self::Nullable(given)) | (Self::List(due), Self::List(given)) => {
-                due.accepts(given)
-            }
-            (Self::Nullable(due), given) => due.accepts(given),
-            (Self::Any, _)
-            | (_, Self::Any)
-            | (Self::String { .. }, Self::String { .. } | Self::Enum(_))
-            | (Self::Integer { .. }, Self::Integer { .. })
-            | (Self::Number { .. }, Self::Number { .. } | Self::Integer { .. })
-            | (Self::Boolean, Self::Boolean)
-            | (Self::Object, Self::Object | Self::Record(_))
-            | (Self::Messages, Self::Messages) => true,
-            (Self::Enum(due), Self::Enum(given)) => given.iter().all(|value| due.contains(value)),
-            (Self::List(due), Self::Messages) => match &**due {
-                Self::Any | Self::Object => true,
-                Self::Record(fields) => fields.iter().all(|(name, field)| match name.as_str() {
-                    "id" | "role" => field.ty.accepts(&Self::STRING),
-                    "content" => field.ty == Self::Any,
-                    _ => false,
-                }),
-                _ => false,
-            },
-            (Self::Messages, Self::List(given)) => match &**given {
-                Self::Any | Self::Object => true,
-                Self::Record(fields) => fields.contains_key("role") && fields.contains_key("content"),
-                _ => false,
-            },
-            (Self::Record(due), Self::Record(given)) => {
-                given.keys().all(|name| due.contains_key(name))
-                    && due.iter().all(|(name, field)| match given.get(name) {
-                        Some(found) => field.ty.accepts(&found.ty),
-                        None => field.may_be_left_out(),
-                    })
-            }
-            _ => false,
+    /// Returns the type with what it is made of at its top, where a name may stand.
+    #[must_use]
+    pub fn opened(&self) -> Self {
+        match self {
+            Self::Named(named) => named.open(),
+            Self::Nullable(inner) => Self::Nullable(Box::new(inner.opened())),
+            Self::Union(all) => all.iter().map(Self::opened).reduce(either).unwrap_or(Self::Any),
+            other => other.clone(),
         }
     }
 
-    /// Says which field of a value of `other` differs from what is due, and how; nothing when it is more than a field.
-    pub fn differs(&self, other: &Self) -> Option<(String, String)> {
-        let (Self::Record(due), Self::Record(given)) = (self.non_null(), other.non_null()) else {
-            return None;
-        };
-        let missing = due.iter().find(|(name, field)| !given.contains_key(*name) && !field.may_be_left_out());
-        if let Some((name, _)) = missing {
-            return Some((name.clone(), format!("the field `{name}` is missing")));
+    /// Returns the types that a value may have: more than one for the branches of an expression.
+    pub fn each(&self) -> &[Self] {
+        match self {
+            Self::Union(all) => all,
+            other => std::slice::from_ref(other),
         }
-        given.iter().find_map(|(name, found)| {
-            let how = match due.get(name) {
-                None => format!("the field `{name}` is not part of it"),
-                Some(field) if !field.ty.accepts(&found.ty) => {
-                    format!("the field `{name}` is {}, not {}", found.ty, field.ty)
-                }
-                Some(_) => return None,
-            };
-            Some((name.clone(), how))
-        })
+    }
+
+    /// Tells whether its values are lists.
+    pub fn is_list(&self) -> bool {
+        match self {
+            Self::List(_) | Self::Messages => true,
+            Self::Nullable(inner) => inner.is_list(),
+            Self::Named(named) => named.open().is_list(),
+            Self::Union(all) => all.iter().all(Self::is_list),
+            _ => false,
+        }
     }
 
     /// Returns the type of a field of a record.
@@ -236,7 +209,15 @@ impl fmt::Display for Type {
                 }
                 f.write_str("}")
             }
+            Self::Nullable(inner) if matches!(**inner, Self::Union(_)) => write!(f, "{inner} or null"),
             Self::Nullable(inner) => write!(f, "{inner}?"),
+            Self::Named(named) => f.write_str(&named.name),
+            Self::Union(all) => {
+                for (n, ty) in all.iter().enumerate() {
+                    write!(f, "{}{ty}", if n == 0 { "" } else { " or " })?;
+                }
+                Ok(())
+            }
         }
     }
 }
@@ -350,37 +331,6 @@ mod tests {
         let hit = record(&[("id", Type::STRING), ("score", nullable(Type::NUMBER))]);
         assert_eq!(list(hit).to_string(), "[{id: string, score: number?}]");
         assert_eq!(nullable(one_of(&["a", "b"])).to_string(), "enum(a, b)?");
-    }
-
-    #[test]
-    fn a_value_may_be_written_where_its_type_is_accepted() {
-        let (any, int, num, text) = (Type::Any, Type::INTEGER, Type::NUMBER, Type::STRING);
-        let (ab, abc) = (one_of(&["a", "b"]), one_of(&["a", "b", "c"]));
-        let hit = record(&[("id", text.clone()), ("note", nullable(text.clone()))]);
-        let bare = record(&[("id", text.clone())]);
-        for (due, given, fits) in [
-            (&num, &int, true),
-            (&int, &num, false),
-            (&text, &ab, true),
-            (&abc, &ab, true),
-            (&ab, &abc, false),
-            (&ab, &text, false),
-            (&any, &hit, true),
-            (&hit, &any, true),
-            (&nullable(num.clone()), &int, true),
-            (&nullable(num.clone()), &nullable(int.clone()), true),
-            (&num, &nullable(num.clone()), false),
-            (&hit, &bare, true),
-            (&bare, &hit, false),
-            (&Type::Object, &hit, true),
-            (&hit, &Type::Object, false),
-            (&list(num.clone()), &list(int.clone()), true),
-            (&list(int.clone()), &int, false),
-            (&list(any.clone()), &Type::Messages, true),
-            (&Type::Messages, &text, false),
-        ] {
-            assert_eq!(due.accepts(given), fits, "{due} <- {given}");
-        }
     }
 
     #[test]

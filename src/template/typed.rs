@@ -6,7 +6,7 @@ use minijinja::machinery::ast::{self, Stmt};
 use minijinja::machinery::parse;
 
 use super::syntax;
-use crate::expr::{Facts, Fault, Infer, Place, Roots, Slot, Typed, range, turn};
+use crate::expr::{Facts, Family, Fault, Infer, Place, Roots, Slot, Typed, range};
 use crate::state::Type;
 
 /// Finds the text of a partial by its name.
@@ -108,28 +108,26 @@ impl Typer<'_, '_> {
         let typed = self.infer.expr(expr);
         let untrusted = typed.untrusted;
         let typed = self.infer.some(expr, typed, "a text");
-        match typed.ty {
-            Type::List(_) | Type::Messages | Type::Record(_) | Type::Object => self.infer.raw(expr, &typed),
-            Type::String { .. } | Type::Any if untrusted => {
-                self.found.untrusted.push((self.part.clone(), range(expr)));
-            }
-            _ => {}
+        let outside = |ty: &Type| matches!(ty, Type::String { .. } | Type::Any);
+        if typed.may_be(&[Family::List, Family::Object]) {
+            self.infer.raw(expr, &typed);
+        } else if untrusted && typed.ty.each().iter().any(outside) {
+            self.found.untrusted.push((self.part.clone(), range(expr)));
         }
     }
 
     fn each(&mut self, each: &ast::ForLoop<'_>) {
         let iter = self.infer.expr(&each.iter);
-        let item = match iter.ty.non_null() {
-            Type::List(item) => Typed::of((**item).clone()),
-            Type::Messages => Typed::of(turn()),
-            Type::Object | Type::Record(_) | Type::String { .. } | Type::Enum(_) => Typed::of(Type::STRING),
-            Type::Any | Type::Nullable(_) => Typed::any(),
-            Type::Integer { .. } | Type::Number { .. } | Type::Boolean => {
-                let label = format!("this is {iter}");
-                let message = "a loop takes a list".to_owned();
-                self.infer.fault("S403", message, range(&each.iter), label, None, iter.path.clone());
-                Typed::any()
-            }
+        let item = if iter.may_be(&[Family::Number, Family::Boolean]) {
+            let label = format!("this is {iter}");
+            let message = "a loop takes a list".to_owned();
+            self.infer.fault("S403", message, range(&each.iter), label, None, iter.path.clone());
+            Typed::any()
+        } else if matches!(iter.family(), Family::Text | Family::Object) {
+            // Its characters, or the names of its fields.
+            Typed::of(Type::STRING)
+        } else {
+            iter.items().map_or_else(Typed::any, Typed::of)
         };
         let (names, facts) = (self.infer.locals.len(), self.infer.facts.clone());
         self.bind("loop", Slot::of(Type::Any));

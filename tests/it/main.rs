@@ -19,6 +19,7 @@ mod openapi;
 mod parity;
 mod people;
 mod property;
+mod recursive;
 mod requests;
 mod resume;
 mod schemas;

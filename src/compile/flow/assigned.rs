@@ -209,11 +209,8 @@ impl Known {
             }
             // Of several first writes an earlier one stays, and that may have been null.
             let held = had && target.field.default.is_none();
-            let sure = if target.merge == Merge::First {
-                held
-            } else {
-                !typed.may_be_null() && typed.ty != Type::Any
-            };
+            let sure =
+                if target.merge == Merge::First { held } else { !typed.may_be_null() && !typed.may_be_any() };
             if sure {
                 after.fill(path);
             }
@@ -250,7 +247,7 @@ fn volatile(cfg: &Cfg<'_>, accesses: &[Access<'_>], names: &Names, channels: &Ch
                 Some(value) => names.type_of_spec(value, &Facts::default()),
                 None => Typed::of(access.taken.clone()),
             };
-            let null = typed.may_be_null() || typed.ty == Type::Any;
+            let null = typed.may_be_null() || typed.may_be_any();
             // What is known of the fields of an object goes with the object.
             let object = !matches!(
                 typed.ty.non_null(),

@@ -3,9 +3,8 @@
 use indexmap::IndexMap;
 use serde_json::{Map, Value as Json};
 
-use super::shape::sort;
 use super::{Reader, Told};
-use crate::state::{Field, Type};
+use crate::state::{Field, Type, kind};
 
 impl Reader<'_> {
     pub(super) fn listed(&mut self, values: &Json, nullable: bool) -> Result<Type, Told> {
@@ -50,7 +49,7 @@ impl Reader<'_> {
                     .to_owned();
                 let message = match more {
                     Json::Object(_) => "fields of any name cannot have a type".to_owned(),
-                    other => format!("`additionalProperties` is true or false, found {}", sort(other)),
+                    other => format!("`additionalProperties` is true or false, found {}", kind(other)),
                 };
                 return Err(self.wrong(Some("additionalProperties"), message, Some(help)));
             }

@@ -56,15 +56,3 @@ impl Holds {
         }
     }
 }
-
-/// Names what a value is.
-pub(super) fn sort(value: &Json) -> &'static str {
-    match value {
-        Json::Null => "null",
-        Json::Bool(_) => "a boolean",
-        Json::Number(_) => "a number",
-        Json::String(_) => "a text",
-        Json::Array(_) => "a list",
-        Json::Object(_) => "an object",
-    }
-}

@@ -94,9 +94,10 @@ impl Scene<'_> {
             return true;
         };
         let ty = match (target.merge, target.field.ty.non_null()) {
-            (Merge::Append | Merge::Union, Type::List(item)) => item.non_null(),
-            (_, ty) => ty,
+            (Merge::Append | Merge::Union, Type::List(item)) => item.opened(),
+            (_, ty) => ty.clone(),
         };
+        let ty = ty.non_null();
         let declared = self.names.declared(&format!("state.{}", channel.value));
         let told = |finding: Diagnostic| match declared {
             Some(declared) => finding.related(declared, format!("`{}` holds {ty}", channel.value)),

@@ -2,12 +2,13 @@
 
 use indexmap::IndexMap;
 
+use super::misfit::misfit;
 use super::{Body, Gives, Scene, Step};
 use crate::compile::prompts::Prompts;
 use crate::compile::request::{self, Surroundings};
 use crate::compile::tools::{find_graph, unregistered};
 use crate::diagnostic::{Bag, Diagnostic, Span, Spanned, did_you_mean};
-use crate::expr::{ExprTree, Facts};
+use crate::expr::{ExprTree, Facts, Typed};
 use crate::spec::{CustomSpec, ExprSpec, GraphNodeSpec, HttpSpec, ToolNodeSpec};
 use crate::state::{Field, Type};
 use crate::tool::http::Waits;
@@ -188,15 +189,12 @@ impl Scene<'_> {
             return field.ty.check(constant).err().map(|mismatch| (value.span(), mismatch.why));
         }
         let typed = self.names.type_of_tree(tree, &Facts::default());
-        if typed.null || typed.empty && matches!(field.ty.non_null(), Type::List(_)) {
-            return None;
-        }
-        if field.ty.non_null().accepts(typed.ty.non_null()) {
-            return None;
-        }
-        Some(match field.ty.differs(&typed.ty) {
-            Some((inner, how)) => (value.key(&inner).unwrap_or(value.span()), how),
-            None => (value.span(), format!("this is {typed}")),
-        })
+        // Whether it may be null is a matter of the way that leads here.
+        let fits = |typed: &Typed| {
+            typed.null
+                || (typed.empty && field.ty.is_list())
+                || field.ty.non_null().accepts(typed.ty.non_null())
+        };
+        (!fits(&typed)).then(|| misfit(&self.names, value, &typed, &field.ty, &fits))
     }
 }

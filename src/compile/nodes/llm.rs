@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::misfit::misfit;
 use super::words::check_words;
 use super::{Gives, LlmDraft, Model, Scene, Step};
 use crate::compile::models::{all_fit, chain};
 use crate::compile::prompts::{Part, Prompt, Prompts};
 use crate::diagnostic::{Bag, Diagnostic, Spanned, did_you_mean};
-use crate::expr::{Expr, ExprTree, Facts};
+use crate::expr::{Expr, ExprTree, Facts, Typed};
 use crate::model::{OutputSchema, Params, Role, Timeouts};
 use crate::node::{Bind, Clip, Link, Output, Piece};
 use crate::spec::{HistorySpec, LlmSpec, ParamsSpec, TimeoutSpec};
@@ -279,13 +280,19 @@ impl Scene<'_> {
                 return Err(Reported);
             }
         };
-        // Providers take objects only.
+        if ty.is_recursive()
+            && let Some(model) = chain.iter().find(|model| model.provider == "anthropic" && !model.forced)
+        {
+            let message = "the provider takes no type that contains itself";
+            let label = format!("`{}` is a model of `{}`", model.name.value, model.provider);
+            let finding = Diagnostic::error("S411", message, spec.span(), label);
+            bag.report(finding.help(
+                "leave `json_schema` out of its `supports`, so that it answers by the call of a tool, or take a type \
+                 that is written out",
+            ));
+            return Err(Reported);
+        }
         let wrapped = !matches!(ty, Type::Record(_));
-        let schema = if wrapped {
-            serde_json::json!({"type": "object", "properties": {"value": schema}, "required": ["value"], "additionalProperties": false})
-        } else {
-            schema
-        };
         let schema = Arc::new(OutputSchema { name: name.value.clone(), schema });
         Ok(Some(Output { ty, schema, wrapped }))
     }
@@ -358,8 +365,16 @@ impl Scene<'_> {
                 ty.filter(|ty| !field.ty.non_null().accepts(ty.non_null()) && !bag.is_trusting())
             {
                 let message = format!("input `{name}` of prompt `{}` is {}", prompt.value, field.ty);
-                let label = field.ty.differs(&ty).map_or_else(|| format!("this is {ty}"), |(_, how)| how);
-                let finding = Diagnostic::error("S403", message, span, label);
+                let typed = Typed::of(ty);
+                let fits = |typed: &Typed| typed.null || field.ty.non_null().accepts(typed.ty.non_null());
+                let (at, label) = match given {
+                    Some((_, spec)) => misfit(self.names, spec, &typed, &field.ty, &fits),
+                    None => {
+                        let how = field.ty.differs(&typed.ty).map(|(_, how)| how);
+                        (span, how.unwrap_or_else(|| format!("this is {typed}")))
+                    }
+                };
+                let finding = Diagnostic::error("S403", message, at, label);
                 bag.report(match inputs_at(name) {
                     Some(at) => finding.related(at, "the prompt declares it here"),
                     None => finding,

@@ -24,9 +24,10 @@ impl Scene<'_> {
         let item = match (&map.over, &over) {
             (Some(written), Some(over)) => {
                 let typed = self.names.type_of_tree(over, &Facts::default());
-                match typed.ty.non_null() {
-                    Type::List(item) => Some((**item).clone()),
-                    Type::Any | Type::Messages if !typed.null => Some(Type::Any),
+                match typed.items() {
+                    // The turns of a conversation may be of any shape here.
+                    Some(_) if matches!(typed.ty.non_null(), Type::Messages) => Some(Type::Any),
+                    Some(item) if !typed.null => Some(item),
                     _ if bag.is_trusting() => Some(Type::Any),
                     _ => {
                         let label = format!("this is {typed}");
@@ -164,14 +165,9 @@ fn check_name(name: &Spanned<String>, bag: &mut Bag) -> bool {
 /// Returns the names of an item's place and of itself, with their types, when the list is known.
 pub(in crate::compile) fn locals(map: &MapSpec, names: &Names) -> Vec<(String, Type)> {
     let typed = map.over.as_ref().map(|over| names.type_of_spec(over, &Facts::default()));
-    let item = match typed.map(|typed| typed.ty) {
-        Some(Type::List(item)) => *item,
-        Some(Type::Nullable(inner)) => match *inner {
-            Type::List(item) => *item,
-            _ => Type::Any,
-        },
-        _ => Type::Any,
-    };
+    let item =
+        typed.filter(|typed| !matches!(typed.ty.non_null(), Type::Messages)).and_then(|typed| typed.items());
+    let item = item.unwrap_or(Type::Any);
     let name = map.name.as_ref().map_or("item", |name| name.value.as_str());
     vec![(name.to_owned(), item), ("index".to_owned(), Type::INTEGER)]
 }

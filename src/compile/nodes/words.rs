@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use crate::diagnostic::{Bag, Diagnostic, Span};
 use crate::spec::Text;
-use crate::state::Type;
+use crate::state::{Named, Type};
 
 /// The shortest value that is looked for.
 const SHORTEST: usize = 3;
@@ -14,10 +14,10 @@ const SHORTEST: usize = 3;
 /// somewhere is fine.
 pub(super) fn check_words(output: &Type, at: Span, prompt: &Text, bag: &mut Bag) {
     let mut values = Vec::new();
-    enums(output, &mut values);
+    enums(output, &mut values, &mut Vec::new());
     let words = words(&prompt.value);
     for value in values.into_iter().filter(|value| value.chars().count() >= SHORTEST) {
-        let wanted = plain(value);
+        let wanted = plain(&value);
         let most = value.split([' ', '_', '-']).count() + 1;
         let same =
             |range: &Range<usize>| prompt.value.get(range.clone()).is_some_and(|text| plain(text) == wanted);
@@ -27,7 +27,7 @@ pub(super) fn check_words(output: &Type, at: Span, prompt: &Text, bag: &mut Bag)
             .flat_map(|(n, first)| words[n..].iter().take(most).map(move |last| first.start..last.end))
             .filter(same)
             .collect();
-        let exact = |range: &Range<usize>| prompt.value.get(range.clone()) == Some(value);
+        let exact = |range: &Range<usize>| prompt.value.get(range.clone()) == Some(value.as_str());
         let Some(first) = found.first().filter(|_| !found.iter().any(exact)) else { continue };
         let word = prompt.value.get(first.clone()).unwrap_or_default();
         let message = format!("`{word}` is nearly the value `{value}` of the answer");
@@ -41,11 +41,18 @@ pub(super) fn check_words(output: &Type, at: Span, prompt: &Text, bag: &mut Bag)
     }
 }
 
-fn enums<'t>(ty: &'t Type, values: &mut Vec<&'t str>) {
+/// Collects the values of all enums; `seen` are the types that were opened.
+fn enums(ty: &Type, values: &mut Vec<String>, seen: &mut Vec<Named>) {
     match ty {
-        Type::Enum(own) => values.extend(own.iter().map(String::as_str)),
-        Type::List(inner) | Type::Nullable(inner) => enums(inner, values),
-        Type::Record(fields) => fields.values().for_each(|field| enums(&field.ty, values)),
+        Type::Enum(own) => {
+            values.extend(own.iter().filter(|value| !values.contains(value)).cloned().collect::<Vec<_>>())
+        }
+        Type::List(inner) | Type::Nullable(inner) => enums(inner, values, seen),
+        Type::Record(fields) => fields.values().for_each(|field| enums(&field.ty, values, seen)),
+        Type::Named(named) if !seen.contains(named) => {
+            seen.push(named.clone());
+            enums(&named.open(), values, seen);
+        }
         _ => {}
     }
 }

@@ -1,6 +1,7 @@
 //! Values that are written to channels.
 
 use super::Scene;
+use super::misfit::misfit;
 use crate::compile::names::Names;
 use crate::diagnostic::{Bag, Diagnostic, Spanned};
 use crate::expr::{ExprTree, Facts, Typed};
@@ -37,13 +38,12 @@ impl Scene<'_> {
             _ if target.merge == Merge::Messages => {
                 Some("a turn is {role: …, content: …}, with a role that there is".to_owned())
             }
-            _ => Some(match target.field.ty.differs(&typed.ty) {
-                Some((field, how)) => {
-                    span = spec.key(&field).unwrap_or(span);
-                    how
-                }
-                None => format!("this is {typed}"),
-            }),
+            _ => {
+                let fits = |typed: &Typed| takes(target.merge, &target.field.ty, typed);
+                let (at, why) = misfit(names, spec, &typed, &target.field.ty, &fits);
+                span = at;
+                Some(why)
+            }
         };
         let Some(why) = why else { return true };
         let message = format!("`{}` holds {}", channel.value, target.field.ty);
@@ -65,6 +65,13 @@ fn joins_items(merge: Merge) -> bool {
 /// checked when it is written.
 fn joins_conversation(ty: &Type) -> bool {
     match ty {
+        Type::Union(all) => all.iter().all(joins_conversation),
+        Type::Named(named) => match named.open() {
+            Type::List(item) => {
+                matches!(item.opened(), Type::Record(_)) && joins_conversation(&item.opened())
+            }
+            ty => joins_conversation(&ty),
+        },
         Type::Any | Type::Messages | Type::Object => true,
         Type::List(item) => joins_conversation(item.non_null()),
         Type::Record(fields) if fields.contains_key("remove") => true,
@@ -85,11 +92,12 @@ pub(in crate::compile) fn takes(merge: Merge, channel: &Type, written: &Typed) -
     if written.null {
         return true;
     }
-    let ty = written.ty.non_null();
-    match (merge, channel.non_null()) {
+    let due = channel.non_null();
+    written.ty.non_null().each().iter().all(|ty| match (merge, due) {
         (Merge::Messages, _) => joins_conversation(ty),
         (Merge::Append | Merge::Union, Type::List(item)) => {
-            written.empty || channel.accepts(ty) || item.accepts(&written.ty)
+            let whole = if written.may_be_null() { &written.ty } else { ty };
+            written.empty || channel.accepts(ty) || item.accepts(whole)
         }
         // Fields that are not written stay.
         (Merge::Merge, Type::Record(due)) => match ty {
@@ -100,5 +108,5 @@ pub(in crate::compile) fn takes(merge: Merge, channel: &Type, written: &Typed) -
         },
         (_, Type::List(_)) if written.empty => true,
         _ => channel.accepts(ty),
-    }
+    })
 }

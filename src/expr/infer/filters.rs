@@ -4,12 +4,12 @@ use std::ops::Range;
 
 use minijinja::machinery::ast::{self, CallArg};
 
-use super::typed::{Family, Typed, nullable};
-use super::{Infer, range, turn};
+use super::typed::{self, Family, Typed};
+use super::{Infer, in_branches, range};
 use crate::diagnostic::did_you_mean;
 use crate::expr::Place;
 use crate::expr::builtins::{FILTERS, Gives, find};
-use crate::state::{Field, Type};
+use crate::state::{Field, Type, either, nullable};
 
 impl Infer<'_> {
     pub(super) fn filter(&mut self, filter: &ast::Filter<'_>, whole: Range<usize>) -> Typed {
@@ -72,26 +72,26 @@ impl Infer<'_> {
         let list = |ty: Type| Typed::of(Type::List(Box::new(ty)));
         match name {
             "length" | "count" => {
-                if matches!(family, Family::Number | Family::Boolean) {
+                if given.may_be(&[Family::Number, Family::Boolean]) {
                     self.refuse(value, given, name, "a list, a text or an object");
                 }
                 Typed::of(Type::INTEGER)
             }
             "upper" | "lower" | "title" | "capitalize" | "trim" | "replace" | "indent" | "quoted"
             | "string" | "format" => {
-                if matches!(family, Family::List | Family::Object) {
+                if given.may_be(&[Family::List, Family::Object]) {
                     self.raw(value, given);
                 }
                 Typed::of(Type::STRING)
             }
             "split" | "lines" => {
-                if !matches!(family, Family::Text | Family::Unknown) {
+                if !given.must_be(&[Family::Text]) {
                     self.refuse(value, given, name, "a text");
                 }
                 list(Type::STRING)
             }
             "urlencode" => {
-                if family == Family::List {
+                if given.may_be(&[Family::List]) {
                     self.raw(value, given);
                 }
                 Typed::of(Type::STRING)
@@ -99,29 +99,29 @@ impl Infer<'_> {
             "tojson" => Typed::of(Type::STRING),
             "bool" => Typed::of(Type::Boolean),
             "int" | "float" => {
-                if matches!(family, Family::List | Family::Object) {
+                if given.may_be(&[Family::List, Family::Object]) {
                     self.refuse(value, given, name, "a number or a text");
                 }
                 Typed::of(if name == "int" { Type::INTEGER } else { Type::NUMBER })
             }
             "abs" | "round" => {
-                if !matches!(family, Family::Number | Family::Unknown) {
+                if !given.must_be(&[Family::Number]) {
                     self.refuse(value, given, name, "a number");
                 }
                 match given.ty {
                     Type::Integer { .. } => Typed::of(Type::INTEGER),
-                    Type::Any => Typed::any(),
+                    _ if unknown => Typed::any(),
                     _ => Typed::of(Type::NUMBER),
                 }
             }
             "last_text" => {
-                if !matches!(family, Family::List | Family::Unknown) {
+                if !given.must_be(&[Family::List]) {
                     self.refuse(value, given, name, "a conversation");
                 }
                 Typed::of(Type::STRING)
             }
             "items" | "dictsort" => {
-                if !matches!(family, Family::Object | Family::Unknown) {
+                if !given.must_be(&[Family::Object]) {
                     self.refuse(value, given, name, "an object");
                 }
                 list(Type::Any)
@@ -147,18 +147,14 @@ impl Infer<'_> {
             | "map" | "select" | "reject" | "selectattr" | "rejectattr" | "batch" | "slice" | "groupby"
             | "zip" | "chain" => {
                 let object = name == "chain" && family == Family::Object;
-                if !object && !matches!(family, Family::List | Family::Unknown) {
+                if !object && !given.must_be(&[Family::List]) {
                     self.refuse(value, given, name, "a list");
                     return known(name);
                 }
                 if unknown {
                     return known(name);
                 }
-                let item = match &given.ty {
-                    Type::List(item) => (**item).clone(),
-                    Type::Messages => turn(),
-                    _ => Type::Any,
-                };
+                let item = given.items().unwrap_or(Type::Any);
                 self.of_list(filter, value, given, &item, args)
             }
             _ => known(name),
@@ -176,20 +172,22 @@ impl Infer<'_> {
     ) -> Typed {
         let list = |ty: Type| Typed::of(Type::List(Box::new(ty)));
         match filter.name {
-            "first" | "last" => self.one_of(given, item),
+            "first" | "last" => self.one_of(value, given, item),
             "min" | "max" => {
                 let by = self.attribute(filter, item);
-                if by.is_none() && matches!(item, Type::Record(_) | Type::Object | Type::List(_)) {
+                let of = Typed::of(item.clone());
+                let odd = of.may_be(&[Family::Object, Family::List]) || of.family() == Family::Mixed;
+                if by.is_none() && odd {
                     self.refuse(value, given, filter.name, "a list of numbers or texts");
                 }
-                self.one_of(given, item)
+                self.one_of(value, given, item)
             }
             "sum" => {
                 let of = self.attribute(filter, item).unwrap_or_else(|| item.clone());
                 match of.non_null() {
                     Type::Integer { .. } => Typed::of(Type::INTEGER),
                     Type::Number { .. } => Typed::of(Type::NUMBER),
-                    Type::Any => Typed::any(),
+                    _ if Typed::of(of.clone()).must_be(&[Family::Number]) => Typed::any(),
                     _ => {
                         self.refuse(value, given, "sum", "a list of numbers");
                         Typed::of(Type::NUMBER)
@@ -205,15 +203,13 @@ impl Infer<'_> {
                 list(item.non_null().clone())
             }
             "select" if filter.args.is_empty() => list(item.non_null().clone()),
-            "select"
-                if text_arg(filter, 0).is_some_and(|(test, _)| {
-                    matches!(
-                        test.as_str(),
-                        "string" | "number" | "integer" | "boolean" | "mapping" | "sequence"
-                    )
-                }) =>
-            {
-                list(item.non_null().clone())
+            "select" if text_arg(filter, 0).is_some_and(|(test, _)| tested(&test).is_some()) => {
+                let wanted = text_arg(filter, 0).and_then(|(test, _)| tested(&test));
+                let left = item.non_null().each().iter().filter(|ty| match typed::family(ty) {
+                    Family::Unknown => true,
+                    family => Some(family) == wanted,
+                });
+                list(left.cloned().reduce(either).unwrap_or_else(|| item.non_null().clone()))
             }
             "reverse" | "list" | "select" | "reject" => list(item.clone()),
             "selectattr" | "rejectattr" => {
@@ -256,10 +252,7 @@ impl Infer<'_> {
                         Some(help),
                         given.path.clone(),
                     );
-                } else if matches!(
-                    of.non_null(),
-                    Type::Record(_) | Type::Object | Type::List(_) | Type::Messages
-                ) {
+                } else if Typed::of(of).may_be(&[Family::List, Family::Object]) {
                     let example = match item {
                         Type::Record(fields) => fields.keys().next().map_or("name", String::as_str),
                         _ => "name",
@@ -301,16 +294,17 @@ impl Infer<'_> {
                 ))
             }
             "chain" => {
-                let same = args.iter().all(|arg| arg.ty == given.ty);
-                if same { Typed::of(given.ty.clone()) } else { list(Type::Any) }
+                let more: Option<Vec<Type>> = args.iter().map(Typed::items).collect();
+                list(more.map_or(Type::Any, |more| more.into_iter().fold(item.clone(), either)))
             }
             _ => list(Type::Any),
         }
     }
 
     /// Returns the type of an item that is there unless the list is empty. A conversation is never empty in a run.
-    fn one_of(&self, given: &Typed, item: &Type) -> Typed {
-        let filled = given.path.as_ref().is_some_and(|path| self.facts.is_some(&format!("{path}[]")));
+    fn one_of(&self, value: &ast::Expr<'_>, given: &Typed, item: &Type) -> Typed {
+        let filled = is_filled(value)
+            || given.path.as_ref().is_some_and(|path| self.facts.is_some(&format!("{path}[]")));
         let conversation = matches!(given.ty, Type::Messages);
         Typed::of(if filled || conversation { item.clone() } else { nullable(item.clone()) })
     }
@@ -334,8 +328,18 @@ impl Infer<'_> {
         let mut ty = item.clone();
         for part in name.split('.') {
             ty = match ty.non_null() {
+                Type::Union(all) if all.iter().all(|ty| matches!(ty, Type::Record(_) | Type::Any)) => {
+                    match in_branches(all, part) {
+                        (Some(ty), true) => ty,
+                        _ => {
+                            let message = format!("not all items have a field `{part}`");
+                            self.fault(self.no_field, message, at, format!("an item is {item}"), None, None);
+                            return Type::Any;
+                        }
+                    }
+                }
                 Type::Record(fields) => match fields.get(part) {
-                    Some(field) => field.ty.clone(),
+                    Some(field) => field.ty.opened(),
                     None => {
                         let message = format!("the items have no field `{part}`");
                         let help = did_you_mean(part, fields.keys().map(String::as_str));
@@ -363,6 +367,38 @@ fn known(name: &str) -> Typed {
         Some(Gives::Text) => Typed::of(Type::STRING),
         Some(Gives::List) => Typed::of(Type::List(Box::new(Type::Any))),
         _ => Typed::any(),
+    }
+}
+
+/// Returns what a test of values asks for.
+fn tested(test: &str) -> Option<Family> {
+    Some(match test {
+        "string" => Family::Text,
+        "number" | "integer" => Family::Number,
+        "boolean" => Family::Boolean,
+        "mapping" => Family::Object,
+        "sequence" => Family::List,
+        _ => return None,
+    })
+}
+
+/// Says whether a list is seen to have items: it is written out, perhaps in another order.
+fn is_filled(expr: &ast::Expr<'_>) -> bool {
+    match expr {
+        ast::Expr::List(list) => !list.items.is_empty(),
+        ast::Expr::Tuple(list) => !list.items.is_empty(),
+        ast::Expr::Filter(filter)
+            if matches!(filter.name, "sort" | "reverse" | "unique" | "list" | "map") =>
+        {
+            filter.expr.as_ref().is_some_and(is_filled)
+        }
+        ast::Expr::IfExpr(cond) => {
+            is_filled(&cond.true_expr) && cond.false_expr.as_ref().is_some_and(is_filled)
+        }
+        ast::Expr::BinOp(op) if matches!(op.op, ast::BinOpKind::Add) => {
+            is_filled(&op.left) || is_filled(&op.right)
+        }
+        _ => false,
     }
 }
 

@@ -97,9 +97,8 @@ impl Infer<'_> {
         let left = self.some(&op.left, left, "a sum");
         let right = self.some(&op.right, right, "a sum");
         let untrusted = left.untrusted || right.untrusted;
-        let fits = |family| matches!(family, Family::Number | Family::Text | Family::List | Family::Unknown);
         for (expr, typed) in [(&op.left, &left), (&op.right, &right)] {
-            if !fits(typed.family()) {
+            if !typed.must_be(&[Family::Number, Family::Text, Family::List]) {
                 self.misfit(expr, typed, "`+` takes numbers, texts or lists");
                 return Typed::any();
             }
@@ -121,7 +120,9 @@ impl Infer<'_> {
                 .then(|| {
                     format!("to make one text write  {} ~ {}", self.text(&op.left), self.text(&op.right))
                 });
-                self.fault("S403", message, range(&op.right), format!("this is {right}"), help, right.path);
+                let mixed = left.family() == Family::Mixed;
+                let (at, odd) = if mixed { (&op.left, left) } else { (&op.right, right) };
+                self.fault("S403", message, range(at), format!("this is {odd}"), help, odd.path);
                 Type::Any
             }
         };
@@ -134,7 +135,7 @@ impl Infer<'_> {
         match typed.ty {
             Type::Integer { .. } => Typed::of(Type::INTEGER),
             Type::Number { .. } => Typed::of(Type::NUMBER),
-            Type::Any => Typed::any(),
+            _ if typed.must_be(&[Family::Number]) => Typed::any(),
             _ => {
                 self.misfit(expr, &typed, "arithmetic takes numbers");
                 Typed::any()
@@ -145,14 +146,14 @@ impl Infer<'_> {
     /// Takes an operand that becomes text.
     pub(super) fn printable(&mut self, expr: &ast::Expr<'_>, typed: Typed) {
         let typed = self.some(expr, typed, "a text");
-        if matches!(typed.family(), Family::List | Family::Object) {
+        if typed.may_be(&[Family::List, Family::Object]) {
             self.raw(expr, &typed);
         }
     }
 
     /// Reports a list or an object where a text is due.
     pub(crate) fn raw(&mut self, expr: &ast::Expr<'_>, typed: &Typed) {
-        let what = if typed.family() == Family::List { "a list" } else { "an object" };
+        let what = if typed.may_be(&[Family::List]) { "a list" } else { "an object" };
         let field = match &typed.ty {
             Type::Record(fields) => {
                 fields.keys().next().map(|field| format!(", or a field such as `{field}`"))
@@ -170,7 +171,7 @@ impl Infer<'_> {
     /// Takes a condition, or an operand of `and`, `or` and `not`.
     pub(crate) fn condition(&mut self, expr: &ast::Expr<'_>) -> Typed {
         let typed = self.expr(expr);
-        if self.place == Place::Key && !matches!(typed.ty, Type::Boolean | Type::Any) {
+        if self.place == Place::Key && !typed.is_condition() {
             let help = boolean_help(self.text(expr), &typed.ty);
             let label = format!("this is {typed}");
             let message = "a condition is `true` or `false`".to_owned();
@@ -195,7 +196,7 @@ impl Infer<'_> {
         if a == Family::Unknown || b == Family::Unknown {
             return;
         }
-        if a != b {
+        if a != b || a == Family::Mixed {
             // The literal is what most likely has to change.
             let (odd, other) =
                 if is_literal(left.0) && !is_literal(right.0) { (left, right) } else { (right, left) };
@@ -255,7 +256,7 @@ impl Infer<'_> {
         let a = self.some(left.0, left.1.clone(), "an order");
         let b = self.some(right.0, right.1.clone(), "an order");
         for (expr, typed) in [(left.0, &a), (right.0, &b)] {
-            if matches!(typed.family(), Family::Boolean | Family::List | Family::Object) {
+            if typed.may_be(&[Family::Boolean, Family::List, Family::Object]) {
                 let help = (typed.family() == Family::List)
                     .then(|| format!("for its length write  {} | length", self.text(expr)));
                 let message = "only numbers and texts have an order".to_owned();
@@ -270,7 +271,9 @@ impl Infer<'_> {
                 return;
             }
         }
-        if a.family() != b.family() && a.family() != Family::Unknown && b.family() != Family::Unknown {
+        let (one, other) = (a.family(), b.family());
+        let alike = one == other && one != Family::Mixed;
+        if !alike && one != Family::Unknown && other != Family::Unknown {
             let swap = is_literal(left.0) && !is_literal(right.0);
             if swap {
                 self.different((left.0, &a), (right.0, &b));
@@ -282,38 +285,52 @@ impl Infer<'_> {
 
     fn member(&mut self, item: Operand<'_, '_>, holder: Operand<'_, '_>) {
         let held = self.some(holder.0, holder.1.clone(), "`in`");
-        match &held.ty {
-            Type::Any | Type::Messages => {}
-            Type::List(of) => {
-                // Each text of a list that is written out is looked at on its own.
-                if let ast::Expr::List(list) = holder.0 {
-                    for other in &list.items {
-                        if let ast::Expr::Const(literal) = other
-                            && let Some(text) = literal.value.as_str()
-                        {
-                            self.equal(item, (other, &Typed::text(text)));
-                        }
-                    }
-                    return;
-                }
-                let of = Typed::of((**of).clone());
-                let (a, b) = (item.1.family(), family(&of.ty));
-                if a != b && a != Family::Unknown && b != Family::Unknown && !item.1.null && !held.empty {
-                    self.never_in(item, &held, held.path.clone());
-                } else if let (Type::Enum(a), Type::Enum(b)) = (item.1.ty.non_null(), of.ty.non_null())
-                    && !a.iter().any(|value| b.contains(value))
-                {
-                    let of = Typed { path: held.path.clone(), ..of };
-                    self.no_value(item, (holder.0, &of));
-                }
-            }
-            Type::String { .. } | Type::Enum(_) | Type::Object | Type::Record(_) => {
+        match held.family() {
+            Family::List => self.member_of(item, holder, &held),
+            Family::Text | Family::Object => {
                 let item_typed = self.some(item.0, item.1.clone(), "`in`");
-                if !matches!(item_typed.family(), Family::Text | Family::Unknown) {
+                if !item_typed.must_be(&[Family::Text]) {
                     self.never_in(item, &held, item.1.path.clone());
                 }
             }
-            _ => self.misfit(holder.0, &held, "`in` takes a list, a text or an object"),
+            Family::Unknown => {}
+            Family::Number | Family::Boolean | Family::Mixed => {
+                self.misfit(holder.0, &held, "`in` takes a list, a text or an object");
+            }
+        }
+    }
+
+    /// Looks at a value that is looked for in a list. Where the list holds nothing of its kind, that fails.
+    fn member_of(&mut self, item: Operand<'_, '_>, holder: Operand<'_, '_>, held: &Typed) {
+        let of = Typed::of(held.items().unwrap_or(Type::Any));
+        let kinds: Vec<Family> = of.ty.non_null().each().iter().map(family).collect();
+        let written = match holder.0 {
+            ast::Expr::List(list) => list.items.as_slice(),
+            _ => &[],
+        };
+        // Each text of a list that is written out is looked at on its own.
+        let mut told = false;
+        for other in written {
+            if let ast::Expr::Const(literal) = other
+                && let Some(text) = literal.value.as_str()
+            {
+                let before = self.faults.len();
+                self.equal(item, (other, &Typed::text(text)));
+                told |= self.faults.len() > before;
+            }
+        }
+        // A list that is written out holds each of its kinds; of another, nobody knows which it holds.
+        let all_there = !written.is_empty() || self.place == Place::Template || kinds.len() == 1;
+        let unknown = kinds.contains(&Family::Unknown) || matches!(of.ty, Type::Nullable(_)) || of.null;
+        if told || unknown || item.1.null || held.empty {
+        } else if !item.1.must_be(&kinds) || !(all_there || item.1.family() == Family::Unknown) {
+            self.never_in(item, held, held.path.clone());
+        } else if written.is_empty()
+            && let (Type::Enum(a), Type::Enum(b)) = (item.1.ty.non_null(), of.ty.non_null())
+            && !a.iter().any(|value| b.contains(value))
+        {
+            let of = Typed { path: held.path.clone(), ..of };
+            self.no_value(item, (holder.0, &of));
         }
     }
 
@@ -337,13 +354,13 @@ impl Infer<'_> {
         match (test.name, args.first()) {
             ("odd" | "even" | "divisibleby", _) => {
                 let typed = self.some(&test.expr, typed, "a test");
-                if !matches!(typed.family(), Family::Number | Family::Unknown) {
+                if !typed.must_be(&[Family::Number]) {
                     self.misfit(&test.expr, &typed, &format!("`is {}` takes a number", test.name));
                 }
             }
             ("startingwith" | "endingwith" | "lower" | "upper", _) => {
                 let typed = self.some(&test.expr, typed, "a test");
-                if !matches!(typed.family(), Family::Text | Family::Unknown) {
+                if !typed.must_be(&[Family::Text]) {
                     self.misfit(&test.expr, &typed, &format!("`is {}` takes a text", test.name));
                 }
             }

@@ -4,7 +4,8 @@ use std::fmt;
 
 use serde_json::Value as Json;
 
-use crate::state::{Field, Type};
+use super::turn;
+use crate::state::{Field, Type, either, nullable};
 
 /// What is known of a value.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,18 +29,22 @@ pub struct Typed {
 
 /// What can be compared with each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Family {
+pub(crate) enum Family {
     Text,
     Number,
     Boolean,
     List,
     Object,
     Unknown,
+    /// One or the other, as a branch gives it.
+    Mixed,
 }
 
 impl Typed {
     /// Makes a value of which only the type is known.
     pub fn of(ty: Type) -> Self {
+        let ty =
+            if matches!(ty, Type::Named(_) | Type::Nullable(_) | Type::Union(_)) { ty.opened() } else { ty };
         Self { ty, null: false, literal: false, empty: false, gradual: false, untrusted: false, path: None }
     }
 
@@ -102,9 +107,19 @@ impl Typed {
         if self.null { Type::Nullable(Box::new(Type::Any)) } else { self.ty.clone() }
     }
 
+    /// Says whether the value can be asked for as it is: it is a boolean, as far as that is known.
+    pub fn is_condition(&self) -> bool {
+        self.must_be(&[Family::Boolean]) && !matches!(self.ty, Type::Nullable(_))
+    }
+
     /// Says whether null may be there where the type promises a value.
     pub fn may_be_null(&self) -> bool {
         self.null || matches!(self.ty, Type::Nullable(_))
+    }
+
+    /// Says whether nothing may be known of the value: it may be null as well.
+    pub fn may_be_any(&self) -> bool {
+        self.ty.each().contains(&Type::Any)
     }
 
     /// Returns what is known of a value that is one or the other.
@@ -112,20 +127,44 @@ impl Typed {
     pub(super) fn union(self, other: Self) -> Self {
         let untrusted = self.untrusted || other.untrusted;
         let literal = self.literal && other.literal;
+        let gradual = self.gradual || other.gradual;
+        let empty = self.empty && other.empty;
         let ty = match (self.null, other.null) {
             (true, true) => return Self { untrusted, ..Self::null() },
             (true, false) => nullable(other.ty),
             (false, true) => nullable(self.ty),
-            // `[]` takes the type of whatever it stands beside.
-            (false, false) if self.empty => other.ty,
-            (false, false) if other.empty => self.ty,
+            // `[]` takes the type of a list that it stands beside.
+            (false, false) if self.empty && other.ty.is_list() => other.ty,
+            (false, false) if other.empty && self.ty.is_list() => self.ty,
             (false, false) => either(self.ty, other.ty),
         };
-        Self { literal, untrusted, ..Self::of(ty) }
+        Self { literal, untrusted, gradual, empty, ..Self::of(ty) }
     }
 
-    pub(super) fn family(&self) -> Family {
+    pub(crate) fn family(&self) -> Family {
         family(&self.ty)
+    }
+
+    /// Says whether the value may be of one of these families.
+    pub(crate) fn may_be(&self, families: &[Family]) -> bool {
+        self.ty.non_null().each().iter().any(|ty| families.contains(&family(ty)))
+    }
+
+    /// Says whether the value is of one of these families, as far as it is known.
+    pub(crate) fn must_be(&self, families: &[Family]) -> bool {
+        let fits = |ty: &Type| matches!(family(ty), Family::Unknown) || families.contains(&family(ty));
+        self.ty.non_null().each().iter().all(fits)
+    }
+
+    /// Returns what the items are, when the value is a list.
+    pub(crate) fn items(&self) -> Option<Type> {
+        let items = self.ty.non_null().each().iter().map(|ty| match ty {
+            Type::List(item) => Some(item.opened()),
+            Type::Messages => Some(turn()),
+            Type::Any => Some(Type::Any),
+            _ => None,
+        });
+        items.collect::<Option<Vec<_>>>()?.into_iter().reduce(either)
     }
 }
 
@@ -137,27 +176,16 @@ pub(super) fn family(ty: &Type) -> Family {
         Type::List(_) | Type::Messages => Family::List,
         Type::Object | Type::Record(_) => Family::Object,
         Type::Nullable(inner) => family(inner),
+        Type::Named(named) => family(&named.open()),
         Type::Any => Family::Unknown,
-    }
-}
-
-pub(super) fn nullable(ty: Type) -> Type {
-    if ty.is_nullable() { ty } else { Type::Nullable(Box::new(ty)) }
-}
-
-/// Returns the narrowest type that takes both.
-fn either(a: Type, b: Type) -> Type {
-    match (a, b) {
-        (Type::Nullable(a), b) | (b, Type::Nullable(a)) => nullable(either(*a, b.non_null().clone())),
-        (Type::Enum(mut a), Type::Enum(b)) => {
-            let more: Vec<String> = b.into_iter().filter(|value| !a.contains(value)).collect();
-            a.extend(more);
-            Type::Enum(a)
+        Type::Union(all) => {
+            let all: Vec<Family> = all.iter().map(family).collect();
+            match all.first() {
+                Some(first) if all.iter().all(|family| family == first) => *first,
+                _ if all.contains(&Family::Unknown) => Family::Unknown,
+                _ => Family::Mixed,
+            }
         }
-        (Type::List(a), Type::List(b)) => Type::List(Box::new(either(*a, *b))),
-        (a, b) if a.accepts(&b) => a,
-        (a, b) if b.accepts(&a) => b,
-        _ => Type::Any,
     }
 }
 

@@ -8,6 +8,7 @@ use serde_json::{Value as Json, json};
 use super::{operations, remove};
 use crate::plan::Plan;
 use crate::server::schema;
+use crate::state::Schemas;
 
 /// Adds a graph.
 pub(super) fn add(document: &mut Json, plan: &Plan) {
@@ -23,7 +24,9 @@ pub(super) fn add(document: &mut Json, plan: &Plan) {
     if plan.messages.is_none() {
         remove(&mut request["properties"], "message");
     }
-    let input = schema::input(plan);
+    // A type that contains itself is a schema of its own.
+    let mut named = Schemas::at(format!("#/components/schemas/{}", name("Type_")));
+    let input = schema::input(plan, &mut named);
     if input["required"].is_array()
         && let Some(required) = request["required"].as_array_mut()
     {
@@ -35,10 +38,12 @@ pub(super) fn add(document: &mut Json, plan: &Plan) {
 
     if let Json::Object(schemas) = schemas {
         schemas.insert(name("Input"), input);
-        schemas.insert(name("Output"), schema::output(plan));
-        schemas.insert(name("State"), schema::state(plan));
+        schemas.insert(name("Output"), schema::output(plan, &mut named));
+        schemas.insert(name("State"), schema::state(plan, &mut named));
         schemas.insert(name("Request"), request);
         schemas.insert(name("Result"), result);
+        let named = named.into_definitions().into_iter();
+        schemas.extend(named.map(|(ty, schema)| (name(&format!("Type_{ty}")), schema)));
     }
     for operation in ["chat", "invoke"] {
         let path = format!("/v1/graphs/{id}/{operation}");

@@ -246,6 +246,22 @@ fn any_tasks() -> impl Strategy<Value = Vec<(TaskId, Vec<Write>)>> {
     })
 }
 
+/// A state that nests deeper than its reader goes could be stored and never be read again.
+#[test]
+fn a_value_that_nests_too_deeply_is_refused() {
+    let nested = |depth| (0..depth).fold(json!(1), |inner, _| json!({ "a": inner }));
+    check("doc", &[vec![put("doc", nested(64))]], Ok(nested(64)));
+    check(
+        "doc",
+        &[vec![put("doc", nested(65))]],
+        Err("a write to `doc` does not fit: more than 64 lists and objects within each other"),
+    );
+    let channels = channels();
+    let state =
+        overlay(&channels, &State::initial(&channels), &task("t"), &[put("doc", nested(64))]).unwrap();
+    assert_eq!(State::decode(&state.encode()).unwrap(), state);
+}
+
 proptest! {
     #[test]
     fn a_delta_applied_to_the_old_state_gives_the_new_one(steps in prop::collection::vec(any_tasks(), 1..5)) {

@@ -286,10 +286,11 @@ fn what_compiles_runs_without_an_error_of_types_when_the_model_keeps_to_its_type
     let told = model.0.clone();
     let lab = Lab::with(Arc::new(model), Arc::default());
     let refused = RefCell::new(BTreeMap::<&str, u32>::new());
-    let project = "format: 1\nmodels: {m: {provider: demo}}\ndefault_model: m\n";
+    let project =
+        format!("format: 1\nmodels: {{m: {{provider: demo}}}}\ndefault_model: m\ntypes:\n{}", typed::TREE);
     let outcome = runner.run(&typed::tapes(), |tapes| {
         let (graph, types) = typed::read(&tapes);
-        let files = [("project.yaml", project.to_owned()), ("root.yaml", graph.clone())];
+        let files = [("project.yaml", project.clone()), ("root.yaml", graph.clone())];
         let ready = lab.ready(&files).map_err(|(codes, text)| {
             if setting("PROPERTY_SHOW").is_some() {
                 println!("{text}");

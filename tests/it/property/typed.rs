@@ -36,13 +36,18 @@ pub(super) enum Ty {
     List(Box<Ty>),
     Opt(Box<Ty>),
     Rec(Vec<(&'static str, Ty)>),
+    /// Contains itself: see [`TREE`].
+    Tree,
 }
+
+/// A type of the project that contains itself, in a list and by itself.
+pub(super) const TREE: &str = "  Tree: {value: integer, children: [Tree], next: 'Tree?'}\n";
 
 const COLOURS: [&str; 3] = ["red", "green", "blue"];
 
 impl Ty {
     fn read(tape: &mut Reader<'_>, depth: usize) -> Self {
-        match tape.pick(if depth == 0 { 6 } else { 12 }) {
+        match tape.pick(if depth == 0 { 6 } else { 13 }) {
             0 => Self::Str,
             1 | 2 => Self::Int,
             3 => Self::Num,
@@ -53,6 +58,7 @@ impl Ty {
                 Self::Opt(ty) => Self::Opt(ty),
                 ty => Self::Opt(Box::new(ty)),
             },
+            10 => Self::Tree,
             _ => {
                 let fields = ["a", "b"].map(|name| (name, Self::read(tape, depth - 1)));
                 Self::Rec(fields.into())
@@ -74,6 +80,19 @@ impl Ty {
                 ty => format!("{{type: {}, optional: true}}", ty.yaml()),
             },
             Self::Rec(fields) => record(fields),
+            Self::Tree => "Tree".into(),
+        }
+    }
+
+    /// Returns the fields of a record.
+    fn fields(&self) -> Vec<(&'static str, Self)> {
+        match self {
+            Self::Rec(fields) => fields.clone(),
+            Self::Tree => {
+                let (list, next) = (Self::List(Box::new(Self::Tree)), Self::Opt(Box::new(Self::Tree)));
+                vec![("value", Self::Int), ("children", list), ("next", next)]
+            }
+            _ => Vec::new(),
         }
     }
 
@@ -94,8 +113,11 @@ impl Ty {
             Self::List(item) => (0..n % 4).map(|at| item.value(mix(hash, &at.to_string()))).collect(),
             Self::Opt(_) if n.is_multiple_of(3) => Json::Null,
             Self::Opt(ty) => ty.value(hash),
-            Self::Rec(fields) => {
-                fields.iter().map(|(name, ty)| ((*name).to_owned(), ty.value(mix(hash, name)))).collect()
+            // Fewer and fewer within each other, so that it ends.
+            Self::Tree if !hash.is_multiple_of(3) => json!({"value": 1, "children": []}),
+            Self::Rec(_) | Self::Tree => {
+                let fields = self.fields().into_iter();
+                fields.map(|(name, ty)| (name.to_owned(), ty.value(mix(hash, name)))).collect()
             }
         }
     }
@@ -213,7 +235,7 @@ impl ChatModel for Keeps {
             let node = request.node.split('[').next().unwrap_or_default();
             let ty = &told.1[node];
             let value = ty.value(mix(told.0, &request.node));
-            if matches!(ty, Ty::Rec(_)) { value } else { json!({"value": value}) }
+            if matches!(ty, Ty::Rec(_) | Ty::Tree) { value } else { json!({"value": value}) }
         };
         let chunks =
             [Chunk::Text(value.to_string()), Chunk::Usage(Usage::default()), Chunk::End { truncated: false }];

@@ -17,11 +17,8 @@ impl Pen<'_, '_> {
             if of == ty {
                 all.push(name.clone());
             }
-            if let Ty::Rec(fields) = of {
-                all.extend(
-                    fields.iter().filter(|(_, of)| of == ty).map(|(field, _)| format!("{name}.{field}")),
-                );
-            }
+            let fields = of.fields().into_iter().filter(|(_, of)| of == ty);
+            all.extend(fields.map(|(field, _)| format!("{name}.{field}")));
         }
         (!all.is_empty()).then(|| all.swap_remove(self.tape.pick(all.len())))
     }
@@ -44,15 +41,34 @@ impl Pen<'_, '_> {
                     fields.iter().map(|(name, ty)| format!("'{name}': {}", self.literal(ty))).collect();
                 format!("{{{}}}", fields.join(", "))
             }
+            // `next` may be left out, but where it is read.
+            Ty::Tree if self.tape.pick(2) == 0 => "{'value': 1, 'children': []}".into(),
+            Ty::Tree => format!("{{'value': {}, 'children': [], 'next': none}}", self.literal(&Ty::Int)),
+        }
+    }
+
+    /// A value that has one type or another, by its branch.
+    fn mixed(&mut self, ty: &Ty, depth: usize) -> String {
+        let (one, other) = (self.expr(ty, depth), self.any(depth).1);
+        match self.tape.pick(3) {
+            0 => format!("({one} if {} else {other})", self.expr(&Ty::Bool, depth)),
+            1 => format!("({other} if {} else {one})", self.expr(&Ty::Bool, depth)),
+            _ => match self.path(&Ty::Opt(Box::new(ty.clone()))) {
+                Some(maybe) => format!("({maybe} | default({other}))"),
+                None => format!("([{one}, {other}] | {})", ["first", "last", "max"][self.tape.pick(3)]),
+            },
         }
     }
 
     /// An expression of the type; now and then one of another, which the compiler has to find.
     pub(super) fn expr(&mut self, ty: &Ty, depth: usize) -> String {
         let choice = self.tape.byte();
-        // Not within: `1 if x else 'a'` is of any type to the compiler, and that is checked at run time.
-        if depth == 3 && choice >= 252 {
+        if depth > 0 && choice >= 252 {
             return self.expr(&Ty::Int, 0);
+        }
+        // Only what takes both branches takes it: mostly, that is for the compiler to refuse.
+        if depth > 1 && choice >= 249 {
+            return self.mixed(ty, depth - 1);
         }
         if depth == 0 || choice < 60 {
             let path = if choice.is_multiple_of(4) { None } else { self.path(ty) };
@@ -82,7 +98,7 @@ impl Pen<'_, '_> {
             Ty::Enum => self.path(ty).unwrap_or_else(|| self.literal(ty)),
             Ty::List(item) => self.list(item, depth),
             Ty::Opt(inner) => self.expr(inner, depth),
-            Ty::Rec(_) => self.path(ty).unwrap_or_else(|| self.literal(ty)),
+            Ty::Rec(_) | Ty::Tree => self.path(ty).unwrap_or_else(|| self.literal(ty)),
         }
     }
 
@@ -98,8 +114,15 @@ impl Pen<'_, '_> {
         match self.tape.pick(8) {
             0 => format!("({} ~ {})", self.expr(&Ty::Str, depth), self.expr(&Ty::Int, depth)),
             1 => format!("({} | {})", self.expr(&Ty::Str, depth), filters[self.tape.pick(8)]),
+            2 if self.tape.pick(3) == 0 => {
+                format!("([{}, {}] | join(', '))", self.expr(&Ty::Str, depth), self.expr(&Ty::Int, depth))
+            }
             2 => format!("({} | join(', '))", self.expr(&Ty::List(Box::new(Ty::Str)), depth)),
             3 => format!("({} | string)", self.expr(&Ty::Num, depth)),
+            4 if self.tape.pick(2) == 0 => {
+                let ty = Ty::read(self.tape, 1);
+                format!("({} | tojson)", self.mixed(&ty, depth))
+            }
             4 => format!("({} | tojson)", self.any(depth).1),
             5 => format!("({} ~ {})", self.expr(&Ty::Str, depth), self.expr(&Ty::Enum, depth)),
             6 => format!("{}[:2]", self.path(&Ty::Str).unwrap_or_else(|| "run.user_text".into())),
@@ -119,6 +142,9 @@ impl Pen<'_, '_> {
             4 => format!("({} % 5)", self.expr(ty, depth)),
             5 => format!("({} | abs)", self.expr(ty, depth)),
             6 => format!("({} | sum)", self.expr(&item(), depth)),
+            7 if self.tape.pick(2) == 0 => {
+                format!("([{}, {}] | max)", self.expr(ty, depth), self.expr(ty, depth))
+            }
             7 => format!("([{}, {}] | max | default(1))", self.expr(ty, depth), self.expr(ty, depth)),
             _ if *ty == Ty::Num => format!("({} | round(1))", self.expr(ty, depth)),
             _ => {
@@ -140,6 +166,10 @@ impl Pen<'_, '_> {
                 format!("({} {sign} {})", self.expr(&ty, depth), self.expr(&ty, depth))
             }
             4 => format!("(not {})", self.expr(&Ty::Bool, depth)),
+            7 if self.tape.pick(3) == 0 => {
+                let (item, other) = (self.expr(&scalar, depth), self.any(depth).1);
+                format!("({item} in [{}, {other}])", self.expr(&scalar, depth))
+            }
             n @ 5..=6 => {
                 let word = ["and", "or"][n - 5];
                 format!("({} {word} {})", self.expr(&Ty::Bool, depth), self.expr(&Ty::Bool, depth))
@@ -165,6 +195,10 @@ impl Pen<'_, '_> {
             3 => format!("({} | reverse)", self.expr(&ty, depth)),
             4 if item.is_scalar() => format!("({} | unique)", self.expr(&ty, depth)),
             5 if item.is_scalar() && *item != Ty::Bool => format!("({} | sort)", self.expr(&ty, depth)),
+            6 if *item == Ty::Str && self.tape.pick(2) == 0 => {
+                let (text, other) = (self.expr(item, depth), self.expr(&Ty::Int, depth));
+                format!("([{text}, {other}] | select('string') | list)")
+            }
             6 if *item == Ty::Str => format!("({} | split(' '))", self.expr(&Ty::Str, depth)),
             6 if *item == Ty::Int => format!("range({})", self.tape.pick(4)),
             7 if *item == Ty::Str => format!("({} | map('upper'))", self.expr(&ty, depth)),
