@@ -35,7 +35,14 @@ impl Type {
 /// `open` holds the pairs of names that are looked at: where one comes round, nothing has spoken against it.
 fn accepts(due: &Type, given: &Type, open: &mut Vec<(Named, Named)>) -> bool {
     match (due, given) {
-        (Type::Any, _) | (_, Type::Any) => true,
+        (Type::Any, _)
+        | (_, Type::Any)
+        | (Type::String { .. }, Type::String { .. } | Type::Enum(_))
+        | (Type::Integer { .. }, Type::Integer { .. })
+        | (Type::Number { .. }, Type::Number { .. } | Type::Integer { .. })
+        | (Type::Boolean, Type::Boolean)
+        | (Type::Object, Type::Object | Type::Record(_))
+        | (Type::Messages, Type::Messages) => true,
         (Type::Named(due), Type::Named(given)) if due == given => true,
         (Type::Named(due), Type::Named(given)) => {
             let pair = (due.clone(), given.clone());
@@ -58,12 +65,6 @@ fn accepts(due: &Type, given: &Type, open: &mut Vec<(Named, Named)>) -> bool {
         (Type::Named(due), given) => accepts(&due.open(), given, open),
         (due, Type::Named(given)) => accepts(due, &given.open(), open),
         (Type::Union(any), given) => any.iter().any(|due| accepts(due, given, open)),
-        (Type::String { .. }, Type::String { .. } | Type::Enum(_))
-        | (Type::Integer { .. }, Type::Integer { .. })
-        | (Type::Number { .. }, Type::Number { .. } | Type::Integer { .. })
-        | (Type::Boolean, Type::Boolean)
-        | (Type::Object, Type::Object | Type::Record(_))
-        | (Type::Messages, Type::Messages) => true,
         (Type::Enum(due), Type::Enum(given)) => given.iter().all(|value| due.contains(value)),
         (Type::List(due), Type::Messages) => match due.opened() {
             Type::Any | Type::Object => true,

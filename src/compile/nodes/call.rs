@@ -195,6 +195,6 @@ impl Scene<'_> {
                 || (typed.empty && field.ty.is_list())
                 || field.ty.non_null().accepts(typed.ty.non_null())
         };
-        (!fits(&typed)).then(|| misfit(&self.names, value, &typed, &field.ty, &fits))
+        (!fits(&typed)).then(|| misfit(self.names, value, &typed, &field.ty, &fits))
     }
 }

@@ -45,7 +45,8 @@ pub(super) fn check_words(output: &Type, at: Span, prompt: &Text, bag: &mut Bag)
 fn enums(ty: &Type, values: &mut Vec<String>, seen: &mut Vec<Named>) {
     match ty {
         Type::Enum(own) => {
-            values.extend(own.iter().filter(|value| !values.contains(value)).cloned().collect::<Vec<_>>())
+            let more: Vec<String> = own.iter().filter(|value| !values.contains(value)).cloned().collect();
+            values.extend(more);
         }
         Type::List(inner) | Type::Nullable(inner) => enums(inner, values, seen),
         Type::Record(fields) => fields.values().for_each(|field| enums(&field.ty, values, seen)),

@@ -140,7 +140,9 @@ fn within<'s>(spec: &'s TypeSpec, how: Within, found: &mut Vec<(&'s str, Within)
                 Base::Enum(_) | Base::Schema(_) => {}
                 Base::Fields(fields) => {
                     let part = Within { part: true, ..how };
-                    fields.iter().for_each(|(_, spec)| within(spec, part, found));
+                    for (_, spec) in fields {
+                        within(spec, part, found);
+                    }
                 }
             }
         }

@@ -138,7 +138,7 @@ impl Typed {
             (false, false) if other.empty && self.ty.is_list() => self.ty,
             (false, false) => either(self.ty, other.ty),
         };
-        Self { literal, untrusted, gradual, empty, ..Self::of(ty) }
+        Self { literal, empty, gradual, untrusted, ..Self::of(ty) }
     }
 
     pub(crate) fn family(&self) -> Family {
