@@ -52,6 +52,8 @@ pub struct Follower {
     states: Option<States>,
     /// The fence below which the store has nothing after the cursor.
     earlier_read: u64,
+    /// The cursor is the place of an event that was read, not only one that the reader named.
+    certain: bool,
     done: bool,
 }
 
@@ -113,6 +115,7 @@ impl Engine {
             states: state.then(|| States::of(row)),
             // The first owner has fence 1, and all that is below it was told above.
             earlier_read: 1,
+            certain: false,
             done: false,
         }
     }
@@ -150,7 +153,7 @@ impl Follower {
                     }
                     Ok(None) => {
                         if let Some(frame) = self.ahead.pop_front() {
-                            self.cursor = self.cursor.max(frame.seq());
+                            self.moved(frame.seq());
                             if frame.is_last() {
                                 self.heard = None;
                             }
@@ -189,9 +192,14 @@ impl Follower {
 
     fn pop(&mut self) -> Option<Arc<Frame>> {
         let frame = self.ahead.pop_front()?;
-        self.cursor = self.cursor.max(frame.seq());
+        self.moved(frame.seq());
         self.done |= frame.is_last();
         Some(frame)
+    }
+
+    fn moved(&mut self, to: Seq) {
+        self.certain |= to >= self.cursor;
+        self.cursor = self.cursor.max(to);
     }
 
     /// Says whether a run that paused or failed went on since.
@@ -248,7 +256,9 @@ impl Follower {
             JournalRead::Frames(frames) => self.ahead.extend(frames),
             JournalRead::Wait(waiter) => waiter.wait().await,
             JournalRead::Aborted => return Err(Aborted),
-            JournalRead::Ahead => self.rewind(),
+            // The barrier is stored before it is told: who reads the store in between waits for the owner.
+            JournalRead::Ahead(waiter) if self.certain => waiter.wait().await,
+            JournalRead::Ahead(_) => self.rewind(),
             JournalRead::Behind => {
                 let fence = live.journal.fence();
                 let stands = self.fill_patiently().await?;
@@ -349,5 +359,71 @@ impl Follower {
             let event = Event { seq, at: event::to_millis(chrono::Utc::now()), scope: None, body };
             self.ahead.push_back(Arc::new(Frame::new(self.run, event)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::watch;
+
+    use super::super::Settings;
+    use super::super::journal::Journal;
+    use super::*;
+    use crate::compile::{Catalog, Providers};
+    use crate::id::{Part, ThreadKey};
+    use crate::store::memory::MemoryStore;
+    use crate::store::{Accepted, NewRun, OnBusy, Store};
+
+    /// A reader that read a barrier from the store before its owner told it was sent back to the start, again and again.
+    #[tokio::test]
+    async fn what_is_stored_and_not_told_yet_rewinds_nobody() {
+        let store = Arc::new(MemoryStore::new());
+        let settings = Settings { claims: 0, ..Settings::new("one".into()) };
+        let providers = Providers::without_secrets().unwrap();
+        let engine = Engine::open(store.clone(), Catalog::default(), providers, settings).await.unwrap();
+        let part = || "a".parse::<Part>().unwrap();
+        let key = ThreadKey { owner: Owner { tenant: part(), user: part() }, session: part() };
+        let new = NewRun {
+            run: RunId::new(),
+            key: key.clone(),
+            graph: "g".into(),
+            hash: "h".into(),
+            input: Vec::new(),
+            on_busy: OnBusy::Reject,
+            queue_limit: 1,
+            process: engine.shared.process.clone(),
+            idempotency: None,
+            from: None,
+        };
+        let Accepted::Claimed { run, .. } = store.accept(new).await.unwrap() else { panic!() };
+        let journal = Arc::new(Journal::new(run.run, run.fence));
+        let live = Live {
+            run: run.run,
+            key: key.clone(),
+            thread: run.thread,
+            accepted: None,
+            journal: journal.clone(),
+            stop: watch::Sender::new(None),
+        };
+        engine.shared.lives().insert(run.run, Arc::new(live));
+        let store_and_hold = async |body| {
+            let (held, batch) = journal.hold(vec![(None, body)]);
+            store.append_events(vec![(key.owner.clone(), run.run, batch.unwrap())]).await.unwrap();
+            held
+        };
+        let mut follower = engine.follower(&key.owner, &run, Seq::default(), false);
+        // As behind an answer: what is older has to be looked for in the store.
+        follower.earlier_read = 0;
+        let held = store_and_hold(Body::ThreadDeleted {}).await;
+        for name in ["run.started", "thread.deleted"] {
+            assert_eq!(follower.next().await.unwrap().unwrap().event.body.name(), name);
+        }
+        let early = tokio::time::timeout(Duration::from_millis(20), follower.next()).await;
+        assert!(early.is_err(), "it waits until the owner tells what it has stored");
+        journal.release(held);
+        let held = store_and_hold(Body::ended(RunStatus::Completed, Usage::default())).await;
+        journal.release(held);
+        assert_eq!(follower.next().await.unwrap().unwrap().event.body.name(), "run.finished");
+        assert!(follower.next().await.is_none());
     }
 }

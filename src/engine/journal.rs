@@ -356,7 +356,12 @@ impl Journal {
             return JournalRead::Behind;
         }
         if after.fence == self.fence && after.n > inner.told {
-            return JournalRead::Ahead;
+            drop(inner);
+            return if state == News::Aborted {
+                JournalRead::Aborted
+            } else {
+                JournalRead::Ahead(Waiter(news))
+            };
         }
         let skip = usize::try_from(from.saturating_sub(first)).unwrap_or(usize::MAX);
         let frames: Vec<Arc<Frame>> = inner.frames.iter().skip(skip).cloned().collect();
@@ -378,8 +383,8 @@ pub(super) enum JournalRead {
     Frames(Vec<Arc<Frame>>),
     /// The journal does not reach back so far: read the store.
     Behind,
-    /// The reader names a place that the owner has not come to.
-    Ahead,
+    /// The reader names a place that the owner has not come to, or has stored and not told yet.
+    Ahead(Waiter),
     /// Nothing new yet.
     Wait(Waiter),
     /// The owner stopped without an end: the reader must come back.
