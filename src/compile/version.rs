@@ -267,18 +267,23 @@ pub fn revive(body: &[u8], graph: &str, project: &[u8], providers: &Providers) -
         env,
         ..today
     };
-    plan(&folder, graph, providers, bag)
+    plan(folder, graph, providers, bag)
 }
 
 /// Makes a plan again to look at, with the models that its project had then.
 pub fn revive_as_stored(body: &[u8], graph: &str, providers: &Providers) -> Result<Arc<Plan>, String> {
     let mut bag = Bag::trusting();
     let folder = load_files("", files(body)?, &mut bag);
-    plan(&folder, graph, providers, bag)
+    plan(folder, graph, providers, bag)
 }
 
-fn plan(folder: &Folder, graph: &str, providers: &Providers, mut bag: Bag) -> Result<Arc<Plan>, String> {
-    match compile(folder, providers, &mut bag) {
+fn plan(mut folder: Folder, graph: &str, providers: &Providers, mut bag: Bag) -> Result<Arc<Plan>, String> {
+    if let Some(of) = folder.graphs.get(graph) {
+        // The body has what this graph calls. Tools of others may call graphs that are not in it.
+        let used = calls(of, &folder.graphs, &folder.project).tools;
+        folder.project.tools.retain(|(name, _)| used.contains(&name.value));
+    }
+    match compile(&folder, providers, &mut bag) {
         Some(mut catalog) => match catalog.graphs.remove(graph) {
             Some(compiled) => Ok(compiled.plan),
             None => Err("the body holds another graph".into()),
