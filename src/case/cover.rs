@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value as Json, json};
 
 use crate::event::{Body, Event};
-use crate::plan::{Edge, Plan, START};
+use crate::plan::{Edge, ItemError, Plan, START, Work};
 
 /// What of a graph was run through.
 #[derive(Debug, Clone)]
@@ -38,8 +38,11 @@ impl Coverage {
     pub(super) fn new(plan: &Plan) -> Self {
         let starts = plan.start.edges().into_iter().map(|edge| (START.to_owned(), edge, false));
         let of = |(name, node): (&String, &crate::plan::PlanNode)| {
-            // A script makes calls fail; what else could fail cannot be asked to.
-            let calls = matches!(node.job.kind, "llm" | "tool" | "http" | "graph" | "map" | "fail");
+            // A script makes calls fail; what else could fail cannot be asked to, nor can a list that passes over items.
+            let calls = match &node.job.work {
+                Work::Map(each) => each.on_error == ItemError::Fail,
+                _ => matches!(node.job.kind, "llm" | "tool" | "http" | "graph" | "fail"),
+            };
             let edges = node.edges().into_iter().filter(|edge| calls || !edge.error);
             edges.map(|edge| (name.clone(), edge, false)).collect::<Vec<_>>()
         };

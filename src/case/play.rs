@@ -2,12 +2,13 @@
 //!
 //! Invariant: a turn goes the way of every run: `Engine::start`, then its stream to the end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Map, Value as Json, json};
 
+use super::stage::Scene;
 use super::{Bench, Error};
 use crate::compile::{Catalog, Compiled};
 use crate::diagnostic::Spanned;
@@ -21,7 +22,7 @@ use crate::plan::{Next, Output, Plan, Target};
 use crate::spec::{CaseSpec, OpeningSpec, TurnSpec};
 use crate::state::{Change, Delta, Mismatch, State};
 use crate::store::memory::MemoryStore;
-use crate::store::{Accepted, Checkpoint, Commit, NewRun, OnBusy, RunState, Store, StoreError};
+use crate::store::{Accepted, Checkpoint, Commit, NewRun, OnBusy, Run, RunState, Store, StoreError};
 
 /// What came of a turn.
 pub(super) struct Played {
@@ -92,7 +93,8 @@ impl<'a> Thread<'a> {
         let turn = &self.case.turns[number];
         let scripted = self.bench.stage.as_ref().map(|stage| stage.put_on(&turn.script));
         let mut settings = Settings::new("test".into());
-        settings.claims = 0;
+        // Who looks after the queue also lets a run go on whose question nobody answers in time.
+        (settings.claims, settings.poll) = (1, Duration::from_millis(5));
         let store: Arc<dyn Store> = self.store.clone();
         let catalog = self.catalog(number == 0, turn);
         let engine = Engine::open(store, catalog, self.bench.providers.clone(), settings).await?;
@@ -103,14 +105,21 @@ impl<'a> Thread<'a> {
             others: BTreeMap::new(),
             refused: None,
         };
+        let mut settled = BTreeSet::new();
         match self.begin(&engine, turn).await? {
-            Ok(Answered { run, after, .. }) => {
+            Ok(Answered { mut run, mut after, .. }) => loop {
                 let mut follower = engine.follower(&self.key.owner, &run, after, true);
                 while let Some(frame) = follower.next().await {
                     let lost = |_| StoreError::Unavailable("the run was lost".into());
                     played.events.push(frame.map_err(lost)?.event.clone());
                 }
-            }
+                let Some(scene) = &scripted else { break };
+                let on = self.unanswered(&engine, scene, &run, &played.events, &mut settled).await?;
+                let Some(on) = on else { break };
+                // As for everybody who reads the events later, the pause is over.
+                played.events.pop();
+                (run, after) = (on.run, on.after);
+            },
             Err(why) => played.refused = Some(why),
         }
         played.state = engine.state(&self.key).await?;
@@ -160,6 +169,60 @@ impl<'a> Thread<'a> {
             Err(AnswerError::Store(error)) => Err(error.into()),
             Err(AnswerError::Unfit(_, wrong)) => Ok(Err(sentences(&wrong))),
             Err(error) => Ok(Err(error.to_string())),
+        }
+    }
+
+    /// Ends questions as the script says, without an answer. Returns where the run goes on then.
+    async fn unanswered(
+        &self,
+        engine: &Engine,
+        scene: &Scene,
+        run: &Run,
+        events: &[Event],
+        settled: &mut BTreeSet<String>,
+    ) -> Result<Option<Answered>, Error> {
+        let (seq, open) = match events.last() {
+            Some(Event { seq, body: Body::RunFinished { interrupts, .. }, .. }) => (*seq, interrupts),
+            _ => return Ok(None),
+        };
+        let (mut late, mut dismissed) = (false, Vec::new());
+        for event in events {
+            let Body::InterruptRequested { interrupt: asked } = &event.body else { continue };
+            // A call that waits for approval is no question of its own: the script of its node is the model's.
+            if asked.tool.is_some() || !settled.insert(asked.interrupt_id.clone()) {
+                continue;
+            }
+            let end = scene.end(&asker(asked));
+            // The time of a question may be over before the run comes to wait for it.
+            if !open.iter().any(|open| open.interrupt_id == asked.interrupt_id) {
+                continue;
+            }
+            match end.as_deref() {
+                Some("dismissed") => {
+                    dismissed.push((InterruptId(asked.interrupt_id.as_str().into()), Reply::Dismissed));
+                }
+                Some(_) => late = true,
+                None => {}
+            }
+        }
+        if !dismissed.is_empty() {
+            let who = Answerer { owner: self.key.owner.clone(), agent: true };
+            return match engine.answer(&who, dismissed).await {
+                Ok(answered) => Ok(Some(answered)),
+                Err(AnswerError::Store(error)) => Err(error.into()),
+                Err(error) => Err(StoreError::Unavailable(error.to_string()).into()),
+            };
+        }
+        if !late {
+            return Ok(None);
+        }
+        // Whoever looks after the queue lets it go on.
+        loop {
+            let on = engine.run(&self.key.owner, run.run).await?.filter(|on| on.fence > seq.fence);
+            if let Some(run) = on {
+                return Ok(Some(Answered { run, replayed: false, after: seq }));
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
 

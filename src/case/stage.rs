@@ -15,7 +15,7 @@ use crate::failure::{ErrorKind, Failure};
 use crate::model::scripted::{Entry, Scripted};
 use crate::model::{ChatModel, Chunk, Kind, ModelError, Request};
 use crate::node::{Attempt, Done, Node, Outcome};
-use crate::plan::{Each, GraphCall, Job, Plan, ToolBody, ToolPlan, Work};
+use crate::plan::{Ask, Each, GraphCall, Job, Plan, ToolBody, ToolPlan, Work};
 use crate::spec::{AnswerSpec, CaseSpec, EntrySpec, ResponseBody, ScriptSpec, caller_name};
 use crate::tool::http::{self, Caller, Response};
 use crate::tool::{Call, Tool};
@@ -58,6 +58,11 @@ impl Stage {
                 .filter(|script| gives(script))
                 .map(|script| bare(&script.node.value))
                 .collect(),
+            late: script
+                .iter()
+                .filter(|script| script.entries.iter().any(|entry| is(entry, "timeout")))
+                .map(|script| bare(&script.node.value))
+                .collect(),
             within: case
                 .turns
                 .iter()
@@ -97,6 +102,11 @@ fn gives(script: &ScriptSpec) -> bool {
     script.entries.iter().all(|entry| matches!(entry.answer, AnswerSpec::Output(_) | AnswerSpec::Error(_)))
 }
 
+/// Says whether an entry is this error.
+fn is(entry: &EntrySpec, error: &str) -> bool {
+    entry.error().is_some_and(|kind| kind.value == error)
+}
+
 /// Returns the name of a caller, whichever item it is for.
 fn bare(name: &str) -> String {
     let name = caller_name(name);
@@ -108,6 +118,8 @@ struct Fitting<'s> {
     stage: &'s Stage,
     /// Who may be a called graph, and is answered as a whole.
     gives: BTreeSet<String>,
+    /// Who may be a question, and is not answered in time.
+    late: BTreeSet<String>,
     /// All who are answered, in any turn: what is in the middle of its work is found again in the next one.
     within: BTreeSet<String>,
     /// The graphs that can be called, as they are.
@@ -132,8 +144,14 @@ impl Fitting<'_> {
         }
     }
 
-    /// Dresses a call of a graph.
+    /// Dresses a call of a graph, or a question that nobody is to answer in time.
     fn call(&mut self, name: &str, work: &mut Work) {
+        if let Work::Ask(ask) = work
+            && self.late.contains(name)
+            && let Some((_, to)) = &ask.timeout
+        {
+            *ask = Arc::new(Ask { timeout: Some((Duration::ZERO, to.clone())), ..(**ask).clone() });
+        }
         let Work::Graph(call) = work else { return };
         if self.gives.contains(name) {
             *work = Work::Node(Arc::new(self.stage.clone()));
@@ -186,6 +204,15 @@ impl Scene {
     /// Returns who else called, and how often.
     pub(super) fn others(&self) -> BTreeMap<String, usize> {
         self.calls().clone()
+    }
+
+    /// Counts a question of the turn, and says how its script has it end; nothing when it has none.
+    pub(super) fn end(&self, asker: &str) -> Option<String> {
+        let script = self.script.iter().find(|script| script.is_of(asker))?;
+        let mut calls = self.calls();
+        let number = calls.entry(caller_name(asker)).or_default();
+        *number += 1;
+        Some(script.entries.get(*number - 1)?.error()?.value.clone())
     }
 
     /// Takes the next entry of a caller that is no model.

@@ -3,20 +3,19 @@
 //! Invariant: only sound graphs are compared with; what follows from a broken one is not told.
 
 mod path;
+mod script;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value as Json;
 
-use crate::diagnostic::{Bag, Diagnostic, Span, Spanned, did_you_mean, suggest};
+use crate::diagnostic::{Bag, Diagnostic, Span, Spanned, did_you_mean};
 use crate::event::NAMES;
 use crate::model::Kind;
-use crate::plan::{Job, Output, Plan, ToolBody, ToolPlan, Work};
-use crate::spec::{
-    AnswerSpec, CaseSpec, EntrySpec, ExpectSpec, FailureSpec, Folder, OpeningSpec, PathSpec, ScriptSpec,
-    TestFile, TurnSpec, caller_name,
-};
+use crate::plan::{Job, Output, Plan, ToolBody, Work};
+use crate::spec::{CaseSpec, ExpectSpec, FailureSpec, Folder, OpeningSpec, PathSpec, TestFile, TurnSpec};
 use crate::state::{Channel, Type, check_pattern};
+use script::{Role, check_script, outer, role};
 
 /// The plans of the graphs that could be read, by id.
 pub(super) type Plans<'a> = BTreeMap<&'a str, &'a Plan>;
@@ -38,7 +37,10 @@ pub(super) fn check_tests(folder: &Folder, plans: &Plans<'_>, whole: bool, bag: 
             }
             continue;
         };
-        let broken = |graph: &crate::spec::Graph| bag.errors_in(graph.file) > 0 || graph.broken_nodes;
+        // A node whose model or prompt is broken is not in the plan.
+        let broken = |graph: &crate::spec::Graph| {
+            bag.errors_in(graph.file) > 0 || graph.broken_nodes || graph.nodes.len() > plan.nodes.len()
+        };
         if folder.graphs.get(&graph.value).is_none_or(broken) {
             continue;
         }
@@ -143,87 +145,6 @@ fn check_turn(scene: &Scene<'_>, turn: &TurnSpec, bag: &mut Bag) {
     check_expect(scene, &turn.expect, bag);
 }
 
-fn check_script(scene: &Scene<'_>, expect: &ExpectSpec, script: &ScriptSpec, bag: &mut Bag) {
-    let Scene { plan, case, .. } = scene;
-    let name = &script.node;
-    let Some(role) = role(plan, name, bag) else { return };
-    for entry in &script.entries {
-        let key = entry.answer.key();
-        if !role.keys().contains(&key) {
-            let message = format!("`{}` is no answer to {}", key, role.what());
-            let finding =
-                Diagnostic::error("M514", message, entry.span, format!("`{}` calls it", name.value));
-            let keys: Vec<String> = role.keys().iter().map(|key| format!("`{key}`")).collect();
-            bag.report(finding.help(format!("it is answered by {}", keys.join(", "))));
-        }
-        check_fits(&role, entry, bag);
-    }
-    for error in script.entries.iter().filter_map(|entry| entry.error()) {
-        let known =
-            Kind::named(&error.value).is_some() || error.value == "tool" && !matches!(role, Role::Model(_));
-        if !known {
-            let message = match role {
-                Role::Model(_) => format!("a call to a model cannot fail with `{}`", error.value),
-                _ => format!("a call cannot fail with `{}`", error.value),
-            };
-            let finding = Diagnostic::error("M514", message, error.span, "no kind of its errors");
-            let kinds = ["timeout", "connection", "rate_limit", "server_error", "schema"];
-            let help = suggest(&error.value, kinds).map(|near| format!("did you mean `{near}`?"));
-            let all = || format!("there are: {}, and `http_` with a status", kinds.join(", "));
-            bag.report(finding.help(help.unwrap_or_else(all)));
-        }
-    }
-    let why = match (&case.only, &expect.path) {
-        (Some(only), _) if only.value != outer(&name.value) => Some((only.span, "only this node runs")),
-        (_, Some(PathSpec::Exact(span, steps)))
-            if scene.begins && !steps.iter().flatten().any(|step| step.value == outer(&name.value)) =>
-        {
-            Some((*span, "the path does not lead there"))
-        }
-        (_, Some(PathSpec::Part { never, .. })) => never
-            .iter()
-            .find(|never| never.value == outer(&name.value))
-            .map(|never| (never.span, "never, it says here")),
-        _ => None,
-    };
-    if let Some((span, why)) = why {
-        let message = format!("the script of `{}` is never used", name.value);
-        let finding = Diagnostic::warning("M514", message, name.span, "no call takes it");
-        bag.report(finding.related(span, why).help("remove it, or mend the path"));
-    }
-}
-
-/// Whom a script stands for.
-enum Role<'p> {
-    /// A model, and what its node gives besides texts.
-    Model(&'p Job),
-    /// A tool.
-    Tool(&'p ToolPlan),
-    Request,
-    Graph,
-}
-
-impl Role<'_> {
-    fn what(&self) -> &'static str {
-        match self {
-            Self::Model(_) => "a model",
-            Self::Tool(_) => "a tool",
-            Self::Request => "a request",
-            Self::Graph => "a graph",
-        }
-    }
-
-    /// Returns the keys of the answers that it takes.
-    fn keys(&self) -> &'static [&'static str] {
-        match self {
-            Self::Model(_) => &["text", "output", "calls", "error"],
-            Self::Tool(_) => &["result", "error"],
-            Self::Request => &["status", "text", "error"],
-            Self::Graph => &["output", "error"],
-        }
-    }
-}
-
 /// Says whether a run can wait at a node.
 fn may_ask(plan: &Plan, node: &str) -> bool {
     let asks = |job: &Job| match &job.work {
@@ -234,98 +155,6 @@ fn may_ask(plan: &Plan, node: &str) -> bool {
         }
     };
     plan.nodes.get(node).is_none_or(|node| asks(&node.job))
-}
-
-/// Returns the node of the graph under test that a name of a script belongs to.
-fn outer(name: &str) -> &str {
-    name.split(['/', '[']).next().unwrap_or(name)
-}
-
-/// Finds whom a script stands for: `node`, `node/tool`, `caller/node`, `list[0]`.
-fn role<'p>(plan: &'p Plan, name: &Spanned<String>, bag: &mut Bag) -> Option<Role<'p>> {
-    let mut level = plan;
-    let caller = caller_name(&name.value);
-    let (path, of_item) = match caller.split_once('[') {
-        Some((path, _)) => (path, true),
-        None => (caller.as_str(), false),
-    };
-    let mut parts = path.split('/').peekable();
-    loop {
-        let part = parts.next()?;
-        let shown = Spanned { value: part.to_owned(), span: name.span };
-        known_node(level, &shown, bag)?;
-        let node = level.nodes.get(part)?;
-        let job = match &node.job.work {
-            Work::Map(each) if of_item || parts.peek().is_some() => &each.job,
-            _ => &node.job,
-        };
-        let Some(next) = parts.peek() else {
-            return match &job.work {
-                Work::Tool(tool, _) => Some(Role::Tool(tool)),
-                Work::Graph(_) => Some(Role::Graph),
-                Work::Node(_) if job.kind == "llm" => Some(Role::Model(job)),
-                Work::Node(_) if job.kind == "http" => Some(Role::Request),
-                Work::Map(_) => {
-                    let message = format!("the items of `{}` are answered one by one", name.value);
-                    let finding = Diagnostic::error("M514", message, name.span, "a list");
-                    bag.report(finding.help(format!(
-                        "script them as  {{items: [first, second]}} ; one of them is  \"{}[0]\"",
-                        name.value
-                    )));
-                    None
-                }
-                _ => {
-                    let message = format!("`{}` calls nothing that could be scripted", name.value);
-                    let label = format!("a node of kind `{}`", job.kind);
-                    let finding = Diagnostic::error("M514", message, name.span, label);
-                    bag.report(
-                        finding.help("scripts are for `llm`, `tool`, `http`, `graph` and `map` nodes"),
-                    );
-                    None
-                }
-            };
-        };
-        if let Work::Graph(call) = &job.work {
-            level = plan.children.get(&call.graph)?;
-            continue;
-        }
-        if let Some(tool) = job.tools.get(*next) {
-            return Some(Role::Tool(tool));
-        }
-        let message = format!("`{part}` has no tool `{next}`");
-        let finding = Diagnostic::error("M514", message, name.span, "no such tool");
-        bag.report(finding.help_maybe(did_you_mean(next, job.tools.keys().map(String::as_str))));
-        return None;
-    }
-}
-
-/// Checks a scripted value against what is declared.
-fn check_fits(role: &Role<'_>, entry: &EntrySpec, bag: &mut Bag) {
-    let mismatch = match (role, &entry.answer) {
-        (Role::Tool(tool), AnswerSpec::Result(value)) => tool.result.check(value).err(),
-        (Role::Model(job), AnswerSpec::Output(value)) => match &job.answer {
-            Some(ty) => ty.check(value).err(),
-            None => {
-                let message = "the node answers with a text";
-                let finding = Diagnostic::error("M514", message, entry.span, "it has no `output`");
-                bag.report(finding.help("write the text alone, or give the node an  output:  type"));
-                None
-            }
-        },
-        (Role::Model(job), AnswerSpec::Calls(_, calls)) => {
-            for (name, _) in calls.iter().filter(|(name, _)| !job.tools.contains_key(name)) {
-                let message = format!("the node has no tool `{name}`");
-                let finding = Diagnostic::error("M514", message, entry.span, "called here");
-                bag.report(finding.help_maybe(did_you_mean(name, job.tools.keys().map(String::as_str))));
-            }
-            None
-        }
-        _ => None,
-    };
-    if let Some(why) = mismatch {
-        let message = format!("this is no answer of {}", role.what());
-        bag.report(Diagnostic::error("M514", message, entry.span, why.to_string()));
-    }
 }
 
 fn check_expect(scene: &Scene<'_>, expect: &ExpectSpec, bag: &mut Bag) {

@@ -122,7 +122,7 @@ pub enum Effects {
 }
 
 /// A question to a person.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Ask {
     /// The project's templates.
     pub templates: Templates,

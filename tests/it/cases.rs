@@ -47,7 +47,7 @@ fn project(tests: &str) -> Folder {
     folder
 }
 
-fn test(folder: &Folder, arguments: &[&str]) -> (i32, String, String) {
+pub(crate) fn test(folder: &Folder, arguments: &[&str]) -> (i32, String, String) {
     let output = binary(folder).arg("test").args(arguments).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))

@@ -5,6 +5,7 @@
 
 mod cache;
 mod cases;
+mod cases_questions;
 #[path = "../chaos/mod.rs"]
 mod chaos;
 mod commands;

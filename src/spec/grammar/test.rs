@@ -157,7 +157,8 @@ static ENTRY_KEYS: [Key; 11] = [
     key(
         "error",
         Shape::OneOf(&ERROR_KIND),
-        "The call fails: `timeout`, `connection`, `rate_limit`, `server_error`, `schema`, or `http_` and a status.",
+        "The call fails: `timeout`, `connection`, `rate_limit`, `server_error`, `schema`, or `http_` and a status. A \
+         question ends by `timeout` when nobody answers in time, and by `dismissed` when it is cancelled.",
     ),
     key("after", Shape::OneOf(&AFTER), "How long the call takes: `200ms`. Default: no time."),
 ];
