@@ -2,6 +2,8 @@
 //!
 //! Invariant: the same conversation gets the same answer.
 
+mod value;
+
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -9,13 +11,15 @@ use futures_util::stream::{self, BoxStream, StreamExt};
 use serde_json::Value as Json;
 
 use super::timed::Clock;
-use super::{ChatModel, Chunk, ModelError, Request, Role, Turn};
+use super::{ChatModel, Chunk, ModelError, Request, Role, ToolSpec, Turn};
 use crate::event::Usage;
+use value::made_up;
 
 /// The most characters of a user's text that an answer repeats.
 const ECHO: usize = 400;
 
-/// Answers from a few fixed sentences, word by word.
+/// Answers from a few fixed sentences, word by word. It calls each tool that the user names, once, and makes up
+/// structured answers from the user's words.
 #[derive(Debug, Clone)]
 pub struct Demo {
     /// The pause before each word; zero is fine.
@@ -35,27 +39,34 @@ impl ChatModel for Demo {
         request: Request,
     ) -> Result<BoxStream<'static, Result<Chunk, ModelError>>, ModelError> {
         let clock = Clock::start(request.timeouts);
-        let said = match &request.output {
-            Some(output) => made_up(&output.schema, &output.schema, &last_said(&request.turns)).to_string(),
-            None => answer(&request.turns),
+        let said = last_said(&request.turns);
+        let calls =
+            if results(&request.turns).is_empty() { named(&request.tools, &said) } else { Vec::new() };
+        let (pieces, truncated) = if calls.is_empty() {
+            let answer = match &request.output {
+                Some(output) => made_up(&output.bounded, &said).to_string(),
+                None => answer(&request.turns),
+            };
+            let limit =
+                request.params.max_tokens.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
+            let words = words(&answer);
+            let truncated = words.len() > limit;
+            (words.into_iter().take(limit).map(Chunk::Text).collect(), truncated)
+        } else {
+            (called(&calls, &said, request.turns.len()), false)
         };
-        let mut words = words(&said);
-        let limit =
-            request.params.max_tokens.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
-        let truncated = words.len() > limit;
-        words.truncate(limit);
         let usage = Usage {
             input_tokens: request.turns.iter().map(|turn| text(turn).split_whitespace().count() as u64).sum(),
-            output_tokens: words.len() as u64,
+            output_tokens: pieces.len() as u64,
             model_calls: 1,
             ..Usage::default()
         };
         let delay = self.delay;
-        let paced = stream::iter(words).then(move |word| async move {
+        let paced = stream::iter(pieces).then(move |piece: Chunk| async move {
             if !delay.is_zero() {
                 tokio::time::sleep(delay).await;
             }
-            Chunk::Text(word)
+            piece
         });
         let end = stream::iter([Chunk::Usage(usage), Chunk::End { truncated }]);
         Ok(clock.watch(paced.chain(end).map(Ok).boxed()).boxed())
@@ -94,36 +105,49 @@ fn last_said(turns: &[Turn]) -> String {
     turns.iter().rev().find(|turn| turn.role == Role::User).map(text).unwrap_or_default()
 }
 
-/// Makes up a value that fits a schema, a part of a whole one: of several words the one that the user said, else the
-/// last. It ends, because a type contains itself only where a list may be empty or null may stand.
-fn made_up(whole: &Json, schema: &Json, said: &str) -> Json {
-    if let Some(named) = schema["$ref"].as_str().and_then(|to| whole.pointer(to.strip_prefix('#')?)) {
-        return made_up(whole, named, said);
+/// Lists the tools that the user names: every word of their names was said.
+fn named<'t>(tools: &'t [ToolSpec], said: &str) -> Vec<&'t ToolSpec> {
+    let lower = said.to_lowercase();
+    let is_named = |tool: &&ToolSpec| {
+        let mut words = tool.name.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
+        words.all(|word| lower.contains(&word.to_lowercase()))
+    };
+    tools.iter().filter(is_named).collect()
+}
+
+/// Writes calls of tools. The place in the conversation makes their ids different from those of other turns.
+fn called(tools: &[&ToolSpec], said: &str, place: usize) -> Vec<Chunk> {
+    let call = |(index, tool): (usize, &&ToolSpec)| {
+        let id = format!("call_{place}_{}", index + 1);
+        let delta = made_up(&tool.parameters, said).to_string();
+        [Chunk::ToolCall { index, id, name: tool.name.clone() }, Chunk::ToolArgs { index, delta }]
+    };
+    tools.iter().enumerate().flat_map(call).collect()
+}
+
+/// Returns what tools gave since the user spoke last, with their names.
+fn results(turns: &[Turn]) -> Vec<(String, String)> {
+    let begin = turns.iter().rposition(|turn| turn.role == Role::User).map_or(0, |at| at + 1);
+    let mut calls = Vec::new();
+    let mut results = Vec::new();
+    for turn in &turns[begin..] {
+        calls.extend(&turn.tool_calls);
+        let Some(id) = &turn.tool_call_id else { continue };
+        if let Some(call) = calls.iter().find(|call| call.id == *id) {
+            results.push((call.name.clone(), text(turn)));
+        }
     }
-    if let Some(values) = schema["enum"].as_array() {
-        let lower = said.to_lowercase();
-        let named =
-            |value: &&Json| value.as_str().is_some_and(|word| lower.contains(&word.replace('_', " ")));
-        return values.iter().find(named).or(values.last()).cloned().unwrap_or_default();
-    }
-    if schema["anyOf"].is_array() {
-        // Whatever may be null is.
-        return Json::Null;
-    }
-    match schema["type"].as_str() {
-        Some("object") => schema["properties"].as_object().map_or_else(Json::default, |fields| {
-            fields.iter().map(|(name, schema)| (name.clone(), made_up(whole, schema, said))).collect()
-        }),
-        Some("array") => Json::Array(Vec::new()),
-        Some("boolean") => Json::Bool(false),
-        Some("integer") => Json::from(1),
-        Some("number") => Json::from(0.9),
-        _ => Json::from(quote(said)),
-    }
+    results
 }
 
 /// Writes the answer to a conversation.
 fn answer(turns: &[Turn]) -> String {
+    let results = results(turns);
+    if !results.is_empty() {
+        let gave = |(name, result): &(String, String)| format!(" {name} gave: “{}”.", quote(result));
+        let gave: String = results.iter().map(gave).collect();
+        return format!("I am the demo model, so I only tell what the tools said.{gave}");
+    }
     let said: Vec<_> = turns.iter().filter(|turn| turn.role == Role::User).map(text).collect();
     match said.as_slice() {
         [] => "Hello! I am the demo model. Nobody has said anything yet, so I just wave.".to_owned(),
@@ -150,15 +174,19 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::model::{Params, Timeouts};
+    use crate::model::{Params, Timeouts, ToolCall};
 
     async fn ask(turns: &[(Role, Json)], max_tokens: Option<u64>) -> Vec<Chunk> {
         let turns = turns.iter().map(|(role, content)| Turn::new(*role, content.clone())).collect();
+        ask_with(turns, Arc::default(), max_tokens).await
+    }
+
+    async fn ask_with(turns: Vec<Turn>, tools: Arc<[ToolSpec]>, max_tokens: Option<u64>) -> Vec<Chunk> {
         let request = Request {
             node: "answer".to_owned(),
             model: "m".to_owned(),
             turns,
-            tools: Arc::default(),
+            tools,
             output: None,
             params: Params { max_tokens, ..Params::default() },
             timeouts: Timeouts::default(),
@@ -205,19 +233,49 @@ mod tests {
         assert_eq!(chunks.last(), Some(&Chunk::End { truncated: true }));
     }
 
-    #[test]
-    fn it_makes_up_a_value_of_a_type_that_contains_itself() {
-        let node = json!({
-            "type": "object",
-            "properties": {
-                "word": {"type": "string"},
-                "next": {"anyOf": [{"$ref": "#/$defs/Node"}, {"type": "null"}]},
-                "all": {"type": "array", "items": {"$ref": "#/$defs/Node"}},
-            },
+    #[tokio::test]
+    async fn it_calls_the_tools_that_are_named_once_and_tells_what_they_gave() {
+        let tool = |name: &str, arg: &str| ToolSpec {
+            name: name.to_owned(),
+            description: String::new(),
+            parameters: json!({"type": "object", "properties": {arg: {"type": "string"}}, "required": [arg]}),
+        };
+        let tools: Arc<[ToolSpec]> =
+            vec![tool("search_kb", "query"), tool("open_ticket", "subject"), tool("close", "id")].into();
+        let user = |text: &str| Turn::new(Role::User, json!(text));
+        let said = "Search the KB, then open a ticket.";
+        let mut turns = vec![user("Open a ticket."), Turn::new(Role::Assistant, json!("No.")), user(said)];
+        let chunks = ask_with(turns.clone(), tools.clone(), Some(1)).await;
+        let args = |index: usize, arg: &str| Chunk::ToolArgs { index, delta: json!({arg: said}).to_string() };
+        let call = |index: usize, id: &str, name: &str| Chunk::ToolCall {
+            index,
+            id: id.to_owned(),
+            name: name.to_owned(),
+        };
+        let expected = [
+            call(0, "call_3_1", "search_kb"),
+            args(0, "query"),
+            call(1, "call_3_2", "open_ticket"),
+            args(1, "subject"),
+        ];
+        assert_eq!(chunks[..4], expected);
+
+        let calls = ["search_kb", "open_ticket"].iter().zip(["call_3_1", "call_3_2"]);
+        let calls = calls.map(|(name, id)| ToolCall {
+            id: id.to_owned(),
+            name: (*name).to_owned(),
+            arguments: "{}".to_owned(),
         });
-        let schema = json!({"type": "object", "properties": {"node": {"$ref": "#/$defs/Node"}}, "$defs": {"Node": node}});
-        let expected = json!({"node": {"word": "hi", "next": null, "all": []}});
-        assert_eq!(made_up(&schema, &schema, "hi"), expected);
+        turns.push(Turn::calls(json!(""), calls.collect()));
+        turns.push(Turn::result("call_3_1", json!("nothing")));
+        turns.push(Turn::result("call_3_2", json!("{\"id\": 7}")));
+        let text = joined(&ask_with(turns.clone(), tools.clone(), None).await);
+        assert!(text.ends_with("search_kb gave: “nothing”. open_ticket gave: “{\"id\": 7}”."), "{text}");
+
+        turns.push(Turn::new(Role::Assistant, json!(text)));
+        turns.push(user("Thanks!"));
+        let text = joined(&ask_with(turns, tools, None).await);
+        assert!(text.starts_with("You wrote: “Thanks!”"), "{text}");
     }
 
     #[test]

@@ -168,6 +168,8 @@ pub struct OutputSchema {
     pub name: String,
     /// A JSON Schema of an object.
     pub schema: Json,
+    /// The same with the bounds, patterns and defaults that no provider is held to.
+    pub bounded: Json,
 }
 
 /// A call.

@@ -459,7 +459,7 @@ mod tests {
     fn an_answer_of_a_type_is_read_from_what_models_write() {
         let ty =
             Type::Record([("n".to_owned(), crate::state::Field::of(Type::INTEGER))].into_iter().collect());
-        let schema = Arc::new(OutputSchema { name: "a".into(), schema: Json::Null });
+        let schema = Arc::new(OutputSchema { name: "a".into(), schema: Json::Null, bounded: Json::Null });
         let record = Output { ty, schema: Arc::clone(&schema), wrapped: false };
         let text = Output { ty: Type::Enum(vec!["a".into(), "b".into()]), schema, wrapped: true };
         for (output, answer, expected) in [

@@ -239,10 +239,21 @@ impl Type {
     pub fn answer_schema(&self) -> Result<Json, Loose> {
         let mut schemas = Schemas::alone();
         let schema = schemas.answer(self)?;
-        Ok(schemas.close(match self {
+        Ok(schemas.close(self.in_object(schema)))
+    }
+
+    /// Returns the same with the bounds and patterns that our own check holds an answer to.
+    pub fn bounded_schema(&self) -> Json {
+        let mut schemas = Schemas::alone();
+        let schema = schemas.ty(self);
+        schemas.close(self.in_object(schema))
+    }
+
+    fn in_object(&self, schema: Json) -> Json {
+        match self {
             Self::Record(_) => schema,
             _ => json!({"type": "object", "properties": {"value": schema}, "required": ["value"], "additionalProperties": false}),
-        }))
+        }
     }
 
     /// Says whether the type contains one that contains itself.

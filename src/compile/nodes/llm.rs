@@ -293,7 +293,8 @@ impl Scene<'_> {
             return Err(Reported);
         }
         let wrapped = !matches!(ty, Type::Record(_));
-        let schema = Arc::new(OutputSchema { name: name.value.clone(), schema });
+        let bounded = ty.bounded_schema();
+        let schema = Arc::new(OutputSchema { name: name.value.clone(), schema, bounded });
         Ok(Some(Output { ty, schema, wrapped }))
     }
 

@@ -127,7 +127,8 @@ async fn the_request_carries_key_version_and_what_the_api_wants() {
         ..Params::default()
     };
     let schema = json!({"type": "object"});
-    let output = Some(Arc::new(OutputSchema { name: "answer".into(), schema: schema.clone() }));
+    let output =
+        Some(Arc::new(OutputSchema { name: "answer".into(), schema: schema.clone(), bounded: Json::Null }));
     call(&model(&address, true), Request { output, params, ..request() }).await;
     let sent = requests.recv().unwrap();
     let (head, body) = sent.split_once("\r\n\r\n").unwrap();
@@ -265,7 +266,11 @@ async fn a_model_without_schemas_is_made_to_answer_by_a_tool() {
     let (address, requests) = serve(vec![streamed.into_bytes(), whole.into_bytes()]);
     let schema = json!({"type": "object"});
     for _ in 0..2 {
-        let output = Some(Arc::new(OutputSchema { name: "answer".into(), schema: schema.clone() }));
+        let output = Some(Arc::new(OutputSchema {
+            name: "answer".into(),
+            schema: schema.clone(),
+            bounded: Json::Null,
+        }));
         let params = Params { reasoning_effort: Some("high".into()), ..Params::default() };
         let items = call(&model(&address, false), Request { output, params, ..request() }).await;
         assert_eq!(text(&items), "{\"n\":1}");

@@ -143,7 +143,7 @@ static PRICE_KEYS: [Key; 4] = [
 static PROVIDERS: [Word; 3] = [
     word("openai", "OpenAI, or any server that speaks its protocol by `base_url`."),
     word("anthropic", "Anthropic, or any server that speaks its Messages API by `base_url`."),
-    word("demo", "Answers offline, by echo: for trying things out."),
+    word("demo", "Answers offline, from what was said: for trying things out."),
 ];
 
 static SUPPORTS: [Word; 3] = [
