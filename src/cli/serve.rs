@@ -10,8 +10,10 @@ use tracing::{info, warn};
 
 use super::Project;
 use super::reload::Reloads;
+use crate::compile::Catalog;
 use crate::config::{File, Flags, ServeFlags};
 use crate::engine::{Engine, Lost, Settings};
+use crate::plan::Plan;
 use crate::server::Word;
 
 pub(super) async fn serve(flags: &Flags, serve: &ServeFlags, file: &File) -> Result<ExitCode> {
@@ -19,8 +21,8 @@ pub(super) async fn serve(flags: &Flags, serve: &ServeFlags, file: &File) -> Res
     // What the settings make impossible is said before the database is touched.
     let server = crate::server::Server::bind(super::settings::server(serve, file)?).await?;
     let Project { catalog, providers, seen } = super::load(flags, file)?;
-    let graphs: Vec<String> = catalog.graphs.keys().cloned().collect();
-    info!(graphs = graphs.len(), "Graphs compiled.");
+    let welcome = welcome(&server.address().to_string(), &catalog);
+    info!(graphs = catalog.graphs.len(), "Graphs compiled.");
     let url = file.database_url(&serve.database);
     let store = super::open_store(&url).await?;
     store.migrate().await.context("cannot migrate the database")?;
@@ -33,7 +35,7 @@ pub(super) async fn serve(flags: &Flags, serve: &ServeFlags, file: &File) -> Res
     }
     let reloads = Reloads::new(engine.clone(), file.graphs(flags), seen, file.watch(serve))?;
     let words = words()?;
-    super::print(&welcome(&server.address().to_string(), &graphs))?;
+    super::print(&welcome)?;
     tokio::select! {
         () = server.run(engine, words) => {}
         never = reloads.keep() => match never {},
@@ -75,13 +77,17 @@ fn words() -> Result<impl Stream<Item = Word> + Send + Unpin> {
 }
 
 /// Says where everything is.
-fn welcome(address: &str, graphs: &[String]) -> String {
+fn welcome(address: &str, catalog: &Catalog) -> String {
     let mut text = format!("graphloom listens on http://{address}\n\n");
     text += &format!("  docs      http://{address}/docs\n  openapi   http://{address}/openapi.json\n");
-    for graph in graphs {
+    for graph in catalog.graphs.keys() {
         text += &format!("  diagram   http://{address}/v1/graphs/{graph}/diagram\n");
     }
-    if let Some(graph) = graphs.first() {
+    // One that can be talked to as it is.
+    let talks = |plan: &Plan| {
+        plan.messages.is_some() && plan.input.values().all(crate::state::Field::may_be_left_out)
+    };
+    if let Some((graph, _)) = catalog.graphs.iter().find(|(_, compiled)| talks(&compiled.plan)) {
         text += &format!(
             "\nTry it:\n  curl -N http://{address}/v1/graphs/{graph}/chat -H 'content-type: application/json' \\\n    -d '{{\"session_id\": \"demo\", \"message\": \"Hello!\"}}'\n"
         );

@@ -221,6 +221,19 @@ def check_block(page, line, info, content, project):
     return None
 
 
+# Where the tutorial leads to: these graphs of the repository, word for word but for comments.
+LEADS_TO = {"tutorial/11-tests.md": ["articles", "refund", "research", "support"]}
+
+
+def arrived(page, project):
+    """The page's project has the same version of these graphs as the repository."""
+    text, _ = run(["diff", str(ROOT / "graphs"), "graphs", "--format", "json"], project)
+    told = {entry["graph"]: entry for entry in json.loads(text)["graphs"]}
+    for graph in LEADS_TO.get(page, []):
+        if graph in told:
+            fault(page, 0, f"its graph `{graph}` is not that of the repository: {json.dumps(told[graph])}")
+
+
 def finished(page, project):
     """A page ends with a project in which `check` finds nothing."""
     graphs = project / "graphs"
@@ -230,6 +243,8 @@ def finished(page, project):
     report = json.loads(text)
     for found in report["findings"]:
         fault(page, 0, f"at its end: {found['file']}:{found['line']} {found['code']} {found['message']}")
+    if page in LEADS_TO:
+        arrived(page, project)
 
 
 def play(page, lines, at):

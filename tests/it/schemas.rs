@@ -181,11 +181,15 @@ fn an_editor_completes_the_keys_of_a_kind_tells_what_a_key_does_and_flags_unknow
         document("    kind: say\n    text: Hello\n    reply: true\n    next: end\n"),
     ];
     let shipped = [
+        "articles",
         "chat",
         "project",
+        "refund",
         "research",
         "support",
+        "tests/articles.test",
         "tests/chat.test",
+        "tests/refund.test",
         "tests/research.test",
         "tests/support.test",
     ]
