@@ -43,6 +43,10 @@ pub struct Flags {
     )]
     pub allow_private: Vec<Target>,
 
+    /// What another program registers for graphs, as its command `registry` prints it
+    #[arg(long, global = true, env = "GRAPHLOOM_REGISTRY", value_name = "FILE")]
+    pub registry: Option<PathBuf>,
+
     /// What is logged, for instance `info` or `graphloom=debug` [default: warn; serve: info]
     #[arg(long, global = true, env = "GRAPHLOOM_LOG", value_name = "FILTER")]
     pub log: Option<String>,
@@ -115,6 +119,8 @@ pub struct File {
     pub secrets_dir: Option<PathBuf>,
     /// Hosts that are not public, each with its port, to which nodes and tools may send requests.
     pub allow_private: Vec<Target>,
+    /// What another program registers for graphs.
+    pub registry: Option<PathBuf>,
     /// Who may ask, and as whom.
     pub auth: AuthFile,
     /// Limits of the service.
@@ -286,6 +292,11 @@ impl File {
     /// Returns the hosts that are not public and may be called all the same.
     pub fn allow_private(&self, flags: &Flags) -> Vec<Target> {
         if flags.allow_private.is_empty() { self.allow_private.clone() } else { flags.allow_private.clone() }
+    }
+
+    /// Returns the file that tells what another program registers.
+    pub fn registry(&self, flags: &Flags) -> Option<PathBuf> {
+        flags.registry.clone().or_else(|| self.registry.clone())
     }
 
     /// Returns how secrets and settings of the environment are found.

@@ -2,6 +2,7 @@
 //!
 //! Invariant: an event is complete in itself and never changes; filtering never renumbers.
 
+mod sink;
 mod stored;
 
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use serde_json::Value as Json;
 
 use crate::id::{CheckpointId, RunId, Seq, TaskId};
 
+pub use sink::{Emitter, Sink};
 pub use stored::{DecodeError, decode, encode};
 
 /// Tokens used by model calls.
@@ -328,7 +330,7 @@ pub enum Body {
         /// The question.
         interrupt: Box<Interrupt>,
     },
-    /// An event of the graph's own: `emit` of a node.
+    /// An event of the graph's own: `emit` of a node, or what a function of the host program tells of its progress.
     #[serde(rename = "custom")]
     Custom {
         /// Its name.

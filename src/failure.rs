@@ -9,6 +9,14 @@ use crate::expr::EvalError;
 use crate::model::{Kind, ModelError};
 
 /// The closed list of error kinds that a graph can name.
+///
+/// ```
+/// use graphloom::ErrorKind;
+///
+/// assert_eq!(ErrorKind::Http(503).name(), "http_503");
+/// assert_eq!(ErrorKind::Http(503).groups(), ["http_5xx", "server_error"]);
+/// assert!(ErrorKind::Http(503).retryable());
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorKind {
@@ -85,6 +93,26 @@ impl ErrorKind {
 }
 
 /// Why a task failed.
+///
+/// ```
+/// use graphloom::{ErrorKind, Failure};
+///
+/// // A handler can catch it as `{catch: [{code: sold_out}], to: …}`.
+/// let sold_out = Failure { code: "sold_out".into(), ..Failure::new(ErrorKind::Tool, "there is none left") };
+/// assert!(sold_out.is("tool") && !sold_out.kind.retryable());
+///
+/// // Errors of your own become one by `From`, so that `?` works in your functions.
+/// enum Refused {
+///     Busy,
+/// }
+/// impl From<Refused> for Failure {
+///     fn from(_: Refused) -> Self {
+///         // It was refused before anything happened, so it may be tried again even where that must not be done twice.
+///         Failure { undone: true, ..Failure::new(ErrorKind::RateLimit, "the desk is busy") }
+///     }
+/// }
+/// assert!(Failure::from(Refused::Busy).is_undone());
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{message}")]
 pub struct Failure {

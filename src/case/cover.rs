@@ -41,7 +41,7 @@ impl Coverage {
             // A script makes calls fail; what else could fail cannot be asked to, nor can a list that passes over items.
             let calls = match &node.job.work {
                 Work::Map(each) => each.on_error == ItemError::Fail,
-                _ => matches!(node.job.kind, "llm" | "tool" | "http" | "graph" | "fail"),
+                _ => matches!(node.job.kind, "llm" | "tool" | "http" | "graph" | "custom" | "fail"),
             };
             let edges = node.edges().into_iter().filter(|edge| calls || !edge.error);
             edges.map(|edge| (name.clone(), edge, false)).collect::<Vec<_>>()

@@ -11,8 +11,8 @@ use serde_json::{Value as Json, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::Project;
-use crate::config::{DatabaseFlag, File, Flags};
+use super::Host;
+use crate::config::DatabaseFlag;
 use crate::engine::step::Reply;
 use crate::engine::{AnswerError, Answerer, Engine, Settings, Start, StartError};
 use crate::event::{Body, Interrupt, Who};
@@ -37,15 +37,13 @@ pub(super) struct ChatFlags {
     pub(super) database: DatabaseFlag,
 }
 
-pub(super) async fn chat(flags: &Flags, chat: &ChatFlags, file: &File) -> Result<ExitCode> {
-    let Project { catalog, providers, .. } = super::load(flags, file)?;
-    if !catalog.graphs.contains_key(&chat.graph) {
-        let known: Vec<&str> = catalog.graphs.keys().map(String::as_str).collect();
+pub(super) async fn chat(host: &Host, chat: &ChatFlags) -> Result<ExitCode> {
+    let (builder, project) = super::load(host)?;
+    if !project.catalog.graphs.contains_key(&chat.graph) {
+        let known: Vec<&str> = project.catalog.graphs.keys().map(String::as_str).collect();
         bail!("there is no graph `{}`; there are: {}", chat.graph, known.join(", "));
     }
-    let url = file.named_database(&chat.database).unwrap_or_else(|| "memory:".into());
-    let store = super::open_store(&url).await?;
-    store.migrate().await.context("cannot migrate the database")?;
+    let url = host.file.named_database(&chat.database).unwrap_or_else(|| "memory:".into());
     let mut settings = Settings::new("terminal".into());
     // A service may share a Postgres, and its runs are not for a terminal to work on. What this process does not
     // claim it must not wait for.
@@ -54,7 +52,7 @@ pub(super) async fn chat(flags: &Flags, chat: &ChatFlags, file: &File) -> Result
     if shared {
         settings.claims = 0;
     }
-    let engine = Engine::open(store, catalog, providers, settings).await?;
+    let engine = builder.store(url).engine(settings).open(project).await?.engine().clone();
     let owner = Owner { tenant: "terminal".parse()?, user: "terminal".parse()? };
     let mut talk = Talk {
         engine: engine.clone(),

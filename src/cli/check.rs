@@ -6,9 +6,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 
-use super::count;
+use super::{Host, count};
 use crate::compile::{self, Providers};
-use crate::config::{File, Flags};
 use crate::diagnostic::{self, Bag};
 use crate::spec;
 
@@ -39,19 +38,16 @@ enum Format {
 }
 
 /// Exit codes: 0 no error, 1 errors (or warnings under `--deny-warnings`), 2 the project cannot be read.
-pub(super) fn check(flags: &Flags, check: &CheckFlags, file: &File) -> Result<ExitCode> {
-    let folder = file.graphs(flags);
+pub(super) fn check(host: &Host, check: &CheckFlags) -> Result<ExitCode> {
+    let folder = host.file.graphs(&host.flags);
     if let Err(error) = std::fs::read_dir(&folder) {
         writeln!(std::io::stderr(), "error: cannot read the project `{}`: {error}", folder.display())?;
         return Ok(ExitCode::from(2));
     }
     let providers = if check.no_secrets {
-        Providers::without_secrets()?
+        Providers::without_secrets()?.with_registry(host.registry.clone())
     } else {
-        let environment = file.environment(flags);
-        Providers::lenient(environment.secrets())?
-            .with_settings(environment.settings())
-            .with_private(file.allow_private(flags))
+        host.lenient()?
     };
     let mut bag = Bag::default();
     let catalog =

@@ -10,8 +10,9 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, ValueEnum};
 use serde_json::{Value as Json, json};
 
+use super::Host;
 use crate::compile::{Catalog, Compiled, Providers, compile, revive_as_stored};
-use crate::config::{DatabaseFlag, File};
+use crate::config::DatabaseFlag;
 use crate::diagnostic::{Bag, render_text};
 use crate::diff::{self, GraphDiff};
 use crate::spec;
@@ -40,8 +41,8 @@ enum Format {
 }
 
 /// Exit codes: 0 they are equal, 1 they differ, 2 trouble.
-pub(super) async fn diff(flags: &DiffFlags, file: &File) -> ExitCode {
-    match compare(flags, file).await {
+pub(super) async fn diff(flags: &DiffFlags, host: &Host) -> ExitCode {
+    match compare(flags, host).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -78,7 +79,8 @@ struct Side {
     stored: bool,
 }
 
-async fn compare(flags: &DiffFlags, file: &File) -> Result<bool> {
+async fn compare(flags: &DiffFlags, host: &Host) -> Result<bool> {
+    let file = &host.file;
     let (old, new) = (Version::parse(&flags.old)?, Version::parse(&flags.new)?);
     // Folders need no database; they ask only one that somebody named.
     let folders = matches!((&old, &new), (Version::Folder(_), Version::Folder(_)));
@@ -88,7 +90,8 @@ async fn compare(flags: &DiffFlags, file: &File) -> Result<bool> {
         Some(url) => Some(super::open_to_read(url).await?),
         None => None,
     };
-    let (mut old, mut new) = (side(&old, store.as_deref()).await?, side(&new, store.as_deref()).await?);
+    let store_of = store.as_deref();
+    let (mut old, mut new) = (side(&old, store_of, host).await?, side(&new, store_of, host).await?);
     // One stored graph beside a folder is that graph beside its namesake.
     let ids = |side: &Side| side.catalog.graphs.keys().cloned().collect::<BTreeSet<_>>();
     match (old.stored, new.stored) {
@@ -114,9 +117,9 @@ fn keep(side: &mut Side, ids: &BTreeSet<String>) {
     side.catalog.graphs.retain(|id, _| ids.contains(id));
 }
 
-async fn side(version: &Version, store: Option<&dyn Store>) -> Result<Side> {
+async fn side(version: &Version, store: Option<&dyn Store>, host: &Host) -> Result<Side> {
     // Secrets say nothing about a graph.
-    let providers = Providers::without_secrets()?;
+    let providers = Providers::without_secrets()?.with_registry(host.registry.clone());
     match version {
         Version::Folder(folder) => Ok(Side { catalog: read(folder, &providers)?, stored: false }),
         Version::Hash(hash) => {

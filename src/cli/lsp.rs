@@ -5,8 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::compile::Providers;
-use crate::config::{File, Flags};
+use super::Host;
 
 /// The flags of `lsp`. Which folders are projects it learns from the files that an editor opens.
 #[derive(Debug, Args)]
@@ -17,11 +16,7 @@ pub(super) struct LspFlags {
 }
 
 /// Exit codes: 0 after `shutdown` and `exit`, 1 when the editor went away without them.
-pub(super) fn lsp(flags: &Flags, _lsp: &LspFlags, file: &File) -> Result<ExitCode> {
-    let environment = file.environment(flags);
-    let providers = Providers::lenient(environment.secrets())?
-        .with_settings(environment.settings())
-        .with_private(file.allow_private(flags));
-    let clean = crate::lsp::serve(providers).context("the editor cannot be understood")?;
+pub(super) fn lsp(host: &Host, _lsp: &LspFlags) -> Result<ExitCode> {
+    let clean = crate::lsp::serve(host.lenient()?).context("the editor cannot be understood")?;
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -9,6 +9,7 @@ mod erase;
 mod explain;
 mod keys;
 mod lsp;
+mod registry;
 mod reload;
 mod render;
 mod runs;
@@ -27,14 +28,12 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::compile::{self, Catalog, Providers};
+use crate::app::{self, App, BuildError, Builder, Project};
+use crate::compile::Providers;
 use crate::config::{DatabaseFlag, File, Flags, LogFormat, ServeFlags};
-use crate::diagnostic::{self, Bag};
-use crate::spec;
+use crate::egress;
 use crate::store::Store;
-use crate::store::memory::MemoryStore;
-use crate::store::sql::SqlStore;
-use reload::Seen;
+use crate::tool::custom::Registry;
 
 /// Turns YAML graphs into a durable, streaming chat service.
 #[derive(Debug, Parser)]
@@ -77,6 +76,8 @@ enum Command {
     Runs(runs::RunsFlags),
     /// Deletes all that there is of a tenant, or of one of its users
     Erase(erase::EraseFlags),
+    /// Prints what this program registers for graphs, for `--registry FILE` elsewhere
+    Registry,
     /// Speaks with an editor over standard input and output (Language Server Protocol)
     Lsp(lsp::LspFlags),
     /// Makes an API key and the lines for graphloom.toml
@@ -90,16 +91,46 @@ struct OpenapiFlags {
     with_graphs: bool,
 }
 
+/// What the commands work with.
+struct Host {
+    flags: Flags,
+    file: File,
+    /// What this program registers.
+    own: Registry,
+    /// The same, or what a file tells of another one.
+    registry: Option<Registry>,
+}
+
 /// Reads the command line and does what it says. Exit codes: 0 done, 1 errors in the graphs or at run
 /// time, 2 wrong usage or a project that cannot be read.
 pub fn main() -> ExitCode {
+    main_with(Registry::new())
+}
+
+/// Makes a program of your own out of graphloom: all its commands (`serve`, `check`, `test`, `chat`, …), with your functions
+/// in the graphs.
+///
+/// ```no_run
+/// use std::process::ExitCode;
+///
+/// use graphloom::{Context, Failure, Registry};
+///
+/// async fn now((): (), _: Context) -> Result<String, Failure> {
+///     Ok("noon".into())
+/// }
+///
+/// fn main() -> ExitCode {
+///     graphloom::cli::main_with(Registry::new().custom("clock::now", now))
+/// }
+/// ```
+pub fn main_with(registry: Registry) -> ExitCode {
     let matches = Cli::command().get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     if let Some(flag) = stray(&matches, cli.command.as_ref()) {
         let why = format!("`--{}` is a flag of `serve`, not of this command", flag.replace('_', "-"));
         Cli::command().error(ErrorKind::ArgumentConflict, why).exit()
     }
-    match run(cli) {
+    match run(cli, registry) {
         Ok(code) => code,
         Err(error) => {
             // Nothing can be done about a closed standard error.
@@ -109,22 +140,24 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> Result<ExitCode> {
+fn run(cli: Cli, own: Registry) -> Result<ExitCode> {
     let file = File::load(&cli.flags)?;
     let command = cli.command.unwrap_or_default().or(cli.serve);
     log_to_stderr(&cli.flags, &file, matches!(command, Command::Serve(_)))?;
-    let flags = &cli.flags;
+    let registry = registry::known(&own, &cli.flags, &file)?;
+    let host = &Host { flags: cli.flags, file, own, registry };
+    let file = &host.file;
     match command {
-        Command::Serve(serve) => runtime()?.block_on(serve::serve(flags, &serve, &file)),
-        Command::Check(check) => check::check(flags, &check, &file),
-        Command::Diff(diff) => Ok(runtime()?.block_on(diff::diff(&diff, &file))),
+        Command::Serve(serve) => runtime()?.block_on(serve::serve(host, &serve)),
+        Command::Check(check) => check::check(host, &check),
+        Command::Diff(diff) => Ok(runtime()?.block_on(diff::diff(&diff, host))),
         Command::Explain(topic) => explain::explain(&topic),
-        Command::Render(render) => render::render(flags, &render, &file),
-        Command::Chat(chat) => runtime()?.block_on(chat::chat(flags, &chat, &file)),
-        Command::Test(test) => runtime()?.block_on(test::test(flags, &test, &file)),
+        Command::Render(render) => render::render(host, &render),
+        Command::Chat(chat) => runtime()?.block_on(chat::chat(host, &chat)),
+        Command::Test(test) => runtime()?.block_on(test::test(host, &test)),
         Command::Openapi(openapi) => {
             let text = if openapi.with_graphs {
-                let document = crate::server::openapi::document(&load(flags, &file)?.catalog);
+                let document = crate::server::openapi::document(&load(host)?.1.catalog);
                 serde_json::to_string_pretty(&document)? + "\n"
             } else {
                 crate::server::openapi::golden()
@@ -137,9 +170,10 @@ fn run(cli: Cli) -> Result<ExitCode> {
             open_store(&url).await?.migrate().await.context("cannot migrate the database")?;
             print("The database is at this version.\n")
         }),
-        Command::Runs(flags) => runtime()?.block_on(runs::runs(&flags, &file)),
-        Command::Erase(flags) => runtime()?.block_on(erase::erase(&flags, &file)),
-        Command::Lsp(lsp) => lsp::lsp(flags, &lsp, &file),
+        Command::Runs(flags) => runtime()?.block_on(runs::runs(&flags, file)),
+        Command::Erase(flags) => runtime()?.block_on(erase::erase(&flags, file)),
+        Command::Registry => print(&host.own.to_json()),
+        Command::Lsp(lsp) => lsp::lsp(host, &lsp),
         Command::Key(key) => keys::key(&key),
     }
 }
@@ -219,35 +253,53 @@ fn count(n: usize, one: &str) -> String {
     }
 }
 
-/// A project that can be served.
-struct Project {
-    catalog: Catalog,
-    providers: Providers,
-    /// Stands for what it was compiled from.
-    seen: Seen,
+impl Host {
+    /// Begins a program on the project folder.
+    fn builder(&self) -> Builder {
+        let environment = self.file.environment(&self.flags);
+        let builder = App::builder()
+            .project(self.file.graphs(&self.flags))
+            .secrets(environment.secrets())
+            .env(environment.settings());
+        let builder = match &self.registry {
+            Some(registry) => builder.registry(registry.clone()),
+            None => builder,
+        };
+        self.file.allow_private(&self.flags).into_iter().fold(builder, Builder::allow_private)
+    }
+
+    /// Gives what builds models the settings of the environment.
+    fn set_up(&self, providers: Providers) -> Providers {
+        providers
+            .with_settings(self.file.environment(&self.flags).settings())
+            .with_private(self.file.allow_private(&self.flags))
+            .with_registry(self.registry.clone())
+    }
+
+    /// Builds models to look at, not to call.
+    fn lenient(&self) -> Result<Providers, egress::Error> {
+        let environment = self.file.environment(&self.flags);
+        Ok(self.set_up(Providers::lenient(environment.secrets())?))
+    }
 }
 
 /// Compiles the project folder; prints the findings and fails when there are errors.
-fn load(flags: &Flags, file: &File) -> Result<Project> {
-    let folder = file.graphs(flags);
-    let environment = file.environment(flags);
-    let providers = Providers::new(environment.secrets())?
-        .with_settings(environment.settings())
-        .with_private(file.allow_private(flags));
-    let mut bag = Bag::default();
-    let project = spec::load(&folder, &mut bag);
-    let seen = reload::seen(project.as_ref(), &bag);
-    let catalog = project.and_then(|project| compile::compile(&project, &providers, &mut bag));
-    bag.sort();
-    bag.drop_lints();
-    if !bag.is_empty() {
-        let text = diagnostic::render_text(&bag, std::io::stderr().is_terminal());
-        std::io::stderr().write_all(text.as_bytes())?;
-    }
-    match catalog {
-        Some(catalog) if catalog.graphs.is_empty() => bail!("there is no graph in `{}`", folder.display()),
-        Some(catalog) => Ok(Project { catalog, providers, seen }),
-        _ => bail!("the graphs in `{}` have errors", folder.display()),
+fn load(host: &Host) -> Result<(Builder, Project)> {
+    let mut builder = host.builder();
+    let told = |findings: &app::Findings| {
+        let text = findings.render(std::io::stderr().is_terminal());
+        std::io::stderr().write_all(text.as_bytes())
+    };
+    match builder.compile() {
+        Ok(project) => {
+            told(&project.findings)?;
+            Ok((builder, project))
+        }
+        Err(BuildError::Findings(findings)) => {
+            told(&findings)?;
+            bail!("the graphs in `{}` have errors", host.file.graphs(&host.flags).display())
+        }
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -264,8 +316,5 @@ async fn open_to_read(url: &str) -> Result<Arc<dyn Store>> {
 
 /// Opens the store that a URL names.
 async fn open_store(url: &str) -> Result<Arc<dyn Store>> {
-    if url == "memory:" {
-        return Ok(Arc::new(MemoryStore::new()));
-    }
-    Ok(Arc::new(SqlStore::connect(url).await.context("cannot open the database")?))
+    app::open_store(url).await.context("cannot open the database")
 }

@@ -9,15 +9,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use chrono::Utc;
-use sha2::{Digest, Sha256};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
 use super::watch::Watch;
+use crate::app::{Seen, seen};
 use crate::compile::Catalog;
 use crate::diagnostic::{Bag, render_text};
 use crate::engine::{Engine, Stale};
-use crate::spec::{self, Folder};
+use crate::spec;
 
 /// How many findings `/ready` tells.
 const TOLD: usize = 20;
@@ -38,9 +38,6 @@ pub(super) struct Reloads {
     /// The database did not take what is to be served.
     again: bool,
 }
-
-/// Stands for the files of a project, and for what is wrong with the folder itself.
-pub(super) type Seen = [u8; 32];
 
 /// What a look at the folder found.
 enum Look {
@@ -163,23 +160,6 @@ fn look(engine: &Engine, folder: &Path, last: Option<Seen>) -> Look {
         Some(catalog) => Look::Project(seen, catalog, bag),
         None => Look::Wrong(seen, "its graphs have errors", bag),
     }
-}
-
-/// Returns what stands for a project as it was read. A file that is not read is known by its finding.
-pub(super) fn seen(project: Option<&Folder>, read: &Bag) -> Seen {
-    let mut digest = Sha256::new();
-    let mut part = |bytes: &[u8]| {
-        digest.update((bytes.len() as u64).to_be_bytes());
-        digest.update(bytes);
-    };
-    for (path, content) in project.iter().flat_map(|project| &project.files) {
-        part(path.as_bytes());
-        part(content);
-    }
-    for finding in read.findings() {
-        part(finding.message.as_bytes());
-    }
-    digest.finalize().into()
 }
 
 /// Names the graphs of which another version, or none, is served from now on.

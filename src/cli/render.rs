@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
-use crate::config::{File, Flags};
+use super::Host;
 use crate::render;
 
 /// The flags of `render`.
@@ -26,8 +26,8 @@ enum Format {
     Json,
 }
 
-pub(super) fn render(flags: &Flags, wanted: &RenderFlags, file: &File) -> Result<ExitCode> {
-    let catalog = super::load(flags, file)?.catalog;
+pub(super) fn render(host: &Host, wanted: &RenderFlags) -> Result<ExitCode> {
+    let catalog = super::load(host)?.1.catalog;
     let compiled = catalog.graphs.get(&wanted.graph).with_context(|| {
         let known: Vec<&str> = catalog.graphs.keys().map(String::as_str).collect();
         format!("there is no graph `{}`; there are: {}", wanted.graph, known.join(", "))

@@ -8,28 +8,28 @@ use futures_util::{Stream, StreamExt, stream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 
-use super::Project;
+use super::Host;
 use super::reload::Reloads;
 use crate::compile::Catalog;
-use crate::config::{File, Flags, ServeFlags};
-use crate::engine::{Engine, Lost, Settings};
+use crate::config::ServeFlags;
+use crate::engine::{Lost, Settings};
 use crate::plan::Plan;
 use crate::server::Word;
 
-pub(super) async fn serve(flags: &Flags, serve: &ServeFlags, file: &File) -> Result<ExitCode> {
+pub(super) async fn serve(host: &Host, serve: &ServeFlags) -> Result<ExitCode> {
+    let Host { flags, file, .. } = host;
     crate::server::install_metrics();
     // What the settings make impossible is said before the database is touched.
     let server = crate::server::Server::bind(super::settings::server(serve, file)?).await?;
-    let Project { catalog, providers, seen } = super::load(flags, file)?;
-    let welcome = welcome(&server.address().to_string(), &catalog);
-    info!(graphs = catalog.graphs.len(), "Graphs compiled.");
+    let (builder, project) = super::load(host)?;
+    let seen = project.seen;
+    let welcome = welcome(&server.address().to_string(), &project.catalog);
+    info!(graphs = project.catalog.graphs.len(), "Graphs compiled.");
     let url = file.database_url(&serve.database);
-    let store = super::open_store(&url).await?;
-    store.migrate().await.context("cannot migrate the database")?;
-    let mut engine = Settings::new(file.instance(serve));
-    engine.queue_limit = file.limits.thread_queue;
-    engine.runs = file.limits.runs;
-    let engine = Engine::open(store, catalog, providers, engine).await.context("cannot start the engine")?;
+    let mut settings = Settings::new(file.instance(serve));
+    settings.queue_limit = file.limits.thread_queue;
+    settings.runs = file.limits.runs;
+    let engine = builder.store(url).engine(settings).open(project).await?.engine().clone();
     for Lost { graph, hash, paused } in engine.lost().await.context("cannot look for paused runs")? {
         warn!(code = "M515", graph, hash, paused, "Runs wait for a person on a version that cannot be used.");
     }

@@ -7,10 +7,9 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
-use super::count;
+use super::{Host, count};
 use crate::case::{self, Bench, Chosen, Coverage, Report, Stage, Verdict};
 use crate::compile::{self, Providers};
-use crate::config::{File, Flags};
 use crate::diagnostic::{self, Bag};
 use crate::egress::{Secret, Tape};
 use crate::spec;
@@ -59,8 +58,8 @@ enum Format {
 }
 
 /// Exit codes: 0 passed, 1 a case failed or too little is covered, 2 the project or a target cannot be read.
-pub(super) async fn test(flags: &Flags, wanted: &TestFlags, file: &File) -> Result<ExitCode> {
-    let root = file.graphs(flags);
+pub(super) async fn test(host: &Host, wanted: &TestFlags) -> Result<ExitCode> {
+    let root = host.file.graphs(&host.flags);
     if let Err(error) = std::fs::read_dir(&root) {
         return unreadable(&format!("cannot read the project `{}`: {error}", root.display()));
     }
@@ -70,19 +69,16 @@ pub(super) async fn test(flags: &Flags, wanted: &TestFlags, file: &File) -> Resu
         (None, None) => None,
     };
     let stage = (!wanted.live && tape.is_none()).then(Stage::default);
-    let environment = file.environment(flags);
     let mut providers = match &stage {
         Some(stage) => Providers::stand_in(std::sync::Arc::new(stage.clone()))?
-            .with_caller(std::sync::Arc::new(stage.clone())),
+            .with_caller(std::sync::Arc::new(stage.clone()))
+            .with_function(std::sync::Arc::new(stage.clone()))
+            .with_registry(host.registry.clone()),
         None if wanted.replay.is_some() => {
             // Nobody hears them, so any will do.
-            Providers::new(Box::new(|_| Some(Secret::new("replayed"))))?
-                .with_settings(environment.settings())
-                .with_private(file.allow_private(flags))
+            host.set_up(Providers::new(Box::new(|_| Some(Secret::new("replayed"))))?)
         }
-        None => Providers::new(environment.secrets())?
-            .with_settings(environment.settings())
-            .with_private(file.allow_private(flags)),
+        None => host.set_up(Providers::new(host.file.environment(&host.flags).secrets())?),
     };
     if let Some((tape, _)) = &tape {
         providers = providers.taped(tape.clone());

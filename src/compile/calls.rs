@@ -13,6 +13,8 @@ use crate::spec::{Graph, KindSpec, Project, ToolBodySpec, ToolSpec};
 pub(super) struct Calls {
     pub(super) graphs: BTreeSet<String>,
     pub(super) tools: BTreeSet<String>,
+    /// Functions of the host program.
+    pub(super) custom: BTreeSet<String>,
 }
 
 /// The body of a node; of a `map` what it does for an item.
@@ -35,12 +37,15 @@ fn direct(graph: &Graph, project: &Project) -> Calls {
             KindSpec::Llm(llm) => calls.tools.extend(llm.tools.iter().map(|tool| tool.value.clone())),
             KindSpec::Tool(node) => calls.tools.extend(node.tool.iter().map(|tool| tool.value.clone())),
             KindSpec::Graph(node) => calls.graphs.extend(node.graph.iter().map(|name| name.value.clone())),
+            KindSpec::Custom(node) => calls.custom.extend(node.name.iter().map(|name| name.value.clone())),
             _ => {}
         }
     }
-    for name in &calls.tools {
-        if let Some(ToolSpec { body: ToolBodySpec::Graph(graph), .. }) = tool(project, name) {
-            calls.graphs.insert(graph.value.clone());
+    for spec in calls.tools.iter().filter_map(|name| tool(project, name)) {
+        match &spec.body {
+            ToolBodySpec::Graph(graph) => drop(calls.graphs.insert(graph.value.clone())),
+            ToolBodySpec::Custom(name) => drop(calls.custom.insert(name.value.clone())),
+            ToolBodySpec::Http(_) => {}
         }
     }
     calls
@@ -54,6 +59,7 @@ pub(super) fn calls(graph: &Graph, graphs: &BTreeMap<String, Graph>, project: &P
         let Some(called) = graphs.get(&name) else { continue };
         let more = direct(called, project);
         all.tools.extend(more.tools);
+        all.custom.extend(more.custom);
         todo.extend(more.graphs.into_iter().filter(|graph| all.graphs.insert(graph.clone())));
     }
     all.graphs.retain(|name| graphs.contains_key(name));

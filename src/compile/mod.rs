@@ -4,6 +4,7 @@
 
 mod calls;
 mod cases;
+mod custom;
 mod declared;
 mod edges;
 mod flow;
@@ -136,7 +137,7 @@ pub fn compile(folder: &Folder, providers: &Providers, bag: &mut Bag) -> Option<
         silence(folder, bag);
         return None;
     }
-    let catalog = finish(folder, checked, &tools, &templates, outside.values());
+    let catalog = finish(folder, checked, &tools, &templates, &outside);
     let plans = catalog.graphs.iter().map(|(id, compiled)| (id.as_str(), &*compiled.plan)).collect();
     cases::check_tests(folder, &plans, true, bag);
     silence(folder, bag);
@@ -149,7 +150,7 @@ fn finish(
     checked: Vec<Checked<'_>>,
     tools: &Tools,
     templates: &Templates,
-    settings: &BTreeMap<&str, Option<String>>,
+    outside: &Outside<'_>,
 ) -> Catalog {
     let project = folder.files.get("project.yaml").cloned().unwrap_or_default();
     let tool_plans: BTreeMap<String, Arc<ToolPlan>> =
@@ -164,10 +165,11 @@ fn finish(
         let graphs = calls.graphs.iter().chain([&graph.id]).filter_map(|id| own.get(id));
         let of_tools = calls.tools.iter().filter_map(|name| Some(&tools.known.get(name)?.used));
         let used = graphs.chain(of_tools).flatten().cloned().collect();
-        let (hash, body) = version::version(folder, graph, &calls, &used);
+        let (hash, body) = version::version(folder, graph, &calls, &used, outside.registry());
         let finish = |draft: Draft| {
-            let definition =
-                draft.cached().map(|cached| version::definition(folder, graph, &cached, &hash, settings));
+            let definition = draft
+                .cached()
+                .map(|cached| version::definition(folder, graph, &cached, &hash, outside.values()));
             draft.finish(templates, &tool_plans, &definition.unwrap_or_default())
         };
         plan.nodes = drafts.into_iter().map(finish).collect();

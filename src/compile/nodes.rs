@@ -362,7 +362,7 @@ impl Scene<'_> {
             KindSpec::Ask(ask) => self.ask(step, ask, prompts, bag),
             KindSpec::Map(map) => self.map(step, map, prompts, bag),
             KindSpec::Graph(node) => self.graph_node(step, node, bag),
-            KindSpec::Custom(node) => self.custom(node, bag),
+            KindSpec::Custom(node) => self.custom(step, node, bag),
             KindSpec::Say { text } => {
                 let messages = self.conversation("`say`", step.kind.span, bag);
                 let text = text.as_ref().and_then(|text| self.text(step, "text", text, prompts, bag));

@@ -8,6 +8,8 @@ use super::providers::Providers;
 use crate::diagnostic::{Bag, Diagnostic, Severity, Span, Spanned};
 use crate::egress::{Secret, Target, parse_url};
 use crate::spec::{HostSpec, Project, Text};
+use crate::tool::Tool;
+use crate::tool::custom::Registry;
 use crate::tool::http::Caller;
 
 /// The secrets, settings and hosts of a project, and which of them something uses.
@@ -116,6 +118,16 @@ impl<'a> Outside<'a> {
     /// Says whether what is missing keeps a graph from running.
     pub(super) fn is_strict(&self) -> bool {
         self.providers.is_strict()
+    }
+
+    /// Returns what the host program has registered.
+    pub(super) fn registry(&self) -> Option<&'a Registry> {
+        self.providers.registry()
+    }
+
+    /// Returns what is called for a registered name.
+    pub(super) fn function(&self, name: &str, registered: Option<&Arc<dyn Tool>>) -> Arc<dyn Tool> {
+        self.providers.function(name, registered)
     }
 
     /// Returns the names of the settings.

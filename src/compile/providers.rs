@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use super::custom::Unregistered;
 use crate::diagnostic::Severity;
 use crate::egress::{self, Client, Secret, Tape, Target};
 use crate::failure::{ErrorKind, Failure};
@@ -15,6 +16,8 @@ use crate::model::demo::Demo;
 use crate::model::openai::OpenAi;
 use crate::model::scripted::Scripted;
 use crate::spec::ModelSpec;
+use crate::tool::Tool;
+use crate::tool::custom::Registry;
 use crate::tool::http::{Caller, Request, Response};
 
 /// Returns where a model is called; nothing for one that is not called over HTTP.
@@ -44,6 +47,10 @@ pub struct Providers {
     settings: Option<SharedSettings>,
     /// Sends requests in the place of the client.
     caller: Option<Arc<dyn Caller>>,
+    /// What the host program has registered; nothing where no program and no file tells of it.
+    registry: Option<Registry>,
+    /// Is called in the place of what is registered.
+    function: Option<Arc<dyn Tool>>,
     /// What a missing secret is.
     missing: Severity,
     /// Stands in the place of every model.
@@ -75,6 +82,8 @@ impl Providers {
             secrets: Some(Arc::from(secrets)),
             settings: None,
             caller: None,
+            registry: None,
+            function: None,
             missing: Severity::Error,
             stand_in: None,
         })
@@ -93,6 +102,8 @@ impl Providers {
             secrets: None,
             settings: None,
             caller: None,
+            registry: None,
+            function: None,
             missing: Severity::Warning,
             stand_in: None,
         })
@@ -118,6 +129,18 @@ impl Providers {
     #[must_use]
     pub fn with_caller(self, caller: Arc<dyn Caller>) -> Self {
         Self { caller: Some(caller), ..self }
+    }
+
+    /// Takes what the host program has registered.
+    #[must_use]
+    pub fn with_registry(self, registry: Option<Registry>) -> Self {
+        Self { registry, ..self }
+    }
+
+    /// Puts somebody in the place of all that is registered.
+    #[must_use]
+    pub fn with_function(self, function: Arc<dyn Tool>) -> Self {
+        Self { function: Some(function), ..self }
     }
 
     /// Lets requests go to hosts that are not public, which the operator names.
@@ -146,6 +169,20 @@ impl Providers {
             (None, None) => Arc::new(self.client.listing(ports)),
             (None, Some(_)) => Arc::new(Nobody),
         }
+    }
+
+    /// Returns what the host program has registered.
+    pub(super) fn registry(&self) -> Option<&Registry> {
+        self.registry.as_ref()
+    }
+
+    /// Returns what is called for a registered name. Beside a model that stands in, nothing is.
+    pub(super) fn function(&self, name: &str, registered: Option<&Arc<dyn Tool>>) -> Arc<dyn Tool> {
+        let own = registered.filter(|_| self.stand_in.is_none());
+        self.function
+            .as_ref()
+            .or(own)
+            .map_or_else(|| Arc::new(Unregistered(name.to_owned())) as _, Arc::clone)
     }
 
     /// Returns why requests to a target would be refused, and how much that weighs: nothing where nobody looks, or where

@@ -3,11 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use indexmap::IndexMap;
-use serde_json::Value as Json;
 
 use super::calls::Reach;
+use super::custom;
 use super::declared::Declared;
 use super::heads::Head;
 use super::names::Names;
@@ -15,15 +14,13 @@ use super::outside::Outside;
 use super::prompts::Prompts;
 use super::request::{self, RequestDraft, Surroundings};
 use super::types::Types;
-use crate::diagnostic::{Bag, Diagnostic, Severity, Span, Spanned, did_you_mean};
-use crate::failure::{ErrorKind, Failure};
-use crate::node::{Attempt, Node, Outcome};
+use crate::diagnostic::{Bag, Diagnostic, Span, Spanned, did_you_mean};
 use crate::plan::{Effects, ToolBody, ToolPlan};
 use crate::spec::{Folder, ToolBodySpec, ToolSpec};
 use crate::state::{Field, Type};
 use crate::template::Templates;
+use crate::tool::Tool;
 use crate::tool::http::HttpTool;
-use crate::tool::{Call, Tool};
 
 /// A checked tool that still lacks the closed set of templates.
 #[derive(Debug)]
@@ -31,6 +28,8 @@ pub(super) struct ToolDraft {
     pub(super) name: Spanned<String>,
     description: String,
     pub(super) args: IndexMap<String, Field>,
+    /// It may have others: only its host program knows.
+    pub(super) open: bool,
     /// Where its arguments are declared.
     declared: Names,
     pub(super) result: Type,
@@ -47,7 +46,7 @@ pub(super) struct ToolDraft {
 #[derive(Debug)]
 enum Body {
     Request(Box<RequestDraft>),
-    Registered(String),
+    Custom(Arc<dyn Tool>),
     Graph(String),
 }
 
@@ -132,7 +131,7 @@ fn tool(
     let names = Names::of_tool(&args, broken, declared);
     let names = names.with_settings(outside.settings(), &folder.project.broken_env);
     let mut used = BTreeSet::new();
-    let mut inner = None;
+    let (mut inner, mut open) = (None, false);
     let (body, default) = match &spec.body {
         ToolBodySpec::Http(request) => {
             let place = format!("project.yaml#tools.{}", name.value);
@@ -143,32 +142,49 @@ fn tool(
             (Body::Request(Box::new(draft)), request::effects(request))
         }
         ToolBodySpec::Custom(registered) => {
-            unregistered(registered, outside, bag)?;
-            (Body::Registered(registered.value.clone()), Effects::AtMostOnce)
+            let found = custom::find(registered, outside, bag)?;
+            match (&spec.args, &found.args) {
+                (None, Some(known)) => args.clone_from(known),
+                (None, None) => open = true,
+                (Some(_), Some(known)) if !is_broken => {
+                    let what = format!("`{}`", registered.value);
+                    let takes = Takes {
+                        code: "M506",
+                        what: &what,
+                        who: "the function",
+                        noun: "argument",
+                        fields: known,
+                        declared: &|_| None,
+                        broken: &[],
+                    };
+                    inputs(name, &args, &names, registered.span, &takes, bag)?;
+                }
+                _ => {}
+            }
+            result = Some(gives(result, found.result, spec, registered, bag)?);
+            (Body::Custom(found.function), Effects::AtMostOnce)
         }
         ToolBodySpec::Graph(graph) => {
             let head = find_graph(graph, folder, heads, bag)?;
             inner = Some(head.reach);
             match &spec.args {
                 None => args.clone_from(&head.input),
-                Some(_) if !is_broken => inputs(name, &args, &names, graph, head, bag)?,
-                Some(_) => {}
-            }
-            let given = &head.gives;
-            match &result {
-                None => result = Some(given.clone()),
-                Some(due) if !due.accepts(given) && !bag.is_trusting() => {
-                    let message = format!("graph `{}` does not give {due}", graph.value);
-                    let label =
-                        due.differs(given).map_or_else(|| format!("it gives {given}"), |(_, how)| how);
-                    let at = spec.result.as_ref().map_or(graph.span, crate::spec::TypeSpec::span);
-                    bag.report(
-                        Diagnostic::error("S414", message, at, label).related(graph.span, "the graph"),
-                    );
-                    return None;
+                Some(_) if !is_broken => {
+                    let what = format!("graph `{}`", graph.value);
+                    let takes = Takes {
+                        code: "S414",
+                        what: &what,
+                        who: "the graph",
+                        noun: "input",
+                        fields: &head.input,
+                        declared: &|input| head.names.declared(&format!("input.{input}")),
+                        broken: &head.broken,
+                    };
+                    inputs(name, &args, &names, graph.span, &takes, bag)?;
                 }
                 Some(_) => {}
             }
+            result = Some(gives(result, head.gives.clone(), spec, graph, bag)?);
             (Body::Graph(graph.value.clone()), Effects::None)
         }
     };
@@ -181,6 +197,7 @@ fn tool(
         name: name.clone(),
         description: spec.description.as_ref().map(|text| text.value.clone()).unwrap_or_default(),
         args,
+        open,
         declared: names,
         result: result.unwrap_or(Type::Any),
         approval: spec.approval,
@@ -192,53 +209,89 @@ fn tool(
     })
 }
 
-/// Checks the arguments of a tool against the inputs of the graph that it runs.
+/// What a tool gives its arguments to.
+struct Takes<'t> {
+    code: &'static str,
+    /// ``graph `legal` ``.
+    what: &'t str,
+    /// `the graph`, or `the function`.
+    who: &'static str,
+    /// `input` or `argument`.
+    noun: &'static str,
+    fields: &'t IndexMap<String, Field>,
+    /// Where one of them is declared.
+    declared: &'t dyn Fn(&str) -> Option<Span>,
+    /// Those that are there but wrong.
+    broken: &'t [String],
+}
+
+/// Checks the arguments of a tool against what it gives them to.
 fn inputs(
     tool: &Spanned<String>,
     args: &IndexMap<String, Field>,
     names: &Names,
-    graph: &Spanned<String>,
-    head: &Head<'_>,
+    called: Span,
+    takes: &Takes<'_>,
     bag: &mut Bag,
 ) -> Option<()> {
+    let Takes { code, what, who, noun, fields, declared, broken } = takes;
+    let declared_here = |finding: Diagnostic, name: &str| match declared(name) {
+        Some(at) => finding.related(at, format!("{who} declares it here")),
+        None => finding,
+    };
     let mut fine = true;
     for (arg, field) in args {
         let at = names.declared(&format!("args.{arg}")).unwrap_or(tool.span);
-        let Some(input) = head.input.get(arg) else {
-            if head.broken.iter().any(|broken| broken == arg || broken == crate::spec::ANY) {
+        let Some(input) = fields.get(arg) else {
+            if bag.is_trusting() || broken.iter().any(|broken| broken == arg || broken == crate::spec::ANY) {
                 continue;
             }
-            let message = format!("graph `{}` has no input `{arg}`", graph.value);
-            let finding = Diagnostic::error("S414", message, at, "nothing takes this");
-            let finding = finding.related(graph.span, "the graph");
-            bag.report(finding.help_maybe(did_you_mean(arg, head.input.keys().map(String::as_str))));
+            let message = format!("{what} has no {noun} `{arg}`");
+            let finding = Diagnostic::error(code, message, at, "nothing takes this");
+            let finding = finding.related(called, *who);
+            bag.report(finding.help_maybe(did_you_mean(arg, fields.keys().map(String::as_str))));
             fine = false;
             continue;
         };
         if !input.ty.accepts(&field.ty) && !bag.is_trusting() {
-            let message = format!("input `{arg}` of graph `{}` is {}", graph.value, input.ty);
-            let finding = Diagnostic::error("S414", message, at, format!("this is {}", field.ty));
-            bag.report(match head.names.declared(&format!("input.{arg}")) {
-                Some(at) => finding.related(at, "the graph declares it here"),
-                None => finding,
-            });
+            let message = format!("{noun} `{arg}` of {what} is {}", input.ty);
+            let finding = Diagnostic::error(code, message, at, format!("this is {}", field.ty));
+            bag.report(declared_here(finding, arg));
             fine = false;
         }
     }
-    for (input, field) in &head.input {
-        if !args.contains_key(input) && !field.may_be_left_out() {
-            let message = format!("input `{input}` of graph `{}` has no value", graph.value);
-            let finding =
-                Diagnostic::error("S414", message, tool.span, format!("no argument is called `{input}`"));
-            let finding = match head.names.declared(&format!("input.{input}")) {
-                Some(at) => finding.related(at, "the graph declares it here"),
-                None => finding,
-            };
-            bag.report(finding.help(format!("add it to `args`:  {input}: {}", field.ty)));
-            fine = false;
-        }
+    let due = |(name, field): &(&String, &Field)| !args.contains_key(*name) && !field.may_be_left_out();
+    for (input, field) in fields.iter().filter(due).filter(|_| !bag.is_trusting()).collect::<Vec<_>>() {
+        let message = format!("{noun} `{input}` of {what} has no value");
+        let label = format!("no argument is called `{input}`");
+        let finding = declared_here(Diagnostic::error(code, message, tool.span, label), input);
+        bag.report(finding.help(format!("add it to `args`:  {input}: {}", field.ty)));
+        fine = false;
     }
     fine.then_some(())
+}
+
+/// Takes what is called at its word for the result, or checks that it gives what is declared.
+fn gives(
+    declared: Option<Type>,
+    given: Type,
+    spec: &ToolSpec,
+    called: &Spanned<String>,
+    bag: &mut Bag,
+) -> Option<Type> {
+    let Some(due) = declared else { return Some(given) };
+    if due.accepts(&given) || bag.is_trusting() {
+        return Some(due);
+    }
+    let (code, what, who) = match &spec.body {
+        ToolBodySpec::Graph(_) => ("S414", "graph ", "the graph"),
+        _ => ("M506", "", "the function"),
+    };
+    let message = format!("{what}`{}` does not give {due}", called.value);
+    let label = due.differs(&given).map_or_else(|| format!("it gives {given}"), |(_, how)| how);
+    let at = spec.result.as_ref().map_or(called.span, crate::spec::TypeSpec::span);
+    bag.report(Diagnostic::error(code, message, at, label).related(called.span, who));
+    None
 }
 
 /// Finds a graph that something calls. Nothing: it is reported, here or where it is wrong.
@@ -264,17 +317,6 @@ pub(super) fn find_graph<'h, 'a>(
     found
 }
 
-/// Reports what no host program has registered: this build knows of none.
-pub(super) fn unregistered(name: &Spanned<String>, outside: &Outside<'_>, bag: &mut Bag) -> Option<()> {
-    let strict = outside.is_strict();
-    let message = format!("`{}` is not registered", name.value);
-    let label = if strict { "no host program has registered it" } else { "only its host program can run it" };
-    let finding = Diagnostic::error("M506", message, name.span, label);
-    let severity = if strict { Severity::Error } else { Severity::Lint };
-    bag.report(Diagnostic { severity, ..finding }.help("the program that embeds graphloom registers it"));
-    (!strict).then_some(())
-}
-
 /// Reads `effects`.
 pub(super) fn effects_of(word: &str) -> Effects {
     match word {
@@ -295,41 +337,17 @@ impl ToolDraft {
         let body = match &self.body {
             Body::Graph(name) => ToolBody::Graph(name.clone()),
             Body::Request(request) => ToolBody::Call(Arc::new(HttpTool(request.finish(templates)))),
-            Body::Registered(name) => ToolBody::Call(Arc::new(Unregistered(name.clone()))),
+            Body::Custom(function) => ToolBody::Call(Arc::clone(function)),
         };
         ToolPlan {
             name: self.name.value.clone(),
             description: self.description.clone(),
-            args: Type::Record(self.args.clone()),
+            args: if self.open { Type::Object } else { Type::Record(self.args.clone()) },
             result: self.result.clone(),
             approval: self.approval,
             is_final: self.is_final,
             effects: self.effects,
             body,
         }
-    }
-}
-
-/// Stands where only a host program could do something.
-#[derive(Debug)]
-pub(super) struct Unregistered(pub(super) String);
-
-impl Unregistered {
-    fn fail(&self) -> Failure {
-        Failure::new(ErrorKind::Tool, format!("`{}` is not registered", self.0))
-    }
-}
-
-#[async_trait]
-impl Tool for Unregistered {
-    async fn call(&self, _call: &Call) -> Result<Json, Failure> {
-        Err(self.fail())
-    }
-}
-
-#[async_trait]
-impl Node for Unregistered {
-    async fn run(&self, _attempt: &Attempt) -> Result<Outcome, Failure> {
-        Err(self.fail())
     }
 }

@@ -8,17 +8,21 @@ use serde_json::Value as Json;
 
 use super::calls::{Calls, calls};
 use super::nodes::Cached;
-use super::{Providers, compile};
+use super::{Providers, compile, custom};
 use crate::diagnostic::{Bag, render_text};
 use crate::id::sha256_hex;
 use crate::plan::Plan;
 use crate::spec::{Files, Folder, Graph, Node, Project, Tree, load_files};
+use crate::tool::custom::Registry;
 
 /// The stored body of a version.
 #[derive(Serialize, Deserialize)]
 struct Body {
     v: u8,
     files: BTreeMap<String, String>,
+    /// The signatures of the functions that it calls.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    custom: BTreeMap<String, String>,
 }
 
 /// Returns the hash and the body of a graph. `calls` is what it calls, `used` the files below prompts/ that it and what
@@ -28,15 +32,18 @@ pub(super) fn version(
     graph: &Graph,
     calls: &Calls,
     used: &BTreeSet<String>,
+    registry: Option<&Registry>,
 ) -> (String, Vec<u8>) {
-    let hash = sha256_hex(canonical(folder, graph, calls, used).to_string().as_bytes());
+    let told = |name: &String| Some((name.clone(), custom::told(name, registry)?));
+    let custom = calls.custom.iter().filter_map(told).collect();
+    let hash = sha256_hex(canonical(folder, graph, calls, used, &custom).to_string().as_bytes());
     let own = [format!("{}.yaml", graph.id), "project.yaml".to_owned()];
     let called = calls.graphs.iter().map(|id| format!("{id}.yaml"));
     let files = own.into_iter().chain(called).chain(used.iter().map(|path| format!("prompts/{path}")));
     let files: BTreeSet<String> = files.chain(schemas(folder, graph, calls, used)).collect();
     let files = files.into_iter().filter_map(|path| Some((path.clone(), text(folder, &path)?))).collect();
     // Serialising texts into memory cannot fail.
-    (hash, serde_json::to_vec(&Body { v: 1, files }).unwrap_or_default())
+    (hash, serde_json::to_vec(&Body { v: 1, files, custom }).unwrap_or_default())
 }
 
 fn text(folder: &Folder, path: &str) -> Option<String> {
@@ -96,7 +103,13 @@ fn schemas(folder: &Folder, graph: &Graph, calls: &Calls, used: &BTreeSet<String
 
 /// Returns what the hash of a graph stands for. Comments, key order and the look of the YAML are no part of it; models,
 /// retries, hosts, secrets and settings belong to the deployment.
-fn canonical(folder: &Folder, graph: &Graph, calls: &Calls, used: &BTreeSet<String>) -> Json {
+fn canonical(
+    folder: &Folder,
+    graph: &Graph,
+    calls: &Calls,
+    used: &BTreeSet<String>,
+    custom: &BTreeMap<String, String>,
+) -> Json {
     let prompt = |path: &String| {
         let path = format!("prompts/{path}");
         text(folder, &path).map(|text| (path, Json::String(text)))
@@ -121,6 +134,7 @@ fn canonical(folder: &Folder, graph: &Graph, calls: &Calls, used: &BTreeSet<Stri
         let json = folder.schemas.get(&path)?.json.clone();
         Some((path, json))
     };
+    add("custom", custom.iter().map(|(name, signature)| (name.clone(), signature.as_str().into())).collect());
     add("schemas", schemas(folder, graph, calls, used).into_iter().filter_map(schema).collect());
     sorted(whole)
 }
@@ -227,21 +241,26 @@ fn sorted(json: Json) -> Json {
 
 /// Returns the files of a stored body.
 fn files(body: &[u8]) -> Result<Files, String> {
+    Ok(parts(body)?.0)
+}
+
+/// Returns the files of a stored body, and the signatures of functions.
+fn parts(body: &[u8]) -> Result<(Files, BTreeMap<String, String>), String> {
     let body: Body = serde_json::from_slice(body).map_err(|e| e.to_string())?;
     if body.v != 1 {
         return Err(format!("its format {} is newer than this build", body.v));
     }
-    Ok(body.files.into_iter().map(|(path, text)| (path, text.into_bytes())).collect())
+    Ok((body.files.into_iter().map(|(path, text)| (path, text.into_bytes())).collect(), body.custom))
 }
 
 /// Returns what the hash of a stored version stands for: `graph`, `types` and `prompts`, as they were written.
 pub fn stored_canonical(body: &[u8], graph: &str) -> Result<Json, String> {
-    let files = files(body)?;
+    let (files, custom) = parts(body)?;
     let used = files.keys().filter_map(|path| path.strip_prefix("prompts/")).map(str::to_owned).collect();
     let folder = load_files("", files, &mut Bag::trusting());
     let graph = folder.graphs.get(graph).ok_or("the body holds another graph")?;
     let calls = calls(graph, &folder.graphs, &folder.project);
-    Ok(canonical(&folder, graph, &calls, &used))
+    Ok(canonical(&folder, graph, &calls, &used, &custom))
 }
 
 /// Makes a plan again from the body that was stored with it. Models and retries are those of `project`, the text of

@@ -172,6 +172,20 @@ fn changes(id: &str, old: &Compiled, new: &Compiled) -> Result<Vec<Change>, Stri
         changes.maps(what, (&parts.0, &parts.1), |_| String::new(), |_, old, new| paths(old, new));
     }
 
+    // A function is compared where both sides know it: a program without a registry knows none.
+    let functions = (object(&forms.0["custom"]), object(&forms.1["custom"]));
+    let (mut then, mut now) = functions.clone();
+    then.retain(|name, _| functions.1.contains_key(name));
+    now.retain(|name, _| functions.0.contains_key(name));
+    changes.maps(
+        "function",
+        (&then, &now),
+        |_| String::new(),
+        |_, old, new| {
+            if old == new { Vec::new() } else { vec![format!("{} -> {}", text(old), text(new))] }
+        },
+    );
+
     let settings = |graph| {
         let mut settings: BTreeMap<String, &Json> = object(graph);
         settings.retain(|key, _| !["nodes", "start", "state", "input"].contains(&key.as_str()));
@@ -188,6 +202,10 @@ fn changes(id: &str, old: &Compiled, new: &Compiled) -> Result<Vec<Change>, Stri
             _ => vec![String::new()],
         },
     );
+    if changes.0.is_empty() && functions.0.len() != functions.1.len() {
+        let about = "known on one side only: `--registry FILE` tells of them";
+        changes.push(Sign::Changed, "function", "signatures", about);
+    }
     if changes.0.is_empty() {
         // The hashes differ, so something does: perhaps how a type is written.
         changes.push(Sign::Changed, "setting", "the file", "only how something is written");
@@ -219,6 +237,10 @@ fn condition(edge: &Edge) -> String {
 /// Returns the entries of an object; none of anything else.
 fn object(json: &Json) -> BTreeMap<String, &Json> {
     json.as_object().into_iter().flatten().map(|(key, value)| (key.clone(), value)).collect()
+}
+
+fn text(json: &Json) -> &str {
+    json.as_str().unwrap_or_default()
 }
 
 /// Returns the keys in which two objects differ; something when one is none.

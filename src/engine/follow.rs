@@ -133,6 +133,11 @@ pub(super) fn decode(batch: &EventBatch) -> Result<Vec<Event>, StoreError> {
 }
 
 impl Follower {
+    /// Returns the run.
+    pub fn run(&self) -> RunId {
+        self.run
+    }
+
     /// Returns the next event; nothing after `run.finished`.
     pub async fn next(&mut self) -> Option<Result<Arc<Frame>, Aborted>> {
         loop {

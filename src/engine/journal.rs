@@ -10,9 +10,8 @@ use bytes::Bytes;
 use chrono::Utc;
 use tokio::sync::watch;
 
-use crate::event::{self, Body, Event, NodeStatus, RunStatus, Scope, Usage};
+use crate::event::{self, Body, Event, NodeStatus, RunStatus, Scope, Sink, Usage};
 use crate::id::{RunId, Seq, TaskId};
-use crate::node::Sink;
 use crate::store::EventBatch;
 
 /// What a journal holds at most once it is stored, in bytes of JSON.

@@ -4,6 +4,7 @@
 
 mod accept;
 mod answer;
+mod drain;
 mod follow;
 mod heads;
 mod journal;
@@ -37,6 +38,8 @@ use crate::state::Mismatch;
 use crate::store::{Claim, EventBatch, Idempotency, OnBusy, Process, Run, RunState, Store, StoreError};
 
 pub use answer::{AnswerError, Answered, Answerer, Asked, Said};
+pub(crate) use drain::Told;
+pub use drain::{Finished, Message};
 pub use follow::{Aborted, Followed, Follower};
 use heads::Heads;
 pub use journal::Frame;

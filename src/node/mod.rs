@@ -3,6 +3,7 @@
 //! Invariant: a node is built from parsed parts and never sees YAML. It reads a snapshot, returns
 //! writes, and changes nothing itself.
 
+mod custom;
 mod fail;
 mod http;
 mod llm;
@@ -19,12 +20,13 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
-use crate::event::{Body, Scope as Place, Usage};
+use crate::event::{Body, Emitter, Usage};
 use crate::expr::Scope;
-use crate::id::{RunId, TaskId};
+use crate::id::{RunId, TaskId, ThreadKey};
 use crate::state::{State, Write};
 
 pub use crate::failure::{Caught, ErrorKind, Failure};
+pub use custom::Custom;
 pub use fail::Fail;
 pub use llm::{Bind, Clip, Link, Llm, Output, Piece};
 pub use meter::{Meter, Price};
@@ -135,51 +137,6 @@ impl RunFacts {
     }
 }
 
-/// Receives what a task tells the world while it works, and knows what it left open.
-pub trait Sink: Send + Sync {
-    /// Sends an event at once. It is not durable yet: a reset may take it back.
-    fn send(&self, place: &Place, body: Body);
-
-    /// Says whether the task has begun a message or a reasoning that it did not end.
-    fn has_shown(&self, place: &Place) -> bool;
-
-    /// Ends what a dead attempt left open: its text is not part of the conversation.
-    fn discard(&self, place: &Place);
-}
-
-/// Sends the events of one attempt.
-pub struct Emitter {
-    sink: Arc<dyn Sink>,
-    place: Place,
-}
-
-impl Emitter {
-    /// Makes the emitter of one attempt.
-    pub fn new(sink: Arc<dyn Sink>, place: Place) -> Self {
-        Self { sink, place }
-    }
-
-    /// Returns where it speaks from.
-    pub fn place(&self) -> &Place {
-        &self.place
-    }
-
-    /// Sends an event at once.
-    pub fn send(&self, body: Body) {
-        self.sink.send(&self.place, body);
-    }
-
-    /// Says whether anything was shown that a reset has to take back.
-    pub fn has_shown(&self) -> bool {
-        self.sink.has_shown(&self.place)
-    }
-
-    /// Ends what a dead attempt left open.
-    pub fn discard(&self) {
-        self.sink.discard(&self.place);
-    }
-}
-
 /// One attempt of a node: what it may read and where it may speak.
 pub struct Attempt {
     /// The state as the last barrier left it.
@@ -188,6 +145,8 @@ pub struct Attempt {
     pub input: Arc<Json>,
     /// Facts of the run.
     pub run: RunFacts,
+    /// The thread that it works for.
+    pub thread: ThreadKey,
     /// The node's name.
     pub node: Arc<str>,
     /// The task.

@@ -27,7 +27,7 @@ pub struct Job {
     pub tools: BTreeMap<String, Arc<ToolPlan>>,
     /// A tool that fails is the failure of the node; else the model is told.
     pub fails_by_tools: bool,
-    /// The type of a model's answer, where it is no text.
+    /// The type of a model's answer, where it is no text; of what a host program's function gives.
     pub answer: Option<Type>,
     /// What a call does outside.
     pub effects: Effects,

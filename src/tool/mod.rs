@@ -3,6 +3,7 @@
 //! Invariant: a tool gets arguments that fit their declared type, and gives a result or a failure; whether it may be
 //! called, and how often, is decided before.
 
+pub mod custom;
 pub mod http;
 
 use std::sync::Arc;
@@ -10,7 +11,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde_json::Value as Json;
 
+use crate::event::Emitter;
 use crate::failure::Failure;
+use crate::id::{RunId, ThreadKey};
 
 /// One call of a tool.
 #[derive(Debug, Clone)]
@@ -19,10 +22,16 @@ pub struct Call {
     pub caller: String,
     /// The arguments, as declared.
     pub args: Arc<Json>,
+    /// The run.
+    pub run: RunId,
+    /// The thread that it works for.
+    pub thread: ThreadKey,
     /// The same over all attempts; sent as `Idempotency-Key`.
     pub idempotency_key: String,
     /// The try, from 1; sent as `X-Attempt`.
     pub attempt: u32,
+    /// Where it speaks.
+    pub emit: Emitter,
 }
 
 /// A tool.

@@ -21,7 +21,7 @@ BINARY = os.environ.get("GRAPHLOOM", str(ROOT / "target" / "debug" / "graphloom"
 CODES = SRC / "codes"
 BLESS = "--bless" in sys.argv
 ONLY = [a for a in sys.argv[1:] if not a.startswith("--")]
-SHOWN = {"text", "sh", "python", "ts", "lua", "nginx", "sql", "rust ignore", "console norun"}
+SHOWN = {"text", "sh", "python", "ts", "lua", "nginx", "sql", "console norun"}
 WRITTEN = ("yaml", "text", "toml", "json")
 
 faults = []
@@ -188,6 +188,11 @@ def check_block(page, line, info, content, project):
                 _, parts = words(command.rstrip("\\"))
                 if parts[:1] == ["graphloom"] and (why := known(parts)):
                     fault(page, line + offset + 1, f"`{command}`: {why}")
+        return None
+    if kind == "rust" and rest.endswith(".rs"):
+        source = (ROOT / rest).read_text() if (ROOT / rest).is_file() else ""
+        if text.strip() not in source:
+            fault(page, line, f"these lines do not stand in `{rest}`, one after the other")
         return None
     if kind in WRITTEN and rest and rest != "fragment":
         if not re.fullmatch(r"[A-Za-z0-9._/-]+", rest) or rest.startswith("/") or ".." in rest:

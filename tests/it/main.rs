@@ -11,6 +11,7 @@ mod chaos;
 mod commands;
 mod corpus;
 mod drawing;
+mod embed;
 mod engine;
 mod guide;
 mod handlers;

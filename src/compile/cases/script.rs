@@ -53,6 +53,8 @@ pub(super) enum Role<'p> {
     Tool(&'p ToolPlan),
     Request,
     Graph,
+    /// A function of the host program, and what its node gives.
+    Custom(&'p Job),
     /// A person who is asked.
     Person(&'p Ask),
 }
@@ -64,6 +66,7 @@ impl Role<'_> {
             Self::Tool(_) => "a tool",
             Self::Request => "a request",
             Self::Graph => "a graph",
+            Self::Custom(_) => "a function",
             Self::Person(_) => "a question",
         }
     }
@@ -72,7 +75,7 @@ impl Role<'_> {
     fn keys(&self) -> &'static [&'static str] {
         match self {
             Self::Model(_) => &["text", "output", "calls", "error"],
-            Self::Tool(_) => &["result", "error"],
+            Self::Tool(_) | Self::Custom(_) => &["result", "error"],
             Self::Request => &["status", "text", "error"],
             Self::Graph => &["output", "error"],
             // What is answered begins a turn of its own.
@@ -142,6 +145,7 @@ pub(super) fn role<'p>(plan: &'p Plan, name: &Spanned<String>, bag: &mut Bag) ->
                 Work::Ask(ask) => Some(Role::Person(ask)),
                 Work::Node(_) if job.kind == "llm" => Some(Role::Model(job)),
                 Work::Node(_) if job.kind == "http" => Some(Role::Request),
+                Work::Node(_) if job.kind == "custom" => Some(Role::Custom(job)),
                 Work::Map(_) => {
                     let message = format!("the items of `{}` are answered one by one", name.value);
                     let finding = Diagnostic::error("M514", message, name.span, "a list");
@@ -156,7 +160,9 @@ pub(super) fn role<'p>(plan: &'p Plan, name: &Spanned<String>, bag: &mut Bag) ->
                     let label = format!("a node of kind `{}`", job.kind);
                     let finding = Diagnostic::error("M514", message, name.span, label);
                     bag.report(
-                        finding.help("scripts are for `llm`, `tool`, `http`, `graph`, `map` and `ask` nodes"),
+                        finding.help(
+                            "scripts are for `llm`, `tool`, `http`, `graph`, `custom`, `map` and `ask` nodes",
+                        ),
                     );
                     None
                 }
@@ -180,6 +186,9 @@ pub(super) fn role<'p>(plan: &'p Plan, name: &Spanned<String>, bag: &mut Bag) ->
 fn check_fits(role: &Role<'_>, entry: &EntrySpec, bag: &mut Bag) {
     let mismatch = match (role, &entry.answer) {
         (Role::Tool(tool), AnswerSpec::Result(value)) => tool.result.check(value).err(),
+        (Role::Custom(job), AnswerSpec::Result(value)) => {
+            job.answer.as_ref().and_then(|ty| ty.check(value).err())
+        }
         (Role::Model(job), AnswerSpec::Output(value)) => match &job.answer {
             Some(ty) => ty.check(value).err(),
             None => {

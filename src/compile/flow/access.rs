@@ -2,6 +2,7 @@
 
 use indexmap::IndexMap;
 
+use crate::compile::custom;
 use crate::compile::heads::Head;
 use crate::compile::names::Names;
 use crate::compile::nodes::{Gives, Shared, locals};
@@ -221,7 +222,9 @@ impl<'a> Access<'a> {
             }
             KindSpec::Custom(node) => {
                 self.outside = true;
-                self.with(&node.with, None, str::to_owned);
+                let name = node.name.as_ref().map_or("", |name| name.value.as_str());
+                let fields = custom::args(name, shared.outside.registry());
+                self.with(&node.with, fields.as_ref(), |arg| format!("argument `{arg}` of `{name}`"));
             }
             KindSpec::Map(_) | KindSpec::Set { .. } | KindSpec::Route => {}
         }

@@ -4,11 +4,13 @@ use indexmap::IndexMap;
 
 use super::misfit::misfit;
 use super::{Body, Gives, Scene, Step};
+use crate::compile::custom::{self, Found};
 use crate::compile::prompts::Prompts;
 use crate::compile::request::{self, Surroundings};
-use crate::compile::tools::{find_graph, unregistered};
+use crate::compile::tools::find_graph;
 use crate::diagnostic::{Bag, Diagnostic, Span, Spanned, did_you_mean};
 use crate::expr::{ExprTree, Facts, Typed};
+use crate::node::Custom;
 use crate::spec::{CustomSpec, ExprSpec, GraphNodeSpec, HttpSpec, ToolNodeSpec};
 use crate::state::{Field, Type};
 use crate::tool::http::Waits;
@@ -43,7 +45,11 @@ impl Scene<'_> {
         };
         let what = format!("tool `{}`", name.value);
         let callee = Callee { code: "M507", what, noun: "argument", fields: &tool.args, at: name.span };
-        let with = self.with(&callee, &node.with, step.partial, |arg| tool.declared(arg), bag);
+        let with = if tool.open {
+            self.values(&node.with, bag)
+        } else {
+            self.with(&callee, &node.with, step.partial, |arg| tool.declared(arg), bag)
+        };
         let gives = Gives::of(tool.result.clone(), format!("the result of `{}`", name.value));
         (with.map(|with| Body::Tool { tool: name.value.clone(), with }), gives)
     }
@@ -108,18 +114,38 @@ impl Scene<'_> {
         (body, Gives { code: "S414", ..gives })
     }
 
-    pub(super) fn custom(&self, node: &CustomSpec, bag: &mut Bag) -> (Option<Body>, Gives) {
-        let fine = self.values(&node.with, bag);
-        let name = node.name.as_ref().and_then(|name| {
-            unregistered(name, self.shared.outside, bag)?;
-            fine.then(|| name.value.clone())
-        });
-        (name.map(Body::Registered), Gives::of(Type::Any, "the result"))
+    pub(super) fn custom(&self, step: &Step<'_>, node: &CustomSpec, bag: &mut Bag) -> (Option<Body>, Gives) {
+        let found =
+            node.name.as_ref().and_then(|name| Some((name, custom::find(name, self.shared.outside, bag)?)));
+        let Some((name, Found { args, result, function })) = found else {
+            self.values(&node.with, bag);
+            return (None, Gives::unknown());
+        };
+        let gives = Gives::of(result.clone(), format!("the result of `{}`", name.value));
+        let with = match &args {
+            None => self.values(&node.with, bag),
+            Some(fields) => {
+                let what = format!("`{}`", name.value);
+                let callee = Callee { code: "M507", what, noun: "argument", fields, at: name.span };
+                self.with(&callee, &node.with, step.partial, |_| None, bag)
+            }
+        };
+        let args = args.map_or(Type::Object, Type::Record);
+        let custom = |with| Custom { name: name.value.clone(), function, args, result, with };
+        (with.map(|with| Body::Custom(Box::new(custom(with)))), gives)
     }
 
     /// Checks values of which nobody knows where they go.
-    fn values(&self, with: &[(Spanned<String>, ExprSpec)], bag: &mut Bag) -> bool {
-        with.iter().fold(true, |fine, (_, value)| self.names.tree(value, bag).is_some() && fine)
+    fn values(
+        &self,
+        with: &[(Spanned<String>, ExprSpec)],
+        bag: &mut Bag,
+    ) -> Option<IndexMap<String, ExprTree>> {
+        let trees: Vec<_> = with
+            .iter()
+            .map(|(name, value)| Some((name.value.clone(), self.names.tree(value, bag)?)))
+            .collect();
+        trees.into_iter().collect()
     }
 
     /// Checks the values that are given to a tool or a graph.

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use indexmap::IndexMap;
 
+use crate::compile::custom::Unregistered;
 use crate::compile::heads::Head;
 use crate::compile::request::RequestDraft;
-use crate::compile::tools::Unregistered;
 use crate::expr::ExprTree;
 use crate::model::ToolSpec;
-use crate::node::{Bind, Clip, Fail, Link, Llm, Offered, Output, Piece, Retry, Say, Set, parameters};
+use crate::node::{Bind, Clip, Custom, Fail, Link, Llm, Offered, Output, Piece, Retry, Say, Set, parameters};
 use crate::plan::{
     Ask, Cache, Catch, Each, Effects, Fallback, Form, GraphCall, ItemError, Job, Next, OnMessage, PlanNode,
     Sent, Target, ToolPlan, Work,
@@ -103,7 +103,7 @@ pub(in crate::compile) enum Body {
     Ask(AskDraft),
     Graph { graph: String, with: IndexMap<String, ExprTree>, keeps: bool },
     Map(Box<EachDraft>),
-    Registered(String),
+    Custom(Box<Custom>),
 }
 
 pub(in crate::compile) struct LlmDraft {
@@ -174,6 +174,7 @@ impl JobDraft {
     fn finish(self, templates: &Templates, tools: &BTreeMap<String, Arc<ToolPlan>>, definition: &str) -> Job {
         let answer = match &self.body {
             Body::Llm(llm) => llm.output.as_ref().map(|output| output.ty.clone()),
+            Body::Custom(custom) => Some(custom.result.clone()),
             _ => None,
         };
         let offered =
@@ -218,7 +219,7 @@ impl JobDraft {
                 at_once: each.at_once,
                 on_error: each.on_error,
             })),
-            Body::Registered(name) => Work::Node(Arc::new(Unregistered(name))),
+            Body::Custom(custom) => Work::Node(Arc::new(*custom)),
         };
         Job {
             tools: offered().collect(),

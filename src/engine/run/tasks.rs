@@ -15,10 +15,10 @@ use tracing::{error, info, warn};
 use super::{Cut, Driver, Halt, Position};
 use crate::engine::step::{Beginning, Begun, Ended, Leaf, LeafWork, Worked};
 use crate::engine::{Stop, record};
-use crate::event::{Body, Scope};
+use crate::event::{Body, Emitter, Scope};
 use crate::failure::{ErrorKind, Failure};
 use crate::id::TaskId;
-use crate::node::{Attempt, Done, Emitter, Meter, Outcome, RunFacts};
+use crate::node::{Attempt, Done, Meter, Outcome, RunFacts};
 use crate::plan::{Durability, Effects, ToolBody};
 use crate::tool::Call;
 
@@ -348,6 +348,7 @@ impl Driver<'_> {
                     state: leaf.state.clone(),
                     input: Arc::clone(&leaf.input),
                     run: facts.clone(),
+                    thread: self.claim.run.key.clone(),
                     node: place.node.as_str().into(),
                     task: place.task_id.clone(),
                     attempt: number,
@@ -370,8 +371,11 @@ impl Driver<'_> {
                         _ => format!("{}/{}", place.caller(), tool.name),
                     },
                     args: Arc::clone(&called.args),
+                    run: self.claim.run.run,
+                    thread: self.claim.run.key.clone(),
                     idempotency_key: called.task.to_string(),
                     attempt: number,
+                    emit: Emitter::new(self.journal.clone(), place),
                 };
                 let mut result = work.call(&call).await?;
                 tool.result.check(&result).map_err(|why| {

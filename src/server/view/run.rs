@@ -4,7 +4,7 @@ use poem_openapi::{Enum, Object};
 use serde_json::Value as Json;
 
 use super::{Id, Time};
-use crate::engine::record::{self, Outcome};
+use crate::engine::record::{self, Outcome, RunError};
 use crate::event;
 use crate::id::RunId;
 use crate::server::interrupts::InterruptView;
@@ -92,13 +92,20 @@ impl From<event::Usage> for UsageView {
 #[oai(rename = "RunError", skip_serializing_if_is_none)]
 pub(in crate::server) struct ErrorView {
     /// A stable code.
-    pub(in crate::server) code: String,
+    code: String,
     /// One sentence for people.
-    pub(in crate::server) message: String,
+    message: String,
     /// The same request may succeed later.
-    pub(in crate::server) retryable: bool,
+    retryable: bool,
     /// The node that failed.
-    pub(in crate::server) node: Option<String>,
+    node: Option<String>,
+}
+
+impl From<RunError> for ErrorView {
+    fn from(error: RunError) -> Self {
+        let RunError { code, message, node, retryable } = error;
+        Self { code, message, retryable, node }
+    }
 }
 
 /// A run.
@@ -153,12 +160,7 @@ impl TryFrom<Run> for RunView {
             finished_at: run.finished_at.map(Time::from),
             output,
             usage,
-            error: error.map(|error| ErrorView {
-                code: error.code,
-                message: error.message,
-                retryable: error.retryable,
-                node: error.node,
-            }),
+            error: error.map(ErrorView::from),
         })
     }
 }

@@ -29,12 +29,12 @@ static TOOL_KEYS: [Key; 9] = [
     key(
         "args",
         Shape::Names(Named::Argument, &Shape::Shared(&TYPE)),
-        "The arguments, by name: read as `args.NAME`. Default: none; of a graph its inputs.",
+        "The arguments, by name: read as `args.NAME`. Default: none; of a graph its inputs, of what is registered its own.",
     ),
     key(
         "result",
         Shape::Shared(&TYPE),
-        "The type of the result, checked when it comes. Default: `any`; of a graph its output.",
+        "The type of the result, checked when it comes. Default: `any`; of a graph its output, of what is registered its own.",
     ),
     EFFECTS,
     key("approval", Shape::Word(&APPROVALS), "Who is asked before a call. Default: nobody."),

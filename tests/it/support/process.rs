@@ -112,6 +112,15 @@ impl Drop for Process {
     }
 }
 
+/// Returns the command of an example.
+pub(crate) fn example(name: &str) -> Command {
+    // Cargo names no variable for examples, but they stand beside the tests.
+    let tests = std::env::current_exe().unwrap();
+    let path = tests.ancestors().nth(2).unwrap().join("examples").join(name);
+    assert!(path.exists(), "`cargo build --example {name}` makes {}", path.display());
+    Command::new(path)
+}
+
 /// A running mock provider.
 pub(crate) struct Mock {
     _process: Process,
@@ -121,17 +130,12 @@ pub(crate) struct Mock {
 
 impl Mock {
     pub(crate) fn start() -> Self {
-        // Cargo names no variable for examples, but they stand beside the tests.
-        let tests = std::env::current_exe().unwrap();
-        let path = tests.ancestors().nth(2).unwrap().join("examples/mock_provider");
-        let process = Command::new(&path)
+        let process = example("mock_provider")
             .args(["--port", "0", "--with-parent"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .unwrap_or_else(|e| {
-                panic!("{}: {e}; `cargo build --example mock_provider` makes it", path.display())
-            });
+            .unwrap();
         let mut process = Process(process);
         let base = process.line("listening on ").unwrap();
         Self { _process: process, base }
