@@ -6,6 +6,7 @@ pub mod anthropic;
 pub mod demo;
 mod http;
 mod ids;
+mod names;
 pub mod openai;
 pub mod scripted;
 mod sse;
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use crate::event::Usage;
+pub use names::{MAX_TOOL_NAME, wire_name};
 
 /// Who says a chat turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

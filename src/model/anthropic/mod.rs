@@ -9,6 +9,7 @@ use futures_util::stream::{BoxStream, StreamExt};
 use self::answer::Message;
 use self::wire::Body;
 use super::http::{Endpoint, below};
+use super::names::own_names;
 use super::sse::Answer;
 use super::timed::Clock;
 use super::{ChatModel, Chunk, ModelError, Request};
@@ -74,7 +75,7 @@ impl ChatModel for Anthropic {
         let events = self.endpoint.open(&request, &body, &clock).await?;
         let forced = request.output.as_ref().filter(|_| !self.schemas).map(|output| output.name.clone());
         let answer = Message::new(&self.model, self.endpoint.key.clone(), &request.idempotency_key, forced);
-        Ok(clock.watch(Answer::new(events, answer)).boxed())
+        Ok(own_names(clock.watch(Answer::new(events, answer)).boxed(), &request.tools))
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::{Map, Value as Json, json};
 use crate::event::Usage;
 use crate::id::sha256_hex;
 use crate::model::wire::{Fields, Text, count};
-use crate::model::{OutputSchema, Params, Role, ToolCall, ToolSpec, Turn};
+use crate::model::{OutputSchema, Params, Role, ToolCall, ToolSpec, Turn, wire_name};
 
 /// The most tokens of an answer where nothing is said: the API wants a number.
 const MAX_TOKENS: u64 = 8192;
@@ -48,8 +48,11 @@ impl Serialize for Body<'_> {
         fields.default("output_config", config.as_ref())?;
         let forced = self.output.filter(|_| !self.schemas);
         let tool = |name: &str, description: &str, schema: &Json| json!({"name": name, "description": description, "input_schema": schema});
-        let mut tools: Vec<Json> =
-            self.tools.iter().map(|spec| tool(&spec.name, &spec.description, &spec.parameters)).collect();
+        let mut tools: Vec<Json> = self
+            .tools
+            .iter()
+            .map(|spec| tool(&wire_name(&spec.name), &spec.description, &spec.parameters))
+            .collect();
         if let Some(output) = forced {
             tools.push(tool(&output.name, "Takes the answer.", &output.schema));
             fields.default("tool_choice", Some(&json!({"type": "tool", "name": output.name})))?;
@@ -197,7 +200,7 @@ fn data(url: &str) -> Option<(&str, &str)> {
 /// Returns a call of a tool. Broken arguments were answered with what is wrong with them; they are sent back as none.
 fn call(call: &ToolCall) -> Json {
     let input = Json::Object(call.args().unwrap_or_default());
-    json!({"type": "tool_use", "id": id(&call.id), "name": call.name, "input": input})
+    json!({"type": "tool_use", "id": id(&call.id), "name": wire_name(&call.name), "input": input})
 }
 
 fn result(turn: &Turn) -> Json {

@@ -10,6 +10,7 @@ use futures_util::stream::{BoxStream, StreamExt};
 use self::answer::Completion;
 use self::wire::Body;
 use super::http::{Endpoint, below};
+use super::names::own_names;
 use super::sse::Answer;
 use super::timed::Clock;
 use super::{ChatModel, Chunk, ModelError, Request};
@@ -59,7 +60,7 @@ impl ChatModel for OpenAi {
         };
         let events = self.endpoint.open(&request, &body, &clock).await?;
         let answer = Completion::new(self.endpoint.key.clone(), &request.idempotency_key);
-        Ok(clock.watch(Answer::new(events, answer)).boxed())
+        Ok(own_names(clock.watch(Answer::new(events, answer)).boxed(), &request.tools))
     }
 }
 

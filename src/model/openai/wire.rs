@@ -7,7 +7,7 @@ use serde_json::{Value as Json, json};
 
 use crate::event::Usage;
 use crate::model::wire::{Fields, Text, WireError, count, said};
-use crate::model::{OutputSchema, Params, Role, ToolCall, ToolSpec, Turn};
+use crate::model::{OutputSchema, Params, Role, ToolCall, ToolSpec, Turn, wire_name};
 
 /// The body of a request.
 pub(super) struct Body<'a> {
@@ -38,8 +38,7 @@ impl Serialize for Body<'_> {
         });
         fields.default("response_format", format.as_ref())?;
         let tool = |tool: &ToolSpec| {
-            let function =
-                json!({"name": tool.name, "description": tool.description, "parameters": tool.parameters});
+            let function = json!({"name": wire_name(&tool.name), "description": tool.description, "parameters": tool.parameters});
             json!({"type": "function", "function": function})
         };
         let tools: Vec<Json> = self.tools.iter().map(tool).collect();
@@ -78,7 +77,7 @@ impl<'a> From<&'a Turn> for Message<'a> {
                 Ok(_) if !call.arguments.trim().is_empty() => call.arguments.as_str(),
                 _ => "{}",
             };
-            json!({"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}})
+            json!({"id": call.id, "type": "function", "function": {"name": wire_name(&call.name), "arguments": arguments}})
         };
         let tool_calls = turn.tool_calls.iter().map(call).collect();
         Self { role: turn.role, content, tool_calls, tool_call_id: turn.tool_call_id.as_deref() }
