@@ -80,6 +80,11 @@ impl Findings {
         render_json(&self.0)
     }
 
+    /// Returns a bag for further findings in the same files.
+    pub(crate) fn sources(&self) -> Bag {
+        self.0.emptied()
+    }
+
     /// Writes them for people, with colours where they are shown.
     pub(crate) fn render(&self, color: bool) -> String {
         render_text(&self.0, color)

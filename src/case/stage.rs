@@ -88,6 +88,7 @@ impl Stage {
             name: tool.name.clone(),
             description: tool.description.clone(),
             args: tool.args.clone(),
+            schema: tool.schema.clone(),
             result: tool.result.clone(),
             approval: tool.approval,
             is_final: tool.is_final,

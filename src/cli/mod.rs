@@ -9,6 +9,7 @@ mod erase;
 mod explain;
 mod keys;
 mod lsp;
+mod mcp;
 mod registry;
 mod reload;
 mod render;
@@ -60,6 +61,8 @@ enum Command {
     Diff(diff::DiffFlags),
     /// Explains a code, with a wrong and a right example; or lists what expressions can use
     Explain(explain::ExplainFlags),
+    /// Writes down what the tools of MCP servers are, and holds it against the servers
+    Mcp(mcp::McpFlags),
     /// Prints the drawing of a graph
     Render(render::RenderFlags),
     /// Talks to a graph in the terminal, without a server
@@ -152,6 +155,7 @@ fn run(cli: Cli, own: Registry) -> Result<ExitCode> {
         Command::Check(check) => check::check(host, &check),
         Command::Diff(diff) => Ok(runtime()?.block_on(diff::diff(&diff, host))),
         Command::Explain(topic) => explain::explain(&topic),
+        Command::Mcp(mcp) => runtime()?.block_on(mcp::mcp(host, &mcp)),
         Command::Render(render) => render::render(host, &render),
         Command::Chat(chat) => runtime()?.block_on(chat::chat(host, &chat)),
         Command::Test(test) => runtime()?.block_on(test::test(host, &test)),
@@ -232,7 +236,7 @@ fn print(text: &str) -> Result<ExitCode> {
 
 fn log_to_stderr(flags: &Flags, file: &File, serving: bool) -> Result<()> {
     use tracing_subscriber::{EnvFilter, fmt};
-    let default = if serving { "info,sea_orm_migration=warn" } else { "warn" };
+    let default = if serving { "info,sea_orm_migration=warn,rmcp=off" } else { "warn,rmcp=off" };
     let filter = flags.log.as_deref().or(file.log.as_deref()).unwrap_or(default);
     let filter = EnvFilter::try_new(filter).with_context(|| format!("`--log {filter}` is not a filter"))?;
     // A log collector that goes away must not take the service with it.

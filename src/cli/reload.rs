@@ -94,7 +94,15 @@ impl Reloads {
             }
             match look {
                 Ok(Look::Same) => self.again = false,
-                Ok(Look::Project(seen, catalog, bag)) => self.swap(seen, catalog, &bag).await,
+                Ok(Look::Project(seen, catalog, bag)) => {
+                    let mut drifts = bag.emptied();
+                    super::mcp::verify(&catalog, &mut drifts).await;
+                    if drifts.has_errors() {
+                        self.refuse(seen, "the tools of MCP servers are others", &drifts);
+                    } else {
+                        self.swap(seen, catalog, &bag).await;
+                    }
+                }
                 Ok(Look::Wrong(seen, why, bag)) => self.refuse(seen, why, &bag),
                 Err(error) => error!(%error, "The project could not be compiled."),
             }

@@ -1,9 +1,9 @@
 //! `serve`: compiles the graphs and serves them until told to stop.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use futures_util::{Stream, StreamExt, stream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
@@ -12,6 +12,7 @@ use super::Host;
 use super::reload::Reloads;
 use crate::compile::Catalog;
 use crate::config::ServeFlags;
+use crate::diagnostic;
 use crate::engine::{Lost, Settings};
 use crate::plan::Plan;
 use crate::server::Word;
@@ -22,6 +23,13 @@ pub(super) async fn serve(host: &Host, serve: &ServeFlags) -> Result<ExitCode> {
     // What the settings make impossible is said before the database is touched.
     let server = crate::server::Server::bind(super::settings::server(serve, file)?).await?;
     let (builder, project) = super::load(host)?;
+    let mut drifts = project.findings.sources();
+    super::mcp::verify(&project.catalog, &mut drifts).await;
+    if drifts.has_errors() {
+        let text = diagnostic::render_text(&drifts, std::io::stderr().is_terminal());
+        std::io::stderr().write_all(text.as_bytes())?;
+        bail!("the tools of MCP servers are not those that the project knows");
+    }
     let seen = project.seen;
     let welcome = welcome(&server.address().to_string(), &project.catalog);
     info!(graphs = project.catalog.graphs.len(), "Graphs compiled.");

@@ -45,7 +45,7 @@ fn direct(graph: &Graph, project: &Project) -> Calls {
         match &spec.body {
             ToolBodySpec::Graph(graph) => drop(calls.graphs.insert(graph.value.clone())),
             ToolBodySpec::Custom(name) => drop(calls.custom.insert(name.value.clone())),
-            ToolBodySpec::Http(_) => {}
+            ToolBodySpec::Http(_) | ToolBodySpec::Mcp(_) => {}
         }
     }
     calls
@@ -215,7 +215,9 @@ impl Reach {
             match (&tool.effects, &tool.body) {
                 (Some(effects), _) => self.add(effects_of(effects.value), approved),
                 (None, ToolBodySpec::Http(http)) => self.add(request::effects(http), approved),
-                (None, ToolBodySpec::Custom(_)) => self.add(Effects::AtMostOnce, approved),
+                (None, ToolBodySpec::Custom(_) | ToolBodySpec::Mcp(_)) => {
+                    self.add(Effects::AtMostOnce, approved);
+                }
                 (None, ToolBodySpec::Graph(graph)) => inner.push((&graph.value, approved)),
             }
         }

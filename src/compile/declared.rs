@@ -33,6 +33,11 @@ impl Declared {
         }
     }
 
+    /// Adds one name with its place.
+    pub(super) fn insert(&mut self, path: String, at: Span) {
+        self.0.insert(path, at);
+    }
+
     /// `open` are the named types around: where one comes round within itself, its places are known already.
     fn below<'p>(
         &mut self,

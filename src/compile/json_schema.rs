@@ -2,7 +2,7 @@
 //!
 //! Invariant: what a file says is never taken for less. What the type language cannot express is an error, but for three
 //! things: an object that names its fields has no others, a field that need not be there may be null, and `format` is
-//! only a remark.
+//! only a remark. What a server says of its tools is read leniently: whatever cannot be expressed is left to the server.
 
 mod parts;
 mod shape;
@@ -41,11 +41,7 @@ impl Schemas {
             return known.clone();
         }
         let field = match self.files.get(&path.value) {
-            Some(file) => {
-                Reader { file, used: path, path: Vec::new(), open: Vec::new(), depth: 0, parts: 0, bag }
-                    .field(&file.json)
-                    .ok()
-            }
+            Some(file) => Reader::new(file, path, false, bag).field(&file.json).ok(),
             None if self.broken.contains(&path.value) => None,
             None => {
                 let message = format!("there is no schema file `{}`", path.value);
@@ -64,6 +60,20 @@ impl Schemas {
         self.known.borrow_mut().insert(path.value.clone(), field.clone());
         field
     }
+}
+
+/// Returns the type of what a server takes or gives, as far as the type language can express it. Of an object that names
+/// its fields those are known, whatever else it may have.
+pub(super) fn lenient(schema: &Map<String, Json>, of: &Spanned<String>) -> Type {
+    let file = JsonFile::part(of.span.file, Json::Object(schema.clone()));
+    let mut nobody = Bag::default();
+    let mut reader = Reader::new(&file, of, true, &mut nobody);
+    let read = if schema.contains_key("properties") {
+        reader.object(schema)
+    } else {
+        reader.field(&file.json).map(|field| field.ty)
+    };
+    read.unwrap_or(Type::Any)
 }
 
 /// What is wrong was told.
@@ -99,12 +109,21 @@ struct Reader<'a> {
     /// How many schemas it is in; a chain of references is as deep as one that is written out.
     depth: usize,
     parts: usize,
+    /// What cannot be expressed is no mistake: anything fits.
+    lenient: bool,
     bag: &'a mut Bag,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    fn new(file: &'a JsonFile, used: &'a Spanned<String>, lenient: bool, bag: &'a mut Bag) -> Self {
+        Self { file, used, path: Vec::new(), open: Vec::new(), depth: 0, parts: 0, lenient, bag }
+    }
+
     /// Reports what is wrong with a key of what is read, or with all of it.
     fn wrong(&mut self, key: Option<&str>, message: impl Into<String>, help: Option<String>) -> Told {
+        if self.lenient {
+            return Told;
+        }
         let mut pointer = self.path.clone();
         pointer.extend(key.map(str::to_owned));
         let label =
@@ -128,8 +147,14 @@ impl Reader<'_> {
 
     fn field(&mut self, schema: &Json) -> Result<Field, Told> {
         self.parts += 1;
+        if self.parts > LARGEST && self.lenient {
+            return Ok(Field::of(Type::Any));
+        }
         if self.parts > LARGEST {
             return Err(self.wrong(None, "the schema is too large when it is written out", None));
+        }
+        if self.depth == DEEPEST && self.lenient {
+            return Ok(Field::of(Type::Any));
         }
         if self.depth == DEEPEST {
             let help = "take  {}  for the inner one: anything fits".to_owned();
@@ -139,7 +164,7 @@ impl Reader<'_> {
         self.depth += 1;
         let found = self.part(schema);
         self.depth -= 1;
-        found
+        if self.lenient { Ok(found.unwrap_or_else(|Told| Field::of(Type::Any))) } else { found }
     }
 
     fn part(&mut self, schema: &Json) -> Result<Field, Told> {
@@ -154,7 +179,7 @@ impl Reader<'_> {
                 return Err(self.wrong(Some(key), message, None));
             }
         }
-        if let Some(draft) = schema.get("$schema") {
+        if let Some(draft) = schema.get("$schema").filter(|_| !self.lenient) {
             let name = draft.as_str().unwrap_or_default();
             let bare =
                 name.trim_start_matches("https://").trim_start_matches("http://").trim_end_matches('#');
@@ -170,6 +195,7 @@ impl Reader<'_> {
         if let Some(default) = schema.get("default") {
             match field.ty.check(default) {
                 Ok(()) => field.default = Some(default.clone()),
+                Err(_) if self.lenient => {}
                 Err(mismatch) => return Err(self.wrong(Some("default"), mismatch.why, None)),
             }
         }
@@ -210,6 +236,7 @@ impl Reader<'_> {
             "string" => {
                 self.only(schema, &["type", "minLength", "maxLength", "pattern"])?;
                 let pattern = schema.get("pattern").and_then(Json::as_str).map(str::to_owned);
+                let pattern = pattern.filter(|pattern| !self.lenient || check_pattern(pattern).is_ok());
                 if let Some(Err(why)) = pattern.as_deref().map(check_pattern) {
                     let help =
                         "write a regular expression without look-around and back-references".to_owned();
@@ -273,6 +300,9 @@ impl Reader<'_> {
 
     /// Reports a keyword that is none of these.
     fn only(&mut self, schema: &Map<String, Json>, known: &[&str]) -> Result<(), Told> {
+        if self.lenient {
+            return Ok(());
+        }
         let remark = |key: &str| {
             REMARKS.contains(&key) || matches!(key, "description" | "default") || key.starts_with("x-")
         };
@@ -331,6 +361,7 @@ impl Reader<'_> {
             None => Ok(None),
             Some(value) => match read(value) {
                 Some(number) => Ok(Some(number)),
+                None if self.lenient => Ok(None),
                 None => Err(self.wrong(Some(key), format!("`{key}` is no number that fits the type"), None)),
             },
         }

@@ -12,6 +12,7 @@ mod handlers;
 mod heads;
 mod json_schema;
 mod knots;
+mod mcp;
 mod migrate;
 mod models;
 mod names;
@@ -33,19 +34,22 @@ use std::time::Duration;
 use crate::diagnostic::{Bag, Diagnostic, Span, did_you_mean};
 use crate::node::Retry;
 use crate::plan::{Durability, Limits, Plan, Sealed, ToolPlan};
-use crate::spec::{Folder, Graph, RetentionSpec, RetrySpec};
+use crate::spec::{Folder, Graph, RetentionSpec, RetrySpec, ToolBodySpec};
 use crate::template::Templates;
+use crate::tool::mcp::Server;
 use calls::{Calls, calls, check_ways_out};
 use edges::Edges;
 use flow::Flow;
 use handlers::{Handlers, check_kind};
 use heads::{Head, heads};
+use mcp::Servers;
 use models::Model;
 use nodes::{Draft, Scene, Shared};
 use outside::Outside;
 use prompts::Prompts;
-use tools::Tools;
+use tools::{ToolDraft, Tools};
 
+pub use mcp::{McpUse, mcp_servers, report_drift};
 pub use names::{error_fields, run_fields};
 pub use providers::Providers;
 pub use types::Types;
@@ -60,6 +64,8 @@ pub struct Catalog {
     pub project: Vec<u8>,
     /// How long what is over is kept.
     pub retention: RetentionSpec,
+    /// The MCP servers that graphs call.
+    pub mcp: Vec<McpUse>,
 }
 
 /// A compiled graph and what it was compiled from.
@@ -89,7 +95,8 @@ pub fn compile(folder: &Folder, providers: &Providers, bag: &mut Bag) -> Option<
     let (models, broken_models) = models::models(folder, providers, &outside, &retries, bag);
     let mut prompts = Prompts::read(folder, &types, bag);
     let heads = heads(folder, &types, bag);
-    let tools = Tools::read(folder, &types, &heads, &outside, &mut prompts, bag);
+    let servers = Servers::read(folder, &outside, &mut prompts, bag);
+    let tools = Tools::read(folder, &types, &heads, &outside, &servers, &mut prompts, bag);
     let shared = Shared {
         project: &folder.project,
         types: &types,
@@ -137,7 +144,8 @@ pub fn compile(folder: &Folder, providers: &Providers, bag: &mut Bag) -> Option<
         silence(folder, bag);
         return None;
     }
-    let catalog = finish(folder, checked, &tools, &templates, &outside);
+    let servers = servers.finish(&templates, providers);
+    let catalog = finish(folder, checked, &tools, &servers, &templates, &outside);
     let plans = catalog.graphs.iter().map(|(id, compiled)| (id.as_str(), &*compiled.plan)).collect();
     cases::check_tests(folder, &plans, true, bag);
     silence(folder, bag);
@@ -149,12 +157,16 @@ fn finish(
     folder: &Folder,
     checked: Vec<Checked<'_>>,
     tools: &Tools,
+    servers: &BTreeMap<String, Arc<Server>>,
     templates: &Templates,
     outside: &Outside<'_>,
 ) -> Catalog {
     let project = folder.files.get("project.yaml").cloned().unwrap_or_default();
-    let tool_plans: BTreeMap<String, Arc<ToolPlan>> =
-        tools.known.iter().map(|(name, tool)| (name.clone(), Arc::new(tool.finish(templates)))).collect();
+    let tool_plans: BTreeMap<String, Arc<ToolPlan>> = tools
+        .known
+        .iter()
+        .map(|(name, tool)| (name.clone(), Arc::new(tool.finish(templates, servers))))
+        .collect();
     let mut plans: BTreeMap<String, (Plan, Calls)> = BTreeMap::new();
     let mut bodies: BTreeMap<String, Vec<u8>> = BTreeMap::new();
     let own: BTreeMap<String, BTreeSet<String>> =
@@ -182,7 +194,9 @@ fn finish(
     let single: BTreeMap<String, Arc<Plan>> =
         called.iter().filter_map(|id| Some(((*id).clone(), Arc::new(plans.get(*id)?.0.clone())))).collect();
     let retention = folder.project.retention;
-    let mut catalog = Catalog { graphs: BTreeMap::new(), project, retention };
+    let called: BTreeSet<&String> = plans.values().flat_map(|(_, calls)| &calls.tools).collect();
+    let mcp = uses(called.into_iter().filter_map(|name| tools.known.get(name)), servers);
+    let mut catalog = Catalog { graphs: BTreeMap::new(), project, retention, mcp };
     for (id, (mut plan, calls)) in plans {
         let children = calls.graphs.iter().filter_map(|id| Some((id.clone(), Arc::clone(single.get(id)?))));
         plan.children = children.collect();
@@ -191,6 +205,23 @@ fn finish(
         catalog.graphs.insert(id, Compiled { plan: Arc::new(plan), body });
     }
     catalog
+}
+
+/// Returns which tools of MCP servers are called.
+fn uses<'t>(
+    called: impl Iterator<Item = &'t ToolDraft>,
+    servers: &BTreeMap<String, Arc<Server>>,
+) -> Vec<McpUse> {
+    let mut uses: BTreeMap<&str, McpUse> = BTreeMap::new();
+    for tool in called {
+        let Some((server, name, signature)) = tool.of_mcp() else { continue };
+        let Some(known) = servers.get(server) else { continue };
+        let of_server = uses
+            .entry(server)
+            .or_insert_with(|| McpUse { server: Arc::clone(known), tools: BTreeMap::new() });
+        of_server.tools.insert(name.to_owned(), (Arc::clone(signature), tool.name.span));
+    }
+    uses.into_values().collect()
 }
 
 fn retries(folder: &Folder, bag: &mut Bag) -> BTreeMap<String, Retry> {
@@ -377,9 +408,17 @@ fn report_unused(folder: &Folder, shared: &Shared<'_>, types: &Types, prompts: &
             dead("retry policy", name);
         }
     }
-    for (name, _) in &folder.project.tools {
-        if !shared.used_tools.borrow().contains(&name.value) {
+    for (name, tool) in &folder.project.tools {
+        // A server has the tools that it has.
+        let own = !matches!(tool.body, ToolBodySpec::Mcp(_));
+        if own && !shared.used_tools.borrow().contains(&name.value) {
             dead("tool", name);
+        }
+    }
+    for (name, _) in &folder.project.mcp {
+        let is_of = |tool: &String| tool.split('.').next() == Some(&name.value);
+        if !shared.used_tools.borrow().iter().any(is_of) {
+            dead("MCP server", name);
         }
     }
     for (what, name) in shared.outside.unused() {

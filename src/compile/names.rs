@@ -123,6 +123,12 @@ impl Names {
         self
     }
 
+    /// Takes a name away.
+    pub(super) fn without(mut self, name: &str) -> Self {
+        self.roots.remove(name);
+        self
+    }
+
     /// Adds `error`, for a node that every way comes to by one.
     pub(super) fn with_error(mut self) -> Self {
         let fields = error_fields().map(|(name, ty)| (name, Slot::of(ty)));

@@ -158,18 +158,22 @@ impl<'a> Outside<'a> {
         self.unknown.set(true);
     }
 
-    /// Checks where a request goes; `text` is what is written, `url` the same with the settings filled in.
-    pub(super) fn address(&self, text: &Text, url: &str, bag: &mut Bag) -> Option<Address> {
-        let found = parse_url(url).and_then(|url| Target::of(&url));
-        let address = match found {
-            Ok(target) => Address(target),
+    /// Checks that an address is one.
+    pub(super) fn callable(text: &Text, url: &str, bag: &mut Bag) -> Option<Address> {
+        match parse_url(url).and_then(|url| Target::of(&url)) {
+            Ok(target) => Some(Address(target)),
             Err(error) => {
                 let why = error.to_string();
                 let finding = Diagnostic::error("M510", "the address cannot be called", text.span, why);
                 bag.report(finding.help("write it like  https://shop.example.com/orders"));
-                return None;
+                None
             }
-        };
+        }
+    }
+
+    /// Checks where a request goes; `text` is what is written, `url` the same with the settings filled in.
+    pub(super) fn address(&self, text: &Text, url: &str, bag: &mut Bag) -> Option<Address> {
+        let address = Self::callable(text, url, bag)?;
         let mut listed = None;
         for (n, host) in self.hosts.iter().enumerate().filter(|(_, host)| address.is(host)) {
             self.used_hosts.borrow_mut().insert(n);
@@ -223,6 +227,18 @@ impl<'a> Outside<'a> {
         bag.report(
             finding.help(format!("call another host, take another secret, or add `{shown}` to its hosts")),
         );
+        false
+    }
+
+    /// Checks that a secret may go to a program: one that is bound to hosts may not.
+    pub(super) fn may_go_to_a_program(&self, name: &Spanned<String>, bag: &mut Bag) -> bool {
+        let Some((declared, _)) = self.secrets.iter().find(|(bound, _)| bound.value == name.value) else {
+            return true;
+        };
+        let message = format!("the secret `{}` may not go to a program", name.value);
+        let finding = Diagnostic::error("M505", message, name.span, "would be seen by the program");
+        let finding = finding.related(declared.span, "bound to hosts");
+        bag.report(finding.help("take another secret for the program"));
         false
     }
 

@@ -19,6 +19,7 @@ use crate::spec::ModelSpec;
 use crate::tool::Tool;
 use crate::tool::custom::Registry;
 use crate::tool::http::{Caller, Request, Response};
+use crate::tool::mcp;
 
 /// Returns where a model is called; nothing for one that is not called over HTTP.
 pub(super) fn url_of(spec: &ModelSpec) -> Option<&str> {
@@ -55,6 +56,8 @@ pub struct Providers {
     missing: Severity,
     /// Stands in the place of every model.
     stand_in: Option<Arc<dyn ChatModel>>,
+    /// The MCP servers that are connected.
+    mcp: mcp::Servers,
 }
 
 /// Sends no request.
@@ -86,6 +89,7 @@ impl Providers {
             function: None,
             missing: Severity::Error,
             stand_in: None,
+            mcp: mcp::Servers::default(),
         })
     }
 
@@ -106,6 +110,7 @@ impl Providers {
             function: None,
             missing: Severity::Warning,
             stand_in: None,
+            mcp: mcp::Servers::default(),
         })
     }
 
@@ -190,6 +195,26 @@ impl Providers {
     pub(super) fn private(&self, target: &Target) -> Option<(&'static str, Severity)> {
         let severity = self.missing().filter(|_| self.caller.is_none() && self.stand_in.is_none())?;
         Some((self.client.private(target)?, severity))
+    }
+
+    /// Closes the connections with MCP servers.
+    pub async fn close(&self) {
+        self.mcp.close().await;
+    }
+
+    /// Returns the client of models and servers.
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Says whether scripts stand in the place of the world.
+    pub(super) fn is_scripted(&self) -> bool {
+        self.stand_in.is_some()
+    }
+
+    /// Returns the MCP servers that are connected.
+    pub(super) fn mcp(&self) -> &mcp::Servers {
+        &self.mcp
     }
 
     /// Returns a setting of the environment.

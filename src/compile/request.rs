@@ -83,6 +83,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) typed: Option<Span>,
     /// Whether a value may be null depends on no way that leads here.
     pub(super) alone: bool,
+    /// The operator wrote the address: it needs no entry in the list of hosts.
+    pub(super) of_operator: bool,
 }
 
 /// Checks a request. `used` takes the partials of its texts.
@@ -115,7 +117,7 @@ pub(super) fn request(
         }
     }
     let address = match &spec.url {
-        Some(url) if fine => address(url, &env, around.outside, bag),
+        Some(url) if fine => address(url, &env, around, bag),
         _ => Where::Wrong,
     };
     fine &= !matches!(address, Where::Wrong);
@@ -237,7 +239,13 @@ enum Piece {
     Filled(Range<usize>),
 }
 
-fn address(url: &Text, env: &serde_json::Map<String, Json>, outside: &Outside<'_>, bag: &mut Bag) -> Where {
+fn address(
+    url: &Text,
+    env: &serde_json::Map<String, Json>,
+    around: &Surroundings<'_>,
+    bag: &mut Bag,
+) -> Where {
+    let outside = around.outside;
     let mut known = String::new();
     for piece in pieces(&url.value) {
         match piece {
@@ -264,7 +272,12 @@ fn address(url: &Text, env: &serde_json::Map<String, Json>, outside: &Outside<'_
             },
         }
     }
-    outside.address(url, &known, bag).map_or(Where::Wrong, Where::Known)
+    let found = if around.of_operator {
+        Outside::callable(url, &known, bag)
+    } else {
+        outside.address(url, &known, bag)
+    };
+    found.map_or(Where::Wrong, Where::Known)
 }
 
 /// Says whether a text goes on after the host of a URL.

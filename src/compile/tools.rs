@@ -4,11 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use indexmap::IndexMap;
+use serde_json::Value as Json;
 
 use super::calls::Reach;
 use super::custom;
 use super::declared::Declared;
 use super::heads::Head;
+use super::json_schema::lenient;
+use super::mcp::Servers;
 use super::names::Names;
 use super::outside::Outside;
 use super::prompts::Prompts;
@@ -16,11 +19,12 @@ use super::request::{self, RequestDraft, Surroundings};
 use super::types::Types;
 use crate::diagnostic::{Bag, Diagnostic, Span, Spanned, did_you_mean};
 use crate::plan::{Effects, ToolBody, ToolPlan};
-use crate::spec::{Folder, ToolBodySpec, ToolSpec};
+use crate::spec::{Folder, McpSignature, McpTools, ToolBodySpec, ToolSpec};
 use crate::state::{Field, Type};
 use crate::template::Templates;
 use crate::tool::Tool;
 use crate::tool::http::HttpTool;
+use crate::tool::mcp::{self, McpTool, Server};
 
 /// A checked tool that still lacks the closed set of templates.
 #[derive(Debug)]
@@ -48,6 +52,7 @@ enum Body {
     Request(Box<RequestDraft>),
     Custom(Arc<dyn Tool>),
     Graph(String),
+    Mcp { server: String, tool: String, signature: Arc<McpSignature> },
 }
 
 /// The tools of a project.
@@ -56,6 +61,8 @@ pub(super) struct Tools {
     pub(super) known: BTreeMap<String, ToolDraft>,
     /// Tools that are there but wrong.
     pub(super) broken: BTreeSet<String>,
+    /// The tools of MCP servers, by server, and whether they are known.
+    servers: BTreeMap<String, bool>,
 }
 
 impl Tools {
@@ -65,12 +72,19 @@ impl Tools {
         types: &Types,
         heads: &BTreeMap<String, Head<'_>>,
         outside: &Outside<'_>,
+        servers: &Servers,
         prompts: &mut Prompts,
         bag: &mut Bag,
     ) -> Self {
         let mut tools =
             Self { broken: folder.project.broken_tools.iter().cloned().collect(), ..Self::default() };
+        let named = folder.project.mcp.iter().map(|(name, _)| &name.value).chain(&servers.broken);
+        tools.servers = named.map(|name| (name.clone(), servers.is_known(name))).collect();
         for (name, spec) in &folder.project.tools {
+            // What is wrong with a server was told there.
+            if matches!(&spec.body, ToolBodySpec::Mcp(mcp) if !servers.is_known(&mcp.server)) {
+                continue;
+            }
             match tool(name, spec, folder, types, heads, outside, prompts, bag) {
                 Some(draft) => drop(tools.known.insert(name.value.clone(), draft)),
                 None => drop(tools.broken.insert(name.value.clone())),
@@ -83,6 +97,14 @@ impl Tools {
     pub(super) fn find(&self, name: &Spanned<String>, unsure: bool, bag: &mut Bag) -> Option<&ToolDraft> {
         let found = self.known.get(&name.value);
         if found.is_none() && !unsure && !self.broken.contains(&name.value) {
+            if let Some((server, tool)) = name.value.split_once('.')
+                && let Some(is_known) = self.servers.get(server)
+            {
+                if *is_known {
+                    bag.report(self.no_such(name, server, tool));
+                }
+                return None;
+            }
             let message = format!("unknown tool `{}`", name.value);
             let finding = Diagnostic::error("M506", message, name.span, "project.yaml declares no such tool");
             let known = self.known.keys().chain(&self.broken).map(String::as_str);
@@ -93,6 +115,17 @@ impl Tools {
             });
         }
         found
+    }
+
+    /// Explains that a server does not have a tool, or that graphs may not call it.
+    fn no_such(&self, name: &Spanned<String>, server: &str, tool: &str) -> Diagnostic {
+        let message = format!("the MCP server `{server}` has no tool `{tool}` for graphs");
+        let label = format!("not in {}, or not under its `tools`", McpTools::path(server));
+        let finding = Diagnostic::error("M506", message, name.span, label);
+        let of_server = self.known.keys().filter(|known| known.split('.').next() == Some(server));
+        let near = did_you_mean(&name.value, of_server.map(String::as_str));
+        let new = format!("should it be new, ask the server:  graphloom mcp pull {server}");
+        finding.help(near.unwrap_or(new))
     }
 }
 
@@ -107,7 +140,7 @@ fn tool(
     prompts: &mut Prompts,
     bag: &mut Bag,
 ) -> Option<ToolDraft> {
-    if name.value.len() > 64 {
+    if name.value.len() > 64 && !matches!(spec.body, ToolBodySpec::Mcp(_)) {
         let message = "the name of a tool is too long for providers";
         let label = format!("{} characters", name.value.len());
         bag.report(Diagnostic::error("M507", message, name.span, label).help("take 64 or fewer"));
@@ -129,14 +162,21 @@ fn tool(
     let mut declared = Declared::default();
     declared.add(Some("args"), spec.args.as_deref().unwrap_or_default(), &folder.project);
     let names = Names::of_tool(&args, broken, declared);
-    let names = names.with_settings(outside.settings(), &folder.project.broken_env);
+    let mut names = names.with_settings(outside.settings(), &folder.project.broken_env);
     let mut used = BTreeSet::new();
     let (mut inner, mut open) = (None, false);
     let (body, default) = match &spec.body {
         ToolBodySpec::Http(request) => {
             let place = format!("project.yaml#tools.{}", name.value);
             let written = spec.result.as_ref().map(crate::spec::TypeSpec::span);
-            let around = Surroundings { place: &place, names: &names, outside, typed: written, alone: true };
+            let around = Surroundings {
+                place: &place,
+                names: &names,
+                outside,
+                typed: written,
+                alone: true,
+                of_operator: false,
+            };
             let response = result.clone().unwrap_or(Type::Any);
             let draft = request::request(request, response, &around, prompts, &mut used, bag)?;
             (Body::Request(Box::new(draft)), request::effects(request))
@@ -186,6 +226,20 @@ fn tool(
             }
             result = Some(gives(result, head.gives.clone(), spec, graph, bag)?);
             (Body::Graph(graph.value.clone()), Effects::None)
+        }
+        ToolBodySpec::Mcp(mcp) => {
+            let signature = Arc::new(mcp.signature.clone());
+            if let Type::Record(fields) = lenient(&signature.input_schema, name) {
+                args = fields;
+            }
+            let mut declared = Declared::default();
+            for arg in &mcp.args {
+                declared.insert(format!("args.{}", arg.value), arg.span);
+            }
+            names = Names::of_tool(&args, Vec::new(), declared);
+            let output = signature.output_schema.as_ref();
+            result = Some(output.map_or(Type::STRING, |schema| lenient(schema, name)));
+            (Body::Mcp { server: mcp.server.clone(), tool: mcp.tool.clone(), signature }, Effects::AtMostOnce)
         }
     };
     if is_broken {
@@ -327,22 +381,43 @@ pub(super) fn effects_of(word: &str) -> Effects {
 }
 
 impl ToolDraft {
+    /// Returns the server, the tool and its signature, where it is a tool of an MCP server.
+    pub(super) fn of_mcp(&self) -> Option<(&str, &str, &Arc<McpSignature>)> {
+        match &self.body {
+            Body::Mcp { server, tool, signature } => Some((server, tool, signature)),
+            _ => None,
+        }
+    }
+
     /// Returns where an argument is declared.
     pub(super) fn declared(&self, arg: &str) -> Option<Span> {
         self.declared.declared(&format!("args.{arg}"))
     }
 
     /// Makes the tool, now that all templates are there.
-    pub(super) fn finish(&self, templates: &Templates) -> ToolPlan {
+    pub(super) fn finish(&self, templates: &Templates, servers: &BTreeMap<String, Arc<Server>>) -> ToolPlan {
+        let mut schema = None;
         let body = match &self.body {
             Body::Graph(name) => ToolBody::Graph(name.clone()),
             Body::Request(request) => ToolBody::Call(Arc::new(HttpTool(request.finish(templates)))),
             Body::Custom(function) => ToolBody::Call(Arc::clone(function)),
+            Body::Mcp { server, tool, signature } => {
+                schema = Some(Json::Object(signature.input_schema.clone()));
+                // Where a server is wrong, there is no catalog.
+                let nowhere = || mcp::Server::nowhere(server);
+                ToolBody::Call(Arc::new(McpTool {
+                    server: servers.get(server).map_or_else(nowhere, Arc::clone),
+                    tool: tool.clone(),
+                    signature: Arc::clone(signature),
+                    result: self.result.clone(),
+                }))
+            }
         };
         ToolPlan {
             name: self.name.value.clone(),
             description: self.description.clone(),
             args: if self.open { Type::Object } else { Type::Record(self.args.clone()) },
+            schema,
             result: self.result.clone(),
             approval: self.approval,
             is_final: self.is_final,

@@ -12,7 +12,9 @@ use super::{Providers, compile, custom};
 use crate::diagnostic::{Bag, render_text};
 use crate::id::sha256_hex;
 use crate::plan::Plan;
-use crate::spec::{Files, Folder, Graph, Node, Project, Tree, load_files};
+use crate::spec::{
+    Files, Folder, Graph, McpToolSpec, McpTools, Node, Project, ToolBodySpec, ToolSpec, Tree, load_files,
+};
 use crate::tool::custom::Registry;
 
 /// The stored body of a version.
@@ -40,6 +42,7 @@ pub(super) fn version(
     let own = [format!("{}.yaml", graph.id), "project.yaml".to_owned()];
     let called = calls.graphs.iter().map(|id| format!("{id}.yaml"));
     let files = own.into_iter().chain(called).chain(used.iter().map(|path| format!("prompts/{path}")));
+    let files = files.chain(mcp(folder, calls).map(|(_, _, mcp)| McpTools::path(&mcp.server)));
     let files: BTreeSet<String> = files.chain(schemas(folder, graph, calls, used)).collect();
     let files = files.into_iter().filter_map(|path| Some((path.clone(), text(folder, &path)?))).collect();
     // Serialising texts into memory cannot fail.
@@ -62,6 +65,18 @@ fn tools<'f>(folder: &'f Folder, calls: &Calls) -> Vec<(String, &'f Node)> {
     };
     let named = entries.iter().filter_map(|(key, tool)| Some((key.as_str()?.to_owned(), tool)));
     named.filter(|(name, _)| calls.tools.contains(name)).collect()
+}
+
+/// Returns the tools of MCP servers that a graph calls.
+fn mcp<'f>(
+    folder: &'f Folder,
+    calls: &Calls,
+) -> impl Iterator<Item = (&'f str, &'f ToolSpec, &'f McpToolSpec)> {
+    let called = folder.project.tools.iter().filter(|(name, _)| calls.tools.contains(&name.value));
+    called.filter_map(|(name, tool)| match &tool.body {
+        ToolBodySpec::Mcp(mcp) => Some((name.value.as_str(), tool, &**mcp)),
+        _ => None,
+    })
 }
 
 /// Returns the schema files that a graph and what it calls name.
@@ -127,6 +142,13 @@ fn canonical(
         }
     };
     add("tools", tools(folder, calls).into_iter().map(|(name, tool)| (name, tool.to_json())).collect());
+    let called = mcp(folder, calls).map(|(name, tool, mcp)| {
+        let mut form = serde_json::to_value(&mcp.signature).unwrap_or_default();
+        form["effects"] = tool.effects.as_ref().map(|effects| effects.value).into();
+        form["approval"] = tool.approval.into();
+        (name.to_owned(), form)
+    });
+    add("mcp", called.collect());
     let called =
         calls.graphs.iter().filter_map(|id| Some((id.clone(), folder.graphs.get(id)?.tree.to_json())));
     add("children", called.collect());
@@ -199,6 +221,7 @@ pub(super) fn definition(
         "prompts": prompts,
         "schemas": schemas,
         "calls": cached.calls.then_some((whole, settings)),
+        "servers": section(folder, "mcp").filter(|_| cached.calls).map(Node::to_json),
     });
     sha256_hex(sorted(parts).to_string().as_bytes())
 }

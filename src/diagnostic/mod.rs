@@ -312,6 +312,13 @@ impl Bag {
         self.findings = findings;
     }
 
+    /// Returns a bag with the same sources and without findings.
+    #[must_use]
+    pub fn emptied(&self) -> Self {
+        let (sources, masked) = (self.sources.clone(), self.masked.clone());
+        Self { sources, masked, trusting: self.trusting, ..Self::default() }
+    }
+
     /// Counts errors, warnings and lints.
     pub fn counts(&self) -> (usize, usize, usize) {
         let count = |severity| self.findings.iter().filter(|f| f.severity == severity).count();

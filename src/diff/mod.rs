@@ -167,7 +167,7 @@ fn changes(id: &str, old: &Compiled, new: &Compiled) -> Result<Vec<Change>, Stri
     };
     let tools = (object(&forms.0["tools"]), object(&forms.1["tools"]));
     changes.maps("tool", (&tools.0, &tools.1), body, |_, old, new| paths(old, new));
-    for (what, key) in [("graph", "children"), ("schema", "schemas")] {
+    for (what, key) in [("tool", "mcp"), ("graph", "children"), ("schema", "schemas")] {
         let parts = (object(&forms.0[key]), object(&forms.1[key]));
         changes.maps(what, (&parts.0, &parts.1), |_| String::new(), |_, old, new| paths(old, new));
     }

@@ -313,6 +313,12 @@ impl Client {
         Self { tape: Some(tape), ..self }
     }
 
+    /// Returns the tape, and a handle without it: for calls that are kept as a whole, not as what goes over the wire.
+    #[must_use]
+    pub fn without_tape(&self) -> (Option<Tape>, Self) {
+        (self.tape.clone(), Self { tape: None, ..self.clone() })
+    }
+
     /// Returns a handle that may also call `target`.
     ///
     /// For targets that the operator wrote, such as a model's `base_url`: a model on `localhost` needs no

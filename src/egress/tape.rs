@@ -120,6 +120,11 @@ impl Frame {
 }
 
 impl Asked {
+    /// Names a call that is no request.
+    fn named(what: &str, asked: &Json) -> Self {
+        Self { method: "CALL".to_owned(), url: what.to_owned(), body: canonical(asked.clone()) }
+    }
+
     pub(super) fn new(method: &Method, url: &Url, body: &[u8]) -> Self {
         let body = serde_json::from_slice(body)
             .unwrap_or_else(|_| Json::String(String::from_utf8_lossy(body).into_owned()));
@@ -240,6 +245,25 @@ impl Tape {
         }
         std::fs::write(&path, text).map_err(io)?;
         Ok(problems)
+    }
+
+    /// Answers a call that is no request from the tape; nothing where the tape records.
+    pub fn played(&self, what: &str, asked: &Json) -> Option<Result<Json, Error>> {
+        if !self.plays() {
+            return None;
+        }
+        let answer = self.play(&Asked::named(what, asked)).and_then(|(_, frames)| {
+            let pieces: Vec<Bytes> = frames.into_iter().collect::<Result<_, _>>()?;
+            serde_json::from_slice(&pieces.concat()).map_err(|_| Error::Unrecorded)
+        });
+        Some(answer)
+    }
+
+    /// Keeps a call that is no request, with what came of it; where the tape plays, nothing.
+    pub fn keep(&self, what: &str, asked: &Json, answer: &Json) {
+        if !self.plays() {
+            self.record(Asked::named(what, asked)).piece(&Ok(Bytes::from(answer.to_string())));
+        }
     }
 
     /// Begins to keep a call.

@@ -420,6 +420,7 @@ impl Engine {
         if tokio::time::timeout(grace, closing).await.is_err() {
             warn!("Some runs could not be given back in time; their leases will run out.");
         }
+        shared.providers.close().await;
     }
 }
 

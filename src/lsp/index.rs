@@ -76,6 +76,25 @@ pub(super) fn index(folder: &Folder, bag: &Bag, root: &Path) -> BTreeMap<String,
     for prompt in folder.prompts.values() {
         walk(prompt.file, &|walk| walk.prompt(prompt));
     }
+    for (server, (file, known)) in &folder.mcp {
+        walk(file.file, &|walk| {
+            for (tool, signature) in &known.tools {
+                let mut symbol = Symbol::new(Sort::Tool, "", &format!("{server}.{tool}"));
+                let mut path = vec!["tools".to_owned(), tool.clone()];
+                let range = walk.bytes(file.place(&path), tool);
+                walk.mark(range, symbol.clone(), Access::Define);
+                path.extend(["inputSchema".to_owned(), "properties".to_owned()]);
+                let args = signature.input_schema.get("properties").and_then(|args| args.as_object());
+                for arg in args.into_iter().flat_map(|args| args.keys()) {
+                    symbol.fields = vec![arg.clone()];
+                    path.push(arg.clone());
+                    let range = walk.bytes(file.place(&path), arg);
+                    walk.mark(range, symbol.clone(), Access::Define);
+                    path.pop();
+                }
+            }
+        });
+    }
     for text in folder.partials.values() {
         walk(text.span.file, &|walk| {
             walk.reads().template(text, 0..text.value.len());

@@ -128,8 +128,7 @@ impl Project {
 
     /// Returns the arguments of a tool.
     pub(super) fn arguments(&self, tool: &str) -> Vec<String> {
-        let index = self.files.get("project.yaml").and_then(Kept::index);
-        let marks = index.into_iter().flat_map(|index| &index.marks);
+        let marks = self.files.values().filter_map(Kept::index).flat_map(|index| &index.marks);
         let is = |mark: &&Mark| {
             mark.access == Access::Define
                 && mark.symbol.sort == Sort::Tool

@@ -206,6 +206,8 @@ pub struct ToolPlan {
     pub description: String,
     /// The type of its arguments: a record.
     pub args: Type,
+    /// The JSON Schema of its arguments for models, where it says more than the type.
+    pub schema: Option<Json>,
     /// The type of its result.
     pub result: Type,
     /// A person is asked before each call.

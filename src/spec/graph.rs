@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use super::fields::Fields;
 use super::grammar;
-use super::keys::later;
 use super::migrate::MigrateSpec;
 use super::next::NextSpec;
 use super::node::NodeSpec;
@@ -176,7 +175,7 @@ impl Reader<'_> {
         let defaults = fields.take("defaults").map(|node| self.defaults(node)).unwrap_or_default();
         let migrate = fields.take("migrate").map(|node| self.migrate(node)).unwrap_or_default();
         let allow = self.allow(fields.take("allow"));
-        fields.finish(self, later);
+        fields.finish(self, |_| None);
         let description = description.map(|text| text.value);
         Some(Graph {
             id: id.to_owned(),
@@ -257,7 +256,7 @@ impl Reader<'_> {
             cost_usd: fields.take("cost_usd").and_then(|node| self.amount(node)),
             parallel: fields.take("parallel").and_then(|node| self.count(node, 1)).map(|n| n.value),
         };
-        fields.finish(self, later);
+        fields.finish(self, |_| None);
         limits
     }
 
@@ -270,7 +269,7 @@ impl Reader<'_> {
             retry: fields.take("retry").and_then(|node| self.name(node, "the name of a retry policy")),
             timeout: fields.take("timeout").map(|node| self.timeout(node)).unwrap_or_default(),
         };
-        fields.finish(self, later);
+        fields.finish(self, |_| None);
         defaults
     }
 

@@ -18,7 +18,7 @@ pub struct JsonFile {
 
 impl JsonFile {
     /// Reads a file. Nothing: it is no JSON; the bag says why.
-    pub(super) fn parse(file: FileId, text: &str, base: usize, bag: &mut Bag) -> Option<Self> {
+    pub(super) fn parse(file: FileId, what: &str, text: &str, base: usize, bag: &mut Bag) -> Option<Self> {
         match serde_json::from_str(text) {
             Ok(json) => Some(Self { file, json, text: text.to_owned(), base }),
             Err(error) => {
@@ -29,10 +29,15 @@ impl JsonFile {
                 let span = Span { file, start: (base + at) as u32, end: (base + end) as u32 };
                 let why = error.to_string();
                 let why = why.split(" at line ").next().unwrap_or_default().to_owned();
-                bag.report(Diagnostic::error("S410", "the schema is not JSON", span, why));
+                bag.report(Diagnostic::error("S410", format!("{what} is not JSON"), span, why));
                 None
             }
         }
+    }
+
+    /// Takes a part of a file that is read by itself. Its own parts have no places.
+    pub fn part(file: FileId, json: Json) -> Self {
+        Self { file, json, text: String::new(), base: 0 }
     }
 
     /// Returns the place of a part, by the keys and numbers that lead to it: the last key, or the first character of
@@ -139,7 +144,7 @@ mod tests {
         let text = r#"{"a": {"x\"}": [1, {"b": "c,d"}], "e": null}, "f": [true, [2]]}"#;
         let mut bag = Bag::default();
         let file = bag.add_source("a.json", text);
-        let json = JsonFile::parse(file, text, 0, &mut bag).unwrap();
+        let json = JsonFile::parse(file, "the schema", text, 0, &mut bag).unwrap();
         for (pointer, shown) in
             [("", "{"), ("a", "\"a\""), ("a e", "\"e\""), ("f", "\"f\""), ("f 1 0", "2"), ("a nope", "{")]
         {

@@ -1,9 +1,6 @@
-//! Which keys belong where, and which come with later versions.
+//! Which keys belong where.
 
-/// Keys of the language that come with later versions, so that they are not taken for slips.
-const LATER_KEYS: [&str; 1] = ["mcp"];
-
-/// Explains a key that is right elsewhere, or later.
+/// Explains a key that is right elsewhere.
 pub(super) fn elsewhere(key: &str) -> Option<String> {
     let kind = match key {
         "prompt" | "model" | "history" | "reply" | "stream" | "tools" | "max_tool_rounds"
@@ -22,14 +19,9 @@ pub(super) fn elsewhere(key: &str) -> Option<String> {
                 "`schema` belongs to kind `ask`; the type of a model's answer is its `output`".to_owned(),
             );
         }
-        _ => return later(key),
+        _ => return None,
     };
     Some(format!("`{key}` belongs to kind `{kind}`"))
-}
-
-/// Explains only what comes later.
-pub(super) fn later(key: &str) -> Option<String> {
-    LATER_KEYS.contains(&key).then(|| format!("`{key}` is not in this build yet"))
 }
 
 /// Parameters of providers that the language leaves to `extra`.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::graph::Graph;
 use super::json::JsonFile;
+use super::mcp::McpTools;
 use super::parse::{MAX_BYTES, parse};
 use super::project::Project;
 use super::prompt::PromptFile;
@@ -38,6 +39,8 @@ pub struct Folder {
     pub partials: BTreeMap<String, Text>,
     /// The JSON Schema files by path: `schemas/order.json`.
     pub schemas: BTreeMap<String, JsonFile>,
+    /// What the tools of MCP servers are, by the name of the server: of `mcp/docs.json`.
+    pub mcp: BTreeMap<String, (JsonFile, McpTools)>,
     /// The tests by path: `tests/chat.test.yaml`.
     pub tests: BTreeMap<String, TestFile>,
     /// Files that no rule claims, by path.
@@ -48,6 +51,8 @@ pub struct Folder {
     pub broken_prompts: Vec<String>,
     /// JSON Schema files that are there but cannot be read.
     pub broken_schemas: Vec<String>,
+    /// MCP servers whose file is there but cannot be read.
+    pub broken_mcp: Vec<String>,
     /// The files as they are, for storing a version.
     pub files: Files,
 }
@@ -171,6 +176,8 @@ enum Claim {
     Partial(String),
     Test(String),
     Schema(String),
+    /// The tools of an MCP server.
+    Mcp(String),
     /// Read by other commands.
     Other,
     /// By no rule, with the name that would be read.
@@ -198,6 +205,10 @@ fn claim(path: &str) -> Claim {
         }
         ["prompt", rest @ ..] => Claim::Nothing(Some(format!("prompts/{}", rest.join("/")))),
         ["schemas", .., name] if name.strip_suffix(".json").is_some() => Claim::Schema(path.to_owned()),
+        ["mcp", name] => match name.strip_suffix(".json") {
+            Some(server) => Claim::Mcp(server.to_owned()),
+            None => Claim::Nothing(None),
+        },
         ["tests", "snapshots", ..] => Claim::Other,
         ["tests", .., name] => match (name.strip_suffix(".test.yaml"), name.strip_suffix(".tests.yaml")) {
             (Some(_), _) => Claim::Test(path.to_owned()),
@@ -247,6 +258,7 @@ pub fn load_files(shown: &str, files: Files, bag: &mut Bag) -> Folder {
             }
         }
     }
+    folder.project.add_mcp_tools(&folder.mcp);
     folder.files = files;
     folder
 }
@@ -257,6 +269,7 @@ impl Folder {
             Claim::Graph(id) => self.broken_graphs.push(id),
             Claim::Prompt(name) => self.broken_prompts.push(name),
             Claim::Schema(path) => self.broken_schemas.push(path),
+            Claim::Mcp(server) => self.broken_mcp.push(server),
             Claim::Project => self.project.unsure = true,
             _ => {}
         }
@@ -315,10 +328,17 @@ fn read(folder: &mut Folder, claim: Claim, file: FileId, bag: &mut Bag) {
             Some(prompt) => drop(folder.prompts.insert(name, prompt)),
             None => folder.broken_prompts.push(name),
         },
-        Claim::Schema(path) => match JsonFile::parse(file, &source[base..], base, bag) {
+        Claim::Schema(path) => match JsonFile::parse(file, "the schema", &source[base..], base, bag) {
             Some(json) => drop(folder.schemas.insert(path, json)),
             None => folder.broken_schemas.push(path),
         },
+        Claim::Mcp(server) => {
+            let json = JsonFile::parse(file, "the list of tools", &source[base..], base, bag);
+            match json.and_then(|json| McpTools::read(&json, bag).map(|tools| (json, tools))) {
+                Some(known) => drop(folder.mcp.insert(server, known)),
+                None => folder.broken_mcp.push(server),
+            }
+        }
         Claim::Test(path) => {
             let tree = parse(&source[base..], file, base, bag);
             if let Some(test) = tree.and_then(|tree| Reader { bag }.test(file, &tree)) {

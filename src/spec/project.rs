@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::fields::Fields;
 use super::grammar;
 use super::graph::TimeoutSpec;
-use super::keys::later;
 use super::llm::ParamsSpec;
+use super::mcp::McpSpec;
 use super::reader::Reader;
 use super::tool::{EnvSpec, HostSpec, ToolSpec};
 use super::tree::{Node, Tree};
@@ -34,6 +34,10 @@ pub struct Project {
     pub tools: Vec<(Spanned<String>, ToolSpec)>,
     /// Names of tools that are there but cannot be read.
     pub broken_tools: Vec<String>,
+    /// The MCP servers.
+    pub mcp: Vec<(Spanned<String>, McpSpec)>,
+    /// Names of MCP servers that are there but cannot be read.
+    pub broken_mcp: Vec<String>,
     /// Where requests may go.
     pub hosts: Vec<HostSpec>,
     /// A host cannot be read: one that is not listed may be it.
@@ -125,7 +129,7 @@ impl Reader<'_> {
         let mut project = Project { file: Some(file), ..Project::default() };
         if let Some(mut fields) = self.fields(&tree, &grammar::PROJECT, "the project") {
             self.format(&mut fields, top);
-            let sections = ["models", "default_model", "retries", "types", "tools", "env"];
+            let sections = ["models", "default_model", "retries", "types", "tools", "mcp", "env"];
             let broken = |fields: &Fields<'_>, key: &str| match (key, fields.look(key)) {
                 (_, None) => false,
                 ("default_model", Some(node)) => node.as_str().is_none(),
@@ -158,7 +162,7 @@ impl Reader<'_> {
                 project.retention = self.retention(node);
             }
             project.allow = self.allow(fields.take("allow"));
-            fields.finish(self, later);
+            fields.finish(self, |_| None);
         }
         project.tree = Some(tree);
         project
@@ -204,7 +208,7 @@ impl Reader<'_> {
         });
         let price = fields.take_entry("price").and_then(|(at, node)| self.price(at, node));
         let odd = fields.is_odd();
-        fields.finish(self, later);
+        fields.finish(self, |_| None);
         let provider = provider?;
         if provider.value != "demo" && model.is_none() {
             if !odd {

@@ -2,7 +2,6 @@
 
 use super::grammar;
 use super::graph::ANY;
-use super::keys::later;
 use super::llm::ParamsSpec;
 use super::parse::parse;
 use super::reader::Reader;
@@ -98,10 +97,10 @@ impl Reader<'_> {
             && let Some(mut params) = self.fields(model, &grammar::MODEL_PARAMS, "the model's parameters")
         {
             prompt.params = self.params(&mut params);
-            params.finish(self, later);
+            params.finish(self, |_| None);
         }
         prompt.allow = self.allow(fields.take("allow"));
-        fields.finish(self, later);
+        fields.finish(self, |_| None);
         prompt.front = Some(node);
         Some(prompt)
     }

@@ -114,7 +114,7 @@ impl Reader<'_> {
         RequestSpec { method, url, headers, body, auth: fields.take("auth").and_then(|node| self.auth(node)) }
     }
 
-    fn headers(&mut self, node: &Node) -> Vec<(Spanned<String>, HeaderSpec)> {
+    pub(super) fn headers(&mut self, node: &Node) -> Vec<(Spanned<String>, HeaderSpec)> {
         let mut headers = Vec::new();
         for (name, value) in self.names(node, "headers") {
             let fits = self.header(&name);
@@ -146,7 +146,7 @@ impl Reader<'_> {
         false
     }
 
-    fn auth(&mut self, node: &Node) -> Option<AuthSpec> {
+    pub(super) fn auth(&mut self, node: &Node) -> Option<AuthSpec> {
         let mut fields = self.fields(node, &grammar::AUTH, "`auth`")?;
         let (bearer, basic) = (fields.take_entry("bearer"), fields.take_entry("basic"));
         let header = fields.take_entry("header");

@@ -280,7 +280,7 @@ fn names(named: Named) -> Option<(String, &'static str)> {
             "a node is a-z, then a-z, 0-9 or _, and no reserved name",
         ),
         Named::Type => ("^[A-Z][A-Za-z0-9]*$".into(), "a type is A-Z, then letters and digits"),
-        Named::Secret | Named::Setting => {
+        Named::Secret | Named::Setting | Named::Variable => {
             ("^[A-Za-z_][A-Za-z0-9_]*$".into(), "a variable is letters, digits and _")
         }
         Named::Header => ("^[A-Za-z0-9!#$%&'*+.^_`|~-]+$".into(), "a header is letters, digits and -"),
@@ -306,6 +306,13 @@ fn codes(reason: &Json) -> Json {
     json!({"type": "object", "properties": properties, "additionalProperties": false})
 }
 
+/// Writes which keys need which others.
+fn depends(needs: Object, schema: &mut Object) {
+    if let Json::Object(all) = schema.entry("dependencies").or_insert_with(|| json!({})) {
+        all.extend(needs);
+    }
+}
+
 /// Writes what holds between keys.
 fn rules(rules: &[Rule], schema: &mut Object) {
     let required =
@@ -316,14 +323,15 @@ fn rules(rules: &[Rule], schema: &mut Object) {
             Rule::OneOf(keys) => drop(schema.insert("oneOf".into(), json!(required(keys)))),
             Rule::AnyOf(keys) => drop(schema.insert("anyOf".into(), json!(required(keys)))),
             Rule::NotBoth(one, other) => drop(schema.insert("not".into(), json!({"required": [one, other]}))),
+            Rule::Needs(key, due) => {
+                let needs = [((*key).to_owned(), json!([due]))].into_iter().collect();
+                depends(needs, schema);
+            }
             Rule::Together(keys) => {
                 let others =
                     |key: &&str| keys.iter().filter(|other| *other != key).copied().collect::<Vec<_>>();
                 let needs: Object = keys.iter().map(|key| ((*key).to_owned(), json!(others(key)))).collect();
-                let all = schema.entry("dependencies").or_insert_with(|| json!({}));
-                if let Json::Object(all) = all {
-                    all.extend(needs);
-                }
+                depends(needs, schema);
             }
             Rule::If { key, is, due } => {
                 schema.insert("if".into(), json!({"required": [key], "properties": {*key: {"const": is}}}));

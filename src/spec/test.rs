@@ -9,7 +9,6 @@ use serde_json::Value as Json;
 
 use super::fields::Fields;
 use super::grammar;
-use super::keys::later;
 use super::reader::Reader;
 use super::tree::{Node, Tree};
 use crate::diagnostic::{Diagnostic, FileId, Span, Spanned};
@@ -208,7 +207,7 @@ impl Reader<'_> {
             self.test_cases(node, &given, &mut read);
         }
         let allow = self.allow(fields.take("allow"));
-        fields.finish(self, later);
+        fields.finish(self, |_| None);
         Some(TestFile { file, graph, cases: read, allow })
     }
 
@@ -239,7 +238,7 @@ impl Reader<'_> {
         let turns = fields.require(self, "turns", "turns: [{user: Hello, script: {answer: Hi}}]", node.span);
         let turns = turns.map(|node| self.filled(node, "turns")).unwrap_or_default();
         let turns: Vec<Option<TurnSpec>> = turns.iter().map(|turn| self.turn(turn)).collect();
-        fields.finish(self, later);
+        fields.finish(self, |_| None);
         let name = name?;
         let name = Spanned { value: name.value, span: name.span };
         Some(CaseSpec {

@@ -2,7 +2,7 @@
 
 use super::fields::Fields;
 use super::grammar;
-use super::keys::later;
+use super::mcp::McpToolSpec;
 use super::project::Project;
 use super::reader::Reader;
 use super::request::RequestSpec;
@@ -41,6 +41,8 @@ pub enum ToolBodySpec {
     Custom(Spanned<String>),
     /// A graph.
     Graph(Spanned<String>),
+    /// A tool of an MCP server.
+    Mcp(Box<McpToolSpec>),
 }
 
 /// A host, with its port where that is written.
@@ -64,7 +66,7 @@ pub struct EnvSpec {
 const BODIES: [&str; 3] = ["http", "custom", "graph"];
 
 impl Reader<'_> {
-    /// Reads `tools`, `hosts`, `secrets` and `env` of project.yaml.
+    /// Reads `tools`, `mcp`, `hosts`, `secrets` and `env` of project.yaml.
     pub(super) fn outside(&mut self, fields: &mut Fields<'_>, project: &mut Project) {
         for (name, node) in fields.take("tools").map(|n| self.names(n, "tools")).unwrap_or_default() {
             let fits = self.identifier(&name, "a tool");
@@ -73,6 +75,7 @@ impl Reader<'_> {
                 _ => project.broken_tools.push(name.value),
             }
         }
+        self.mcp(fields, project);
         if let Some((span, node)) = fields.take_entry("hosts") {
             let errors = self.bag.errors_in(span.file);
             project.hosts = self.hosts(node).unwrap_or_default();
@@ -140,7 +143,7 @@ impl Reader<'_> {
         let effects = fields.take("effects").and_then(|node| self.effects(node));
         let approval = fields.take("approval").and_then(|node| self.word(node, &["always"])).is_some();
         let is_final = fields.take("final").and_then(|node| self.boolean(node)).unwrap_or(false);
-        fields.finish(self, later);
+        fields.finish(self, |_| None);
         // What a wrong part was meant to say, nobody knows.
         if self.bag.errors_in(name.span.file) > errors {
             return None;
@@ -223,7 +226,7 @@ impl Reader<'_> {
     }
 
     /// Checks the name of a variable.
-    fn variable(&mut self, name: &Spanned<String>, what: &str) -> bool {
+    pub(super) fn variable(&mut self, name: &Spanned<String>, what: &str) -> bool {
         let text = name.value.as_str();
         let first = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
         if first && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {

@@ -252,7 +252,9 @@ impl Type {
     fn in_object(&self, schema: Json) -> Json {
         match self {
             Self::Record(_) => schema,
-            _ => json!({"type": "object", "properties": {"value": schema}, "required": ["value"], "additionalProperties": false}),
+            _ => {
+                json!({"type": "object", "properties": {"value": schema}, "required": ["value"], "additionalProperties": false})
+            }
         }
     }
 

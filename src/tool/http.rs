@@ -97,7 +97,7 @@ async fn within<T>(limit: Option<Duration>, what: &str, work: impl Future<Output
     tokio::time::timeout(limit, work).await.map_err(late)
 }
 
-fn failed(error: &egress::Error) -> Failure {
+pub(super) fn failed(error: &egress::Error) -> Failure {
     let kind = match error {
         egress::Error::Connect { .. } | egress::Error::Broken(_) | egress::Error::Cut => {
             ErrorKind::Connection
@@ -181,7 +181,12 @@ impl Http {
         Ok(told.into())
     }
 
-    fn render(&self, scope: &Scope, key: &str, attempt: u32) -> Result<Request, Failure> {
+    /// Renders where it goes and its headers, of settings alone.
+    pub fn fixed(&self) -> Result<(Url, HeaderMap), Failure> {
+        self.head(&Scope::new().json("env", Arc::clone(&self.env)))
+    }
+
+    fn head(&self, scope: &Scope) -> Result<(Url, HeaderMap), Failure> {
         let text = |template: &String| self.templates.render(template, scope);
         let url = egress::parse_url(text(&self.url)?.trim()).map_err(|error| failed(&error))?;
         let mut headers = HeaderMap::new();
@@ -209,13 +214,18 @@ impl Http {
                 headers.extend(value.map(|value| (name.clone(), value)));
             }
         }
+        Ok((url, headers))
+    }
+
+    fn render(&self, scope: &Scope, key: &str, attempt: u32) -> Result<Request, Failure> {
+        let (url, mut headers) = self.head(scope)?;
         if self.method != Method::GET && self.method != Method::HEAD {
             let name = HeaderName::from_static("idempotency-key");
             let value = plain(&name, key)?;
             headers.entry(name).or_insert(value);
         }
         headers.insert(HeaderName::from_static("x-attempt"), HeaderValue::from(attempt));
-        let body = self.body.as_ref().map(text).transpose()?;
+        let body = self.body.as_ref().map(|body| self.templates.render(body, scope)).transpose()?;
         if let Some(body) = &body
             && !headers.contains_key(CONTENT_TYPE)
         {
@@ -282,7 +292,7 @@ fn refused(response: &Response) -> Failure {
 }
 
 /// Reads `Retry-After`: seconds or an HTTP date.
-fn retry_after(text: &str, now: DateTime<Utc>) -> Option<Duration> {
+pub(super) fn retry_after(text: &str, now: DateTime<Utc>) -> Option<Duration> {
     let text = text.trim();
     let wait = match text.parse::<f64>() {
         Ok(seconds) => Duration::try_from_secs_f64(seconds).ok()?,

@@ -5,6 +5,7 @@
 
 pub mod custom;
 pub mod http;
+pub mod mcp;
 
 use std::sync::Arc;
 

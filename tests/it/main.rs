@@ -16,6 +16,7 @@ mod engine;
 mod guide;
 mod handlers;
 mod language;
+mod mcp;
 mod models;
 mod openapi;
 mod parity;

@@ -304,6 +304,7 @@ async fn an_approval(subject: Subject) {
         name: "pay".into(),
         description: String::new(),
         args,
+        schema: None,
         result: Type::Any,
         approval: true,
         is_final: false,

@@ -75,6 +75,7 @@ fn an_outside_crate_has_one_home() {
         ("sea_orm", vec!["store"]),
         ("sqlx", vec!["store"]),
         ("reqwest", vec!["egress"]),
+        ("rmcp", vec!["tool"]),
         ("poem", vec!["server"]),
         ("poem_openapi", vec!["server"]),
         ("clap", vec!["config", "cli"]),

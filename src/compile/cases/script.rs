@@ -159,11 +159,9 @@ pub(super) fn role<'p>(plan: &'p Plan, name: &Spanned<String>, bag: &mut Bag) ->
                     let message = format!("`{}` calls nothing that could be scripted", name.value);
                     let label = format!("a node of kind `{}`", job.kind);
                     let finding = Diagnostic::error("M514", message, name.span, label);
-                    bag.report(
-                        finding.help(
-                            "scripts are for `llm`, `tool`, `http`, `graph`, `custom`, `map` and `ask` nodes",
-                        ),
-                    );
+                    bag.report(finding.help(
+                        "scripts are for `llm`, `tool`, `http`, `graph`, `custom`, `map` and `ask` nodes",
+                    ));
                     None
                 }
             };

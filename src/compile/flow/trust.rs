@@ -51,8 +51,10 @@ impl Flow<'_> {
             let message = format!("a text from outside can make the model call `{}`", name.value);
             let finding = Diagnostic::lint("M509", message, name.span, "has effects, and nobody is asked");
             let finding = finding.related(tool.name.span, "declared here");
+            let to = if tool.of_mcp().is_some() { "its server" } else { "the tool" };
             bag.report(
-                finding.help("add  approval: always  to the tool, or  effects: none  where it only reads"),
+                finding
+                    .help(format!("add  approval: always  to {to}, or  effects: none  where it only reads")),
             );
         }
     }

@@ -44,6 +44,7 @@ impl Reader<'_> {
         let closed = match schema.get("additionalProperties") {
             None => None,
             Some(Json::Bool(more)) => Some(!more),
+            Some(_) if self.lenient => None,
             Some(more) => {
                 let help = "take  type: object  without `properties` for an object with fields of any name"
                     .to_owned();
@@ -62,6 +63,9 @@ impl Reader<'_> {
         let properties =
             schema.get("properties").and_then(Json::as_object).filter(|fields| !fields.is_empty());
         let Some(properties) = properties else {
+            if self.lenient {
+                return Ok(Type::Object);
+            }
             let lacks = match (required.first(), closed) {
                 (Some(name), _) => ("required", format!("`{name}` is required, and has no schema")),
                 (None, Some(true)) => {
@@ -72,13 +76,14 @@ impl Reader<'_> {
             let help = "give the fields their schemas below `properties`".to_owned();
             return Err(self.wrong(Some(lacks.0), lacks.1, Some(help)));
         };
-        if closed == Some(false) {
+        if closed == Some(false) && !self.lenient {
             let help = "write  \"additionalProperties\": false , or take  type: object  without `properties`"
                 .to_owned();
             let message = "an object with other fields beside those with a type cannot be expressed";
             return Err(self.wrong(Some("additionalProperties"), message, Some(help)));
         }
-        if let Some(name) = required.iter().find(|name| !properties.contains_key(**name)) {
+        let nameless = required.iter().find(|name| !properties.contains_key(**name));
+        if let Some(name) = nameless.filter(|_| !self.lenient) {
             return Err(self.wrong(
                 Some("required"),
                 format!("`{name}` is required, and has no schema"),

@@ -69,7 +69,8 @@ impl Scene<'_> {
         let names = self.names.clone().with_settings(outside.settings(), &self.shared.project.broken_env);
         let place = self.place(step);
         let typed = http.response.as_ref().map(crate::spec::TypeSpec::span);
-        let around = Surroundings { place: &place, names: &names, outside, typed, alone: false };
+        let around =
+            Surroundings { place: &place, names: &names, outside, typed, alone: false, of_operator: false };
         let known = response.clone().unwrap_or(Type::Any);
         let draft = request::request(&http.request, known.clone(), &around, prompts, &mut self.used, bag);
         let whole = [("status", Type::INTEGER), ("headers", Type::Object), ("body", known.clone())];

@@ -242,7 +242,7 @@ fn offer(tool: &ToolPlan) -> Offered {
         spec: ToolSpec {
             name: tool.name.clone(),
             description: tool.description.clone(),
-            parameters: parameters(&tool.args),
+            parameters: tool.schema.clone().unwrap_or_else(|| parameters(&tool.args)),
         },
         args: tool.args.clone(),
         is_final: tool.is_final,

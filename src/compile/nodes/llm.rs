@@ -10,7 +10,7 @@ use crate::compile::models::{all_fit, chain};
 use crate::compile::prompts::{Part, Prompt, Prompts};
 use crate::diagnostic::{Bag, Diagnostic, Spanned, did_you_mean};
 use crate::expr::{Expr, ExprTree, Facts, Typed};
-use crate::model::{OutputSchema, Params, Role, Timeouts};
+use crate::model::{MAX_TOOL_NAME, OutputSchema, Params, Role, Timeouts, wire_name};
 use crate::node::{Bind, Clip, Link, Output, Piece};
 use crate::spec::{HistorySpec, LlmSpec, ParamsSpec, TimeoutSpec};
 use crate::state::Type;
@@ -158,6 +158,7 @@ impl Scene<'_> {
             self.shared.used_tools.borrow_mut().insert(name.value.clone());
             fine &= self.shared.tools.find(name, self.shared.project.unsure, bag).is_some();
         }
+        fine &= names_fit(&llm.tools, bag);
         let Some(model) = model else { return fine };
         let chain = chain(model, self.shared.models);
         let lacks = chain.iter().position(|model| !model.tools);
@@ -386,6 +387,29 @@ impl Scene<'_> {
         }
         fine.then_some(binds)
     }
+}
+
+/// Checks that providers can tell the tools of a node apart by names that they take.
+fn names_fit(tools: &[Spanned<String>], bag: &mut Bag) -> bool {
+    let mut fine = true;
+    for (n, tool) in tools.iter().enumerate() {
+        let sent = wire_name(&tool.value);
+        if sent.len() > MAX_TOOL_NAME && sent != tool.value {
+            let message = "the name of a tool is too long for providers";
+            let label = format!("`{sent}` has {} characters", sent.len());
+            let finding = Diagnostic::error("M507", message, tool.span, label);
+            bag.report(finding.help(format!("{MAX_TOOL_NAME} are taken: give its server a shorter name")));
+            fine = false;
+        }
+        let same = |other: &&Spanned<String>| other.value != tool.value && wire_name(&other.value) == sent;
+        if let Some(first) = tools[..n].iter().find(same) {
+            let message = format!("to providers, two tools are called `{sent}`");
+            let finding = Diagnostic::error("M507", message, tool.span, "the second one");
+            bag.report(finding.related(first.span, "the first one").help("give one of them another name"));
+            fine = false;
+        }
+    }
+    fine
 }
 
 /// Merges parameters, the first that says something wins.

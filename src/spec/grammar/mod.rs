@@ -21,7 +21,7 @@ pub use next::{
 pub use node::{CACHE, FAIL, HISTORY, KINDS, LLM, NODE, PARAMS, ROUTE, SAY, SET};
 pub use project::{FRONT_MATTER, MODEL, MODEL_PARAMS, PRICE, PROJECT, RETENTION, RETRY, SECRET};
 pub use test::{CALL, CASE, ENTRY, EXPECT, FAILURE, GIVEN, PROMPT, SAID, TEST, TURN, WAY};
-pub use tool::{AUTH, BASIC, ENV, HOSTS, HTTP_CALL, SECRET_RULE, TOOL};
+pub use tool::{AUTH, BASIC, ENV, HOSTS, HTTP_CALL, MCP, SECRET_RULE, TOOL};
 pub use types::{CHANNEL, CHANNEL_RULES, TYPE, TYPE_RULES};
 
 /// A map with fixed keys. Keys that begin with `x-` are free in all of them.
@@ -171,8 +171,12 @@ pub enum Named {
     Argument,
     /// What a host program registered.
     Registered,
+    /// An MCP server.
+    Server,
     /// A setting, read as `env.NAME`.
     Setting,
+    /// A variable of a program's environment.
+    Variable,
     /// A host, with or without a port.
     Host,
     /// A header of a request.
@@ -207,6 +211,8 @@ pub enum Rule {
     NotBoth(&'static str, &'static str),
     /// All of these or none.
     Together(&'static [&'static str]),
+    /// The first says nothing without the second.
+    Needs(&'static str, &'static str),
     /// Where a key has a value, another one is due.
     If {
         /// The key.

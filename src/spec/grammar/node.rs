@@ -148,7 +148,7 @@ pub(super) const EFFECTS: Key = key(
      and what a host program registers `at_most_once`.",
 );
 
-static EFFECT_WORDS: [Word; 3] = [
+pub(super) static EFFECT_WORDS: [Word; 3] = [
     word("none", "Nothing: it only reads."),
     word("idempotent", "Twice is as good as once."),
     word("at_most_once", "It must not happen twice: no attempt follows one that may have arrived."),

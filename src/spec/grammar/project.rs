@@ -2,7 +2,7 @@
 
 use super::graph::{ALLOW, FORMAT, INPUTS, TIMEOUTS};
 use super::node::PARAM_KEYS;
-use super::tool::{ENV, HOSTS, SECRET_RULE, TOOL};
+use super::tool::{ENV, HOSTS, MCP, SECRET_RULE, TOOL};
 use super::types::TYPE;
 use super::{Key, Map, Named, Rule, Shape, Word, due, key, word};
 
@@ -14,7 +14,7 @@ pub static PROJECT: Map = Map {
     rules: &[],
 };
 
-static TOP: [Key; 11] = [
+static TOP: [Key; 12] = [
     FORMAT,
     key("models", Shape::Names(Named::Model, &Shape::Map(&MODEL)), "The chat models, by name."),
     key("default_model", Shape::Name(Named::Model), "The model of `llm` nodes that name none."),
@@ -27,6 +27,11 @@ static TOP: [Key; 11] = [
         "tools",
         Shape::Names(Named::Tool, &Shape::Map(&TOOL)),
         "The tools that models and `tool` nodes can call, by name.",
+    ),
+    key(
+        "mcp",
+        Shape::Names(Named::Server, &Shape::Map(&MCP)),
+        "MCP servers, by name: their tools are called as `NAME.TOOL`.",
     ),
     key(
         "hosts",

@@ -1,6 +1,6 @@
 //! Tools, requests, and where secrets and settings come in.
 
-use super::node::EFFECTS;
+use super::node::{EFFECT_WORDS, EFFECTS};
 use super::project::SECRET;
 use super::types::TYPE;
 use super::{Key, Map, Named, Rule, Shape, Word, due, key, word};
@@ -40,6 +40,65 @@ static TOOL_KEYS: [Key; 9] = [
     key("approval", Shape::Word(&APPROVALS), "Who is asked before a call. Default: nobody."),
     key("final", Shape::Boolean, "Its result is the answer of the loop that calls it. Default: `false`."),
 ];
+
+/// An MCP server.
+pub static MCP: Map = Map {
+    name: "mcp_server",
+    doc: "A server of the Model Context Protocol. What its tools are is written to mcp/NAME.json by `graphloom mcp pull`; \
+          models and `tool` nodes call them as `NAME.TOOL`.",
+    groups: &[&MCP_KEYS],
+    rules: &[
+        Rule::OneOf(&["url", "command"]),
+        Rule::Needs("headers", "url"),
+        Rule::Needs("auth", "url"),
+        Rule::Needs("env", "command"),
+    ],
+};
+
+static MCP_KEYS: [Key; 9] = [
+    key(
+        "url",
+        Shape::Template,
+        "Where it listens (streamable HTTP): fixed, or a template over `env`. It needs no entry under `hosts`.",
+    ),
+    key(
+        "headers",
+        Shape::Names(Named::Header, &Shape::OneOf(&HEADER_FORMS)),
+        "Headers of all requests, by name: templates over `env`, or `{secret: NAME}`.",
+    ),
+    key("auth", Shape::Map(&AUTH), "How requests are signed in: `{bearer: {secret: NAME}}` and the like."),
+    key(
+        "command",
+        Shape::Filled(&Shape::Text),
+        "The program that is the server (stdio), and its arguments: `[npx, -y, some-server]`. It is started here, with \
+         the rights of the service, when it is needed first.",
+    ),
+    key(
+        "env",
+        Shape::Names(Named::Variable, &Shape::OneOf(&VARIABLE_FORMS)),
+        "Variables of the program, by name: texts, or `{secret: NAME}`. Of the service's own it sees only where programs \
+         and homes are, the language and the time zone.",
+    ),
+    key(
+        "tools",
+        Shape::Filled(&Shape::Text),
+        "The tools that graphs may call, by the server's names. Default: all that mcp/NAME.json holds.",
+    ),
+    key(
+        "effects",
+        Shape::Word(&EFFECT_WORDS),
+        "What calls do outside. Default by what the server says of a tool: `readOnlyHint` is `none`, `idempotentHint` \
+         `idempotent`, any other `at_most_once`.",
+    ),
+    key("approval", Shape::Word(&APPROVALS), "Who is asked before a call. Default: nobody."),
+    key(
+        "timeout",
+        Shape::Duration,
+        "How long a call may take, and how long until the server is there. Default: `1m`.",
+    ),
+];
+
+static VARIABLE_FORMS: [Shape; 2] = [Shape::Text, Shape::Map(&SECRET)];
 
 static APPROVALS: [Word; 1] =
     [word("always", "A person approves, edits or rejects each call before it is made.")];

@@ -48,6 +48,11 @@ impl Drop for Folder {
 pub(crate) struct Process(Child);
 
 impl Process {
+    /// Takes a process that was started.
+    pub(crate) fn of(child: Child) -> Self {
+        Self(child)
+    }
+
     fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.0.id().cast_signed()), signal).unwrap();
     }

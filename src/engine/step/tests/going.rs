@@ -56,6 +56,7 @@ fn tool_of(name: &str, approval: bool, body: ToolBody) -> Arc<ToolPlan> {
         name: name.into(),
         description: String::new(),
         args,
+        schema: None,
         result: Type::Any,
         approval,
         is_final: false,
