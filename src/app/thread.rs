@@ -154,7 +154,15 @@ impl Thread {
     pub async fn start(&self, graph: &str, request: impl Into<Request>) -> Result<Turn, StartError> {
         let Request { message, input, on_busy } = request.into();
         let session = self.key.session.clone();
-        let start = Start { graph: graph.to_owned(), session, message, input, on_busy, idempotency: None };
+        let start = Start {
+            graph: graph.to_owned(),
+            session,
+            message,
+            input,
+            on_busy,
+            durability: None,
+            idempotency: None,
+        };
         let started = self.engine.start(&self.key.owner, start).await?;
         Ok(Turn::new(&self.engine, &self.key.owner, &started.run, started.after))
     }
