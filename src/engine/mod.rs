@@ -4,6 +4,7 @@
 
 mod accept;
 mod answer;
+mod beat;
 mod drain;
 mod follow;
 mod heads;
@@ -22,7 +23,7 @@ use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use serde_json::Value as Json;
@@ -227,6 +228,8 @@ struct Shared {
     stale: ArcSwapOption<Stale>,
     providers: Providers,
     lives: Mutex<HashMap<RunId, Arc<Live>>>,
+    /// When the last good heartbeat began.
+    good: Mutex<Instant>,
     heads: Heads,
     tracker: TaskTracker,
     /// Wakes the claimer.
@@ -243,7 +246,7 @@ struct Shared {
     retired: Notify,
     /// Ends the claims, and the streams of runs that are elsewhere.
     closed: watch::Sender<bool>,
-    /// Ends the rest of the background work, when no run is left.
+    /// Ends the rest of the background work, and the heartbeat, when no run is left.
     done: watch::Sender<bool>,
 }
 
@@ -347,6 +350,7 @@ impl Engine {
             stale: ArcSwapOption::empty(),
             providers,
             lives: Mutex::default(),
+            good: Mutex::new(Instant::now()),
             tracker: TaskTracker::new(),
             queue: Notify::new(),
             waiting: Mutex::default(),
@@ -357,6 +361,8 @@ impl Engine {
             closed: watch::Sender::new(false),
             done: watch::Sender::new(false),
         });
+        let threads = |e| StoreError::Unavailable(format!("the heartbeat has no thread: {e}"));
+        beat::start(&shared).map_err(threads)?;
         recover::start(&shared);
         Ok(Self { shared })
     }

@@ -1,15 +1,15 @@
-//! The background work of an engine: claims, leases and the storing of deltas.
+//! The background work of an engine: claims and the storing of deltas.
 //!
 //! Invariant: safety rests on the fence alone; time only decides how soon a run is taken over.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use super::{Shared, Stop};
+use super::Shared;
 
 /// How often deltas are stored.
 const FLUSH: Duration = Duration::from_millis(100);
@@ -17,11 +17,10 @@ const FLUSH: Duration = Duration::from_millis(100);
 const FLUSH_AWAY: Duration = Duration::from_secs(2);
 
 /// Starts the background work. Each ends by itself when the engine is closed, and never in the middle of a round: a
-/// claim that nobody drives would look like a crash. Leases are renewed, and deltas stored, as long as a run is driven.
+/// claim that nobody drives would look like a crash. Deltas are stored as long as a run is driven.
 pub(super) fn start(shared: &Arc<Shared>) {
     let tracker = &shared.tracker;
     tracker.spawn(claim(shared.clone()));
-    tracker.spawn(heartbeat(shared.clone()));
     tracker.spawn(store_deltas(shared.clone()));
     // Who works on nothing of others tidies nothing up either.
     if shared.settings.claims > 0 {
@@ -68,37 +67,6 @@ async fn claim(shared: Arc<Shared>) {
         tokio::select! {
             () = shared.queue.notified() => {}
             _ = rest(&mut closed, wait) => {}
-        }
-    }
-}
-
-async fn heartbeat(shared: Arc<Shared>) {
-    let lease = shared.process.lease;
-    let mut done = shared.done.subscribe();
-    let mut good = Instant::now();
-    while rest(&mut done, lease / 3).await {
-        let begun = Instant::now();
-        let mut live: Vec<_> = shared.lives().keys().copied().collect();
-        live.sort_unstable();
-        match shared.store.heartbeat(&shared.process, &live).await {
-            Ok(beat) => {
-                good = begun;
-                let asked = beat.cancelled.into_iter().map(|run| (run, Stop::Cancel));
-                for (run, why) in asked.chain(beat.lost.into_iter().map(|run| (run, Stop::Lost))) {
-                    if let Some(live) = shared.live(run) {
-                        live.ask(why);
-                    }
-                }
-            }
-            Err(error) => warn!(%error, "The leases cannot be renewed."),
-        }
-        // Somebody else may own the runs by now: working on would only cost.
-        if good.elapsed() > lease * 2 / 3 {
-            let lives: Vec<_> = shared.lives().values().cloned().collect();
-            for live in lives {
-                warn!(run = %live.run, "Run left: its lease could not be renewed.");
-                live.ask(Stop::Lost);
-            }
         }
     }
 }

@@ -256,6 +256,10 @@ impl<'a> Driver<'a> {
         let mut crashed = claim.crashed;
         let mut void = Some(void);
         loop {
+            // After a stall of the whole process its worker may be awake before its heartbeat.
+            if !self.shared.is_trusted() {
+                self.live.ask(Stop::Lost);
+            }
             let plan = at.plan.clone();
             let (facts, replies) = (self.facts(&at), self.replies(&at).await?);
             let found;

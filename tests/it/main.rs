@@ -10,6 +10,7 @@ mod cases_questions;
 mod chaos;
 mod commands;
 mod corpus;
+mod database;
 mod drawing;
 mod embed;
 mod engine;

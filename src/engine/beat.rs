@@ -1,0 +1,103 @@
+//! The heartbeat: renews the leases of the runs that this process drives.
+//!
+//! Invariant: it shares neither a thread nor a connection with the work, so whatever blocks the work costs no lease. A
+//! process that could not renew them for so long that others may own its runs stops them by its own clock.
+
+use std::io;
+use std::sync::{Arc, PoisonError, Weak, mpsc};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Builder;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tracing::warn;
+
+use super::recover::rest;
+use super::{Shared, Stop};
+use crate::store::StoreError;
+
+/// Starts the thread. It ends with the last run of an engine that was closed, and with an engine that was dropped.
+pub(super) fn start(shared: &Arc<Shared>) -> io::Result<()> {
+    let (token, done) = (shared.tracker.token(), shared.done.subscribe());
+    let work = beat(Arc::downgrade(shared), done, shared.process.lease);
+    let (told, begun) = mpsc::sync_channel(1);
+    let thread = move || {
+        // Made here, because it must not be dropped within another one.
+        match Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) if told.send(Ok(())).is_ok() => runtime.block_on(work),
+            Ok(_unheard) => {}
+            Err(error) => drop(told.send(Err(error))),
+        }
+        drop(token);
+    };
+    std::thread::Builder::new().name("heartbeat".into()).spawn(thread)?;
+    begun.recv().unwrap_or_else(|_| Err(io::Error::other("it ended at once")))
+}
+
+/// How long a process may work on without a heartbeat, counted from the beginning of the last good one: until then
+/// nobody else takes its runs, whatever the clocks of the two say.
+fn window(lease: Duration) -> Duration {
+    lease * 2 / 3
+}
+
+impl Shared {
+    fn good(&self) -> Instant {
+        *self.good.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says whether the runs of this process are surely still its own.
+    pub(super) fn is_trusted(&self) -> bool {
+        self.good().elapsed() < window(self.process.lease)
+    }
+
+    async fn renew(&self) -> Result<(), StoreError> {
+        let begun = Instant::now();
+        let mut live: Vec<_> = self.lives().keys().copied().collect();
+        live.sort_unstable();
+        let beat = self.store.heartbeat(&self.process, &live).await?;
+        *self.good.lock().unwrap_or_else(PoisonError::into_inner) = begun;
+        let asked = beat.cancelled.into_iter().map(|run| (run, Stop::Cancel));
+        for (run, why) in asked.chain(beat.lost.into_iter().map(|run| (run, Stop::Lost))) {
+            if let Some(live) = self.live(run) {
+                live.ask(why);
+            }
+        }
+        Ok(())
+    }
+
+    /// Leaves all runs: somebody else may own them by now, and working on would only cost.
+    fn distrust(&self) {
+        let lives: Vec<_> = self.lives().values().cloned().collect();
+        for live in lives {
+            warn!(run = %live.run, "Run left: its lease could not be renewed.");
+            live.ask(Stop::Lost);
+        }
+    }
+}
+
+async fn beat(shared: Weak<Shared>, mut done: watch::Receiver<bool>, lease: Duration) {
+    let (pause, again) = (lease / 3, lease / 15);
+    let mut wait = pause;
+    while rest(&mut done, wait).await {
+        let Some(shared) = shared.upgrade() else { return };
+        let left = || window(lease).saturating_sub(shared.good().elapsed());
+        let before = left();
+        if before.is_zero() {
+            shared.distrust();
+        }
+        // A try that hangs must not hide the end of the window.
+        let patience = if before.is_zero() { pause } else { before.min(pause) };
+        let soon = match timeout(patience, shared.renew()).await {
+            Ok(Ok(())) => pause,
+            Ok(Err(error)) => {
+                warn!(%error, "The leases cannot be renewed.");
+                again
+            }
+            Err(_) => {
+                warn!("The leases cannot be renewed: the store does not answer.");
+                again
+            }
+        };
+        wait = if before.is_zero() { soon } else { soon.min(left()) };
+    }
+}
