@@ -548,7 +548,7 @@ pub trait Store: Send + Sync + 'static {
     async fn claim(&self, process: &Process, limit: u32) -> Result<Vec<Claim>>;
 
     /// Renews the leases of these runs, as far as the process owns them. A run that nobody drives is not among them, so
-    /// that its lease runs out and it is claimed again.
+    /// that its lease runs out and it is claimed again. It is asked from one thread, with a runtime of its own.
     async fn heartbeat(&self, process: &Process, live: &[RunId]) -> Result<Beat>;
 
     /// Gives a claimed run back to the queue without counting a crash.

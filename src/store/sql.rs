@@ -3,8 +3,8 @@
 //! Invariant: a write is one statement, or a transaction in a task of its own that a dropped request cannot cut in
 //! two. Reads live in `read`, writes in `postgres` and `sqlite`.
 
+mod base;
 mod cache;
-mod connect;
 mod delete;
 mod entity;
 mod error;
@@ -17,8 +17,7 @@ mod read;
 mod row;
 mod sqlite;
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -26,15 +25,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, EntityTrait, RuntimeErr, Set,
-    SqliteTransactionMode, SqlxError, Statement, TransactionOptions, TransactionTrait, Value,
-};
+use sea_orm::{ConnectionTrait, DbErr, EntityTrait, RuntimeErr, Set, SqlxError, Statement, Value};
 
-use self::connect::Pools;
+use self::base::{Base, Desk};
 use self::entity::graph_version;
 use self::error::{undone, unsure};
-use self::postgres::Lanes;
 use super::{
     Accepted, Answer, Answering, Beat, Checkpoint, Claim, Commit, Committed, Counts, EventBatch,
     GraphVersion, Idempotency, Kept, Keyed, NewRun, OpenQuestion, Process, Result, Resumed, Run, RunFilter,
@@ -57,9 +52,7 @@ pub struct SqlStore(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    pools: Pools,
-    /// Absent on SQLite.
-    lanes: Option<Lanes>,
+    base: Base,
     claims: AtomicU32,
 }
 
@@ -73,11 +66,13 @@ const TRANSACTION: Duration = Duration::from_secs(20);
 async fn answered<T>(
     statement: impl Future<Output = std::result::Result<T, DbErr>>,
 ) -> std::result::Result<T, DbErr> {
-    let silent = |_| {
-        let error = std::io::Error::new(std::io::ErrorKind::TimedOut, "the database does not answer");
-        DbErr::Query(RuntimeErr::SqlxError(Arc::new(SqlxError::Io(error))))
-    };
-    tokio::time::timeout(ANSWER, statement).await.map_err(silent)?
+    tokio::time::timeout(ANSWER, statement).await.map_err(|_| silent())?
+}
+
+/// Says that no answer came.
+fn silent() -> DbErr {
+    let error = std::io::Error::new(std::io::ErrorKind::TimedOut, "the database does not answer");
+    DbErr::Query(RuntimeErr::SqlxError(Arc::new(SqlxError::Io(error))))
 }
 
 /// Builds a statement of the back end.
@@ -105,18 +100,6 @@ fn beat(live: &[RunId], owned: Vec<(RunId, bool)>) -> Beat {
     Beat { cancelled: owned.into_iter().filter(|(_, cancel)| *cancel).map(|(run, _)| run).collect(), lost }
 }
 
-/// Begins a transaction that writes.
-async fn begin(db: &DatabaseConnection) -> Result<DatabaseTransaction> {
-    // A deferred transaction of SQLite could find at its first write that it read too early.
-    let mode = (db.get_database_backend() == DbBackend::Sqlite).then_some(SqliteTransactionMode::Immediate);
-    let options = TransactionOptions { sqlite_transaction_mode: mode, ..TransactionOptions::default() };
-    db.begin_with_options(options).await.map_err(|e| undone(&e))
-}
-
-async fn end(tx: DatabaseTransaction) -> Result<()> {
-    tx.commit().await.map_err(|e| unsure(&e))
-}
-
 impl SqlStore {
     /// Opens `postgres://user:password@host/database`, `sqlite://path?mode=rwc` or `sqlite::memory:`.
     ///
@@ -125,52 +108,65 @@ impl SqlStore {
     /// `Config` for another URL and for a SQLite file that another process has open, `Unavailable` when the database
     /// does not answer.
     pub async fn connect(url: &str) -> Result<Self> {
-        let postgres = url.starts_with("postgres://") || url.starts_with("postgresql://");
-        let pools = if postgres {
-            connect::postgres(url).await?
-        } else if url.starts_with("sqlite:") {
-            connect::sqlite(url).await?
-        } else {
-            return Err(StoreError::Config("a database URL begins with `postgres://` or `sqlite:`".into()));
-        };
-        let lanes = postgres
-            .then(|| Lanes::new(pools.write.get_postgres_connection_pool().clone(), connect::POSTGRES_LANES));
-        Ok(Self(Arc::new(Inner { pools, lanes, claims: AtomicU32::new(0) })))
+        Ok(Self(Arc::new(Inner { base: Base::open(url).await?, claims: AtomicU32::new(0) })))
     }
 
-    fn write(&self) -> DatabaseConnection {
-        self.0.pools.write.clone()
+    fn base(&self) -> &Base {
+        &self.0.base
     }
 
-    fn read(&self) -> &DatabaseConnection {
-        &self.0.pools.read
+    /// Reads for a request.
+    fn reads(&self, tenant: &Part) -> Desk {
+        self.base().reads(tenant.as_str())
+    }
+
+    /// Reads and writes for a run.
+    fn works(&self, tenant: &Part) -> Desk {
+        self.base().works(tenant.as_str())
     }
 
     /// Forgets old idempotency keys now and then; nothing depends on when.
     async fn purge(&self) -> Result<()> {
-        if self.0.claims.fetch_add(1, Ordering::Relaxed).is_multiple_of(CLAIMS_PER_PURGE) {
-            let db = &self.0.pools.write;
-            let old = Utc::now() - chrono::TimeDelta::hours(KEY_HOURS);
-            let (text, values) = if self.0.lanes.is_some() {
-                ("delete from idempotency where created_at <= now() - interval '24 hours'", vec![])
-            } else {
-                ("delete from idempotency where created_at <= $1", vec![row::moment(DbBackend::Sqlite, old)])
-            };
-            answered(db.execute_raw(sql(db, text, values))).await.map_err(|e| undone(&e))?;
+        if !self.0.claims.fetch_add(1, Ordering::Relaxed).is_multiple_of(CLAIMS_PER_PURGE) {
+            return Ok(());
         }
-        Ok(())
+        match self.base() {
+            Base::Postgres(db) => postgres::wide::forget_keys(db).await,
+            Base::Sqlite(db) => sqlite::wide::forget_keys(db).await,
+        }
     }
+}
+
+/// Does one transaction on SQLite, to its end.
+macro_rules! whole {
+    ($db:ident, $tx:ident => $work:expr) => {{
+        let db = $db.clone();
+        detached(async move {
+            let $tx = db.begin().await?;
+            let done = $work.await?;
+            $tx.commit().await?;
+            Ok(done)
+        })
+        .await
+    }};
 }
 
 #[async_trait]
 impl Store for SqlStore {
     async fn migrate(&self) -> Result<()> {
-        let db = self.write();
-        migration::up(&db).await.map_err(|e| undone(&e))
+        match self.base() {
+            Base::Postgres(db) => migration::postgres(db).await,
+            Base::Sqlite(db) => migration::sqlite(&db.write).await,
+        }
     }
 
     async fn ping(&self) -> Result<()> {
-        answered(self.0.pools.beat.ping()).await.map_err(|e| undone(&e))
+        let desk = self.base().reads(read::DEPLOYMENT);
+        let answer = match &desk {
+            Desk::Postgres(lanes, _) => lanes.ping().await,
+            Desk::Sqlite(db) => answered(db.ping()).await,
+        };
+        answer.map_err(|e| undone(&e))
     }
 
     async fn put_graph_version(&self, version: &GraphVersion) -> Result<()> {
@@ -182,95 +178,76 @@ impl Store for SqlStore {
         };
         // Equal hashes are equal bodies, so the first one stays.
         let insert = graph_version::Entity::insert(row).on_conflict_do_nothing();
-        answered(insert.exec_without_returning(&self.0.pools.write)).await.map_err(|e| unsure(&e))?;
+        let desk = self.base().works(read::DEPLOYMENT);
+        insert.exec_without_returning(&desk).await.map_err(|e| unsure(&e))?;
         Ok(())
     }
 
     async fn graph_version(&self, hash: &str) -> Result<Option<GraphVersion>> {
-        read::graph_version(self.read(), hash).await
+        read::graph_version(&self.base().reads(read::DEPLOYMENT), hash).await
     }
 
     async fn version_use(&self, hash: &str) -> Result<VersionUse> {
-        read::version_use(self.read(), hash).await
+        match self.base() {
+            Base::Postgres(db) => postgres::wide::version_use(db, hash).await,
+            Base::Sqlite(db) => sqlite::wide::version_use(db, hash).await,
+        }
     }
 
     async fn paused_versions(&self) -> Result<BTreeMap<(String, String), u64>> {
-        read::paused_versions(self.read()).await
+        match self.base() {
+            Base::Postgres(db) => postgres::wide::paused_versions(db).await,
+            Base::Sqlite(db) => sqlite::wide::paused_versions(db).await,
+        }
     }
 
     async fn accept(&self, new: NewRun) -> Result<Accepted> {
-        let db = self.write();
-        if let Some(lanes) = &self.0.lanes {
-            return postgres::accept(lanes, &db, &Arc::new(new)).await;
+        match self.base() {
+            Base::Postgres(db) => postgres::accept(db, &Arc::new(new)).await,
+            Base::Sqlite(db) => whole!(db, tx => sqlite::accept(&tx, new)),
         }
-        detached(async move {
-            let tx = begin(&db).await?;
-            let accepted = sqlite::accept(&tx, new).await?;
-            end(tx).await?;
-            Ok(accepted)
-        })
-        .await
     }
 
     async fn commit(&self, commit: Commit) -> Result<Committed> {
-        if let Some(lanes) = &self.0.lanes {
-            return postgres::commit(lanes, &self.write(), commit).await;
+        match self.base() {
+            Base::Postgres(db) => postgres::commit(db, commit).await,
+            Base::Sqlite(db) => whole!(db, tx => sqlite::commit(&tx, commit)),
         }
-        let db = self.write();
-        detached(async move {
-            let tx = begin(&db).await?;
-            let committed = sqlite::commit(&tx, commit).await?;
-            end(tx).await?;
-            Ok(committed)
-        })
-        .await
     }
 
     async fn append_events(&self, batches: Vec<(Owner, RunId, EventBatch)>) -> Result<()> {
         if batches.is_empty() {
             return Ok(());
         }
-        if let Some(lanes) = &self.0.lanes {
-            return postgres::append_events(lanes, batches).await;
+        match self.base() {
+            Base::Postgres(db) => postgres::append_events(db, batches).await,
+            Base::Sqlite(db) => whole!(db, tx => sqlite::append_events(&tx, batches)),
         }
-        let db = self.write();
-        detached(async move {
-            let tx = begin(&db).await?;
-            sqlite::append_events(&tx, batches).await?;
-            end(tx).await
-        })
-        .await
     }
 
     async fn claim(&self, process: &Process, limit: u32) -> Result<Vec<Claim>> {
         self.purge().await?;
-        let db = self.write();
-        if self.0.lanes.is_some() {
-            return postgres::claim(&db, process, limit).await;
+        match self.base() {
+            Base::Postgres(db) => {
+                let (db, process) = (db.clone(), process.clone());
+                // A claim that nobody drives would look like a crash.
+                detached(async move { postgres::wide::claim(&db, &process, limit).await }).await
+            }
+            Base::Sqlite(db) => {
+                let process = process.clone();
+                whole!(db, tx => sqlite::claim(&tx, &process, limit))
+            }
         }
-        let process = process.clone();
-        detached(async move {
-            let tx = begin(&db).await?;
-            let claims = sqlite::claim(&tx, &process, limit).await?;
-            end(tx).await?;
-            Ok(claims)
-        })
-        .await
     }
 
     async fn heartbeat(&self, process: &Process, live: &[RunId]) -> Result<Beat> {
-        let db = self.0.pools.beat.clone();
-        if self.0.lanes.is_some() {
-            return postgres::heartbeat(&db, process, live).await;
+        match self.base() {
+            Base::Postgres(db) => postgres::wide::heartbeat(db, process, live).await,
+            Base::Sqlite(db) => {
+                let (process, live) = (process.clone(), live.to_vec());
+                whole!(db, tx => sqlite::heartbeat(&tx, &process, &live))
+            }
         }
-        let (process, live) = (process.clone(), live.to_vec());
-        detached(async move {
-            let tx = begin(&db).await?;
-            let beat = sqlite::heartbeat(&tx, &process, &live).await?;
-            end(tx).await?;
-            Ok(beat)
-        })
-        .await
     }
 
     async fn release(&self, owner: &Owner, run: RunId, fence: u64) -> Result<()> {
@@ -283,8 +260,8 @@ impl Store for SqlStore {
             owner.user.as_str().into(),
             (fence as i64).into(),
         ];
-        let db = &self.0.pools.write;
-        answered(db.execute_raw(sql(db, text, values))).await.map_err(|e| unsure(&e))?;
+        let desk = self.works(&owner.tenant);
+        desk.execute_raw(sql(&desk, text, values)).await.map_err(|e| unsure(&e))?;
         Ok(())
     }
 
@@ -295,29 +272,24 @@ impl Store for SqlStore {
         result: Vec<u8>,
         events: EventBatch,
     ) -> Result<Option<Run>> {
-        let db = self.write();
-        if self.0.lanes.is_some() {
-            return postgres::request_cancel(&db, owner, run, result, events).await;
+        match self.base() {
+            Base::Postgres(db) => postgres::request_cancel(db, owner, run, result, events).await,
+            Base::Sqlite(db) => {
+                let owner = owner.clone();
+                whole!(db, tx => sqlite::request_cancel(&tx, &owner, run, result, events))
+            }
         }
-        let owner = owner.clone();
-        detached(async move {
-            let tx = begin(&db).await?;
-            let found = sqlite::request_cancel(&tx, &owner, run, result, events).await?;
-            end(tx).await?;
-            Ok(found)
-        })
-        .await
     }
 
     async fn answer(&self, answer: Answer) -> Result<Answering> {
-        let db = self.write();
+        let base = self.base().clone();
         detached(async move {
-            let tx = begin(&db).await?;
+            let tx = base.begin(answer.owner.tenant.as_str()).await?;
             let answered = question::answer(&tx, answer).await?;
             if matches!(answered, Answering::Claimed(_) | Answering::Stored { .. }) {
-                end(tx).await?;
+                tx.commit().await?;
             } else {
-                tx.rollback().await.map_err(|e| undone(&e))?;
+                tx.rollback().await?;
             }
             Ok(answered)
         })
@@ -325,19 +297,19 @@ impl Store for SqlStore {
     }
 
     async fn keyed(&self, owner: &Owner, key: &Idempotency) -> Result<Option<Keyed>> {
-        question::keyed(self.read(), owner, key).await
+        question::keyed(&self.reads(&owner.tenant), owner, key).await
     }
 
     async fn answers(&self, owner: &Owner, run: RunId) -> Result<Vec<(InterruptId, Vec<u8>)>> {
-        question::answers(&self.0.pools.write, owner, run).await
+        question::answers(&self.works(&owner.tenant), owner, run).await
     }
 
     async fn questions(&self, key: &ThreadKey) -> Result<Vec<OpenQuestion>> {
-        question::of_thread(self.read(), key).await
+        question::of_thread(&self.reads(&key.owner.tenant), key).await
     }
 
     async fn question(&self, owner: &Owner, agent: bool, id: &InterruptId) -> Result<Option<OpenQuestion>> {
-        question::one(self.read(), owner, agent, id).await
+        question::one(&self.reads(&owner.tenant), owner, agent, id).await
     }
 
     async fn approvals(
@@ -346,7 +318,7 @@ impl Store for SqlStore {
         after: Option<(DateTime<Utc>, InterruptId)>,
         limit: u32,
     ) -> Result<Vec<OpenQuestion>> {
-        question::for_agents(self.read(), tenant, after, limit).await
+        question::for_agents(&self.reads(tenant), tenant, after, limit).await
     }
 
     async fn put_pending(
@@ -367,25 +339,18 @@ impl Store for SqlStore {
             (&*task.0).into(),
             data.into(),
         ];
-        if let Some(lanes) = &self.0.lanes {
-            return postgres::put_pending(lanes, &values).await;
+        match self.base() {
+            Base::Postgres(db) => postgres::put_pending(db, owner.tenant.as_str(), values).await,
+            Base::Sqlite(db) => whole!(db, tx => sqlite::put_pending(&tx, values)),
         }
-        let db = self.write();
-        detached(async move {
-            let tx = begin(&db).await?;
-            let stored = sqlite::put_pending(&tx, values).await?;
-            end(tx).await?;
-            Ok(stored)
-        })
-        .await
     }
 
     async fn pending(&self, owner: &Owner, run: RunId, step: u64) -> Result<Vec<(TaskId, Vec<u8>)>> {
-        question::pending(&self.0.pools.write, owner, run, step).await
+        question::pending(&self.works(&owner.tenant), owner, run, step).await
     }
 
     async fn cached(&self, tenant: &Part, keys: &[CacheKey]) -> Result<Vec<(CacheKey, Vec<u8>)>> {
-        cache::find(&self.0.pools.write, tenant, keys).await
+        cache::find(&self.works(tenant), tenant, keys).await
     }
 
     async fn resume(
@@ -395,14 +360,14 @@ impl Store for SqlStore {
         process: Process,
         idempotency: Option<Idempotency>,
     ) -> Result<Resumed> {
-        let (db, owner) = (self.write(), owner.clone());
+        let (base, owner) = (self.base().clone(), owner.clone());
         detached(async move {
-            let tx = begin(&db).await?;
+            let tx = base.begin(owner.tenant.as_str()).await?;
             let resumed = question::resume(&tx, &owner, run, &process, idempotency.as_ref()).await?;
             if matches!(resumed, Resumed::Claimed(_)) {
-                end(tx).await?;
+                tx.commit().await?;
             } else {
-                tx.rollback().await.map_err(|e| undone(&e))?;
+                tx.rollback().await?;
             }
             Ok(resumed)
         })
@@ -410,15 +375,15 @@ impl Store for SqlStore {
     }
 
     async fn run(&self, owner: &Owner, run: RunId) -> Result<Option<Run>> {
-        read::run(self.read(), owner, run).await
+        read::run(&self.reads(&owner.tenant), owner, run).await
     }
 
     async fn events(&self, owner: &Owner, run: RunId, after: Seq, limit: usize) -> Result<Vec<EventBatch>> {
-        read::events(self.read(), owner, run, after, limit).await
+        read::events(&self.reads(&owner.tenant), owner, run, after, limit).await
     }
 
     async fn thread(&self, key: &ThreadKey) -> Result<Option<Thread>> {
-        read::thread(self.read(), key).await
+        read::thread(&self.reads(&key.owner.tenant), key).await
     }
 
     async fn threads(
@@ -427,43 +392,52 @@ impl Store for SqlStore {
         before: Option<(DateTime<Utc>, ThreadId)>,
         limit: u32,
     ) -> Result<Vec<Thread>> {
-        read::threads(self.read(), owner, before, limit).await
+        read::threads(&self.reads(&owner.tenant), owner, before, limit).await
     }
 
     async fn delete_thread(&self, key: &ThreadKey) -> Result<bool> {
-        let (db, key) = (self.write(), key.clone());
-        detached(async move { delete::thread(&db, &key).await }).await
+        let (base, key) = (self.base().clone(), key.clone());
+        detached(async move { delete::thread(&base, &key).await }).await
     }
 
     async fn erase(&self, tenant: &Part, user: Option<&Part>, limit: u32) -> Result<u64> {
-        let (db, tenant, user) = (self.write(), tenant.clone(), user.cloned());
+        let (base, tenant, user) = (self.base().clone(), tenant.clone(), user.cloned());
         #[expect(
             clippy::disallowed_methods,
             reason = "it is awaited here; each thread is a transaction, so it may take its time"
         )]
-        let task = tokio::spawn(async move { operate::erase(&db, &tenant, user.as_ref(), limit).await });
+        let task = tokio::spawn(async move { operate::erase(&base, &tenant, user.as_ref(), limit).await });
         task.await.unwrap_or_else(|e| Err(StoreError::Unknown(e.to_string())))
     }
 
     async fn runs(&self, filter: &RunFilter, limit: u32) -> Result<Vec<Run>> {
-        operate::runs(self.read(), filter, limit).await
+        match self.base() {
+            Base::Postgres(db) => postgres::wide::runs(db, filter, limit).await,
+            Base::Sqlite(db) => sqlite::wide::runs(db, filter, limit).await,
+        }
     }
 
     async fn counts(&self) -> Result<Counts> {
-        operate::counts(self.read()).await
+        match self.base() {
+            Base::Postgres(db) => postgres::wide::counts(db).await,
+            Base::Sqlite(db) => sqlite::wide::counts(db).await,
+        }
     }
 
     async fn find_run(&self, run: RunId) -> Result<Option<Run>> {
-        operate::find(self.read(), run).await
+        operate::find(self.base(), run).await
     }
 
     async fn retry(&self, run: RunId) -> Result<Option<Run>> {
-        let db = self.write();
-        detached(async move { operate::retry(begin(&db).await?, run).await }).await
+        let base = self.base().clone();
+        detached(async move { operate::retry(&base, run).await }).await
     }
 
     async fn overdue(&self, kept: Kept, age: Duration, limit: u32) -> Result<Vec<Run>> {
-        keep::overdue(self.read(), kept, age, limit).await
+        match self.base() {
+            Base::Postgres(db) => postgres::wide::overdue(db, kept, age, limit).await,
+            Base::Sqlite(db) => sqlite::wide::overdue(db, kept, age, limit).await,
+        }
     }
 
     async fn keep_events(
@@ -473,27 +447,34 @@ impl Store for SqlStore {
         kept: Kept,
         batches: Vec<EventBatch>,
     ) -> Result<bool> {
-        let (db, owner) = (self.write(), owner.clone());
-        detached(async move { keep::events(begin(&db).await?, &owner, run, kept, batches).await }).await
+        let (base, owner) = (self.base().clone(), owner.clone());
+        detached(async move {
+            let tx = base.begin(owner.tenant.as_str()).await?;
+            keep::events(tx, &owner, run, kept, batches).await
+        })
+        .await
     }
 
     async fn forget_checkpoints(&self, age: Duration, limit: u32) -> Result<u64> {
-        let db = self.write();
+        let base = self.base().clone();
         #[expect(
             clippy::disallowed_methods,
             reason = "it is awaited here; each thread is a transaction, so it may take its time"
         )]
-        let task = tokio::spawn(async move { keep::checkpoints(&db, age, limit).await });
+        let task = tokio::spawn(async move { keep::checkpoints(&base, age, limit).await });
         task.await.unwrap_or_else(|e| Err(StoreError::Unknown(e.to_string())))
     }
 
     async fn forget_cached(&self, limit: u32) -> Result<u64> {
-        answered(cache::forget(&self.0.pools.write, limit)).await.map_err(|e| undone(&e))
+        match self.base() {
+            Base::Postgres(db) => postgres::wide::forget_cached(db, limit).await,
+            Base::Sqlite(db) => sqlite::wide::forget_cached(db, limit).await,
+        }
     }
 
     async fn discard(&self, run: RunId) -> Result<Option<Run>> {
-        let db = self.write();
-        detached(async move { operate::discard(begin(&db).await?, run).await }).await
+        let base = self.base().clone();
+        detached(async move { operate::discard(&base, run).await }).await
     }
 
     async fn chain(
@@ -502,7 +483,7 @@ impl Store for SqlStore {
         thread: ThreadId,
         checkpoint: CheckpointId,
     ) -> Result<Vec<Checkpoint>> {
-        read::chain(self.read(), owner, thread, checkpoint).await
+        read::chain(&self.reads(&owner.tenant), owner, thread, checkpoint).await
     }
 
     async fn history(
@@ -512,6 +493,6 @@ impl Store for SqlStore {
         before: Option<CheckpointId>,
         limit: u32,
     ) -> Result<Vec<Checkpoint>> {
-        read::history(self.read(), owner, thread, before, limit).await
+        read::history(&self.reads(&owner.tenant), owner, thread, before, limit).await
     }
 }

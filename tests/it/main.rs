@@ -32,6 +32,7 @@ mod service_clients;
 mod service_faults;
 mod service_load;
 mod service_people;
+mod service_pooled;
 mod service_refusals;
 mod service_reload;
 mod service_stream;

@@ -9,6 +9,7 @@ mod operate;
 mod question;
 mod race;
 mod sql;
+mod wall;
 mod write;
 
 /// Makes a test for each back end out of each case.
@@ -31,6 +32,12 @@ macro_rules! on_every_store {
             #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
             async fn on_postgres() {
                 let subject = Subject::postgres().await;
+                super::$case(subject.store.clone()).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn behind_pgbouncer() {
+                let subject = Subject::behind_pgbouncer().await;
                 super::$case(subject.store.clone()).await;
             }
         })*

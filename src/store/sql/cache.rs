@@ -3,10 +3,11 @@
 //! Invariant: what is over is not found, whether it was deleted yet or not.
 
 use sea_orm::sea_query::ArrayType;
-use sea_orm::{ConnectionTrait, DatabaseTransaction as Tx, DbBackend, DbErr, Value};
+use sea_orm::{ConnectionTrait, DbBackend, Value};
 
+use super::base::Tx;
 use super::question::{timed, write};
-use super::{read, sql};
+use super::read;
 use crate::id::{CacheKey, Part, ThreadId};
 use crate::store::{CacheEntry, Result};
 
@@ -52,16 +53,4 @@ pub(super) async fn put(tx: &Tx, tenant: &str, thread: ThreadId, entries: Vec<Ca
         write(tx, &timed(tx, text), values).await?;
     }
     Ok(())
-}
-
-/// Deletes what is over.
-pub(super) async fn forget<C: ConnectionTrait>(db: &C, limit: u32) -> std::result::Result<u64, DbErr> {
-    // Whoever replaces a row meanwhile is not waited for: then it is not over any more.
-    let skip = if db.get_database_backend() == DbBackend::Postgres { "for update skip locked" } else { "" };
-    let text = format!(
-        "delete from cache where (tenant, key) in ( \
-           select tenant, key from cache where expires_at <= {{NOW}} order by expires_at limit $1 {skip})"
-    );
-    let done = db.execute_raw(sql(db, timed(db, &text), vec![i64::from(limit).into()])).await?;
-    Ok(done.rows_affected())
 }

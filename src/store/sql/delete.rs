@@ -5,11 +5,12 @@
 
 use std::time::{Duration, Instant};
 
-use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr};
 use uuid::Uuid;
 
-use super::error::{is_locked, is_race, undone, unsure};
-use super::{begin, sql};
+use super::base::Base;
+use super::error::{is_locked, is_race, undone};
+use super::sql;
 use crate::id::ThreadKey;
 use crate::store::Result;
 
@@ -36,13 +37,13 @@ const PAUSE: Duration = Duration::from_millis(5);
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Deletes the thread; false when there was none.
-pub(super) async fn thread(db: &DatabaseConnection, key: &ThreadKey) -> Result<bool> {
+pub(super) async fn thread(base: &Base, key: &ThreadKey) -> Result<bool> {
     let start = Instant::now();
     loop {
-        let tx = begin(db).await?;
+        let tx = base.begin(key.owner.tenant.as_str()).await?;
         let error = match rows(&tx, key).await {
             Ok(found) => {
-                tx.commit().await.map_err(|e| unsure(&e))?;
+                tx.commit().await?;
                 return Ok(found);
             }
             Err(error) => error,
@@ -52,7 +53,7 @@ pub(super) async fn thread(db: &DatabaseConnection, key: &ThreadKey) -> Result<b
             // Dropped, the transaction rolls back by itself, also on a broken connection.
             return Err(undone(&error));
         }
-        tx.rollback().await.map_err(|e| undone(&e))?;
+        tx.rollback().await?;
         tokio::time::sleep(PAUSE).await;
     }
 }

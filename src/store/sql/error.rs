@@ -17,7 +17,7 @@ enum Class {
     Race,
     /// The database undid it for want of time, space or rights to write.
     Refused,
-    /// The tables are not there.
+    /// The tables are not there, or older than this.
     NoTables,
     /// It does not fit the tables.
     Wrong,
@@ -25,6 +25,8 @@ enum Class {
 
 fn class(error: &DbErr) -> Class {
     match error {
+        // Nobody can log in to become a role that the first migration makes.
+        DbErr::Conn(RuntimeErr::SqlxError(e)) if is_code(e, "22023") => Class::NoTables,
         DbErr::ConnectionAcquire(_) | DbErr::Conn(_) => Class::Unsent,
         DbErr::Exec(RuntimeErr::SqlxError(e)) | DbErr::Query(RuntimeErr::SqlxError(e)) => match &**e {
             SqlxError::Database(e) if e.is_unique_violation() => Class::Race,
@@ -34,8 +36,8 @@ fn class(error: &DbErr) -> Class {
             | SqlxError::ColumnNotFound(_)
             | SqlxError::ColumnIndexOutOfBounds { .. }
             | SqlxError::Decode(_)
-            | SqlxError::Encode(_)
-            | SqlxError::TypeNotFound { .. } => Class::Wrong,
+            | SqlxError::Encode(_) => Class::Wrong,
+            SqlxError::TypeNotFound { .. } => Class::NoTables,
             _ => Class::Cut,
         },
         _ => Class::Wrong,
@@ -47,7 +49,7 @@ fn code(code: &str) -> Class {
     match code {
         "40001" | "40P01" => Class::Race,
         "57P01" | "57P02" | "57P03" | "57P05" => Class::Cut,
-        "42P01" => Class::NoTables,
+        "42P01" | "42883" => Class::NoTables,
         _ if code.len() != 5 => Class::Refused,
         _ if code.starts_with("08") => Class::Cut,
         _ if ["22", "23", "42"].iter().any(|class| code.starts_with(class)) => Class::Wrong,
@@ -63,11 +65,13 @@ pub(super) fn is_race(error: &DbErr) -> bool {
 /// Tells whether the statement was undone because somebody else held a lock.
 pub(super) fn is_locked(error: &DbErr) -> bool {
     match error {
-        DbErr::Exec(RuntimeErr::SqlxError(e)) | DbErr::Query(RuntimeErr::SqlxError(e)) => {
-            e.as_database_error().is_some_and(|e| e.code().as_deref() == Some("55P03"))
-        }
+        DbErr::Exec(RuntimeErr::SqlxError(e)) | DbErr::Query(RuntimeErr::SqlxError(e)) => is_code(e, "55P03"),
         _ => false,
     }
+}
+
+fn is_code(error: &SqlxError, code: &str) -> bool {
+    error.as_database_error().is_some_and(|e| e.code().as_deref() == Some(code))
 }
 
 fn settle(error: &DbErr, cut: fn(String) -> StoreError) -> StoreError {
@@ -75,7 +79,7 @@ fn settle(error: &DbErr, cut: fn(String) -> StoreError) -> StoreError {
         Class::Cut => cut(error.to_string()),
         Class::Unsent | Class::Race | Class::Refused => StoreError::Unavailable(error.to_string()),
         Class::NoTables => {
-            StoreError::Config(format!("the database has no tables yet, migrate it first: {error}"))
+            StoreError::Config(format!("the database is not at this version, migrate it first: {error}"))
         }
         Class::Wrong => StoreError::Corrupt { what: "row", why: error.to_string() },
     }

@@ -4,51 +4,32 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
-use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction as Tx, DbBackend, Value};
-use uuid::Uuid;
+use sea_orm::{ConnectionTrait, DbBackend, Value};
 
+use super::base::{Base, Tx};
 use super::question::write;
-use super::row::{RUN, Row, moment};
-use super::{begin, end, read};
+use super::{postgres, sqlite};
 use crate::id::{Owner, RunId};
-use crate::store::{EventBatch, Kept, Result, Run};
+use crate::store::{EventBatch, Kept, Result};
 
-/// Returns the text with the moment that is so long ago, as its parameter `$1`: by the clock of the database where
+/// Returns the text with the moment that is so long ago, as its parameter `$3`: by the clock of the database where
 /// several processes look at one.
-fn aged<C: ConnectionTrait>(db: &C, text: &str, age: Duration) -> (String, Value) {
-    if db.get_database_backend() == DbBackend::Postgres {
-        let millis = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
-        return (text.replace("{AGO}", "now() - $1::bigint * interval '1 millisecond'"), millis.into());
+fn aged(tx: &Tx, text: &str, age: Duration) -> (String, Value) {
+    if tx.get_database_backend() == DbBackend::Postgres {
+        return (
+            text.replace("{AGO}", "now() - $3::bigint * interval '1 millisecond'"),
+            postgres::millis(age),
+        );
     }
-    let ago = TimeDelta::from_std(age).ok().and_then(|age| Utc::now().checked_sub_signed(age));
-    let ago = moment(DbBackend::Sqlite, ago.unwrap_or(DateTime::<Utc>::MIN_UTC));
-    (text.replace("{AGO}", "$1"), ago)
+    (text.replace("{AGO}", "$3"), sqlite::wide::ago(age))
 }
 
-fn number(kept: Kept) -> i64 {
+pub(super) fn number(kept: Kept) -> i64 {
     match kept {
         Kept::Nothing => 0,
         Kept::Lean => 1,
         Kept::All => 2,
     }
-}
-
-pub(super) async fn overdue<C: ConnectionTrait>(
-    db: &C,
-    kept: Kept,
-    age: Duration,
-    limit: u32,
-) -> Result<Vec<Run>> {
-    // The number is part of the text, so that the planner sees that the index has it.
-    let text = format!(
-        "select {RUN} from run r where r.kept = {} and r.kept > 0 and r.finished_at is not null \
-           and r.finished_at < {{AGO}} order by r.finished_at limit $2",
-        number(kept)
-    );
-    let (text, ago) = aged(db, &text, age);
-    let values = vec![ago, i64::from(limit).into()];
-    read::rows(db, "run", &text, values).await?.iter().map(Row::run).collect()
 }
 
 pub(super) async fn events(
@@ -80,7 +61,7 @@ pub(super) async fn events(
         ];
         write(&tx, put, values).await?;
     }
-    end(tx).await?;
+    tx.commit().await?;
     Ok(true)
 }
 
@@ -89,30 +70,28 @@ const FORGET: &str = "with recursive line as ( \
        select c.checkpoint_id, c.parent, c.snapshot is not null as whole \
        from thread t join checkpoint c on c.tenant = t.tenant and c.thread_id = t.thread_id \
          and c.checkpoint_id = t.head \
-       where t.tenant = $2 and t.thread_id = $3 \
+       where t.tenant = $1 and t.thread_id = $2 \
        union all \
        select c.checkpoint_id, c.parent, c.snapshot is not null \
-       from line l join checkpoint c on c.tenant = $2 and c.thread_id = $3 and c.checkpoint_id = l.parent \
+       from line l join checkpoint c on c.tenant = $1 and c.thread_id = $2 and c.checkpoint_id = l.parent \
        where not l.whole) \
-     delete from checkpoint where tenant = $2 and thread_id = $3 and created_at < {AGO} \
+     delete from checkpoint where tenant = $1 and thread_id = $2 and created_at < {AGO} \
        and checkpoint_id not in (select checkpoint_id from line)";
 
-pub(super) async fn checkpoints(db: &DatabaseConnection, age: Duration, limit: u32) -> Result<u64> {
-    let due = "select distinct tenant, thread_id from ( \
-           select r.tenant, r.thread_id from run r where r.finished_at is not null and r.finished_at < {AGO} \
-             and not r.swept order by r.finished_at limit $2) due";
-    let (due, ago) = aged(db, due, age);
-    let rows = read::rows(db, "run", &due, vec![ago, i64::from(limit).into()]).await?;
-    for row in &rows {
-        let (tenant, thread): (String, Uuid) = (row.get("tenant")?, row.get("thread_id")?);
-        let tx = begin(db).await?;
-        let swept = "update run set swept = true where tenant = $2 and thread_id = $3 and finished_at < {AGO} \
+pub(super) async fn checkpoints(base: &Base, age: Duration, limit: u32) -> Result<u64> {
+    let due = match base {
+        Base::Postgres(db) => postgres::wide::unswept(db, age, limit).await?,
+        Base::Sqlite(db) => sqlite::wide::unswept(db, age, limit).await?,
+    };
+    for (tenant, thread) in &due {
+        let tx = base.begin(tenant).await?;
+        let swept = "update run set swept = true where tenant = $1 and thread_id = $2 and finished_at < {AGO} \
              and not swept";
         for text in [FORGET, swept] {
             let (text, ago) = aged(&tx, text, age);
-            write(&tx, &text, vec![ago, tenant.as_str().into(), thread.into()]).await?;
+            write(&tx, &text, vec![tenant.as_str().into(), (*thread).into(), ago]).await?;
         }
-        end(tx).await?;
+        tx.commit().await?;
     }
-    Ok(rows.len() as u64)
+    Ok(due.len() as u64)
 }

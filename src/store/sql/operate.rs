@@ -2,69 +2,39 @@
 //!
 //! Invariant: nothing here serves a request.
 
-use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction as Tx, DbBackend, Value};
+use sea_orm::{ConnectionTrait, DbBackend, Value};
 
+use super::base::{Base, Tx};
 use super::question::{timed, write};
 use super::row::{RUN, Row};
-use super::{begin, delete, end, read};
-use crate::id::{Part, RunId, ThreadKey};
-use crate::store::{Counts, ERASED, Result, Run, RunFilter};
+use super::{delete, postgres, read, sqlite};
+use crate::id::{Owner, Part, RunId, ThreadKey};
+use crate::store::{ERASED, Result, Run};
 
-pub(super) async fn runs<C: ConnectionTrait>(db: &C, filter: &RunFilter, limit: u32) -> Result<Vec<Run>> {
-    let mut values: Vec<Value> = vec![i64::from(limit).into()];
-    let mut text = format!("select {RUN} from run r where true");
-    if !filter.states.is_empty() {
-        // Words of ours; as values they would keep the planner from the indices of the states.
-        let words: Vec<String> = filter.states.iter().map(|state| format!("'{}'", state.name())).collect();
-        text.push_str(&format!(" and r.state in ({})", words.join(", ")));
+/// Finds a run of any tenant.
+pub(super) async fn find(base: &Base, run: RunId) -> Result<Option<Run>> {
+    match base {
+        Base::Postgres(db) => postgres::wide::find(db, run).await,
+        Base::Sqlite(db) => sqlite::wide::find(db, run).await,
     }
-    if let Some(tenant) = &filter.tenant {
-        values.push(tenant.as_str().into());
-        text.push_str(&format!(" and r.tenant = ${}", values.len()));
-    }
-    if let Some(before) = filter.before {
-        values.push(before.0.into());
-        text.push_str(&format!(" and r.run_id < ${}", values.len()));
-    }
-    if let Some(thread) = filter.thread {
-        values.push(thread.0.into());
-        text.push_str(&format!(" and r.thread_id = ${}", values.len()));
-    }
-    text.push_str(" order by r.run_id desc limit $1");
-    read::rows(db, "run", &text, values).await?.iter().map(Row::run).collect()
-}
-
-pub(super) async fn counts<C: ConnectionTrait>(db: &C) -> Result<Counts> {
-    // One by one, because each state has an index of its own; a list of all has none.
-    let text = "select (select count(*) from run where state = 'queued') as queued, \
-         (select count(*) from run where state = 'running') as running, \
-         (select count(*) from run where state in ('running', 'interrupted')) as active, \
-         (select count(*) from run where state = 'dead') as dead";
-    let Some(row) = read::row(db, "run", text, Vec::new()).await? else { return Ok(Counts::default()) };
-    let running = row.number("running")?;
-    Ok(Counts {
-        queued: row.number("queued")?,
-        running,
-        interrupted: row.number("active")?.saturating_sub(running),
-        dead: row.number("dead")?,
-    })
-}
-
-pub(super) async fn find<C: ConnectionTrait>(db: &C, run: RunId) -> Result<Option<Run>> {
-    let text = format!("select {RUN} from run r where r.run_id = $1");
-    read::row(db, "run", &text, vec![run.0.into()]).await?.map(|row| row.run()).transpose()
 }
 
 /// Finds a run that was given up, and keeps others from it until the transaction ends.
-async fn dead(tx: &Tx, run: RunId) -> Result<Option<Run>> {
+async fn dead(base: &Base, run: RunId) -> Result<Option<(Tx, Run)>> {
+    let Some(Owner { tenant, .. }) = find(base, run).await?.map(|run| run.key.owner) else { return Ok(None) };
+    let tx = base.begin(tenant.as_str()).await?;
     let lock = if tx.get_database_backend() == DbBackend::Postgres { " for update" } else { "" };
-    let text = format!("select {RUN} from run r where r.run_id = $1 and r.state = 'dead'{lock}");
-    read::row(tx, "run", &text, vec![run.0.into()]).await?.map(|row| row.run()).transpose()
+    let text =
+        format!("select {RUN} from run r where r.tenant = $1 and r.run_id = $2 and r.state = 'dead'{lock}");
+    match read::row(&tx, "run", &text, vec![tenant.as_str().into(), run.0.into()]).await? {
+        Some(row) => Ok(Some((tx, row.run()?))),
+        None => tx.rollback().await.map(|()| None),
+    }
 }
 
 /// Puts a run that was given up back into the queue, while it is the newest of its thread.
-pub(super) async fn retry(tx: Tx, run: RunId) -> Result<Option<Run>> {
-    let Some(found) = dead(&tx, run).await? else { return Ok(None) };
+pub(super) async fn retry(base: &Base, run: RunId) -> Result<Option<Run>> {
+    let Some((tx, found)) = dead(base, run).await? else { return Ok(None) };
     let tenant = found.key.owner.tenant.as_str();
     if tx.get_database_backend() == DbBackend::Postgres {
         // Whoever accepts a run has this lock.
@@ -75,7 +45,7 @@ pub(super) async fn retry(tx: Tx, run: RunId) -> Result<Option<Run>> {
            and x.ord > r.ord where r.tenant = $1 and r.run_id = $2 limit 1";
     let identity = || vec![tenant.into(), run.0.into()];
     if read::row(&tx, "run", newer, identity()).await?.is_some() {
-        return Ok(None);
+        return tx.rollback().await.map(|()| None);
     }
     for text in [
         "update run set state = 'queued', crashes = 0, cancel_requested = false, result = null, finished_at = null, \
@@ -85,14 +55,14 @@ pub(super) async fn retry(tx: Tx, run: RunId) -> Result<Option<Run>> {
     ] {
         write(&tx, &timed(&tx, text), identity()).await?;
     }
-    let retried = find(&tx, run).await?;
-    end(tx).await?;
+    let retried = read::run(&tx, &found.key.owner, run).await?;
+    tx.commit().await?;
     Ok(retried)
 }
 
 /// Cancels a run that was given up.
-pub(super) async fn discard(tx: Tx, run: RunId) -> Result<Option<Run>> {
-    let Some(found) = dead(&tx, run).await? else { return Ok(None) };
+pub(super) async fn discard(base: &Base, run: RunId) -> Result<Option<Run>> {
+    let Some((tx, found)) = dead(base, run).await? else { return Ok(None) };
     let tenant = found.key.owner.tenant.as_str();
     for text in [
         "update run set state = 'cancelled' where tenant = $1 and run_id = $2",
@@ -100,8 +70,8 @@ pub(super) async fn discard(tx: Tx, run: RunId) -> Result<Option<Run>> {
     ] {
         write(&tx, text, vec![tenant.into(), run.0.into()]).await?;
     }
-    let discarded = find(&tx, run).await?;
-    end(tx).await?;
+    let discarded = read::run(&tx, &found.key.owner, run).await?;
+    tx.commit().await?;
     Ok(discarded)
 }
 
@@ -120,12 +90,7 @@ const OF_TENANT: [&str; 10] = [
 ];
 
 /// Deletes some threads of a tenant or of one of its users; when there is none, the rest.
-pub(super) async fn erase(
-    db: &DatabaseConnection,
-    tenant: &Part,
-    user: Option<&Part>,
-    limit: u32,
-) -> Result<u64> {
+pub(super) async fn erase(base: &Base, tenant: &Part, user: Option<&Part>, limit: u32) -> Result<u64> {
     let mut values: Vec<Value> = vec![tenant.as_str().into(), i64::from(limit).into()];
     let mut of_user = "";
     if let Some(user) = user {
@@ -133,13 +98,13 @@ pub(super) async fn erase(
         of_user = "and user_id = $3";
     }
     let text = format!("select tenant, user_id, session_id from thread where tenant = $1 {of_user} limit $2");
-    let rows = read::rows(db, "thread", &text, values).await?;
+    let rows = read::rows(&base.works(tenant.as_str()), "thread", &text, values).await?;
     let threads: Vec<ThreadKey> = rows.iter().map(Row::key).collect::<Result<_>>()?;
     for key in &threads {
-        delete::thread(db, key).await?;
+        delete::thread(base, key).await?;
     }
     if threads.is_empty() {
-        let tx = begin(db).await?;
+        let tx = base.begin(tenant.as_str()).await?;
         match user {
             None => {
                 for table in OF_TENANT {
@@ -157,7 +122,7 @@ pub(super) async fn erase(
                 write(&tx, &text, identity()).await?;
             }
         }
-        end(tx).await?;
+        tx.commit().await?;
     }
     Ok(threads.len() as u64)
 }

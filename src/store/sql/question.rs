@@ -4,9 +4,10 @@
 //! what was committed before that lock was had.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use sea_orm::{ConnectionTrait, DatabaseTransaction as Tx, DbBackend, Value};
+use sea_orm::{ConnectionTrait, DbBackend, Value};
 use uuid::Uuid;
 
+use super::base::Tx;
 use super::error::{is_race, undone};
 use super::row::{RUN, Row, moment};
 use super::{read, sql};

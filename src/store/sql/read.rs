@@ -1,21 +1,20 @@
 //! Reads, the same on both back ends.
 //!
 //! Invariant: every read names the tenant and the user, so what belongs to somebody else does not exist. Only what
-//! belongs to the deployment, and a count for its operator, are for nobody in particular.
+//! belongs to the deployment is for nobody in particular.
 
 use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait, EntityTrait, Value};
-use std::collections::BTreeMap;
 
 use super::entity::graph_version;
 use super::error::undone;
 use super::row::{RUN, Row, moment};
-use super::{answered, sql};
+use super::sql;
 use crate::id::{CheckpointId, Owner, RunId, Seq, ThreadId, ThreadKey};
-use crate::store::{Checkpoint, EventBatch, GraphVersion, Result, Run, StoreError, Thread, VersionUse};
+use crate::store::{Checkpoint, EventBatch, GraphVersion, Result, Run, StoreError, Thread};
 
-/// The tenant of what belongs to the deployment.
-pub(super) const DEPLOYMENT: &str = "";
+/// The tenant of what belongs to the deployment; nobody can have this name.
+pub(super) const DEPLOYMENT: &str = "*";
 
 /// Reads rows.
 pub(super) async fn rows<C: ConnectionTrait>(
@@ -24,7 +23,7 @@ pub(super) async fn rows<C: ConnectionTrait>(
     text: &str,
     values: Vec<Value>,
 ) -> Result<Vec<Row>> {
-    let rows = answered(db.query_all_raw(sql(db, text, values))).await.map_err(|e| undone(&e))?;
+    let rows = db.query_all_raw(sql(db, text, values)).await.map_err(|e| undone(&e))?;
     let backend = db.get_database_backend();
     Ok(rows.into_iter().map(|row| Row::new(row, backend, what)).collect())
 }
@@ -41,31 +40,8 @@ pub(super) async fn row<C: ConnectionTrait>(
 
 pub(super) async fn graph_version<C: ConnectionTrait>(db: &C, hash: &str) -> Result<Option<GraphVersion>> {
     let key = (DEPLOYMENT.to_owned(), hash.to_owned());
-    let found = answered(graph_version::Entity::find_by_id(key).one(db)).await.map_err(|e| undone(&e))?;
+    let found = graph_version::Entity::find_by_id(key).one(db).await.map_err(|e| undone(&e))?;
     Ok(found.map(|row| GraphVersion { graph: row.graph, hash: row.hash, body: row.body }))
-}
-
-pub(super) async fn version_use<C: ConnectionTrait>(db: &C, hash: &str) -> Result<VersionUse> {
-    // In two parts, because each state has an index of its own; a list of all three has none.
-    let text = "select (select count(*) from thread where hash = $1) as threads, \
-         (select count(*) from run where hash = $1 and state = 'queued') as waiting, \
-         (select count(*) from run where hash = $1 and state in ('running', 'interrupted')) as active, \
-         (select count(*) from run where hash = $1 and state = 'interrupted') as paused";
-    let Some(row) = row(db, "graph version", text, vec![hash.into()]).await? else {
-        return Ok(VersionUse::default());
-    };
-    Ok(VersionUse {
-        threads: row.number("threads")?,
-        open_runs: row.number("waiting")? + row.number("active")?,
-        paused_runs: row.number("paused")?,
-    })
-}
-
-pub(super) async fn paused_versions<C: ConnectionTrait>(db: &C) -> Result<BTreeMap<(String, String), u64>> {
-    let text =
-        "select graph, hash, count(*) as paused from run where state = 'interrupted' group by graph, hash";
-    let rows = rows(db, "graph version", text, Vec::new()).await?;
-    rows.into_iter().map(|row| Ok(((row.get("graph")?, row.get("hash")?), row.number("paused")?))).collect()
 }
 
 pub(super) async fn run<C: ConnectionTrait>(db: &C, owner: &Owner, run: RunId) -> Result<Option<Run>> {

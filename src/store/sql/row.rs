@@ -7,7 +7,7 @@ use sea_orm::{DbBackend, QueryResult, TryGetable, Value};
 use uuid::Uuid;
 
 use crate::id::{CheckpointId, Owner, Part, RunId, ThreadId, ThreadKey};
-use crate::store::{Checkpoint, Kept, Result, Run, RunState, StoreError, Thread};
+use crate::store::{Checkpoint, Counts, Kept, Result, Run, RunState, StoreError, Thread, VersionUse};
 
 /// The columns that [`Row::run`] reads.
 pub(super) const RUN: &str = "r.run_id, r.tenant, r.user_id, r.session_id, r.thread_id, r.graph, r.hash, r.state, \
@@ -111,6 +111,26 @@ impl Row {
                 1 => Kept::Lean,
                 _ => Kept::All,
             },
+        })
+    }
+
+    /// Reads how many runs there are.
+    pub(super) fn counts(&self) -> Result<Counts> {
+        let running = self.number("running")?;
+        Ok(Counts {
+            queued: self.number("queued")?,
+            running,
+            interrupted: self.number("active")?.saturating_sub(running),
+            dead: self.number("dead")?,
+        })
+    }
+
+    /// Reads what is on a graph version.
+    pub(super) fn version_use(&self) -> Result<VersionUse> {
+        Ok(VersionUse {
+            threads: self.number("threads")?,
+            open_runs: self.number("waiting")? + self.number("active")?,
+            paused_runs: self.number("paused")?,
         })
     }
 

@@ -2,12 +2,17 @@
 //!
 //! Invariant: what a function reads cannot change before its transaction ends, since nobody else writes.
 
+mod open;
+pub(super) mod wide;
+
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use sea_orm::{ConnectionTrait, DatabaseTransaction as Tx, DbBackend, Value};
+use sea_orm::{ConnectionTrait, DbBackend, Value};
 use uuid::Uuid;
 
+pub(super) use self::open::open;
+use super::base::Tx;
 use super::error::undone;
 use super::question;
 use super::row::{RUN, Row, moment};

@@ -16,7 +16,6 @@ use graphloom::model::ChatModel;
 use graphloom::plan::Durability;
 use graphloom::spec::{Files, load_files};
 use graphloom::state::{Change, Delta};
-use graphloom::store::memory::MemoryStore;
 use graphloom::store::{Checkpoint, OnBusy, RunState, Store};
 use serde_json::{Value as Json, json};
 use tokio::sync::watch;
@@ -109,7 +108,7 @@ impl Ready<'_> {
             builder.enable_all().start_paused(on == On::Memory).build().unwrap()
         };
         let subject = match on {
-            On::Memory => Subject { store: Arc::new(MemoryStore::new()), fresh: None },
+            On::Memory => Subject::memory(),
             On::Sqlite => life().block_on(Subject::sqlite()),
         };
         let (mut asked, mut points) = (Vec::new(), BTreeSet::new());

@@ -16,12 +16,12 @@ use crate::support::{
     Fresh, Subject, barrier, batch, claimed, last_barrier, line, new_run, plain, process, queued, session,
 };
 
-async fn numbers(db: &DatabaseConnection, text: &str) -> Vec<i64> {
+pub(super) async fn numbers(db: &DatabaseConnection, text: &str) -> Vec<i64> {
     let rows = db.query_all_raw(Statement::from_string(db.get_database_backend(), text)).await.unwrap();
     rows.iter().map(|row| row.try_get_by_index(0).unwrap()).collect()
 }
 
-async fn tables(db: &DatabaseConnection) -> Vec<String> {
+pub(super) async fn tables(db: &DatabaseConnection) -> Vec<String> {
     let text = if db.get_database_backend() == DbBackend::Postgres {
         "select table_name::text from information_schema.columns \
          where table_schema = 'public' and column_name = 'tenant' order by 1"
@@ -34,7 +34,7 @@ async fn tables(db: &DatabaseConnection) -> Vec<String> {
 }
 
 /// Fills every table for the run, also those that have no operation yet.
-async fn fill(db: &DatabaseConnection) {
+pub(super) async fn fill(db: &DatabaseConnection) {
     for text in [
         "insert into pending_write (tenant, run_id, step, task_id, data) \
          select tenant, run_id, 1, 'task', input from run",
@@ -61,7 +61,7 @@ async fn fill(db: &DatabaseConnection) {
 }
 
 async fn deleting_leaves_no_row(subject: Subject) {
-    let Subject { store, fresh } = subject;
+    let Subject { store, fresh, .. } = subject;
     let url = fresh.as_ref().unwrap().url.clone();
     let idempotency = Idempotency { route: "r".into(), key: "k".into(), body_hash: "h".into() };
     let key = session("s");
@@ -141,18 +141,6 @@ async fn deletes_that_race_with_writers_leave_no_orphans_on_postgres() {
     assert_eq!(numbers(&db, orphans).await, [0]);
 }
 
-#[tokio::test]
-async fn every_table_leads_its_primary_key_with_the_tenant() {
-    let subject = Subject::postgres().await;
-    let db = plain(&subject.fresh.as_ref().unwrap().url).await;
-    let text = "select count(*) from pg_index i join pg_class c on c.oid = i.indrelid \
-           join pg_attribute a on a.attrelid = c.oid and a.attnum = i.indkey[0] \
-         where i.indisprimary and c.relnamespace = 'public'::regnamespace and a.attname = 'tenant'";
-    assert_eq!(numbers(&db, text).await, [11]);
-    let others = "select count(*) from information_schema.tables where table_schema = 'public'";
-    assert_eq!(numbers(&db, others).await, [12], "the tables and the list of migrations");
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn replicas_that_start_together_migrate_once() {
     let fresh = Fresh::postgres().await;
@@ -166,7 +154,7 @@ async fn replicas_that_start_together_migrate_once() {
         task.unwrap().unwrap();
     }
     let db = plain(&fresh.url).await;
-    assert_eq!(numbers(&db, "select count(*) from seaql_migrations").await, [6]);
+    assert_eq!(numbers(&db, "select count(*) from seaql_migrations").await, [8]);
 }
 
 #[tokio::test]

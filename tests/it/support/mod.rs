@@ -1,5 +1,6 @@
 //! What the tests share: a fresh store of each kind, and short ways to say who asks for what.
 
+pub(crate) mod pgbouncer;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod schema;
@@ -20,6 +21,8 @@ use graphloom::store::{
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection};
 use uuid::Uuid;
 
+use pgbouncer::PgBouncer;
+
 /// A database of its own for one test, gone when dropped.
 pub(crate) struct Fresh {
     /// The URL for [`SqlStore::connect`].
@@ -31,6 +34,11 @@ enum Cleanup {
     Database(String),
     Directory(PathBuf),
 }
+
+/// Of the roles that tests make, which need one where the server does not trust.
+pub(crate) const PASSWORD: &str = "secret";
+/// The sorts of roles that tests make.
+const ROLES: [&str; 3] = ["owner", "app", "other"];
 
 /// Returns the server that makes databases for tests.
 fn server() -> String {
@@ -59,6 +67,31 @@ impl Fresh {
         Self { url: format!("{}/{name}", server()), cleanup: Cleanup::Database(name) }
     }
 
+    /// Returns the name of the database on the Postgres server.
+    fn name(&self) -> &str {
+        self.url.rsplit_once('/').unwrap().1
+    }
+
+    /// Returns the URL for somebody else.
+    pub(crate) fn url_of(&self, role: &str) -> String {
+        let (_, place) = self.url.rsplit_once('@').unwrap();
+        format!("postgres://{role}:{PASSWORD}@{place}")
+    }
+
+    /// Makes a role that may log in, gone with the database; `sort` is part of its name.
+    pub(crate) async fn role(&self, sort: &str, options: &str) -> String {
+        let (db, role) = (plain(&self.url).await, format!("{}_{sort}", self.name()));
+        let text = format!("create role {role} login password '{PASSWORD}' {options}");
+        db.execute_unprepared(&text).await.unwrap();
+        db.close().await.unwrap();
+        role
+    }
+
+    /// Opens a store of its own.
+    pub(crate) async fn open(&self) -> SqlStore {
+        SqlStore::connect(&self.url).await.unwrap()
+    }
+
     /// Makes a directory for a SQLite file.
     pub(crate) fn sqlite() -> Self {
         let directory = std::env::temp_dir().join(format!("gl_{}", Uuid::now_v7().simple()));
@@ -76,12 +109,15 @@ impl Drop for Fresh {
             }
             Cleanup::Database(name) => {
                 // A runtime of its own: the test's may be on its way out, and must not be blocked.
-                let drop = format!("drop database if exists {name} with (force)");
+                let mut drop = vec![format!("drop database if exists {name} with (force)")];
+                drop.extend(ROLES.map(|sort| format!("drop role if exists {name}_{sort}")));
                 let work = std::thread::spawn(move || {
                     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
                     runtime.block_on(async {
                         let admin = plain(&format!("{}/postgres", server())).await;
-                        admin.execute_unprepared(&drop).await.unwrap();
+                        for text in &drop {
+                            admin.execute_unprepared(text).await.unwrap();
+                        }
                     });
                 });
                 let _ignored = work.join();
@@ -93,13 +129,15 @@ impl Drop for Fresh {
 /// A migrated store of one kind with what it stands on.
 pub(crate) struct Subject {
     pub(crate) store: Arc<dyn Store>,
+    /// Stands between, or not.
+    pub(crate) _bouncer: Option<PgBouncer>,
     /// Absent for the memory.
     pub(crate) fresh: Option<Fresh>,
 }
 
 impl Subject {
     pub(crate) fn memory() -> Self {
-        Self { store: Arc::new(MemoryStore::new()), fresh: None }
+        Self { store: Arc::new(MemoryStore::new()), fresh: None, _bouncer: None }
     }
 
     pub(crate) async fn sqlite() -> Self {
@@ -110,10 +148,21 @@ impl Subject {
         Self::on(Fresh::postgres().await).await
     }
 
+    /// The same on Postgres through a PgBouncer, whose few connections change their user with each transaction.
+    pub(crate) async fn behind_pgbouncer() -> Self {
+        let subject = Self::postgres().await;
+        let fresh = subject.fresh.unwrap();
+        let role = fresh.role("app", "in role graphloom_app").await;
+        let bouncer = PgBouncer::start(&fresh, &role);
+        let store = SqlStore::connect(&bouncer.url).await.unwrap();
+        store.migrate().await.unwrap();
+        Self { store: Arc::new(store), fresh: Some(fresh), _bouncer: Some(bouncer) }
+    }
+
     async fn on(fresh: Fresh) -> Self {
         let store = SqlStore::connect(&fresh.url).await.unwrap();
         store.migrate().await.unwrap();
-        Self { store: Arc::new(store), fresh: Some(fresh) }
+        Self { store: Arc::new(store), fresh: Some(fresh), _bouncer: None }
     }
 }
 

@@ -5,15 +5,15 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, QueryResult, Value};
+use sea_orm::{ConnectionTrait, DbBackend, QueryResult, Value};
 use uuid::Uuid;
 
-use super::{Lanes, answered, contended, is_race, millis};
+use super::{Lanes, Postgres, contended, is_race, millis};
 use crate::id::{CheckpointId, RunId, Seq, ThreadId};
+use crate::store::sql::base::{Desk, Tx};
 use crate::store::sql::error::{undone, unsure};
-use crate::store::sql::read;
 use crate::store::sql::row::Row;
-use crate::store::sql::{TRIES, begin, detached, sql};
+use crate::store::sql::{TRIES, detached, read, sql};
 use crate::store::{Accepted, Kept, Keyed, NewRun, OnBusy, Result, Run, RunState, StoreError};
 
 /// The statement looks as of its start, then takes the thread's lock, perhaps after waiting for another accept. The
@@ -163,7 +163,7 @@ fn stored(new: &NewRun, thread: ThreadId, state: RunState, created_at: DateTime<
 }
 
 /// Tries again behind the thread's lock, so that nobody can come between.
-async fn locked(db: &DatabaseConnection, new: &NewRun) -> Result<Tried> {
+async fn locked(db: &Lanes, new: &NewRun) -> Result<Tried> {
     const LOCK: &str = "insert into thread (tenant, user_id, session_id, thread_id, graph, hash) \
          values ($1, $2, $3, $4, $5, $6) \
          on conflict (tenant, user_id, session_id) do update set accepted = thread.accepted";
@@ -171,7 +171,7 @@ async fn locked(db: &DatabaseConnection, new: &NewRun) -> Result<Tried> {
     lock_values.truncate(7);
     // The sixth is the run.
     lock_values.remove(5);
-    let tx = begin(db).await?;
+    let tx = Tx::Postgres(db.begin(new.key.owner.tenant.as_str()).await.map_err(|e| undone(&e))?);
     let work = async {
         tx.execute_raw(sql(&tx, LOCK, lock_values)).await?;
         tx.query_all_raw(sql(&tx, ACCEPT, values(new))).await
@@ -184,15 +184,15 @@ async fn locked(db: &DatabaseConnection, new: &NewRun) -> Result<Tried> {
     let keep = matches!(&outcome, Ok(Tried::Accepted(accepted))
         if matches!(**accepted, Accepted::Claimed { .. } | Accepted::Queued { .. }));
     if keep {
-        tx.commit().await.map_err(|e| unsure(&e))?;
+        tx.commit().await?;
     } else {
-        tx.rollback().await.map_err(|e| undone(&e))?;
+        tx.rollback().await?;
     }
     outcome
 }
 
 /// Forgets a key that is old, or whose run is gone.
-async fn forget(db: &DatabaseConnection, new: &NewRun, run: Option<RunId>) -> Result<()> {
+async fn forget(desk: &Desk, new: &NewRun, run: Option<RunId>) -> Result<()> {
     let Some(key) = &new.idempotency else { return Ok(()) };
     let text = "delete from idempotency where tenant = $1 and user_id = $2 and route = $3 and key = $4 \
          and (created_at <= now() - interval '24 hours' or run_id = $5)";
@@ -203,33 +203,31 @@ async fn forget(db: &DatabaseConnection, new: &NewRun, run: Option<RunId>) -> Re
         key.key.as_str().into(),
         run.map(|run| run.0).into(),
     ];
-    answered(db.execute_raw(sql(db, text, values))).await.map_err(|e| undone(&e))?;
+    desk.execute_raw(sql(desk, text, values)).await.map_err(|e| undone(&e))?;
     Ok(())
 }
 
-pub(in crate::store::sql) async fn accept(
-    lanes: &Lanes,
-    db: &DatabaseConnection,
-    new: &Arc<NewRun>,
-) -> Result<Accepted> {
+pub(in crate::store::sql) async fn accept(db: &Postgres, new: &Arc<NewRun>) -> Result<Accepted> {
+    let tenant = new.key.owner.tenant.as_str();
+    let desk = Desk::Postgres(db.works.clone(), tenant.to_owned());
     for number in 0..TRIES {
         let tried = if number == 0 {
-            match lanes.query(ACCEPT, &values(new)).await {
+            match desk.query_all_raw(sql(&desk, ACCEPT, values(new))).await {
                 Ok(rows) => read_answer(rows, new)?,
                 Err(error) if is_race(&error) => Tried::Raced,
                 Err(error) => return Err(unsure(&error)),
             }
         } else {
-            let (db, new) = (db.clone(), new.clone());
-            detached(async move { locked(&db, &new).await }).await?
+            let (works, new) = (db.works.clone(), new.clone());
+            detached(async move { locked(&works, &new).await }).await?
         };
         match tried {
             Tried::Accepted(accepted) => return Ok(*accepted),
-            Tried::Known(first, after) => match read::run(db, &new.key.owner, first).await? {
+            Tried::Known(first, after) => match read::run(&desk, &new.key.owner, first).await? {
                 Some(run) => return Ok(Accepted::Known(Keyed::Same { run: Box::new(run), after })),
-                None => forget(db, new, Some(first)).await?,
+                None => forget(&desk, new, Some(first)).await?,
             },
-            Tried::Expired => forget(db, new, None).await?,
+            Tried::Expired => forget(&desk, new, None).await?,
             Tried::Raced => {}
         }
     }

@@ -3,11 +3,12 @@
 //! Invariant: only a run that pauses takes a transaction, since it must not wait for what was said to it before.
 
 use sea_orm::sea_query::ArrayType;
-use sea_orm::{ConnectionTrait, DatabaseConnection, QueryResult, Value};
+use sea_orm::{ConnectionTrait, QueryResult, Value};
 
-use super::{Lanes, hot, millis};
+use super::{Lanes, Postgres, array, millis, query};
+use crate::store::sql::base::Tx;
 use crate::store::sql::error::{undone, unsure};
-use crate::store::sql::{begin, detached, end, question, read, sql};
+use crate::store::sql::{detached, question, read, sql};
 use crate::store::{CacheEntry, Commit, Committed, EventBatch, Result, RunState};
 
 const COMMIT: &str = "with gate as ( \
@@ -38,29 +39,26 @@ const QUESTION: [&str; 5] = ["text", "boolean", "bytea", "timestamptz", "bigint"
 /// The same of a result that is kept.
 const CACHED: [&str; 3] = ["text", "bytea", "bigint"];
 
-pub(in crate::store::sql) async fn commit(
-    lanes: &Lanes,
-    db: &DatabaseConnection,
-    commit: Commit,
-) -> Result<Committed> {
+pub(in crate::store::sql) async fn commit(db: &Postgres, commit: Commit) -> Result<Committed> {
     if matches!(commit.next, Some((RunState::Interrupted, _))) {
-        let db = db.clone();
-        return detached(async move { pause(&db, commit).await }).await;
+        let works = db.works.clone();
+        return detached(async move { pause(&works, commit).await }).await;
     }
+    let tenant = commit.owner.tenant.clone();
     let (text, values) = barrier(commit);
-    let rows = hot(lanes, &text, &values).await.map_err(|e| unsure(&e))?;
+    let rows = query(&db.works, Some(tenant.as_str()), &text, values).await.map_err(|e| unsure(&e))?;
     committed(&rows)
 }
 
 /// Writes the barrier of a run that pauses. Its row is locked first: what was said to it before is seen, and what comes
 /// later finds the barrier.
-async fn pause(db: &DatabaseConnection, mut commit: Commit) -> Result<Committed> {
+async fn pause(db: &Lanes, mut commit: Commit) -> Result<Committed> {
     let (tenant, run) = (commit.owner.tenant.clone(), commit.run);
-    let tx = begin(db).await?;
+    let tx = Tx::Postgres(db.begin(tenant.as_str()).await.map_err(|e| undone(&e))?);
     let lock = "select cancel_requested from run where tenant = $1 and run_id = $2 and fence = $3 for update";
     let values = vec![tenant.as_str().into(), run.0.into(), (commit.fence as i64).into()];
     let Some(row) = read::row(&tx, "run", lock, values).await? else {
-        tx.rollback().await.map_err(|e| undone(&e))?;
+        tx.rollback().await?;
         return Ok(Committed::Lost);
     };
     if row.get("cancel_requested")? || question::is_answered(&tx, &commit).await? {
@@ -70,11 +68,11 @@ async fn pause(db: &DatabaseConnection, mut commit: Commit) -> Result<Committed>
     let rows = tx.query_all_raw(sql(&tx, text, values)).await.map_err(|e| undone(&e))?;
     let outcome = committed(&rows)?;
     if outcome == Committed::Lost {
-        tx.rollback().await.map_err(|e| undone(&e))?;
+        tx.rollback().await?;
         return Ok(outcome);
     }
     question::wake(&tx, tenant.as_str(), run).await?;
-    end(tx).await?;
+    tx.commit().await?;
     Ok(outcome)
 }
 
@@ -176,7 +174,7 @@ fn barrier(commit: Commit) -> (String, Vec<Value>) {
     }
     if terminal || !commit.closed.is_empty() {
         let ids = commit.closed.iter().map(|id| (&*id.0).into()).collect();
-        values.push(Value::Array(ArrayType::String, Some(Box::new(ids))));
+        values.push(array(ArrayType::String, ids));
         // A statement may touch a row once.
         text.push_str(&format!(
             ", over as ( \

@@ -1,0 +1,228 @@
+//! What looks over all tenants: functions of the role `graphloom_claimer`, which sees states and ids and nothing that
+//! anybody said. Rows are read for the tenant of each id.
+//!
+//! Invariant: no statement here names a table.
+
+use std::collections::BTreeMap;
+
+use sea_orm::sea_query::ArrayType;
+use sea_orm::{DbBackend, DbErr, QueryResult, Value};
+use uuid::Uuid;
+
+use super::{Lanes, Postgres, array, is_race, millis, query};
+use crate::id::{CheckpointId, Part, RunId};
+use crate::store::sql::base::Desk;
+use crate::store::sql::error::{undone, unsure};
+use crate::store::sql::row::{RUN, Row};
+use crate::store::sql::{ENGINE, beat, keep, read};
+use crate::store::{Beat, Claim, Counts, Kept, Process, Result, Run, RunFilter, VersionUse};
+
+async fn rows(lanes: &Lanes, what: &'static str, text: &str, values: Vec<Value>) -> Result<Vec<Row>> {
+    let answer = lanes.run(None, text, values).await.map_err(|e| undone(&e))?;
+    let row = |row| Row::new(QueryResult::from(row), DbBackend::Postgres, what);
+    Ok(answer.rows.into_iter().map(row).collect())
+}
+
+fn uuids(runs: impl IntoIterator<Item = RunId>) -> Value {
+    array(ArrayType::Uuid, runs.into_iter().map(|run| run.0.into()).collect())
+}
+
+/// A run that is this process's now.
+struct Taken {
+    run: RunId,
+    fence: u64,
+    crashed: bool,
+    place: u64,
+}
+
+pub(in crate::store::sql) async fn claim(db: &Postgres, process: &Process, limit: u32) -> Result<Vec<Claim>> {
+    let text = "select tenant, run_id, fence, crashed, ord from claim_runs($1, $2, $3, $4, $5)";
+    let values = |limit: u32| -> Vec<Value> {
+        vec![
+            process.instance.as_str().into(),
+            process.boot.into(),
+            millis(process.lease),
+            i64::from(limit).into(),
+            ENGINE.into(),
+        ]
+    };
+    // The index over the threads is the backstop of the race between two claimers; one run at a time, only the run
+    // that lost has to wait.
+    let rows = match db.wide.run(None, text, values(limit)).await {
+        Err(error) if is_race(&error) => query(&db.wide, None, text, values(limit.min(1))).await,
+        done => done.map(|answer| answer.rows.into_iter().map(QueryResult::from).collect()),
+    };
+    let mut tenants: BTreeMap<String, Vec<Taken>> = BTreeMap::new();
+    for row in rows.map_err(|e| unsure(&e))? {
+        let row = Row::new(row, DbBackend::Postgres, "run");
+        let taken = Taken {
+            run: RunId(row.get("run_id")?),
+            fence: row.number("fence")?,
+            crashed: row.get("crashed")?,
+            place: row.number("ord")?,
+        };
+        tenants.entry(row.get("tenant")?).or_default().push(taken);
+    }
+    let (mut claims, mut failure) = (Vec::new(), None);
+    for (tenant, taken) in tenants {
+        match claimed(db, &tenant, &taken).await {
+            Ok(found) => claims.extend(found),
+            Err(error) => {
+                // Nobody drives them: without this they would look like those of a process that died.
+                give_back(db, &tenant, &taken).await;
+                failure = Some(error);
+            }
+        }
+    }
+    claims.sort_by_key(|(place, _)| *place);
+    match failure {
+        Some(error) if claims.is_empty() => Err(error),
+        _ => Ok(claims.into_iter().map(|(_, claim)| claim).collect()),
+    }
+}
+
+/// Reads claimed runs, each with the head of its thread. That is later than the claim, so no commit of a former owner
+/// can come after it.
+async fn claimed(db: &Postgres, tenant: &str, taken: &[Taken]) -> Result<Vec<(u64, Claim)>> {
+    let text = format!(
+        "select {RUN}, t.head from run r join thread t on t.tenant = r.tenant and t.thread_id = r.thread_id \
+         where r.tenant = $1 and r.run_id = any($2::uuid[]) and r.state = 'running'"
+    );
+    let desk = Desk::Postgres(db.wide.clone(), tenant.to_owned());
+    let values = vec![tenant.into(), uuids(taken.iter().map(|taken| taken.run))];
+    let mut claims = Vec::new();
+    for row in read::rows(&desk, "run", &text, values).await? {
+        let run = row.run()?;
+        // Under another fence it is somebody else's by now.
+        let Some(taken) = taken.iter().find(|taken| taken.run == run.run && taken.fence == run.fence) else {
+            continue;
+        };
+        let head = row.get::<Option<Uuid>>("head")?.map(CheckpointId);
+        claims.push((taken.place, Claim { run, head, crashed: taken.crashed }));
+    }
+    Ok(claims)
+}
+
+async fn give_back(db: &Postgres, tenant: &str, taken: &[Taken]) {
+    let text = "update run r set state = 'queued', owner = null, boot = null, lease_until = null \
+         from unnest($2::uuid[], $3::bigint[]) as mine (run_id, fence) \
+         where r.tenant = $1 and r.run_id = mine.run_id and r.fence = mine.fence and r.state = 'running'";
+    let fences = taken.iter().map(|taken| (taken.fence as i64).into()).collect();
+    let values =
+        vec![tenant.into(), uuids(taken.iter().map(|taken| taken.run)), array(ArrayType::BigInt, fences)];
+    // Whatever keeps it from that keeps them until their leases run out.
+    let _lost = db.wide.run(Some(tenant), text, values).await;
+}
+
+pub(in crate::store::sql) async fn heartbeat(
+    db: &Postgres,
+    process: &Process,
+    live: &[RunId],
+) -> Result<Beat> {
+    let text = "select run_id, cancel_requested from beat_runs($1, $2, $3, $4::uuid[])";
+    let live_ids = uuids(live.iter().copied());
+    let values = vec![process.instance.as_str().into(), process.boot.into(), millis(process.lease), live_ids];
+    let rows = query(&db.beats, None, text, values).await.map_err(|e| unsure(&e))?;
+    let row =
+        |row: QueryResult| Ok((row.try_get("", "run_id").map(RunId)?, row.try_get("", "cancel_requested")?));
+    let owned =
+        rows.into_iter().map(row).collect::<std::result::Result<_, DbErr>>().map_err(|e| undone(&e))?;
+    Ok(beat(live, owned))
+}
+
+/// Forgets old idempotency keys.
+pub(in crate::store::sql) async fn forget_keys(db: &Postgres) -> Result<()> {
+    db.wide.run(None, "select forget_keys()", Vec::new()).await.map(drop).map_err(|e| undone(&e))
+}
+
+/// Deletes results that are over.
+pub(in crate::store::sql) async fn forget_cached(db: &Postgres, limit: u32) -> Result<u64> {
+    let found =
+        rows(&db.wide, "cached result", "select forget_cached($1) as deleted", vec![i64::from(limit).into()])
+            .await?;
+    found.first().map_or(Ok(0), |row| row.number("deleted"))
+}
+
+/// Reads the runs of such rows of ids, in their order.
+async fn runs_of(db: &Postgres, ids: Vec<Row>) -> Result<Vec<Run>> {
+    let mut tenants: BTreeMap<String, Vec<RunId>> = BTreeMap::new();
+    let mut order = Vec::new();
+    for row in ids {
+        let run = RunId(row.get("run_id")?);
+        tenants.entry(row.get("tenant")?).or_default().push(run);
+        order.push(run);
+    }
+    let text = format!("select {RUN} from run r where r.tenant = $1 and r.run_id = any($2::uuid[])");
+    let mut found = BTreeMap::new();
+    for (tenant, runs) in tenants {
+        let desk = Desk::Postgres(db.wide.clone(), tenant.clone());
+        for row in read::rows(&desk, "run", &text, vec![tenant.into(), uuids(runs)]).await? {
+            let run = row.run()?;
+            found.insert(run.run, run);
+        }
+    }
+    Ok(order.into_iter().filter_map(|run| found.remove(&run)).collect())
+}
+
+pub(in crate::store::sql) async fn runs(db: &Postgres, filter: &RunFilter, limit: u32) -> Result<Vec<Run>> {
+    let text = "select tenant, run_id from list_runs($1::text[], $2::text, $3::uuid, $4::uuid, $5)";
+    let states = filter.states.iter().map(|state| state.name().into()).collect();
+    let values = vec![
+        array(ArrayType::String, states),
+        filter.tenant.as_ref().map(Part::as_str).into(),
+        filter.before.map(|run| run.0).into(),
+        filter.thread.map(|thread| thread.0).into(),
+        i64::from(limit).into(),
+    ];
+    runs_of(db, rows(&db.wide, "run", text, values).await?).await
+}
+
+pub(in crate::store::sql) async fn find(db: &Postgres, run: RunId) -> Result<Option<Run>> {
+    let text = "select tenant, run_id from find_run($1)";
+    let ids = rows(&db.wide, "run", text, vec![run.0.into()]).await?;
+    Ok(runs_of(db, ids).await?.into_iter().next())
+}
+
+pub(in crate::store::sql) async fn counts(db: &Postgres) -> Result<Counts> {
+    let text = "select queued, running, active, dead from count_runs()";
+    let Some(row) = rows(&db.wide, "run", text, Vec::new()).await?.into_iter().next() else {
+        return Ok(Counts::default());
+    };
+    row.counts()
+}
+
+pub(in crate::store::sql) async fn overdue(
+    db: &Postgres,
+    kept: Kept,
+    age: std::time::Duration,
+    limit: u32,
+) -> Result<Vec<Run>> {
+    let text = "select tenant, run_id from overdue_runs($1, $2, $3)";
+    let values = vec![keep::number(kept).into(), millis(age), i64::from(limit).into()];
+    runs_of(db, rows(&db.wide, "run", text, values).await?).await
+}
+
+/// Returns threads whose checkpoints may be old enough to be forgotten.
+pub(in crate::store::sql) async fn unswept(
+    db: &Postgres,
+    age: std::time::Duration,
+    limit: u32,
+) -> Result<Vec<(String, Uuid)>> {
+    let text = "select tenant, thread_id from unswept_threads($1, $2)";
+    let found = rows(&db.wide, "run", text, vec![millis(age), i64::from(limit).into()]).await?;
+    found.iter().map(|row| Ok((row.get("tenant")?, row.get("thread_id")?))).collect()
+}
+
+pub(in crate::store::sql) async fn version_use(db: &Postgres, hash: &str) -> Result<VersionUse> {
+    let text = "select threads, waiting, active, paused from use_of_version($1)";
+    match rows(&db.wide, "graph version", text, vec![hash.into()]).await?.first() {
+        Some(row) => row.version_use(),
+        None => Ok(VersionUse::default()),
+    }
+}
+
+pub(in crate::store::sql) async fn paused_versions(db: &Postgres) -> Result<BTreeMap<(String, String), u64>> {
+    let text = "select graph, hash, paused from paused_versions()";
+    let found = rows(&db.wide, "graph version", text, Vec::new()).await?;
+    found.iter().map(|row| Ok(((row.get("graph")?, row.get("hash")?), row.number("paused")?))).collect()
+}
