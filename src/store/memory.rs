@@ -169,7 +169,9 @@ impl Store for MemoryStore {
             return Ok(Committed::Lost);
         }
         run.step += 1;
-        run.crashes = 0;
+        if !matches!(commit.next, Some((RunState::Dead, _))) {
+            run.crashes = 0;
+        }
         row.lease_until = lease(commit.lease);
         let cancel_requested = run.cancel_requested;
         if let Some((state, result)) = commit.next.clone() {

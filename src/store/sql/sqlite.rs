@@ -184,7 +184,7 @@ pub(super) async fn commit(tx: &Tx, mut commit: Commit) -> Result<Committed> {
     let goes_on = next.is_none();
     let (state, result) = next.unzip();
     let terminal = state.is_some_and(|s| !matches!(s, RunState::Queued | RunState::Interrupted));
-    let gate = "update run set step = step + 1, crashes = 0, \
+    let gate = "update run set step = step + 1, crashes = case when $7 = 'dead' then crashes else 0 end, \
            state = coalesce($7, state), \
            result = case when $7 is null then result else $8 end, \
            finished_at = $9, \

@@ -201,6 +201,12 @@ async fn progress_forgives_crashes(store: Arc<dyn Store>) {
     assert_eq!(claim.run.crashes, 1);
     store.commit(barrier(&claim.run)).await.unwrap();
     assert_eq!(store.run(&run.key.owner, run.run).await.unwrap().unwrap().crashes, 0);
+    // To give up is no progress, and the run shows why.
+    let run = abandoned(&*store, "t").await;
+    let claims = store.claim(&process("there"), 10).await.unwrap();
+    let claim = claims.into_iter().find(|claim| claim.run.run == run.run).unwrap();
+    store.commit(last_barrier(&claim.run, RunState::Dead)).await.unwrap();
+    assert_eq!(store.run(&run.key.owner, run.run).await.unwrap().unwrap().crashes, 1);
 }
 
 async fn a_released_run_goes_first_and_counts_no_crash(store: Arc<dyn Store>) {

@@ -12,7 +12,7 @@ use crate::store::sql::{detached, question, read, sql};
 use crate::store::{CacheEntry, Commit, Committed, EventBatch, Result, RunState};
 
 const COMMIT: &str = "with gate as ( \
-       update run set step = step + 1, crashes = 0, \
+       update run set step = step + 1, crashes = case when $7 = 'dead' then crashes else 0 end, \
          state = coalesce($7, state), \
          result = case when $7 is null then result else $8 end, \
          finished_at = case when $9 then now() end, \
