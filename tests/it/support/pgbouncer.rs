@@ -47,7 +47,7 @@ impl PgBouncer {
         let process = command.env("PATH", path.unwrap()).spawn().unwrap_or_else(|e| {
             panic!("pgbouncer: {e}; `scripts/test` installs it, so does `apt-get install pgbouncer`")
         });
-        let mut process = Process::new(process);
+        let mut process = Process::of(process);
         while TcpStream::connect(free).is_err() {
             assert!(!process.has_ended(), "pgbouncer ended");
             std::thread::sleep(std::time::Duration::from_millis(10));
