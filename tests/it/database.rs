@@ -78,6 +78,7 @@ fn start() -> Start {
         input: serde_json::Map::new(),
         on_busy: OnBusy::Enqueue,
         idempotency: None,
+        durability: None,
     }
 }
 
