@@ -126,9 +126,9 @@ async fn the_rules_of_a_graph_cover_neither_their_handler_nor_what_it_leads_to()
         ("look note", vec!["look>note on_error: timeout"], "failed"),
         ("look explain", vec!["look>note on_error: timeout", "note>explain"], "failed"),
     ] {
-        let entry = |name| match failing.split(' ').any(|failing| failing == name) {
-            true => Entry::error(Kind::Timeout),
-            false => Entry::text("x"),
+        let entry = |name| {
+            let fails = failing.split(' ').any(|failing| failing == name);
+            if fails { Entry::error(Kind::Timeout) } else { Entry::text("x") }
         };
         let script = Scripted::new(["look", "note", "explain"].map(|name| (name, vec![entry(name)])));
         let events = play(&graph, &script).await;

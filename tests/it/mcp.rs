@@ -67,7 +67,7 @@ async fn pulled(project: &str, graph: &str) -> Files {
     let folder = load_files("graphs", files.clone(), &mut bag);
     let servers = mcp_servers(&folder, &providers(), &mut bag);
     for server in servers.unwrap_or_else(|| panic!("{}", render_text(&bag, false))) {
-        let tools = server.tools().await.unwrap();
+        let tools = Box::pin(server.tools()).await.unwrap();
         files.insert(McpTools::path(server.name()), McpTools::new((*tools).clone()).text().into_bytes());
     }
     files
@@ -190,7 +190,7 @@ nodes:
         let mut asked = Vec::new();
         for answer in &answers {
             let (mut socket, _) = provider.accept().await.unwrap();
-            let (mut read, mut piece) = (Vec::new(), [0; 65536]);
+            let (mut read, mut piece) = (Vec::new(), vec![0; 65536]);
             let body = loop {
                 let n = socket.read(&mut piece).await.unwrap();
                 read.extend_from_slice(&piece[..n]);
