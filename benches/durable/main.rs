@@ -18,7 +18,7 @@ use anyhow::Context;
 use clap::Parser;
 use graphloom::compile::{Providers, compile};
 use graphloom::diagnostic::Bag;
-use graphloom::engine::{Engine, Settings, Start};
+use graphloom::engine::{Breakpoints, Engine, Settings, Start};
 use graphloom::id::{Owner, Seq};
 use graphloom::model::scripted::{Entry, Scripted};
 use graphloom::spec::{Files, load_files};
@@ -77,6 +77,7 @@ async fn main() -> anyhow::Result<()> {
             input: serde_json::Map::new(),
             on_busy: OnBusy::Enqueue,
             durability: None,
+            breakpoints: Breakpoints::default(),
             idempotency: None,
         };
         let started = engine.start(&owner, start).await?;

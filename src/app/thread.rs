@@ -4,7 +4,9 @@ use serde_json::{Map, Value as Json};
 
 use super::Turn;
 use crate::engine::step::Reply;
-use crate::engine::{AnswerError, Answered, Answerer, Engine, Said, Start, StartError, ThreadView};
+use crate::engine::{
+    AnswerError, Answered, Answerer, Breakpoints, Engine, Resume, Said, Start, StartError, ThreadView,
+};
 use crate::event::Interrupt;
 use crate::id::{InterruptId, Owner, ThreadKey};
 use crate::store::{OnBusy, StoreError};
@@ -161,6 +163,7 @@ impl Thread {
             input,
             on_busy,
             durability: None,
+            breakpoints: Breakpoints::default(),
             idempotency: None,
         };
         let started = self.engine.start(&self.key.owner, start).await?;
@@ -225,11 +228,11 @@ impl Thread {
     async fn say(&self, question: &str, reply: Reply) -> Result<Turn, AnswerError> {
         let who = Answerer { owner: self.key.owner.clone(), agent: true };
         let replies = vec![(InterruptId(question.into()), reply)];
-        let said = Said { replies, thread: Some(self.key.clone()), idempotency: None };
+        let said = Said { thread: Some(self.key.clone()), ..replies.into() };
         Ok(self.turn(&self.engine.answer(&who, said).await?))
     }
 
-    /// Goes on with the newest run where it failed. What its finished nodes did is kept.
+    /// Goes on with the newest run where it failed, or stopped at a breakpoint. What its finished nodes did is kept.
     ///
     /// ```
     /// # #[tokio::main]
@@ -243,7 +246,7 @@ impl Thread {
     /// # }
     /// ```
     pub async fn resume(&self) -> Result<Turn, AnswerError> {
-        Ok(self.turn(&self.engine.resume(&self.key, None).await?))
+        Ok(self.turn(&self.engine.resume(&self.key, Resume::default()).await?))
     }
 
     fn turn(&self, answered: &Answered) -> Turn {

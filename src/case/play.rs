@@ -14,7 +14,9 @@ use crate::compile::{Catalog, Compiled};
 use crate::diagnostic::Spanned;
 use crate::engine::record::{self, Input, Outcome};
 use crate::engine::step::{Frontier, Reply};
-use crate::engine::{AnswerError, Answered, Answerer, Engine, Settings, Start, StartError, Started};
+use crate::engine::{
+    AnswerError, Answered, Answerer, Breakpoints, Engine, Resume, Settings, Start, StartError, Started,
+};
 use crate::event::{Body, Event, Interrupt, RunStatus, Scope, Usage};
 use crate::id::{CheckpointId, InterruptId, Owner, Part, RunId, TaskId, ThreadKey};
 use crate::model::Request;
@@ -135,7 +137,7 @@ impl<'a> Thread<'a> {
         let answer = match &turn.opening {
             OpeningSpec::Run => return self.start(engine, turn).await,
             OpeningSpec::Resume(_) => {
-                return match engine.resume(&self.key, None).await {
+                return match engine.resume(&self.key, Resume::default()).await {
                     Ok(answered) => Ok(Ok(answered)),
                     Err(AnswerError::Store(error)) => Err(error.into()),
                     Err(error) => Ok(Err(error.to_string())),
@@ -234,6 +236,7 @@ impl<'a> Thread<'a> {
             input: values(&self.case.given.input),
             durability: None,
             on_busy: OnBusy::Reject,
+            breakpoints: Breakpoints::default(),
             idempotency: None,
         };
         Ok(match engine.start(&self.key.owner, start).await {
@@ -288,7 +291,7 @@ impl<'a> Thread<'a> {
             key: self.key.clone(),
             graph: self.plan.graph.clone(),
             hash: self.plan.hash.clone(),
-            input: record::encode(&Input { message: None, input: json!({}), durability: None }),
+            input: record::encode(&Input { input: json!({}), ..Input::default() }),
             on_busy: OnBusy::Reject,
             queue_limit: 1,
             process: process.clone(),
@@ -326,6 +329,7 @@ impl<'a> Thread<'a> {
             pending: None,
             events: None,
             next: Some((RunState::Completed, Some(record::encode(&outcome)))),
+            stopped: false,
             lease: process.lease,
         };
         self.store.commit(commit).await?;

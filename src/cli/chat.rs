@@ -14,9 +14,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::Host;
 use crate::config::DatabaseFlag;
 use crate::engine::step::Reply;
-use crate::engine::{AnswerError, Answerer, Engine, Settings, Start, StartError};
-use crate::event::{Body, Interrupt, Who};
+use crate::engine::{AnswerError, Answerer, Breakpoints, Engine, Resume, Settings, Start, StartError};
+use crate::event::{Body, Interrupt, RunStatus, Who};
 use crate::id::{InterruptId, Owner, Part, Seq, ThreadKey};
+use crate::state::Mismatch;
 use crate::store::{OnBusy, Run, RunState};
 
 /// The flags of `chat`.
@@ -33,6 +34,17 @@ pub(super) struct ChatFlags {
     /// The conversation, when it is kept
     #[arg(long, default_value = "terminal")]
     session: Part,
+    /// Stops each run before this node begins, or `*` for every node; may be given again
+    ///
+    /// A run that is stopped goes on at an empty line, or with `--resume` where the conversation is kept.
+    #[arg(long, value_name = "NODE")]
+    interrupt_before: Vec<String>,
+    /// The same after this node ended
+    #[arg(long, value_name = "NODE")]
+    interrupt_after: Vec<String>,
+    /// Goes on with the run of the conversation that is stopped or failed, before anything is said
+    #[arg(long)]
+    resume: bool,
     #[command(flatten)]
     pub(super) database: DatabaseFlag,
 }
@@ -60,12 +72,20 @@ pub(super) async fn chat(host: &Host, chat: &ChatFlags) -> Result<ExitCode> {
         key: ThreadKey { owner, session: chat.session.clone() },
         on_busy,
         input: inputs(&chat.input)?,
+        breakpoints: Breakpoints {
+            before: chat.interrupt_before.clone(),
+            after: chat.interrupt_after.clone(),
+        },
         // One listener from here on: what comes between two would be lost.
         interrupt: signal(SignalKind::interrupt())?,
         code: ExitCode::SUCCESS,
         open: Vec::new(),
         told: None,
+        stopped: false,
     };
+    if chat.resume {
+        talk.resume().await?;
+    }
     if let Some(message) = &chat.message {
         talk.turn(message).await?;
     } else {
@@ -85,6 +105,8 @@ pub(super) async fn chat(host: &Host, chat: &ChatFlags) -> Result<ExitCode> {
             let Some(line) = line else { break };
             if !line.trim().is_empty() {
                 talk.line(&line).await?;
+            } else if talk.stopped {
+                talk.resume().await?;
             }
         }
     }
@@ -100,10 +122,10 @@ async fn over(open: &[Interrupt]) {
     tokio::time::sleep((at - Utc::now()).to_std().unwrap_or_default()).await;
 }
 
-fn inputs(pairs: &[String]) -> Result<serde_json::Map<String, Json>> {
+/// Reads NAME=VALUE pairs.
+pub(super) fn inputs(pairs: &[String]) -> Result<serde_json::Map<String, Json>> {
     let pair = |pair: &String| {
-        let (name, value) =
-            pair.split_once('=').with_context(|| format!("`--input {pair}` is not NAME=VALUE"))?;
+        let (name, value) = pair.split_once('=').with_context(|| format!("`{pair}` is not NAME=VALUE"))?;
         Ok((name.to_owned(), serde_json::from_str(value).unwrap_or_else(|_| Json::String(value.to_owned()))))
     };
     pairs.iter().map(pair).collect()
@@ -116,6 +138,7 @@ struct Talk {
     key: ThreadKey,
     on_busy: OnBusy,
     input: serde_json::Map<String, Json>,
+    breakpoints: Breakpoints,
     interrupt: Signal,
     /// How the last turn ended.
     code: ExitCode,
@@ -123,6 +146,8 @@ struct Talk {
     open: Vec<Interrupt>,
     /// The run that was told last, and its last event.
     told: Option<(Run, Seq)>,
+    /// The run is at a breakpoint.
+    stopped: bool,
 }
 
 impl Talk {
@@ -143,13 +168,15 @@ impl Talk {
             input: self.input.clone(),
             durability: None,
             on_busy: self.on_busy,
+            breakpoints: self.breakpoints.clone(),
             idempotency: None,
         };
         match self.engine.start(&self.key.owner, start).await {
             Ok(started) => self.print(&started.run, started.after).await,
-            Err(StartError::Unprocessable(wrong)) => {
-                let lines: Vec<String> = wrong.iter().map(|m| format!("{}: {}", m.pointer, m.why)).collect();
-                self.trouble(&format!("error: the graph does not take this:\n  {}", lines.join("\n  ")))
+            Err(StartError::Unprocessable(wrong)) => self.unfit(&wrong),
+            Err(StartError::Stopped(_)) => {
+                self.stopped = true;
+                self.trouble("error: the run is stopped; an empty line, or `--resume`, goes on")
             }
             Err(StartError::Busy(run)) => bail!(
                 "session `{}` is busy with run {run}; wait for its end, or take another `--session`",
@@ -164,6 +191,24 @@ impl Talk {
             Err(StartError::Answer(error)) => self.refused(*error).await,
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Goes on with the run that is stopped, or failed, and prints what follows.
+    async fn resume(&mut self) -> Result<()> {
+        let breakpoints = Some(self.breakpoints.clone()).filter(|some| !some.is_none());
+        let resume = Resume { breakpoints, idempotency: None };
+        match self.engine.resume(&self.key, resume).await {
+            Ok(answered) => self.print(&answered.run, answered.after).await,
+            Err(AnswerError::Waits(_)) => self.look().await,
+            Err(AnswerError::Nothing) => self.trouble("error: nothing waits to go on"),
+            Err(AnswerError::Unprocessable(wrong)) => self.unfit(&wrong),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn unfit(&mut self, wrong: &[Mismatch]) -> Result<()> {
+        let lines: Vec<String> = wrong.iter().map(|m| format!("{}: {}", m.pointer, m.why)).collect();
+        self.trouble(&format!("error: the graph does not take this:\n  {}", lines.join("\n  ")))
     }
 
     /// Answers the first open question, and prints what follows.
@@ -200,6 +245,14 @@ impl Talk {
         }
     }
 
+    /// Tells where the run is stopped.
+    async fn tell_stop(&self) -> Result<()> {
+        let view = self.engine.view(&self.key, None).await?;
+        let next = view.and_then(|view| view.checkpoint).map(|point| point.next).unwrap_or_default();
+        writeln!(std::io::stderr(), "[stopped before {}; an empty line goes on]", next.join(", "))?;
+        Ok(())
+    }
+
     fn trouble(&mut self, text: &str) -> Result<()> {
         self.code = ExitCode::FAILURE;
         writeln!(std::io::stderr(), "{text}")?;
@@ -233,7 +286,7 @@ impl Talk {
 
     /// Prints what a run says as it comes.
     async fn print(&mut self, run: &Run, after: Seq) -> Result<()> {
-        (self.code, self.open) = (ExitCode::SUCCESS, Vec::new());
+        (self.code, self.open, self.stopped) = (ExitCode::SUCCESS, Vec::new(), false);
         let mut follower = self.engine.follower(&self.key.owner, run, after, false);
         let mut out = std::io::stdout();
         loop {
@@ -262,9 +315,15 @@ impl Talk {
                     self.code = ExitCode::FAILURE;
                     writeln!(std::io::stderr(), "error[{code}]: {message}")?;
                 }
-                Body::RunFinished { interrupts, .. } => self.open.clone_from(interrupts),
+                Body::RunFinished { status, interrupts, .. } => {
+                    self.open.clone_from(interrupts);
+                    self.stopped = *status == RunStatus::Interrupted && interrupts.is_empty();
+                }
                 _ => {}
             }
+        }
+        if self.stopped {
+            self.tell_stop().await?;
         }
         show(&self.open, false)
     }

@@ -18,6 +18,7 @@ mod schema;
 mod serve;
 mod settings;
 mod test;
+mod threads;
 mod watch;
 
 use std::io::{IsTerminal, Write};
@@ -77,6 +78,8 @@ enum Command {
     Migrate(DatabaseFlag),
     /// Looks after the runs of all tenants
     Runs(runs::RunsFlags),
+    /// Looks into threads, changes their state, and forks them
+    Threads(threads::ThreadsFlags),
     /// Deletes all that there is of a tenant, or of one of its users
     Erase(erase::EraseFlags),
     /// Prints what this program registers for graphs, for `--registry FILE` elsewhere
@@ -175,6 +178,7 @@ fn run(cli: Cli, own: Registry) -> Result<ExitCode> {
             print("The database is at this version.\n")
         }),
         Command::Runs(flags) => runtime()?.block_on(runs::runs(&flags, file)),
+        Command::Threads(threads) => runtime()?.block_on(threads::threads(host, &threads)),
         Command::Erase(flags) => runtime()?.block_on(erase::erase(&flags, file)),
         Command::Registry => print(&host.own.to_json()),
         Command::Lsp(lsp) => lsp::lsp(host, &lsp),
@@ -202,6 +206,7 @@ impl Command {
             Self::Diff(diff) => &mut diff.database,
             Self::Migrate(database) => database,
             Self::Runs(runs) => &mut runs.database,
+            Self::Threads(threads) => &mut threads.database,
             Self::Erase(erase) => &mut erase.database,
             _ => return self,
         };
@@ -214,9 +219,12 @@ impl Command {
 fn stray<'a>(matches: &ArgMatches, command: Option<&Command>) -> Option<&'a str> {
     let foreign: &[&str] = match command? {
         Command::Serve(_) => &[],
-        Command::Chat(_) | Command::Diff(_) | Command::Erase(_) | Command::Migrate(_) | Command::Runs(_) => {
-            &["bind", "instance", "watch"]
-        }
+        Command::Chat(_)
+        | Command::Diff(_)
+        | Command::Erase(_)
+        | Command::Migrate(_)
+        | Command::Runs(_)
+        | Command::Threads(_) => &["bind", "instance", "watch"],
         _ => &["bind", "instance", "watch", "database_url"],
     };
     foreign.iter().copied().find(|flag| matches.value_source(flag) == Some(ValueSource::CommandLine))

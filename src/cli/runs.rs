@@ -66,7 +66,7 @@ enum Action {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
+pub(super) enum Format {
     /// For people.
     Text,
     /// One JSON document.
@@ -81,6 +81,7 @@ enum State {
     Completed,
     Failed,
     Cancelled,
+    RolledBack,
     Dead,
 }
 
@@ -93,6 +94,7 @@ impl From<State> for RunState {
             State::Completed => Self::Completed,
             State::Failed => Self::Failed,
             State::Cancelled => Self::Cancelled,
+            State::RolledBack => Self::RolledBack,
             State::Dead => Self::Dead,
         }
     }
@@ -192,7 +194,7 @@ fn told(run: &Run) -> Result<Json> {
     Ok(json)
 }
 
-fn pretty(json: &Json) -> Result<String> {
+pub(super) fn pretty(json: &Json) -> Result<String> {
     Ok(serde_json::to_string_pretty(json)? + "\n")
 }
 

@@ -15,8 +15,8 @@ use crate::plan::Plan;
 use crate::state::Mismatch;
 use crate::store::{Accepted, Claim, Keyed, NewRun, OnBusy, Run, RunFilter, RunState, StoreError};
 
-/// How often a thread's version is looked at while others change it.
-const VERSION_TRIES: usize = 4;
+/// How often a thread is looked at while others change it.
+const TRIES: usize = 5;
 
 impl Engine {
     /// Accepts a run. When this returns, the run survives a crash of every process.
@@ -34,6 +34,7 @@ impl Engine {
             Ok(input) => input,
             Err(wrong) => return self.answers_only(&key, &start, &plan, wrong).await,
         };
+        let breakpoints = start.breakpoints.clone();
         let mut new = NewRun {
             run: RunId::new(),
             key,
@@ -43,6 +44,8 @@ impl Engine {
                 input,
                 message: start.message.clone(),
                 durability: start.durability,
+                breakpoints,
+                base: 0,
             }),
             on_busy: start.on_busy,
             queue_limit: shared.settings.queue_limit,
@@ -50,7 +53,8 @@ impl Engine {
             idempotency: start.idempotency.clone(),
             from: None,
         };
-        for _ in 0..VERSION_TRIES {
+        let mut waits = false;
+        for _ in 0..TRIES {
             match self.accept(new.clone(), plan.clone()).await? {
                 Accepted::Claimed { run, .. } | Accepted::Queued { run } => {
                     metrics::counter!("graphloom_runs_accepted_total").increment(1);
@@ -58,7 +62,8 @@ impl Engine {
                 }
                 Accepted::Known(known) => return started(known),
                 Accepted::Waits => {
-                    if let Some(answered) = self.message(&new.key, &start, &plan, true).await? {
+                    let still = std::mem::replace(&mut waits, true);
+                    if let Some(answered) = self.message(&new.key, &start, &plan, true, still).await? {
                         return Ok(answered.into());
                     }
                 }
@@ -70,7 +75,7 @@ impl Engine {
                 }
             }
         }
-        Err(StoreError::Unavailable("replicas with different graphs take turns on the thread".into()).into())
+        Err(StoreError::Unavailable("others change the thread each time".into()).into())
     }
 
     /// Takes a request that is no turn of today's graph, if it is the answer to a question of the thread.
@@ -88,7 +93,7 @@ impl Engine {
         }
         match self.shared.store.thread(key).await? {
             Some(thread) if thread.graph == plan.graph && self.paused(key).await?.is_some() => {
-                let answered = self.message(key, start, plan, false).await?;
+                let answered = self.message(key, start, plan, false, false).await?;
                 answered.map(Into::into).ok_or(wrong)
             }
             _ => Err(wrong),
@@ -116,7 +121,7 @@ impl Engine {
     async fn accept(&self, new: NewRun, plan: Arc<Plan>) -> Result<Accepted, StoreError> {
         let (shared, engine) = (self.shared.clone(), self.clone());
         self.claiming(async move {
-            let interrupts = new.on_busy == OnBusy::Interrupt;
+            let on_busy = new.on_busy;
             let accepted = shared.store.accept(new).await?;
             let claim = match &accepted {
                 Accepted::Claimed { run, head } => {
@@ -125,7 +130,8 @@ impl Engine {
                 Accepted::Queued { run } => {
                     shared.enqueued(run.thread);
                     // It is accepted: what fails from here on makes it wait, and loses nothing.
-                    if interrupts && let Err(error) = engine.interrupt(run).await {
+                    let ends = matches!(on_busy, OnBusy::Interrupt | OnBusy::Rollback);
+                    if ends && let Err(error) = engine.interrupt(run, on_busy == OnBusy::Rollback).await {
                         warn!(run = %run.run, %error, "The runs before it could not be ended; it waits for them.");
                     }
                     None
@@ -138,7 +144,7 @@ impl Engine {
     }
 
     /// Asks for the end of the runs that a run of the same thread waits for.
-    async fn interrupt(&self, run: &Run) -> Result<(), StoreError> {
+    async fn interrupt(&self, run: &Run, rollback: bool) -> Result<(), StoreError> {
         let filter = RunFilter {
             states: vec![RunState::Running, RunState::Queued],
             tenant: Some(run.key.owner.tenant.clone()),
@@ -147,7 +153,7 @@ impl Engine {
         };
         // Those that wait first, so that none of them begins.
         for before in self.shared.store.runs(&filter, self.shared.settings.queue_limit + 1).await? {
-            self.cancel(&run.key.owner, before.run).await?;
+            self.end(&run.key.owner, before.run, rollback).await?;
         }
         Ok(())
     }
@@ -192,6 +198,7 @@ fn check_input(plan: &Plan, start: &Start) -> Result<Json, StartError> {
     if start.message.is_some() && plan.messages.is_none() {
         wrong.push(mismatch("/message".into(), "this graph holds no conversation; leave it out"));
     }
+    wrong.extend(start.breakpoints.check(plan));
     for name in start.input.keys().filter(|name| !plan.input.contains_key(*name)) {
         let known: Vec<&str> = plan.input.keys().map(String::as_str).collect();
         let why = match known.as_slice() {
@@ -200,23 +207,31 @@ fn check_input(plan: &Plan, start: &Start) -> Result<Json, StartError> {
         };
         wrong.push(Mismatch::here(why).within(name).within("input"));
     }
+    match fill_input(plan, &start.input) {
+        Ok(input) if wrong.is_empty() => return Ok(input),
+        Ok(_) => {}
+        Err(unfit) => wrong.extend(unfit.into_iter().map(|at| at.within("input"))),
+    }
+    Err(StartError::Unprocessable(wrong))
+}
+
+/// Checks inputs against their declaration and fills in what was left out; by JSON Pointer into them.
+pub(super) fn fill_input(plan: &Plan, given: &serde_json::Map<String, Json>) -> Result<Json, Vec<Mismatch>> {
+    let mut wrong = Vec::new();
     let mut input = serde_json::Map::new();
     for (name, field) in &plan.input {
-        let given = start.input.get(name).cloned().or_else(|| field.default.clone());
+        let given = given.get(name).cloned().or_else(|| field.default.clone());
         let null = matches!(field.ty, crate::state::Type::Nullable(_)).then_some(Json::Null);
         match given.or(null) {
-            None => wrong.push(mismatch(format!("/input/{name}"), "this input is required")),
+            None => wrong.push(Mismatch::here("this input is required").within(name)),
             Some(mut value) => match field.ty.check(&value) {
                 Ok(()) => {
                     field.ty.fill(&mut value);
                     input.insert(name.clone(), value);
                 }
-                Err(at) => {
-                    let pointer = format!("/input/{name}{}", at.pointer);
-                    wrong.push(Mismatch { pointer, why: at.why });
-                }
+                Err(at) => wrong.push(at.within(name)),
             },
         }
     }
-    if wrong.is_empty() { Ok(Json::Object(input)) } else { Err(StartError::Unprocessable(wrong)) }
+    if wrong.is_empty() { Ok(Json::Object(input)) } else { Err(wrong) }
 }

@@ -8,15 +8,18 @@ use std::sync::atomic::Ordering;
 use chrono::{DateTime, Utc};
 use serde_json::Value as Json;
 
-use super::step::{Open, Reply};
+use super::breakpoint::Breakpoints;
+use super::step::{self, Open, Replies, Reply, UNSOUGHT, World};
 use super::{Engine, Start, StartError, heads, record};
 use crate::event::{Interrupt, Who};
 use crate::failure::Failure;
 use crate::id::{InterruptId, Owner, RunId, Seq, ThreadKey};
+use crate::node::RunFacts;
 use crate::plan::{Form, OnMessage, Plan};
 use crate::state::Mismatch;
 use crate::store::{
-    Answer, Answering, Claim, Idempotency, Keyed, OpenQuestion, Resumed, Run, RunState, StoreError,
+    self, Answer, Answering, Claim, Idempotency, Keyed, OnBusy, OpenQuestion, Resumed, Run, RunFilter,
+    RunState, StoreError, Thread,
 };
 
 /// Who says something to questions.
@@ -35,6 +38,17 @@ pub struct Said {
     pub replies: Vec<(InterruptId, Reply)>,
     /// The thread that the questions are of; else any.
     pub thread: Option<ThreadKey>,
+    /// Where a run that waited stops from here on; absent: where it was told to.
+    pub breakpoints: Option<Breakpoints>,
+    /// Makes a repeated request find what the first one did.
+    pub idempotency: Option<Idempotency>,
+}
+
+/// How a run goes on that nobody has to answer.
+#[derive(Debug, Clone, Default)]
+pub struct Resume {
+    /// Where it stops from here on; absent: where it was told to.
+    pub breakpoints: Option<Breakpoints>,
     /// Makes a repeated request find what the first one did.
     pub idempotency: Option<Idempotency>,
 }
@@ -86,6 +100,9 @@ pub enum AnswerError {
     /// The answer does not fit; by JSON Pointer into it.
     #[error("the answer does not fit the question")]
     Unfit(InterruptId, Vec<Mismatch>),
+    /// A part of the request does not fit the graph; by JSON Pointer into the body.
+    #[error("the request does not fit the graph")]
+    Unprocessable(Vec<Mismatch>),
     /// The version of the graph that the run is pinned to cannot be used here.
     #[error("{0}")]
     Version(Failure),
@@ -150,7 +167,7 @@ impl Engine {
     }
 
     async fn say(&self, who: &Answerer, said: Said) -> Result<Answered, AnswerError> {
-        let Said { replies, thread, idempotency } = said;
+        let Said { replies, thread, breakpoints, idempotency } = said;
         let shared = &self.shared;
         if shared.draining.load(Ordering::Relaxed) {
             return Err(AnswerError::Draining);
@@ -186,6 +203,7 @@ impl Engine {
             run = run.or(Some(question));
         }
         let Some(first) = run else { return Err(AnswerError::SeveralRuns) };
+        let input = self.stopping(&first.key.owner, first.run, breakpoints).await?;
         let answer = Answer {
             owner: who.owner.clone(),
             agent: who.agent,
@@ -194,6 +212,7 @@ impl Engine {
             by: who.owner.user.to_string(),
             idempotency,
             process: shared.process.clone(),
+            input,
         };
         let store = shared.store.clone();
         let answering = async move {
@@ -214,14 +233,11 @@ impl Engine {
         }
     }
 
-    /// Goes on with the thread's newest run where it failed. What its finished nodes did is kept.
-    pub async fn resume(
-        &self,
-        key: &ThreadKey,
-        idempotency: Option<Idempotency>,
-    ) -> Result<Answered, AnswerError> {
-        let used = idempotency.clone();
-        let outcome = self.go_on(key, idempotency).await;
+    /// Goes on with the thread's run where it is stopped, or with its newest run where it failed. What its finished nodes
+    /// did is kept.
+    pub async fn resume(&self, key: &ThreadKey, resume: Resume) -> Result<Answered, AnswerError> {
+        let used = resume.idempotency.clone();
+        let outcome = self.go_on(key, resume).await;
         if let (Err(_), Some(used)) = (&outcome, used)
             && let Some(known) = self.shared.store.keyed(&key.owner, &used).await?
         {
@@ -230,11 +246,7 @@ impl Engine {
         outcome
     }
 
-    async fn go_on(
-        &self,
-        key: &ThreadKey,
-        idempotency: Option<Idempotency>,
-    ) -> Result<Answered, AnswerError> {
+    async fn go_on(&self, key: &ThreadKey, resume: Resume) -> Result<Answered, AnswerError> {
         let shared = &self.shared;
         if shared.draining.load(Ordering::Relaxed) {
             return Err(AnswerError::Draining);
@@ -243,12 +255,20 @@ impl Engine {
             return Err(AnswerError::Overloaded);
         }
         let thread = shared.store.thread(key).await?.ok_or(AnswerError::Nothing)?;
-        let Some((run, RunState::Failed)) = thread.last_run else {
-            return Err(self.paused(key).await?.map_or(AnswerError::Nothing, AnswerError::Waits));
+        let run = match (self.waiting(&thread).await?, thread.last_run) {
+            (Some(run), _) if self.can_move(&thread, &run).await? => run.run,
+            (Some(_), _) => {
+                let open = shared.store.questions(key).await?;
+                return Err(AnswerError::Waits(open.iter().map(|open| open.id.to_string()).collect()));
+            }
+            (None, Some((run, RunState::Failed))) => run,
+            (None, _) => return Err(AnswerError::Nothing),
         };
+        let input = self.stopping(&key.owner, run, resume.breakpoints).await?;
         let (store, owner, process) = (shared.store.clone(), key.owner.clone(), shared.process.clone());
+        let resume = store::Resume { owner, run, process, input, idempotency: resume.idempotency };
         let resuming = async move {
-            let resumed = store.resume(&owner, run, process, idempotency).await?;
+            let resumed = store.resume(resume).await?;
             let claim = if let Resumed::Claimed(claim) = &resumed { Some(Claim::clone(claim)) } else { None };
             Ok((resumed, claim.map(|claim| (claim, None))))
         };
@@ -259,19 +279,68 @@ impl Engine {
         }
     }
 
+    /// Returns the run of a thread that waits.
+    async fn waiting(&self, thread: &Thread) -> Result<Option<Run>, StoreError> {
+        let filter = RunFilter {
+            states: vec![RunState::Interrupted],
+            tenant: Some(thread.key.owner.tenant.clone()),
+            thread: Some(thread.thread),
+            before: None,
+        };
+        Ok(self.shared.store.runs(&filter, 1).await?.pop())
+    }
+
+    /// Says whether a run that waits can go on by itself.
+    async fn can_move(&self, thread: &Thread, run: &Run) -> Result<bool, AnswerError> {
+        let (store, owner) = (&*self.shared.store, &thread.key.owner);
+        let Some(head) = thread.head else { return Ok(true) };
+        let Some((head, _)) = heads::load(store, owner, thread.thread, head).await? else { return Ok(false) };
+        let plan = self.shared.plan(&run.graph, &run.hash).await?.map_err(AnswerError::Version)?;
+        let reply = |(id, bytes): (InterruptId, Vec<u8>)| Ok((id, record::decode("answer", &bytes)?));
+        let said = store.answers(owner, run.run).await?;
+        let replies: Replies = said.into_iter().map(reply).collect::<Result<_, StoreError>>()?;
+        let input: record::Input = record::decode("input", &run.input)?;
+        let (id, step, now) = (run.run, head.step + 1, Utc::now());
+        let facts = RunFacts { id, step, steps_left: 0, user_text: "".into(), now };
+        let world = World { root: &plan, facts: &facts, replies: &replies, found: &UNSOUGHT, number: step };
+        let planned = step::plan_step(world, &head.state, &input.input.into(), &head.frontier);
+        // What cannot be planned is told by the run.
+        Ok(planned.map_or(true, |planned| planned.step.tasks.is_empty() || planned.step.moves()))
+    }
+
+    /// Returns what a run goes on with that is told anew where to stop.
+    async fn stopping(
+        &self,
+        owner: &Owner,
+        run: RunId,
+        breakpoints: Option<Breakpoints>,
+    ) -> Result<Option<Vec<u8>>, AnswerError> {
+        let Some(breakpoints) = breakpoints else { return Ok(None) };
+        let Some(run) = self.shared.store.run(owner, run).await? else { return Ok(None) };
+        let plan = self.shared.plan(&run.graph, &run.hash).await?.map_err(AnswerError::Version)?;
+        let wrong = breakpoints.check(&plan);
+        if !wrong.is_empty() {
+            return Err(AnswerError::Unprocessable(wrong));
+        }
+        let input: record::Input = record::decode("input", &run.input)?;
+        Ok(Some(record::encode(&record::Input { breakpoints, ..input })))
+    }
+
     /// Takes a plain message to a thread that waits, as its questions say. Nothing: the run was ended for it, or goes on
-    /// without it. For what is no `turn` of today's graph, the run is not ended.
+    /// without it. For what is no `turn` of today's graph, the run is not ended. Without a question the run is stopped, if
+    /// it waits `still`.
     pub(super) async fn message(
         &self,
         key: &ThreadKey,
         start: &Start,
         plan: &Plan,
         turn: bool,
+        still: bool,
     ) -> Result<Option<Answered>, StartError> {
         let questions = self.shared.store.questions(key).await?;
         if questions.is_empty() {
-            // They were answered meanwhile.
-            return Ok(None);
+            // They were answered meanwhile, or their time is over.
+            return if still { self.stopped(key, start).await.map(|()| None) } else { Ok(None) };
         }
         let mut open = Vec::with_capacity(questions.len());
         for question in &questions {
@@ -312,6 +381,7 @@ impl Engine {
         let said = Said {
             replies: vec![(only.question.id.clone(), Reply::Answer(value))],
             thread: Some(key.clone()),
+            breakpoints: Some(start.breakpoints.clone()).filter(|some| !some.is_none()),
             idempotency: start.idempotency.clone(),
         };
         match self.answer(&who, said).await {
@@ -324,11 +394,25 @@ impl Engine {
                 let at = |wrong: Mismatch| Mismatch { pointer: "/message".to_owned(), ..wrong };
                 Err(StartError::Unprocessable(wrong.into_iter().map(at).collect()))
             }
+            Err(AnswerError::Unprocessable(wrong)) => Err(StartError::Unprocessable(wrong)),
             Err(AnswerError::KeyReused) => Err(StartError::KeyReused),
             Err(AnswerError::Overloaded) => Err(StartError::Overloaded),
             Err(AnswerError::Draining) => Err(StartError::Draining),
             Err(AnswerError::Store(error)) => Err(error.into()),
             Err(error) => Err(StartError::Answer(Box::new(error))),
+        }
+    }
+
+    /// Ends a run that is stopped for a new turn, where that is asked for.
+    async fn stopped(&self, key: &ThreadKey, start: &Start) -> Result<(), StartError> {
+        let Some(thread) = self.shared.store.thread(key).await? else { return Ok(()) };
+        let Some(run) = self.waiting(&thread).await? else { return Ok(()) };
+        match start.on_busy {
+            OnBusy::Enqueue | OnBusy::Reject => Err(StartError::Stopped(run.run)),
+            OnBusy::Interrupt | OnBusy::Rollback => {
+                self.end(&key.owner, run.run, start.on_busy == OnBusy::Rollback).await?;
+                Ok(())
+            }
         }
     }
 

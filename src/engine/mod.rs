@@ -5,6 +5,8 @@
 mod accept;
 mod answer;
 mod beat;
+mod branch;
+mod breakpoint;
 mod drain;
 mod follow;
 mod heads;
@@ -38,14 +40,16 @@ use crate::plan::{Durability, Plan};
 use crate::state::Mismatch;
 use crate::store::{Claim, EventBatch, Idempotency, OnBusy, Process, Run, RunState, Store, StoreError};
 
-pub use answer::{AnswerError, Answered, Answerer, Asked, Said};
+pub use answer::{AnswerError, Answered, Answerer, Asked, Resume, Said};
+pub use branch::{Branched, Fork, Update};
+pub use breakpoint::Breakpoints;
 pub(crate) use drain::Told;
 pub use drain::{Finished, Message};
 pub use follow::{Aborted, Followed, Follower};
 use heads::Heads;
 pub use journal::Frame;
 use journal::Journal;
-pub use read::{CheckpointView, ThreadView};
+pub use read::{CheckpointView, ThreadView, inspect, past};
 use record::Outcome;
 use reload::Served;
 pub use reload::{Finding, Lost, Stale};
@@ -111,6 +115,8 @@ pub struct Start {
     pub on_busy: OnBusy,
     /// When its supersteps are stored; absent: as the graph says.
     pub durability: Option<Durability>,
+    /// Where the run stops.
+    pub breakpoints: Breakpoints,
     /// Makes a repeated request find the run of the first.
     pub idempotency: Option<Idempotency>,
 }
@@ -132,6 +138,15 @@ pub enum StartError {
     /// There is no such graph.
     #[error("there is no graph `{0}`")]
     UnknownGraph(String),
+    /// There is no such thread, or no such checkpoint of it.
+    #[error("there is no such thread or checkpoint")]
+    NotFound,
+    /// The thread that a fork would make is there.
+    #[error("the session of the fork is taken")]
+    Exists,
+    /// The graph asks agents, and the caller is none.
+    #[error("this is for agents")]
+    Forbidden,
     /// A part of the request does not fit the graph; by JSON Pointer into the body.
     #[error("the request does not fit the graph")]
     Unprocessable(Vec<Mismatch>),
@@ -156,6 +171,9 @@ pub enum StartError {
     /// The thread waits for an answer, and a plain message is none; these questions are open.
     #[error("the thread waits for an answer")]
     Waits(Vec<String>),
+    /// The thread's run is stopped at a breakpoint, or after an update or a fork.
+    #[error("run {0} of the thread is stopped")]
+    Stopped(RunId),
     /// The message is the answer to a question, and was not taken.
     #[error(transparent)]
     Answer(Box<AnswerError>),
@@ -382,16 +400,21 @@ impl Engine {
         self.shared.store.run(owner, run).await
     }
 
-    /// Asks for the end of a run, and returns it as it is now.
+    /// Asks for the end of a run, and returns it as it is now. What it committed stays.
     pub async fn cancel(&self, owner: &Owner, run: RunId) -> Result<Option<Run>, StoreError> {
-        let outcome =
-            Outcome { status: RunStatus::Cancelled, output: None, usage: Usage::default(), error: None };
-        // The whole stream of a run that never had an owner; `run.started` is number 1.
-        let seq = Seq { fence: 0, n: 2 };
-        let body = Body::ended(RunStatus::Cancelled, Usage::default());
-        let last = Event { seq, at: event::to_millis(chrono::Utc::now()), scope: None, body };
-        let events = EventBatch { fence: 0, first: 2, last: 2, data: event::encode(&[last]) };
-        let row = self.shared.store.request_cancel(owner, run, record::encode(&outcome), events).await?;
+        self.end(owner, run, false).await
+    }
+
+    /// Asks for the end of a run with which the head of its thread moves back to before it, and returns it as it is now.
+    /// What it did outside is not undone.
+    pub async fn roll_back(&self, owner: &Owner, run: RunId) -> Result<Option<Run>, StoreError> {
+        self.end(owner, run, true).await
+    }
+
+    async fn end(&self, owner: &Owner, run: RunId, rollback: bool) -> Result<Option<Run>, StoreError> {
+        let status = if rollback { RunStatus::RolledBack } else { RunStatus::Cancelled };
+        let (result, events) = ending(status);
+        let row = self.shared.store.request_cancel(owner, run, rollback, result, events).await?;
         if row.is_some()
             && let Some(live) = self.shared.live(run)
         {
@@ -428,6 +451,17 @@ impl Engine {
         }
         shared.providers.close().await;
     }
+}
+
+/// Makes the result and the last event of a run that nobody works on.
+fn ending(status: RunStatus) -> (Vec<u8>, EventBatch) {
+    let outcome = Outcome { status, output: None, usage: Usage::default(), error: None };
+    // The whole stream of a run that never had an owner; `run.started` is number 1.
+    let seq = Seq { fence: 0, n: 2 };
+    let body = Body::ended(status, Usage::default());
+    let last = Event { seq, at: event::to_millis(chrono::Utc::now()), scope: None, body };
+    let events = EventBatch { fence: 0, first: 2, last: 2, data: event::encode(&[last]) };
+    (record::encode(&outcome), events)
 }
 
 /// Says whether a run in this state has its last event stored.

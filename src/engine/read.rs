@@ -7,10 +7,11 @@ use serde_json::Value as Json;
 
 use super::heads::{self, Head};
 use super::record::decode_frontier;
+use super::step::Child;
 use super::{Engine, Stop, migrate};
 use crate::id::{CheckpointId, Owner, RunId, ThreadId, ThreadKey};
 use crate::state::State;
-use crate::store::{Checkpoint, Counts, StoreError, Thread};
+use crate::store::{Checkpoint, Counts, Store, StoreError, Thread};
 
 /// A thread at one of its checkpoints.
 #[derive(Debug, Clone)]
@@ -21,6 +22,8 @@ pub struct ThreadView {
     pub state: Json,
     /// The conversation at it.
     pub messages: Vec<Json>,
+    /// The called graphs that are in the middle of their work there, outer ones first.
+    pub children: Vec<Child>,
 }
 
 /// A checkpoint without its state.
@@ -100,12 +103,28 @@ impl Engine {
         let Some(thread) = self.thread(key).await? else { return Ok(None) };
         let Some(checkpoint) = at.or(thread.head) else {
             let state = Json::Object(serde_json::Map::new());
-            return Ok(Some(ThreadView { checkpoint: None, state, messages: Vec::new() }));
+            return Ok(Some(ThreadView {
+                checkpoint: None,
+                state,
+                messages: Vec::new(),
+                children: Vec::new(),
+            }));
         };
         let loaded = heads::load(&*self.shared.store, &key.owner, thread.thread, checkpoint).await?;
         let Some((head, row)) = loaded else { return Ok(None) };
         let (state, messages) = self.public(&thread.graph, &head);
-        Ok(Some(ThreadView { checkpoint: Some(CheckpointView::new(&row)?), state, messages }))
+        let children = self.children(&key.owner, &head).await?;
+        Ok(Some(ThreadView { checkpoint: Some(CheckpointView::new(&row)?), state, messages, children }))
+    }
+
+    /// Returns the called graphs that are in the middle of their work, as the version tells them that the run is pinned to.
+    async fn children(&self, owner: &Owner, head: &Head) -> Result<Vec<Child>, StoreError> {
+        let run = head.run.filter(|_| head.frontier.is_holding());
+        let Some(run) = run else { return Ok(Vec::new()) };
+        let Some(run) = self.shared.store.run(owner, run).await? else { return Ok(Vec::new()) };
+        // A version that cannot be used any more does not say what was private.
+        let plan = self.shared.plan(&run.graph, &run.hash).await?.ok();
+        Ok(plan.map(|plan| head.frontier.children(&plan)).unwrap_or_default())
     }
 
     /// Reads the whole state at a thread's head, private channels included: for tests of graphs, never for clients.
@@ -138,8 +157,31 @@ impl Engine {
         before: Option<CheckpointId>,
         limit: u32,
     ) -> Result<Option<Vec<CheckpointView>>, StoreError> {
-        let Some(thread) = self.thread(key).await? else { return Ok(None) };
-        let rows = self.shared.store.history(&key.owner, thread.thread, before, limit).await?;
-        rows.iter().map(CheckpointView::new).collect::<Result<_, _>>().map(Some)
+        past(&*self.shared.store, key, before, limit).await
     }
+}
+
+/// Lists the checkpoints of a thread in a store, newest first; nothing when there is no such thread.
+pub async fn past(
+    store: &dyn Store,
+    key: &ThreadKey,
+    before: Option<CheckpointId>,
+    limit: u32,
+) -> Result<Option<Vec<CheckpointView>>, StoreError> {
+    let Some(thread) = store.thread(key).await? else { return Ok(None) };
+    let rows = store.history(&key.owner, thread.thread, before, limit).await?;
+    rows.iter().map(CheckpointView::new).collect::<Result<_, _>>().map(Some)
+}
+
+/// Reads the whole state of a thread in a store, private channels included, at its head or at a checkpoint: for an operator,
+/// never for a request. Nothing when there is no such thread or checkpoint.
+pub async fn inspect(
+    store: &dyn Store,
+    key: &ThreadKey,
+    at: Option<CheckpointId>,
+) -> Result<Option<(CheckpointView, State)>, StoreError> {
+    let Some(thread) = store.thread(key).await? else { return Ok(None) };
+    let Some(at) = at.or(thread.head) else { return Ok(None) };
+    let Some((head, row)) = heads::load(store, &key.owner, thread.thread, at).await? else { return Ok(None) };
+    Ok(Some((CheckpointView::new(&row)?, head.state)))
 }

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value as Json;
 
+use super::breakpoint::Breakpoints;
 use super::step::Frontier;
 use crate::event::{RunStatus, Usage};
 use crate::plan::Durability;
@@ -11,7 +12,7 @@ use crate::state::Delta;
 use crate::store::StoreError;
 
 /// What a run was started with.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Input {
     /// The new user turn: a text or a list of parts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -21,6 +22,17 @@ pub struct Input {
     /// When its supersteps are stored; absent: as the graph says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub durability: Option<Durability>,
+    /// The superstep that its limits are counted from: it goes on from a checkpoint of another run.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub base: u64,
+    /// Where it stops.
+    #[serde(default, skip_serializing_if = "Breakpoints::is_none")]
+    pub breakpoints: Breakpoints,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 /// Why a run failed.

@@ -23,6 +23,7 @@ use tracing::{debug, error};
 use self::commit::Sealed;
 use self::limits::{most_steps, over_limit};
 use self::takeover::{Inherited, Spent};
+use super::breakpoint::Breakpoints;
 use super::heads::{self, Head};
 use super::journal::Journal;
 use super::migrate;
@@ -69,11 +70,20 @@ enum Cut {
     Halted(Halt),
 }
 
+/// Why a run pauses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rest {
+    /// Nothing can go on before a person says something.
+    Waits,
+    /// It is at a breakpoint.
+    Stopped,
+}
+
 /// Owns a claimed run until it ends, pauses or is lost. Whatever goes wrong, its readers are told.
 pub(super) async fn drive(shared: Arc<Shared>, live: Arc<Live>, claim: Claim) {
     let run = claim.run.run;
     let driver = Driver::new(&shared, &live, &claim);
-    let outcome = match AssertUnwindSafe(driver.run(&claim)).catch_unwind().await {
+    let outcome = match AssertUnwindSafe(Box::pin(driver.run(&claim))).catch_unwind().await {
         Ok(Err(Halt::Broken(error))) => {
             error!(%run, %error, "Run cannot go on.");
             driver.end_broken().await
@@ -107,6 +117,12 @@ struct Driver<'a> {
 struct Position {
     plan: Arc<Plan>,
     input: Arc<Json>,
+    /// Where it stops.
+    breakpoints: Breakpoints,
+    /// How its next checkpoint comes about.
+    source: &'static str,
+    /// Why it pauses, when it does.
+    rest: Option<Rest>,
     user_text: Arc<str>,
     head: Head,
     /// When barriers are stored.
@@ -210,6 +226,9 @@ impl<'a> Driver<'a> {
             user_text: user_text(input.message.as_ref()).into(),
             input: Arc::new(input.input.clone()),
             durability: input.durability.unwrap_or(plan.durability),
+            breakpoints: input.breakpoints.clone(),
+            source: "input",
+            rest: None,
             plan,
             head,
             pending: Vec::new(),
@@ -222,7 +241,7 @@ impl<'a> Driver<'a> {
             number: if began { head_step } else { 0 },
             gate: claim.run.step,
             torn: false,
-            spent: spent.filter(|_| began).unwrap_or_default(),
+            spent: spent.filter(|_| began).unwrap_or(Spent { steps: input.base, usage: Usage::default() }),
             clock: self.started,
             begun: HashMap::new(),
             asked: Vec::new(),
@@ -255,6 +274,7 @@ impl<'a> Driver<'a> {
         }
         let mut crashed = claim.crashed;
         let mut void = Some(void);
+        let mut first = !began;
         loop {
             // After a stall of the whole process its worker may be awake before its heartbeat.
             if !self.shared.is_trusted() {
@@ -262,6 +282,7 @@ impl<'a> Driver<'a> {
             }
             let plan = at.plan.clone();
             let (facts, replies) = (self.facts(&at), self.replies(&at).await?);
+            at.source = if replies.is_empty() { "step" } else { "answer" };
             let found;
             let number = at.number + 1;
             let mut world = World { root: &plan, facts: &facts, replies: &replies, found: &UNSOUGHT, number };
@@ -283,7 +304,11 @@ impl<'a> Driver<'a> {
                 return self.complete(at, Vec::new()).await;
             }
             if !step.moves() {
-                return self.pause(at, Vec::new()).await;
+                return self.pause(at, Vec::new(), Rest::Waits).await;
+            }
+            if std::mem::take(&mut first) && at.breakpoints.stop_before(&begun) {
+                let events = Self::barrier_events(&mut at);
+                return self.pause(at, events, Rest::Stopped).await;
             }
             if let Some(limit) = over_limit(&at) {
                 let step = Step { tasks: Vec::new(), ..step };
@@ -350,14 +375,26 @@ impl<'a> Driver<'a> {
         said.into_iter().map(reply).collect::<Result<_, _>>().map_err(Halt::Broken)
     }
 
-    /// Says whether nothing can go on before a person says something.
-    async fn waits(&self, at: &Position) -> Result<bool, Halt> {
+    /// Says whether the run pauses here: at a breakpoint, also after what ended, or since nothing can go on before a person says something.
+    async fn rests(&self, at: &Position, after: bool, asks: bool) -> Result<Option<Rest>, Halt> {
+        if after {
+            return Ok(Some(Rest::Stopped));
+        }
+        if at.breakpoints.before.is_empty() && !asks {
+            return Ok(None);
+        }
         let (facts, replies) = (self.facts(at), self.replies(at).await?);
         let number = at.number + 1;
         let world = World { root: &at.plan, facts: &facts, replies: &replies, found: &UNSOUGHT, number };
-        let planned = step::plan_step(world, &at.head.state, &at.input, &at.head.frontier);
         // Whatever cannot be planned is a failure, which is not waited for.
-        Ok(planned.is_ok_and(|planned| !planned.step.tasks.is_empty() && !planned.step.moves()))
+        let planned = step::plan_step(world, &at.head.state, &at.input, &at.head.frontier).ok();
+        Ok(planned.filter(|planned| !planned.step.tasks.is_empty()).and_then(|planned| {
+            if planned.step.moves() {
+                at.breakpoints.stop_before(&planned.begun).then_some(Rest::Stopped)
+            } else {
+                Some(Rest::Waits)
+            }
+        }))
     }
 
     /// Fills in how long nodes took that end.
@@ -393,6 +430,7 @@ impl<'a> Driver<'a> {
         if asked.iter().any(answered) {
             at.hear();
         }
+        let after = at.breakpoints.stop_after(&events);
         at.told.extend(events);
         at.kept.clear();
         self.journal.settle(&at.told, &alive);
@@ -415,8 +453,8 @@ impl<'a> Driver<'a> {
         at.closed.extend(over.filter(|id| open.iter().all(|new| new.question.id != *id)));
         let more = Self::barrier_events(&mut at);
         at.told.extend(more);
-        if !open.is_empty() && self.waits(&at).await? {
-            return self.pause(at, Vec::new()).await.map(|()| None);
+        if let Some(rest) = self.rests(&at, after, !open.is_empty()).await? {
+            return self.pause(at, Vec::new(), rest).await.map(|()| None);
         }
         let leaves = matches!(self.live.stop(), Some(Stop::Drain | Stop::Leave));
         let cancel = match at.durability {
@@ -494,7 +532,7 @@ impl<'a> Driver<'a> {
         let kept = std::mem::take(&mut at.head.frontier.kept);
         at.head.frontier = Frontier { plan: migrate::short(&at.plan).to_owned(), kept, ..frontier };
         at.edges = edges;
-        self.checkpoint(at, &delta, "input")?;
+        self.checkpoint(at, &delta)?;
         failed.map_or(Ok(()), Err)
     }
 
@@ -515,10 +553,10 @@ impl<'a> Driver<'a> {
         at.head.state = state;
         at.head.frontier = frontier;
         at.edges.extend(edges);
-        self.checkpoint(at, &delta, "step")
+        self.checkpoint(at, &delta)
     }
 
-    fn checkpoint(&self, at: &mut Position, delta: &Delta, source: &str) -> Result<(), Failure> {
+    fn checkpoint(&self, at: &mut Position, delta: &Delta) -> Result<(), Failure> {
         let delta = record::encode_delta(delta);
         at.head.delta_bytes += delta.len();
         at.head.deltas += 1;
@@ -544,7 +582,7 @@ impl<'a> Driver<'a> {
             parent: at.head.checkpoint,
             run: Some(self.claim.run.run),
             step: at.number,
-            source: source.into(),
+            source: at.source.into(),
             delta,
             snapshot,
             frontier: record::encode(&at.head.frontier),
@@ -584,7 +622,7 @@ fn diverted(step: &Step) -> impl Iterator<Item = Taken> + '_ {
 }
 
 /// Adds what came later to what a barrier did.
-fn join(delta: &mut Delta, later: Delta) {
+pub(super) fn join(delta: &mut Delta, later: Delta) {
     for (channel, change) in later {
         let change = match delta.remove(&channel) {
             Some(earlier) => earlier.then(change),

@@ -10,6 +10,7 @@ mod calls;
 mod edges;
 mod held;
 mod join;
+mod outside;
 mod result;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,6 +34,7 @@ pub use barrier::{apply, divert};
 pub use begin::{Beginning, Begun, Clocks, Doing, Leaf, LeafWork, Locals, World};
 pub use cache::{Found, Fresh, UNSOUGHT};
 pub use held::{Frame, Going, Held, Kept, Open, Question, Replies, Reply};
+pub use outside::{Change, Changed, Child, change, missing};
 
 /// A fan-out that happened: the superstep, the rank of the task in it, and its node.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

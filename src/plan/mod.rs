@@ -477,6 +477,12 @@ impl Plan {
         self
     }
 
+    /// Says whether somewhere in it, or in a graph that it calls, an agent is asked.
+    pub fn asks_agents(&self) -> bool {
+        let asks = |plan: &Plan| plan.nodes.values().any(|node| node.job.asks_agents());
+        asks(self) || self.children.values().any(|child| asks(child))
+    }
+
     /// Says whether the node waits for its other arrivals.
     pub fn joins(&self, node: &str) -> bool {
         self.sealed.joining.contains(node)

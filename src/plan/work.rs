@@ -94,6 +94,19 @@ impl Job {
     }
 }
 
+impl Job {
+    /// Says whether an agent is asked in it: by a question, or before a call.
+    pub(super) fn asks_agents(&self) -> bool {
+        let by_work = match &self.work {
+            Work::Ask(ask) => ask.messages.is_none(),
+            Work::Tool(tool, _) => tool.approval,
+            Work::Map(each) => each.job.asks_agents(),
+            Work::Node(_) | Work::Graph(_) => false,
+        };
+        by_work || self.tools.values().any(|tool| tool.approval)
+    }
+}
+
 /// The work of a job.
 #[derive(Debug, Clone)]
 pub enum Work {

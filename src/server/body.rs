@@ -2,12 +2,13 @@
 //!
 //! Invariant: a field that nobody knows is refused, and every mistake has its place.
 
+use std::str::FromStr;
 use std::sync::Arc;
 
 use poem::{Request, RequestBody};
 use poem_openapi::registry::{MetaMediaType, MetaRequest, Registry};
 use poem_openapi::types::Type;
-use poem_openapi::{ApiExtractor, ApiExtractorType, Enum, ExtractParamOptions};
+use poem_openapi::{ApiExtractor, ApiExtractorType, Enum, ExtractParamOptions, Union};
 use serde_json::{Map, Value as Json};
 
 use super::App;
@@ -15,6 +16,7 @@ use super::json::{self, escape};
 use super::problem::{Code, Problem, ProblemAt};
 use super::sse::Groups;
 use crate::diagnostic::suggest;
+use crate::engine::Breakpoints;
 use crate::id::sha256_hex;
 use crate::state::kind;
 
@@ -74,6 +76,24 @@ pub(super) enum EventGroup {
     Debug,
 }
 
+/// Nodes at which a run stops.
+#[derive(Debug, Union)]
+#[oai(one_of)]
+pub(super) enum Stops {
+    /// At every node of the graph.
+    Every(Every),
+    /// At these: by name, those of a called graph behind the node that calls it (`caller/inner`), `*` for all of a graph.
+    Nodes(Vec<String>),
+}
+
+/// Every node of the graph.
+#[derive(Debug, Clone, Copy, Enum)]
+pub(super) enum Every {
+    /// Every node.
+    #[oai(rename = "*")]
+    Node,
+}
+
 /// The fields of a body, and what is wrong with them.
 #[derive(Debug)]
 pub(super) struct Fields {
@@ -131,6 +151,48 @@ impl Fields {
             }
         }
         Groups::parse(names).unwrap_or_default()
+    }
+
+    /// Takes a text out that has a form.
+    pub(super) fn parsed<T: FromStr + ToString>(&mut self, field: &str, due: &str) -> Option<T> {
+        let at = format!("/{field}");
+        match self.take(field)? {
+            // In the one form that is also written, so that one thing has one name.
+            Json::String(text) => match text.parse::<T>().ok().filter(|read| read.to_string() == text) {
+                None => self.add(&at, format!("{due} is due here")),
+                read => read,
+            },
+            other => self.add(&at, expected(due, &other)),
+        }
+    }
+
+    /// Takes out where a run is to stop; nothing when neither field is there.
+    pub(super) fn breakpoints(&mut self) -> Option<Breakpoints> {
+        let (before, after) =
+            (self.names("interrupt_before", Some("*")), self.names("interrupt_after", Some("*")));
+        (before.is_some() || after.is_some())
+            .then(|| Breakpoints { before: before.unwrap_or_default(), after: after.unwrap_or_default() })
+    }
+
+    /// Takes a list of nodes out, in the place of which this text may stand.
+    pub(super) fn names(&mut self, field: &str, or: Option<&str>) -> Option<Vec<String>> {
+        let at = format!("/{field}");
+        let items = match self.take(field)? {
+            Json::String(text) if or == Some(text.as_str()) => return Some(vec![text]),
+            Json::Array(items) => items,
+            other => {
+                let due = if or.is_some() { "`*` or a list of nodes" } else { "a list of nodes" };
+                return self.add(&at, expected(due, &other));
+            }
+        };
+        let mut names = Vec::new();
+        for (i, item) in items.into_iter().enumerate() {
+            match item {
+                Json::String(name) => names.push(name),
+                other => self.note(&format!("{at}/{i}"), expected("the name of a node", &other)),
+            }
+        }
+        Some(names)
     }
 
     /// Notes a mistake.

@@ -16,14 +16,14 @@ use super::problem::{Code, Problem};
 use super::schema;
 use super::sse::EventStream;
 use super::turn::Turn;
-use super::view::{Answer, InvokeResult, run_urls};
+use super::view::{Answer, InvokeResult, NOT_UNDONE, run_urls};
 use super::{App, Tag};
 use crate::engine::{Followed, Follower, Start, Started};
 use crate::event::Group;
 use crate::id::{EventId, Owner};
 use crate::plan::{Edge, Plan, START};
 use crate::render;
-use crate::store::{Idempotency, Run};
+use crate::store::{Idempotency, OnBusy, Run};
 
 /// The operations on graphs.
 pub(super) struct Graphs(pub(super) Arc<App>);
@@ -133,6 +133,9 @@ pub(super) enum ChatReply {
         /// An earlier request with the same key started the run.
         #[oai(header = "Idempotent-Replayed")]
         Option<bool>,
+        /// What is not done with `on_busy: rollback`.
+        #[oai(header = "X-Notice")]
+        Option<String>,
     ),
 }
 
@@ -152,6 +155,9 @@ pub(super) enum InvokeReply {
         /// An earlier request with the same key started the run.
         #[oai(header = "Idempotent-Replayed")]
         Option<bool>,
+        /// What is not done with `on_busy: rollback`.
+        #[oai(header = "X-Notice")]
+        Option<String>,
     ),
 }
 
@@ -226,7 +232,7 @@ impl Graphs {
         turn: Body<Turn>,
     ) -> Result<ChatReply, Problem> {
         let turn = turn.0;
-        let groups = turn.groups;
+        let (groups, notice) = (turn.groups, notice(&turn));
         let place = self.0.stream()?;
         let stream = |run: &Run, follower: Option<Follower>, replayed: bool| {
             let (location, content_location) = run_urls(run.run);
@@ -237,7 +243,7 @@ impl Graphs {
                 place,
             });
             let replayed = replayed.then_some(true);
-            ChatReply::Stream(stream, run.run.to_string(), location, content_location, replayed)
+            ChatReply::Stream(stream, run.run.to_string(), location, content_location, replayed, notice)
         };
         if let Some(LastEvent(Some(last))) = last.0 {
             let (run, follower) = self.resume(&caller.owner, &graph.0, &turn, last).await?;
@@ -263,13 +269,20 @@ impl Graphs {
         key: Header<IdempotencyKey>,
         turn: Body<Turn>,
     ) -> Result<InvokeReply, Problem> {
+        let notice = notice(&turn.0);
         let started = self.start("invoke", &caller.owner, graph.0, key.0, turn.0).await?;
         let Started { run, replayed, after } = started;
         let mut follower = self.0.engine.follower(&caller.owner, &run, after, false);
         let result = drain(&run, &mut follower).await?;
         let (_, content_location) = run_urls(run.run);
-        Ok(InvokeReply::Done(Answer(result), run.run.to_string(), content_location, replayed.then_some(true)))
+        let replayed = replayed.then_some(true);
+        Ok(InvokeReply::Done(Answer(result), run.run.to_string(), content_location, replayed, notice))
     }
+}
+
+/// Says what a rollback does not do.
+fn notice(turn: &Turn) -> Option<String> {
+    (turn.on_busy == OnBusy::Rollback).then(|| NOT_UNDONE.to_owned())
 }
 
 impl Graphs {
@@ -298,6 +311,7 @@ impl Graphs {
             input: turn.input,
             on_busy: turn.on_busy,
             durability: turn.durability,
+            breakpoints: turn.breakpoints,
             idempotency,
         };
         let started = self.0.engine.start(owner, start).await?;

@@ -10,7 +10,7 @@ use poem_openapi::{ApiResponse, Enum, Object, OpenApi};
 use serde_json::Value as Json;
 
 use super::auth::Caller;
-use super::body::{Body, EventGroup, Fields, Parsed};
+use super::body::{Body, EventGroup, Fields, Parsed, Stops};
 use super::json::escape;
 use super::param::{Header, IdempotencyKey, Include, InterruptIdText, Limit, Path, Query, QuestionCursor};
 use super::problem::{Code, Problem};
@@ -18,7 +18,7 @@ use super::sse::{EventStream, Groups};
 use super::view::{Answer, Id, Time, run_urls};
 use super::{App, Tag};
 use crate::engine::step::Reply;
-use crate::engine::{AnswerError, Answered, Answerer, Asked, Said};
+use crate::engine::{AnswerError, Answered, Answerer, Asked, Breakpoints, Resume, Said};
 use crate::event::{Group, Interrupt, Who};
 use crate::id::{InterruptId, Part, RunId, ThreadKey, hex};
 use crate::state::Mismatch;
@@ -137,12 +137,16 @@ pub(super) struct AnswerRequest {
     include: Option<Vec<EventGroup>>,
 }
 
-/// Answers to questions of one run.
+/// How a run goes on: with answers to its questions, or without.
 #[derive(Debug, Object)]
 pub(super) struct ResumeRequest {
-    /// The answers, by the ids of the questions: all are taken, or none. Without any, a run that failed goes on where
-    /// it failed.
+    /// The answers, by the ids of the questions: all are taken, or none. Without any, a run that is stopped goes on, and
+    /// one that failed does where it failed.
     answers: Option<BTreeMap<String, Json>>,
+    /// Where the run stops from here on, in the place of what it was told before: before these nodes begin.
+    interrupt_before: Option<Stops>,
+    /// The same after these nodes ended.
+    interrupt_after: Option<Stops>,
     /// The groups of events that the stream holds. Default: `messages`, `nodes`, `tools`.
     include: Option<Vec<EventGroup>>,
 }
@@ -157,6 +161,7 @@ pub(super) struct AnswerBody {
 /// The body of a resume.
 pub(super) struct ResumeBody {
     answers: Vec<(InterruptId, Json)>,
+    breakpoints: Option<Breakpoints>,
     groups: Groups,
     hash: String,
 }
@@ -179,11 +184,12 @@ impl Parsed for ResumeBody {
     type Schema = ResumeRequest;
 
     fn parse(body: Json) -> Result<Self, Problem> {
-        let mut fields = Fields::of(body, &["answers", "include"])?;
+        let mut fields = Fields::of(body, &["answers", "interrupt_before", "interrupt_after", "include"])?;
         let answers = fields.object("answers").into_iter();
         let answers = answers.map(|(id, answer)| (InterruptId(id.into()), answer)).collect();
+        let breakpoints = fields.breakpoints();
         let (groups, hash) = (fields.include(), fields.hash.clone());
-        fields.end(Some(Self { answers, groups, hash }))
+        fields.end(Some(Self { answers, breakpoints, groups, hash }))
     }
 }
 
@@ -274,7 +280,7 @@ impl Interrupts {
     ) -> Result<GoesOn, Problem> {
         let (id, AnswerBody { answer, groups, hash }) = (interrupt.0.0, body.0);
         let idempotency = used(key, format!("answer/{id}"), hash);
-        let said = Said { replies: vec![(id, Reply::Answer(answer))], thread: None, idempotency };
+        let said = Said { replies: vec![(id, Reply::Answer(answer))], idempotency, ..Said::default() };
         self.say(caller, said, groups, |_| "/answer".to_owned()).await
     }
 
@@ -295,14 +301,15 @@ impl Interrupts {
     ) -> Result<GoesOn, Problem> {
         let id = interrupt.0.0;
         let idempotency = used(key, format!("cancel/{id}"), String::new());
-        let said = Said { replies: vec![(id, Reply::Dismissed)], thread: None, idempotency };
+        let said = Said { replies: vec![(id, Reply::Dismissed)], idempotency, ..Said::default() };
         let groups = include.0.map(|include| include.0).unwrap_or_default();
         self.say(caller, said, groups, |_| String::new()).await
     }
 
     /// Goes on with a run
     ///
-    /// With answers to its open questions, or where it failed. A run that failed keeps what its finished nodes did.
+    /// With answers to its open questions, from where it is stopped, or where it failed. A run that failed keeps what its
+    /// finished nodes did.
     #[oai(path = "/v1/threads/:session/resume", method = "post", operation_id = "resumeThread")]
     async fn resume(
         &self,
@@ -314,17 +321,17 @@ impl Interrupts {
         key: Header<IdempotencyKey>,
         body: Body<ResumeBody>,
     ) -> Result<GoesOn, Problem> {
-        let ResumeBody { answers, groups, hash } = body.0;
+        let ResumeBody { answers, breakpoints, groups, hash } = body.0;
         let idempotency = used(key, format!("resume/{}", session.0), hash);
         let thread = ThreadKey { owner: caller.owner.clone(), session: session.0 };
         self.0.engine.thread(&thread).await?.ok_or_else(Problem::not_found)?;
         if !answers.is_empty() {
             let replies = answers.into_iter().map(|(id, answer)| (id, Reply::Answer(answer))).collect();
-            let said = Said { replies, thread: Some(thread), idempotency };
+            let said = Said { replies, thread: Some(thread), breakpoints, idempotency };
             return self.say(caller, said, groups, |id| format!("/answers/{}", escape(&id.0))).await;
         }
         let place = self.0.stream()?;
-        let answered = self.0.engine.resume(&thread, idempotency).await?;
+        let answered = self.0.engine.resume(&thread, Resume { breakpoints, idempotency }).await?;
         self.stream(&caller, answered, groups, place)
     }
 }

@@ -4,6 +4,7 @@
 
 mod auth;
 mod body;
+mod branches;
 mod docs;
 mod front;
 mod graphs;

@@ -69,6 +69,7 @@ codes! {
     RequestTimeout = "request_timeout", 408, "The body took too long";
     ThreadBusy = "thread_busy", 409, "The thread has a run that is not over";
     ThreadInterrupted = "thread_interrupted", 409, "The thread waits for an answer";
+    ThreadExists = "thread_exists", 409, "The session is taken";
     InterruptAnswered = "interrupt_answered", 409, "The question was answered";
     InterruptExpired = "interrupt_expired", 409, "The time to answer is over";
     NothingToResume = "nothing_to_resume", 409, "Nothing waits to go on";
@@ -290,13 +291,22 @@ impl From<StartError> for Problem {
             StartError::UnknownGraph(_) => {
                 Self::new(Code::GraphNotFound, "`GET /v1/graphs` lists the graphs")
             }
+            StartError::NotFound => Self::not_found(),
+            StartError::Exists => Self::new(Code::ThreadExists, "take another `session_id`, or leave it out"),
+            StartError::Forbidden => Self::new(
+                Code::Forbidden,
+                "the graph asks agents, so only callers with the role `agent` may go on past them",
+            ),
             StartError::Unprocessable(wrong) => {
                 let at = |Mismatch { pointer, why }| ProblemAt { pointer, detail: why };
                 Self::places(Code::Unprocessable, wrong.into_iter().map(at).collect())
             }
             StartError::Busy(run) => Self {
                 run: Some(run),
-                ..Self::new(Code::ThreadBusy, "wait for the run, cancel it, or send `on_busy: enqueue`")
+                ..Self::new(
+                    Code::ThreadBusy,
+                    "wait for the run, or cancel it; a turn may wait by `on_busy: enqueue`",
+                )
             },
             StartError::Incompatible(why) => Self::new(Code::StateIncompatible, why),
             StartError::QueueFull => {
@@ -309,6 +319,13 @@ impl From<StartError> for Problem {
             StartError::Draining => {
                 Self::new(Code::Draining, "another replica, or this one after its restart, will answer")
             }
+            StartError::Stopped(run) => Self {
+                run: Some(run),
+                ..Self::new(
+                    Code::ThreadInterrupted,
+                    "its run is stopped; resume the thread to go on, or send `on_busy: interrupt` to end the run",
+                )
+            },
             StartError::Waits(open) => AnswerError::Waits(open).into(),
             StartError::Answer(error) => (*error).into(),
             StartError::Store(error) => error.into(),
@@ -334,6 +351,7 @@ impl From<AnswerError> for Problem {
                 "/answers",
                 "answers are to questions of one run, at least one",
             ),
+            AnswerError::Unprocessable(wrong) => StartError::Unprocessable(wrong).into(),
             AnswerError::Unfit(_, wrong) => {
                 let at = |Mismatch { pointer, why }| ProblemAt { pointer, detail: why };
                 Self::places(Code::Unprocessable, wrong.into_iter().map(at).collect())

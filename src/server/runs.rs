@@ -103,7 +103,7 @@ impl Runs {
 
     /// Ends a run
     ///
-    /// A run that is over stays as it is.
+    /// A run that is over stays as it is. What it committed stays, unless it is rolled back.
     #[oai(path = "/v1/runs/:run/cancel", method = "post", operation_id = "cancelRun")]
     async fn cancel_run(
         &self,
@@ -112,9 +112,15 @@ impl Runs {
         run: Path<RunId>,
         /// Answers when the work has stopped.
         wait: Query<bool>,
+        /// The thread goes back to before the run. What the run did outside is not undone.
+        rollback: Query<bool>,
     ) -> Result<CancelReply, Problem> {
         let (owner, run) = (caller.owner, run.0);
-        let mut row = self.0.engine.cancel(&owner, run).await?.ok_or_else(Problem::not_found)?;
+        let engine = &self.0.engine;
+        let rollback = rollback.0.unwrap_or_default();
+        let asked =
+            if rollback { engine.roll_back(&owner, run).await? } else { engine.cancel(&owner, run).await? };
+        let mut row = asked.ok_or_else(Problem::not_found)?;
         if wait.0.unwrap_or_default() {
             let mut follower = self.0.engine.follower(&owner, &row, Seq::default(), false);
             let mut last = None;

@@ -7,10 +7,13 @@ use std::sync::Arc;
 use poem_openapi::{ApiResponse, OpenApi};
 
 use super::auth::Caller;
-use super::param::{Cursor, Limit, Path, Pointer, Query};
+use super::body::Body;
+use super::branches::{BranchReply, ForkBody, UpdateBody, reply, used};
+use super::param::{Cursor, Header, IdempotencyKey, Limit, Path, Pointer, Query};
 use super::problem::Problem;
 use super::view::{Answer, History, Id, MessagesView, StateView, ThreadOverview, ThreadPage, cursor};
 use super::{App, Tag};
+use crate::engine::{Fork, Update};
 use crate::id::{CheckpointId, Part, ThreadKey};
 
 /// The operations on threads.
@@ -115,7 +118,9 @@ impl Threads {
                 view.state.pointer_mut(&path.0).map(serde_json::Value::take).ok_or_else(Problem::not_found)?
             }
         };
-        Ok(Answer(StateView { checkpoint: view.checkpoint.map(Into::into), state }))
+        let children = view.children.into_iter().map(Into::into).collect::<Vec<_>>();
+        let children = Some(children).filter(|children| !children.is_empty());
+        Ok(Answer(StateView { checkpoint: view.checkpoint.map(Into::into), state, children }))
     }
 
     /// Lists a thread's checkpoints, newest first
@@ -137,5 +142,55 @@ impl Threads {
         views.truncate(limit);
         let next_before = views.last().filter(|_| more).map(|last| Id::new(last.checkpoint));
         Ok(Answer(History { checkpoints: views.into_iter().map(Into::into).collect(), next_before }))
+    }
+
+    /// Changes a thread's state in the name of a node
+    ///
+    /// The open questions of the thread are closed, and a run that waits is ended. The new one goes on when the thread is
+    /// resumed, with the input of the old one. A thread with a run that works or waits for its turn is 409 `thread_busy`. In
+    /// a graph that asks agents only callers with the role `agent` may do it.
+    #[oai(path = "/v1/threads/:session/state", method = "post", operation_id = "updateState")]
+    async fn update_state(
+        &self,
+        caller: Caller,
+        /// The thread's session.
+        session: Path<Part>,
+        /// Makes a repeated request find what the first one did.
+        #[oai(name = "Idempotency-Key")]
+        key: Header<IdempotencyKey>,
+        body: Body<UpdateBody>,
+    ) -> Result<BranchReply, Problem> {
+        let UpdateBody { update, hash } = body.0;
+        let idempotency = used(key, format!("update/{}", session.0), hash);
+        let agent = caller.agent;
+        let thread = self::key(caller, session);
+        let update = Update { agent, idempotency, ..update };
+        let branched = self.0.engine.update(&thread, &update).await?;
+        reply(&self.0, branched).await
+    }
+
+    /// Makes a thread that goes on from a checkpoint of this one
+    ///
+    /// It has the state of the checkpoint, and goes on when it is resumed: calls are made again, and questions are asked
+    /// again. The thread stays as it is, also while a run of it works. From where an agent may have decided something, only
+    /// callers with the role `agent` may go on.
+    #[oai(path = "/v1/threads/:session/fork", method = "post", operation_id = "forkThread")]
+    async fn fork_thread(
+        &self,
+        caller: Caller,
+        /// The thread's session.
+        session: Path<Part>,
+        /// Makes a repeated request find what the first one did.
+        #[oai(name = "Idempotency-Key")]
+        key: Header<IdempotencyKey>,
+        body: Body<ForkBody>,
+    ) -> Result<BranchReply, Problem> {
+        let ForkBody { fork, hash } = body.0;
+        let idempotency = used(key, format!("fork/{}", session.0), hash);
+        let agent = caller.agent;
+        let thread = self::key(caller, session);
+        let fork = Fork { agent, idempotency, ..fork };
+        let branched = self.0.engine.fork(&thread, &fork).await?;
+        reply(&self.0, branched).await
     }
 }

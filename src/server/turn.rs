@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 use poem_openapi::{Enum, Object, Union};
 use serde_json::{Map, Value as Json};
 
-use super::body::{EventGroup, Fields, Parsed, expected};
+use super::body::{EventGroup, Fields, Parsed, Stops, expected};
 use super::json::escape;
 use super::problem::Problem;
 use super::sse::Groups;
+use crate::engine::Breakpoints;
 use crate::id::Part;
 use crate::plan::Durability;
 use crate::store::OnBusy;
@@ -29,6 +30,10 @@ pub(super) struct ChatRequest {
     on_busy: Option<OnBusyChoice>,
     /// When supersteps are stored. Default: as the graph says.
     durability: Option<DurabilityChoice>,
+    /// The run stops before these nodes begin, with the status `interrupted`, and goes on when the thread is resumed.
+    interrupt_before: Option<Stops>,
+    /// The same after these nodes ended.
+    interrupt_after: Option<Stops>,
     /// The groups of events that the stream holds. Default: `messages`, `nodes`, `tools`.
     include: Option<Vec<EventGroup>>,
 }
@@ -61,6 +66,8 @@ enum OnBusyChoice {
     Reject,
     /// Cancel it and those that wait, and begin when they have stopped. What they had committed stays.
     Interrupt,
+    /// The same, and begin from before them: the thread goes back. What they did outside is not undone.
+    Rollback,
 }
 
 /// When supersteps are stored.
@@ -89,14 +96,28 @@ pub(super) struct Turn {
     pub(super) on_busy: OnBusy,
     /// When supersteps are stored; absent: as the graph says.
     pub(super) durability: Option<Durability>,
+    /// Where the run stops.
+    pub(super) breakpoints: Breakpoints,
     /// What the stream holds.
     pub(super) groups: Groups,
     /// The SHA-256 of the canonical body.
     pub(super) hash: String,
 }
 
+/// What `on_busy` may be.
+const ON_BUSY: &str = "`enqueue`, `reject`, `interrupt` or `rollback`";
+
 /// The fields of a turn.
-const FIELDS: [&str; 6] = ["session_id", "message", "input", "on_busy", "durability", "include"];
+const FIELDS: [&str; 8] = [
+    "session_id",
+    "message",
+    "input",
+    "on_busy",
+    "durability",
+    "interrupt_before",
+    "interrupt_after",
+    "include",
+];
 
 impl Parsed for Turn {
     type Schema = ChatRequest;
@@ -118,8 +139,9 @@ impl Parsed for Turn {
             Some(Json::String(text)) if text == "enqueue" => Some(OnBusy::Enqueue),
             Some(Json::String(text)) if text == "reject" => Some(OnBusy::Reject),
             Some(Json::String(text)) if text == "interrupt" => Some(OnBusy::Interrupt),
-            Some(Json::String(_)) => fields.add("/on_busy", "send `enqueue`, `reject` or `interrupt`"),
-            Some(other) => fields.add("/on_busy", expected("`enqueue`, `reject` or `interrupt`", &other)),
+            Some(Json::String(text)) if text == "rollback" => Some(OnBusy::Rollback),
+            Some(Json::String(_)) => fields.add("/on_busy", format!("send {ON_BUSY}")),
+            Some(other) => fields.add("/on_busy", expected(ON_BUSY, &other)),
         };
         let wanted = "`sync`, `async` or `exit`";
         let durability = match fields.take("durability") {
@@ -130,6 +152,7 @@ impl Parsed for Turn {
             },
             Some(other) => fields.add("/durability", expected(wanted, &other)),
         };
+        let breakpoints = fields.breakpoints().unwrap_or_default();
         let groups = fields.include();
         let hash = fields.hash.clone();
         let turn = session.zip(on_busy).zip(durability).map(|((session, on_busy), durability)| Self {
@@ -138,6 +161,7 @@ impl Parsed for Turn {
             input,
             on_busy,
             durability,
+            breakpoints,
             groups,
             hash,
         });

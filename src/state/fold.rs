@@ -92,7 +92,7 @@ pub enum MergeError {
         /// The channel.
         channel: String,
         /// What was due and what kind of value was found; never the value.
-        why: String,
+        why: Mismatch,
     },
     /// A message to remove is not there.
     #[error("`{channel}` has no message `{id}` to remove")]
@@ -167,7 +167,7 @@ pub fn fold_writes<'a, W: IntoIterator<Item = &'a Write>>(
             channels.get(name).ok_or_else(|| MergeError::UnknownChannel { channel: name.to_owned() })?;
         if puts.iter().any(|put| !is_flat(put.value, DEEPEST)) {
             let why = format!("more than {DEEPEST} lists and objects within each other");
-            return Err(MergeError::Type { channel: name.to_owned(), why });
+            return Err(MergeError::Type { channel: name.to_owned(), why: Mismatch::here(why) });
         }
         let merging = Merging { name, channel, state, cleared: cleared.contains(name) };
         if let Some(change) = merging.change(&puts)? {
@@ -253,7 +253,7 @@ impl Merging<'_> {
     }
 
     fn mismatch(&self, why: &Mismatch) -> MergeError {
-        MergeError::Type { channel: self.name.to_owned(), why: why.to_string() }
+        MergeError::Type { channel: self.name.to_owned(), why: why.clone() }
     }
 
     /// Checks a value against the channel's type and fills it.
@@ -330,8 +330,9 @@ impl Merging<'_> {
                 }
                 value => std::slice::from_ref(value),
             };
-            for item in items {
-                item_type.check(item).map_err(|e| self.mismatch(&e))?;
+            for (n, item) in items.iter().enumerate() {
+                let place = |e: Mismatch| if put.value.is_array() { e.within(&n.to_string()) } else { e };
+                item_type.check(item).map_err(|e| self.mismatch(&place(e)))?;
                 if wanted(&list, item) {
                     let mut item = item.clone();
                     item_type.fill(&mut item);
@@ -384,7 +385,8 @@ impl Merging<'_> {
                     }
                     continue;
                 }
-                check_message(item).map_err(|e| self.mismatch(&e))?;
+                let place = |e: Mismatch| if put.value.is_array() { e.within(&n.to_string()) } else { e };
+                check_message(item).map_err(|e| self.mismatch(&place(e)))?;
                 let (message, given) = with_id(item, put.task, put.rank + n);
                 // A derived id is new to the list: it names the task.
                 let at = given.and_then(|id| position(&list, id));

@@ -2,6 +2,7 @@
 //!
 //! Invariant: each operation holds the one lock from its first look to its last write.
 
+mod branch;
 mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,9 +13,9 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 use super::{
-    Accepted, Answer, Answering, Beat, Checkpoint, Claim, Commit, Committed, Counts, ERASED, EventBatch,
-    GraphVersion, Idempotency, Kept, Keyed, NewRun, OnBusy, OpenQuestion, Process, Question, Result, Resumed,
-    Run, RunFilter, RunState, Store, StoreError, Thread, VersionUse,
+    Accepted, Answer, Answering, Beat, Branch, Branched, Checkpoint, Claim, Commit, Committed, Counts,
+    ERASED, EventBatch, GraphVersion, Idempotency, Kept, Keyed, NewRun, OnBusy, OpenQuestion, Process,
+    Question, Result, Resume, Resumed, Run, RunFilter, RunState, Store, StoreError, Thread, VersionUse,
 };
 use crate::id::{CacheKey, CheckpointId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey};
 use tables::{CacheRow, KeyRow, QuestionRow, RunRow, Tables, ThreadRow, ago, holds_thread, key, lease};
@@ -138,6 +139,7 @@ impl Store for MemoryStore {
             step: 0,
             crashes: 0,
             cancel_requested: false,
+            rollback: false,
             input: new.input,
             result: None,
             created_at: now,
@@ -152,12 +154,17 @@ impl Store for MemoryStore {
             boot: new.process.boot,
             lease_until: lease(new.process.lease),
             swept: false,
+            stopped: false,
             events: BTreeMap::new(),
         };
         tables.runs.insert(new.run, row);
         let row = |body_hash| KeyRow { body_hash, run: new.run, after: Seq::default(), at: now };
         tables.note(&run.key.owner, new.idempotency, row);
         Ok(if free { Accepted::Claimed { run, head } } else { Accepted::Queued { run } })
+    }
+
+    async fn branch(&self, branch: Branch) -> Result<Branched> {
+        Ok(self.lock().branch(branch))
     }
 
     async fn commit(&self, commit: Commit) -> Result<Committed> {
@@ -217,10 +224,12 @@ impl Store for MemoryStore {
             Some((RunState::Interrupted, _)) => {
                 let came =
                     |row: &QuestionRow| row.question.run == commit.run && !row.closed && row.answer.is_some();
-                if (cancel_requested || tables.questions.values().any(came))
-                    && let Some(row) = tables.runs.get_mut(&commit.run)
-                {
-                    row.run.state = RunState::Queued;
+                let overtaken = cancel_requested || !commit.stopped && tables.questions.values().any(came);
+                if let Some(row) = tables.runs.get_mut(&commit.run) {
+                    row.stopped = commit.stopped;
+                    if overtaken {
+                        row.run.state = RunState::Queued;
+                    }
                 }
             }
             Some((state, _)) if state != RunState::Queued => tables.end_questions(commit.run, true),
@@ -232,6 +241,9 @@ impl Store for MemoryStore {
                 thread.head = Some(checkpoint.checkpoint);
                 thread.checkpoints.insert(checkpoint.checkpoint, checkpoint);
             }
+        }
+        if matches!(commit.next, Some((RunState::RolledBack, _))) {
+            tables.move_back(commit.run);
         }
         Ok(Committed::Done { cancel_requested })
     }
@@ -317,6 +329,7 @@ impl Store for MemoryStore {
         &self,
         owner: &Owner,
         run: RunId,
+        rollback: bool,
         result: Vec<u8>,
         events: EventBatch,
     ) -> Result<Option<Run>> {
@@ -324,24 +337,19 @@ impl Store for MemoryStore {
         let Some(row) = tables.own(owner, run) else { return Ok(None) };
         match row.run.state {
             RunState::Queued | RunState::Interrupted => {
-                // The end of a run that had an owner sorts after all that the owner sent.
-                row.run.fence += u64::from(row.run.fence > 0);
-                let events = EventBatch { fence: row.run.fence, ..events };
-                row.run.state = RunState::Cancelled;
-                row.run.cancel_requested = true;
-                row.run.result = Some(result);
-                row.run.finished_at = Some(Utc::now());
-                row.events.insert((events.fence, events.first), events);
+                let state = if rollback { RunState::RolledBack } else { RunState::Cancelled };
+                tables.end_waiting(run, state, result, events);
+                if rollback {
+                    tables.move_back(run);
+                }
             }
-            state if holds_thread(state) => row.run.cancel_requested = true,
+            RunState::Running => {
+                row.run.cancel_requested = true;
+                row.run.rollback |= rollback;
+            }
             _ => {}
         }
-        let cancelled = row.run.clone();
-        if cancelled.state == RunState::Cancelled {
-            tables.end_questions(run, true);
-            tables.pending.retain(|(of, ..), _| *of != run);
-        }
-        Ok(Some(cancelled))
+        Ok(tables.own(owner, run).map(|row| row.run.clone()))
     }
 
     async fn answer(&self, answer: Answer) -> Result<Answering> {
@@ -390,6 +398,7 @@ impl Store for MemoryStore {
         if !waits {
             return Ok(Answering::Stored { run, after });
         }
+        tables.begin_with(answer.run, answer.input);
         match tables.take(answer.run, &answer.process, false) {
             Some(claim) => Ok(Answering::Claimed(claim)),
             None => Err(StoreError::Corrupt { what: "run", why: "it is gone".into() }),
@@ -471,25 +480,21 @@ impl Store for MemoryStore {
         Ok(found.collect())
     }
 
-    async fn resume(
-        &self,
-        owner: &Owner,
-        run: RunId,
-        process: Process,
-        idempotency: Option<Idempotency>,
-    ) -> Result<Resumed> {
+    async fn resume(&self, resume: Resume) -> Result<Resumed> {
+        let Resume { owner, run, process, input, idempotency } = resume;
         let (mut tables, now) = (self.lock(), Utc::now());
-        if let Some(known) = tables.keyed(owner, idempotency.as_ref(), now) {
+        if let Some(known) = tables.keyed(&owner, idempotency.as_ref(), now) {
             return Ok(Resumed::Known(known));
         }
-        let Some(row) = tables.own(owner, run) else { return Ok(Resumed::Nothing) };
+        let Some(row) = tables.own(&owner, run) else { return Ok(Resumed::Nothing) };
         let (thread, state, fence) = (row.run.thread, row.run.state, row.run.fence);
         let newest = tables.runs_of(thread).last().is_some_and(|newest| newest.run.run == run);
-        if !newest || state != RunState::Failed {
+        if state != RunState::Interrupted && !(newest && state == RunState::Failed) {
             return Ok(Resumed::Nothing);
         }
         let after = Seq { fence, n: u64::MAX };
-        tables.note(owner, idempotency, |body_hash| KeyRow { body_hash, run, after, at: now });
+        tables.note(&owner, idempotency, |body_hash| KeyRow { body_hash, run, after, at: now });
+        tables.begin_with(run, input);
         if let Some(row) = tables.runs.get_mut(&run) {
             (row.run.result, row.run.finished_at, row.run.crashes) = (None, None, 0);
             row.run.cancel_requested = false;
@@ -654,7 +659,13 @@ impl Store for MemoryStore {
         for row in runs.values_mut().filter(|row| due.contains(&row.run.thread) && is_old(row)) {
             row.swept = true;
         }
-        for row in threads.values_mut().filter(|row| due.contains(&row.thread)) {
+        let open: BTreeSet<ThreadId> = runs
+            .values()
+            .filter(|row| holds_thread(row.run.state) || row.run.state == RunState::Queued)
+            .map(|row| row.run.thread)
+            .collect();
+        let rests = |row: &&mut ThreadRow| due.contains(&row.thread) && !open.contains(&row.thread);
+        for row in threads.values_mut().filter(rests) {
             let (mut line, mut at) = (BTreeSet::new(), row.head);
             while let Some(checkpoint) = at.and_then(|id| row.checkpoints.get(&id)) {
                 line.insert(checkpoint.checkpoint);

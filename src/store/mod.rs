@@ -3,6 +3,7 @@
 //! Invariant: the store moves bytes and numbers. It does not know what a node, a channel or an
 //! event is, and every write for a run passes the fence gate.
 
+mod branch;
 pub mod memory;
 pub mod sql;
 
@@ -12,6 +13,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
+pub use self::branch::{Branch, Branched, Origin};
 use crate::id::{CacheKey, CheckpointId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey};
 
 /// The name in the place of a user's who was erased; nobody can have it.
@@ -88,6 +90,8 @@ pub struct Run {
     pub crashes: u32,
     /// Somebody asked for its end.
     pub cancel_requested: bool,
+    /// With its end, the head of the thread is to move back to before it.
+    pub rollback: bool,
     /// What it was started with, as the engine encoded it.
     pub input: Vec<u8>,
     /// How it ended, as the engine encoded it; absent while it is not terminal.
@@ -126,7 +130,7 @@ pub struct Checkpoint {
     pub checkpoint: CheckpointId,
     /// The one before it on this line; absent for the first.
     pub parent: Option<CheckpointId>,
-    /// The run that made it; absent for an outside update or a fork.
+    /// The run that made it, or that goes on from it after an update or a fork.
     pub run: Option<RunId>,
     /// The superstep of that run; 0 is the input.
     pub step: u64,
@@ -176,6 +180,8 @@ pub enum OnBusy {
     Reject,
     /// Waits, and the engine asks for the end of all that came before.
     Interrupt,
+    /// The same, and what those did to the thread is taken back.
+    Rollback,
 }
 
 /// The key that makes a repeated POST start one run.
@@ -276,7 +282,8 @@ pub struct Commit {
     pub fence: u64,
     /// The step that the writer believes to be committed; the row holds `step + 1` afterwards.
     pub step: u64,
-    /// New checkpoints, oldest first; the last becomes the head of the thread.
+    /// New checkpoints, oldest first; the last becomes the head of the thread. Of a run that is `rolled_back` there are
+    /// none, and the head moves back to before it.
     pub checkpoints: Vec<Checkpoint>,
     /// Questions that are put with the barrier.
     pub questions: Vec<Question>,
@@ -292,6 +299,8 @@ pub struct Commit {
     /// (`interrupted`) while an answer to one of its open questions is there, or its end was asked for, is `queued`
     /// instead, so that it never waits for what has come.
     pub next: Option<(RunState, Option<Vec<u8>>)>,
+    /// A run that pauses does so at a breakpoint: no answer that is there, and no question whose time is over, lets it go on.
+    pub stopped: bool,
     /// How long the lease holds from now.
     pub lease: Duration,
 }
@@ -358,6 +367,23 @@ pub struct Answer {
     pub idempotency: Option<Idempotency>,
     /// The process that goes on with the run when it waits.
     pub process: Process,
+    /// What a run that waits goes on with, in the place of its input.
+    pub input: Option<Vec<u8>>,
+}
+
+/// The wish to go on with a run that failed, or that waits.
+#[derive(Debug, Clone)]
+pub struct Resume {
+    /// Whose it is.
+    pub owner: Owner,
+    /// The run.
+    pub run: RunId,
+    /// The process that goes on with it.
+    pub process: Process,
+    /// What it goes on with, in the place of its input.
+    pub input: Option<Vec<u8>>,
+    /// Makes a repeated request find what the first one did.
+    pub idempotency: Option<Idempotency>,
 }
 
 /// What became of answers.
@@ -401,7 +427,7 @@ pub enum Resumed {
     Claimed(Box<Claim>),
     /// The idempotency key was used before; nothing was stored.
     Known(Keyed),
-    /// It did not fail, it is not the newest of its thread, or there is none.
+    /// It did not fail or is not the newest of its thread, and it does not wait; or there is none.
     Nothing,
 }
 
@@ -535,6 +561,9 @@ pub trait Store: Send + Sync + 'static {
     /// the graph of its first run.
     async fn accept(&self, new: NewRun) -> Result<Accepted>;
 
+    /// Stores a run that begins from outside, on a thread where no run works or waits for its turn.
+    async fn branch(&self, branch: Branch) -> Result<Branched>;
+
     /// Writes one barrier.
     async fn commit(&self, commit: Commit) -> Result<Committed>;
 
@@ -555,12 +584,13 @@ pub trait Store: Send + Sync + 'static {
     async fn release(&self, owner: &Owner, run: RunId, fence: u64) -> Result<()>;
 
     /// Asks for the end of a run. A run that is queued, or waits for a person, becomes `cancelled` at once, with `result`, and with `events` as
-    /// the end of its stream: under fence 0 when it never had an owner, else under a new fence. Returns the run
-    /// as it is now.
+    /// the end of its stream: under fence 0 when it never had an owner, else under a new fence. With `rollback` it becomes
+    /// `rolled_back`, and the head of the thread moves back to before it. Returns the run as it is now.
     async fn request_cancel(
         &self,
         owner: &Owner,
         run: RunId,
+        rollback: bool,
         result: Vec<u8>,
         events: EventBatch,
     ) -> Result<Option<Run>>;
@@ -605,14 +635,8 @@ pub trait Store: Send + Sync + 'static {
     /// Reads results that are kept for a tenant, of these keys, and whose time is not over.
     async fn cached(&self, tenant: &Part, keys: &[CacheKey]) -> Result<Vec<(CacheKey, Vec<u8>)>>;
 
-    /// Claims a run that failed, so that it goes on.
-    async fn resume(
-        &self,
-        owner: &Owner,
-        run: RunId,
-        process: Process,
-        idempotency: Option<Idempotency>,
-    ) -> Result<Resumed>;
+    /// Claims a run that failed while it is the newest of its thread, or that waits, so that it goes on.
+    async fn resume(&self, resume: Resume) -> Result<Resumed>;
 
     /// Reads a run of this owner.
     async fn run(&self, owner: &Owner, run: RunId) -> Result<Option<Run>>;
@@ -667,7 +691,7 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<bool>;
 
     /// Looks at up to `limit` threads with a run that is over for so long, deletes their checkpoints that are as old, but
-    /// never one that the head stands on, and returns how many threads it looked at.
+    /// never one that the head stands on, nor any while a run is not over, and returns how many threads it looked at.
     async fn forget_checkpoints(&self, age: Duration, limit: u32) -> Result<u64>;
 
     /// Deletes up to `limit` results whose time is over, of all tenants, and returns how many.

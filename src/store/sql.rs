@@ -4,6 +4,7 @@
 //! two. Reads live in `read`, writes in `postgres` and `sqlite`.
 
 mod base;
+mod branch;
 mod cache;
 mod delete;
 mod entity;
@@ -31,9 +32,9 @@ use self::base::{Base, Desk};
 use self::entity::graph_version;
 use self::error::{undone, unsure};
 use super::{
-    Accepted, Answer, Answering, Beat, Checkpoint, Claim, Commit, Committed, Counts, EventBatch,
-    GraphVersion, Idempotency, Kept, Keyed, NewRun, OpenQuestion, Process, Result, Resumed, Run, RunFilter,
-    Store, StoreError, Thread, VersionUse,
+    Accepted, Answer, Answering, Beat, Branch, Branched, Checkpoint, Claim, Commit, Committed, Counts,
+    EventBatch, GraphVersion, Idempotency, Kept, Keyed, NewRun, OpenQuestion, Process, Result, Resume,
+    Resumed, Run, RunFilter, Store, StoreError, Thread, VersionUse,
 };
 use crate::id::{CacheKey, CheckpointId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey};
 
@@ -208,6 +209,21 @@ impl Store for SqlStore {
         }
     }
 
+    async fn branch(&self, branch: Branch) -> Result<Branched> {
+        let base = self.base().clone();
+        detached(async move {
+            let tx = base.begin(branch.key.owner.tenant.as_str()).await?;
+            let branched = branch::branch(&tx, branch).await?;
+            if matches!(branched, Branched::Done(_)) {
+                tx.commit().await?;
+            } else {
+                tx.rollback().await?;
+            }
+            Ok(branched)
+        })
+        .await
+    }
+
     async fn commit(&self, commit: Commit) -> Result<Committed> {
         match self.base() {
             Base::Postgres(db) => postgres::commit(db, commit).await,
@@ -269,9 +285,20 @@ impl Store for SqlStore {
         &self,
         owner: &Owner,
         run: RunId,
+        rollback: bool,
         result: Vec<u8>,
         events: EventBatch,
     ) -> Result<Option<Run>> {
+        if rollback {
+            let (base, owner) = (self.base().clone(), owner.clone());
+            return detached(async move {
+                let tx = base.begin(owner.tenant.as_str()).await?;
+                let found = branch::roll_back(&tx, &owner, run, (&result, &events)).await?;
+                tx.commit().await?;
+                Ok(found)
+            })
+            .await;
+        }
         match self.base() {
             Base::Postgres(db) => postgres::request_cancel(db, owner, run, result, events).await,
             Base::Sqlite(db) => {
@@ -353,17 +380,11 @@ impl Store for SqlStore {
         cache::find(&self.works(tenant), tenant, keys).await
     }
 
-    async fn resume(
-        &self,
-        owner: &Owner,
-        run: RunId,
-        process: Process,
-        idempotency: Option<Idempotency>,
-    ) -> Result<Resumed> {
-        let (base, owner) = (self.base().clone(), owner.clone());
+    async fn resume(&self, resume: Resume) -> Result<Resumed> {
+        let base = self.base().clone();
         detached(async move {
-            let tx = base.begin(owner.tenant.as_str()).await?;
-            let resumed = question::resume(&tx, &owner, run, &process, idempotency.as_ref()).await?;
+            let tx = base.begin(resume.owner.tenant.as_str()).await?;
+            let resumed = question::resume(&tx, &resume).await?;
             if matches!(resumed, Resumed::Claimed(_)) {
                 tx.commit().await?;
             } else {

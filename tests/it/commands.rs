@@ -393,6 +393,48 @@ async fn runs_that_were_given_up_are_listed_shown_tried_again_and_put_away() {
 }
 
 #[test]
+fn a_thread_is_looked_into_stopped_changed_forked_and_gone_on_with() {
+    let folder = project();
+    let fresh = Fresh::sqlite();
+    let at = |command: &str, arguments: &[&str]| {
+        graphloom(&folder, &[&[command, "--database-url", &fresh.url], arguments].concat())
+    };
+    let (code, out, error) = at("chat", &["hello", "-m", "hi", "--interrupt-before", "hello"]);
+    assert!(code == 0 && out.is_empty() && error.contains("[stopped before hello;"), "{out}{error}");
+    let (_, _, error) = at("chat", &["hello", "-m", "more"]);
+    assert!(error.contains("the run is stopped"), "{error}");
+    let (code, out, error) = at("chat", &["hello", "--resume"]);
+    assert!(code == 0 && out == "Hello you, you said hi.\n", "{out}{error}");
+    let key = "terminal:terminal:terminal";
+    let (_, out, _) = at("threads", &["list", "terminal:terminal"]);
+    assert!(out.contains("completed") && out.contains("terminal"), "{out}");
+    let (_, out, error) = at("threads", &["history", key, "--format", "json"]);
+    let history: Json = serde_json::from_str(&out).unwrap_or_else(|_| panic!("{out}{error}"));
+    assert_eq!(history["checkpoints"][1]["next"][0], "hello");
+    let input = history["checkpoints"][1]["checkpoint"].as_str().unwrap();
+    let (_, out, _) = at("threads", &["state", key, "--checkpoint", input]);
+    let state: Json = serde_json::from_str(&out).unwrap();
+    assert_eq!(
+        (state["state"]["messages"].as_array().unwrap().len(), &state["checkpoint"]["step"]),
+        (1, &0.into())
+    );
+    let (code, out, error) = at("threads", &["fork", key, "other", "--checkpoint", input]);
+    assert!(code == 0 && out.contains("terminal:terminal:other stands there; run "), "{out}{error}");
+    let (code, _, error) = at("threads", &["fork", key, "other"]);
+    assert!(code == 1 && error.contains("is taken"), "{error}");
+    let words = "messages=[{\"role\": \"user\", \"content\": \"bye\"}]";
+    let (code, out, error) =
+        at("threads", &["update", "terminal:terminal:other", "--as-node", "start", words]);
+    assert!(code == 0 && out.contains("is interrupted"), "{out}{error}");
+    let (_, out, _) = at("chat", &["hello", "--session", "other", "--resume"]);
+    assert_eq!(out, "Hello you, you said bye.\n");
+    let (code, _, error) = at("threads", &["update", key, "--as-node", "x", "y=1"]);
+    assert!(code == 1 && error.contains("/values/y") && error.contains("/as_node"), "{error}");
+    let (code, _, error) = at("threads", &["state", "a:b:c"]);
+    assert!(code == 1 && error.contains("there is no thread a:b:c"), "{error}");
+}
+
+#[test]
 fn key_prints_the_lines_for_the_settings_with_the_role_that_was_asked_for() {
     let folder = Folder::new();
     let (code, out, _) = graphloom(&folder, &["key", "--tenant", "acme", "--user", "bot"]);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use graphloom::compile::{Catalog, Compiled, Providers};
-use graphloom::engine::{Engine, Settings, Start};
+use graphloom::engine::{Breakpoints, Engine, Settings, Start};
 use graphloom::id::Seq;
 use graphloom::node::{Attempt, Done, Failure, Node, Outcome};
 use graphloom::plan::{Job, Next, Plan, PlanNode, Target, Work};
@@ -79,6 +79,7 @@ fn start() -> Start {
         on_busy: OnBusy::Enqueue,
         idempotency: None,
         durability: None,
+        breakpoints: Breakpoints::default(),
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use graphloom::compile::{Catalog, Compiled, Providers, compile};
 use graphloom::diagnostic::{Bag, render_text};
-use graphloom::engine::{Engine, Followed, Follower, Settings, Start, StartError, record};
+use graphloom::engine::{Breakpoints, Engine, Followed, Follower, Settings, Start, StartError, record};
 use graphloom::event::{Body, Event, Scope};
 use graphloom::id::{Owner, RunId, Seq, TaskId};
 use graphloom::model::scripted::{Entry, Scripted};
@@ -113,6 +113,7 @@ fn say(text: &str) -> Start {
         input: serde_json::Map::new(),
         on_busy: OnBusy::Enqueue,
         durability: None,
+        breakpoints: Breakpoints::default(),
         idempotency: None,
     }
 }
@@ -427,7 +428,7 @@ async fn a_run_that_kills_its_process_each_time_is_given_up() {
     let input = graphloom::engine::record::encode(&graphloom::engine::record::Input {
         message: Some(json!("hi")),
         input: json!({}),
-        durability: None,
+        ..Default::default()
     });
     let poison = abandoned(&store, &input).await;
     for _ in 0..2 {
@@ -549,11 +550,9 @@ async fn a_reader_that_waits_for_the_next_owner_of_a_deleted_thread_comes_to_an_
 #[tokio::test]
 async fn a_run_that_is_given_up_takes_back_what_its_owners_showed() {
     let store: Arc<MemoryStore> = Arc::default();
-    let run = abandoned(
-        &store,
-        &record::encode(&record::Input { message: None, input: json!({}), durability: None }),
-    )
-    .await;
+    let run =
+        abandoned(&store, &record::encode(&record::Input { input: json!({}), ..record::Input::default() }))
+            .await;
     let scope = Scope::new("speak", TaskId("t".into()), 1);
     let bodies = [
         Body::NodeStarted { step: 1, kind: "custom".into(), resumed: false },

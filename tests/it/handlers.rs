@@ -52,11 +52,21 @@ pub(crate) async fn open_dying(store: &Arc<dyn Store>, graph: &str, script: &Scr
 }
 
 async fn open_with(store: &Arc<dyn Store>, graph: &str, script: &Scripted, claims: u32) -> Engine {
+    open_all(store, &[("test.yaml", graph)], script, claims).await
+}
+
+/// Opens an engine that serves several graphs.
+pub(crate) async fn open_all(
+    store: &Arc<dyn Store>,
+    graphs: &[(&str, &str)],
+    script: &Scripted,
+    claims: u32,
+) -> Engine {
     let providers = || Providers::scripted(script.clone()).unwrap();
     let mut bag = Bag::default();
-    let files = [("test.yaml", graph), ("project.yaml", PROJECT)];
+    let files = graphs.iter().copied().chain([("project.yaml", PROJECT)]);
     let files = files.map(|(name, text)| (name.to_owned(), text.as_bytes().to_vec()));
-    let folder = load_files("graphs", Files::from(files), &mut bag);
+    let folder = load_files("graphs", files.collect::<Files>(), &mut bag);
     let catalog = compile(&folder, &providers(), &mut bag);
     let catalog = catalog.unwrap_or_else(|| panic!("{}", render_text(&bag, false)));
     let settings = Settings { poll: Duration::from_millis(20), claims, ..Settings::new("test".into()) };

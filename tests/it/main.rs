@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![expect(clippy::print_stdout, reason = "a failed test shows what its processes said")]
 
+mod branches;
+mod breakpoints;
 mod cache;
 mod cases;
 mod cases_questions;

@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 use graphloom::compile::{Catalog, Compiled, Providers};
 use graphloom::engine::step::Reply;
 use graphloom::engine::{
-    AnswerError, Answered, Answerer, Engine, Followed, Lost, Settings, Start, StartError, Started,
+    AnswerError, Answered, Answerer, Engine, Followed, Lost, Resume, Settings, Start, StartError, Started,
 };
 use graphloom::event::Body;
 use graphloom::failure::{ErrorKind, Failure};
@@ -365,12 +365,12 @@ async fn a_failed_run(subject: Subject) {
     let engine = open(&subject.store, plan(&["fine", "weak"], nodes)).await;
     let events = say(&engine, "hi").await;
     assert_eq!(events.last().unwrap()["status"], "failed");
-    let answered = engine.resume(&session("s"), None).await.unwrap();
+    let answered = engine.resume(&session("s"), Resume::default()).await.unwrap();
     let events = drain(&engine, &answered).await;
     assert_eq!(events.last().unwrap()["output"], json!({"log": [1, 2]}));
     let calls = |node: &Counts| node.calls.load(Ordering::SeqCst);
     assert_eq!((calls(&fine), calls(&weak)), (1, 2), "what was done is not done again");
-    assert!(matches!(engine.resume(&session("s"), None).await, Err(AnswerError::Nothing)));
+    assert!(matches!(engine.resume(&session("s"), Resume::default()).await, Err(AnswerError::Nothing)));
     let history = engine.history(&session("s"), None, 10).await.unwrap().unwrap();
     assert_eq!(history.iter().map(|row| row.step).collect::<Vec<_>>(), [2, 1, 0]);
 }
@@ -402,7 +402,7 @@ async fn a_call_that_must_not_be_made_twice(subject: Subject) {
         let engine = open(&subject.store, plan(&["pay"], vec![("pay", pay)])).await;
         let events = say(&engine, "hi").await;
         assert_eq!(events.last().unwrap()["status"], "failed");
-        let events = drain(&engine, &engine.resume(&session("s"), None).await.unwrap()).await;
+        let events = drain(&engine, &engine.resume(&session("s"), Resume::default()).await.unwrap()).await;
         let error = events.iter().find(|event| event["type"] == "error");
         assert_eq!(error.map(|error| error["code"].as_str().unwrap()), code, "{kind:?}");
         assert_eq!(weak.1.load(Ordering::SeqCst), calls, "{kind:?}");

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use graphloom::engine::step::Reply;
-use graphloom::engine::{Answerer, Engine};
+use graphloom::engine::{Answerer, Engine, Resume};
 use graphloom::event::Usage;
 use graphloom::id::{InterruptId, RunId};
 use graphloom::model::Kind;
@@ -16,7 +16,7 @@ use crate::support::{Subject, owner, session};
 
 /// Resumes the run and returns what it tells from then on.
 async fn resume(engine: &Engine, run: RunId) -> Vec<Json> {
-    assert_eq!(engine.resume(&session("s"), None).await.unwrap().run.run, run);
+    assert_eq!(engine.resume(&session("s"), Resume::default()).await.unwrap().run.run, run);
     let events = follow(engine, run).await;
     assert_eq!(of_kind(&events, "run.finished").count(), 1, "from its start, a run is told with one end");
     events

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use tracing::{debug, warn};
 
-use super::{COMMIT_RETRY, Driver, Halt, Position};
+use super::{COMMIT_RETRY, Driver, Halt, Position, Rest};
 use crate::engine::Stop;
 use crate::engine::journal::Held;
 use crate::event::{Body, Scope};
@@ -21,6 +21,7 @@ pub(super) struct Barrier {
     closed: Vec<InterruptId>,
     pending: Option<u64>,
     cached: Vec<CacheEntry>,
+    stopped: bool,
 }
 
 /// A barrier on its way to the store. What is sent after it waits in the journal.
@@ -65,6 +66,7 @@ impl Driver<'_> {
             // A run that is over needs none, also of what it was about to do.
             pending: at.has_kept.then_some(if is_over { u64::MAX } else { at.number }),
             cached: std::mem::take(&mut at.to_cache),
+            stopped: at.rest == Some(Rest::Stopped),
         };
         at.has_kept = false;
         let mut told = std::mem::take(&mut at.told);
@@ -96,6 +98,7 @@ impl Driver<'_> {
             cached: barrier.cached,
             events: batch,
             next,
+            stopped: barrier.stopped,
             lease: self.shared.process.lease,
         };
         Sealed { commit, held }

@@ -5,7 +5,7 @@
 use tracing::{debug, info};
 
 use super::commit::Barrier;
-use super::{Driver, Halt, Position};
+use super::{Driver, Halt, Position, Rest};
 use crate::engine::record::{self, Outcome, RunError};
 use crate::engine::step::{self, Open};
 use crate::event::{Body, RunStatus, Scope, Usage};
@@ -76,11 +76,13 @@ impl Driver<'_> {
         self.finish(at, events, &outcome).await
     }
 
-    /// Lets go of a run that waits for people, with its last barrier. What was said to it meanwhile puts it into the queue.
+    /// Lets go of a run that waits for people, or is stopped at a breakpoint, with its last barrier. What was said to one
+    /// that waits puts it into the queue.
     pub(super) async fn pause(
         &self,
         mut at: Position,
         mut events: Vec<(Option<Scope>, Body)>,
+        rest: Rest,
     ) -> Result<(), Halt> {
         let (open, _) = at.head.frontier.held(&at.plan);
         events.push((
@@ -92,8 +94,9 @@ impl Driver<'_> {
                 interrupts: open.iter().map(Open::interrupt).collect(),
             },
         ));
+        at.rest = Some(rest);
         self.commit(&mut at, events, Some((RunState::Interrupted, None))).await?;
-        info!(run = %self.claim.run.run, questions = open.len(), "Run waits for people.");
+        info!(run = %self.claim.run.run, questions = open.len(), ?rest, "Run pauses.");
         if !at.torn {
             self.shared.heads.put(self.claim.run.thread, at.head);
         }
@@ -101,13 +104,18 @@ impl Driver<'_> {
         Ok(())
     }
 
-    pub(super) async fn cancel(&self, at: Position) -> Result<(), Halt> {
-        let outcome = Outcome {
-            status: RunStatus::Cancelled,
-            output: None,
-            usage: at.head.frontier.usage,
-            error: None,
-        };
+    pub(super) async fn cancel(&self, mut at: Position) -> Result<(), Halt> {
+        let run = &self.claim.run;
+        let row = self.patiently(|| self.shared.store.run(&run.key.owner, run.run)).await?;
+        let mut status = RunStatus::Cancelled;
+        if row.is_some_and(|row| row.rollback) {
+            // The thread goes back to before it: nothing more of it is stored, and what is in memory is of no use.
+            at.pending.clear();
+            at.points.clear();
+            (at.torn, status) = (true, RunStatus::RolledBack);
+            self.shared.heads.forget(run.thread);
+        }
+        let outcome = Outcome { status, output: None, usage: at.head.frontier.usage, error: None };
         self.finish(at, Vec::new(), &outcome).await
     }
 
@@ -121,6 +129,7 @@ impl Driver<'_> {
         let (state, status) = match outcome.status {
             RunStatus::Completed => (RunState::Completed, "completed"),
             RunStatus::Cancelled => (RunState::Cancelled, "cancelled"),
+            RunStatus::RolledBack => (RunState::RolledBack, "rolled_back"),
             _ => (RunState::Failed, "failed"),
         };
         // `error` stands right before the end, after everything else that the barrier made visible.

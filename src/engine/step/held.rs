@@ -252,6 +252,13 @@ impl Frontier {
         self.tokens.iter().any(|token| token.held.is_some())
     }
 
+    /// Returns the questions that wait for an answer in a called graph.
+    pub(super) fn open_in(&self, root: &Plan, plan: &Plan, path: &[String], item: Option<u64>) -> Vec<Open> {
+        let mut walk = Walk { root, open: Vec::new(), tasks: BTreeSet::new() };
+        walk.frontier(plan, self, path, item);
+        walk.open
+    }
+
     /// Returns the questions that wait for an answer, in the order of the branches, and the tasks that go on.
     pub fn held(&self, root: &Plan) -> (Vec<Open>, BTreeSet<TaskId>) {
         let mut walk = Walk { root, open: Vec::new(), tasks: BTreeSet::new() };
@@ -260,8 +267,8 @@ impl Frontier {
     }
 }
 
-impl<'a> Walk<'a> {
-    fn frontier(&mut self, plan: &'a Plan, frontier: &Frontier, path: &[String], item: Option<u64>) {
+impl Walk<'_> {
+    fn frontier(&mut self, plan: &Plan, frontier: &Frontier, path: &[String], item: Option<u64>) {
         for token in &frontier.tokens {
             let Some((held, node)) = token.held.as_ref().zip(plan.nodes.get(&token.at)) else { continue };
             let place = Place { path: path.to_vec(), item, ..Place::new(&*token.at, held.task.clone(), 1) };
@@ -269,7 +276,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn going(&mut self, at: &At<'a>, going: &Going) {
+    fn going(&mut self, at: &At<'_>, going: &Going) {
         self.tasks.insert(at.place.task_id.clone());
         match going {
             Going::ToCache(_, going) => self.going(at, going),
@@ -301,7 +308,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn call(&mut self, at: &At<'a>, call: &Called) {
+    fn call(&mut self, at: &At<'_>, call: &Called) {
         match &call.stage {
             Stage::Asked(question) => {
                 let tool = match &at.job.work {
@@ -323,8 +330,9 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn frame(&mut self, at: &At<'a>, frame: &Frame) {
-        let Some(plan) = self.root.children.get(&frame.graph) else { return };
+    fn frame(&mut self, at: &At<'_>, frame: &Frame) {
+        let root = self.root;
+        let Some(plan) = root.children.get(&frame.graph) else { return };
         let mut path = at.place.path.clone();
         path.push(at.place.node.clone());
         self.frontier(plan, &frame.frontier, &path, at.place.item);

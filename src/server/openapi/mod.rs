@@ -91,7 +91,7 @@ fn base() -> Json {
         plain_headers(object);
         streams(object);
     });
-    for body in ["AnswerRequest", "ChatRequest", "ResumeRequest"] {
+    for body in ["AnswerRequest", "ChatRequest", "ForkRequest", "ResumeRequest", "UpdateRequest"] {
         document["components"]["schemas"][body]["additionalProperties"] = json!(false);
     }
     parts(&mut document["components"]["schemas"]);
@@ -246,6 +246,7 @@ fn plain_headers(object: &mut Map<String, Json>) {
         "LOCATION" => "Location".to_owned(),
         "CONTENT-LOCATION" => "Content-Location".to_owned(),
         "IDEMPOTENT-REPLAYED" => "Idempotent-Replayed".to_owned(),
+        "X-NOTICE" => "X-Notice".to_owned(),
         _ => name,
     };
     *headers = std::mem::take(headers).into_iter().map(|(name, header)| (plain(name), header)).collect();

@@ -99,23 +99,36 @@ async fn what_belongs_to_somebody_else_answers_like_what_does_not_exist() {
 
     let own = format!("/v1/threads/s/state?checkpoint={checkpoint}");
     assert_eq!(service.ask(as_key("a", Method::GET, &own).finish()).await.status(), StatusCode::OK);
+    let none = || Json::Null;
+    let change = || json!({"values": {}, "as_node": "end"});
     let paths = |run: &str, session: &str, checkpoint: &str| {
         [
-            (Method::GET, format!("/v1/runs/{run}")),
-            (Method::GET, format!("/v1/runs/{run}/events")),
-            (Method::POST, format!("/v1/runs/{run}/cancel")),
-            (Method::GET, format!("/v1/threads/{session}")),
-            (Method::GET, format!("/v1/threads/{session}/messages")),
-            (Method::GET, format!("/v1/threads/{session}/state?checkpoint={checkpoint}")),
-            (Method::GET, format!("/v1/threads/{session}/history")),
-            (Method::DELETE, format!("/v1/threads/{session}")),
+            (Method::GET, format!("/v1/runs/{run}"), none()),
+            (Method::GET, format!("/v1/runs/{run}/events"), none()),
+            (Method::POST, format!("/v1/runs/{run}/cancel"), none()),
+            (Method::POST, format!("/v1/runs/{run}/cancel?rollback=true"), none()),
+            (Method::POST, format!("/v1/threads/{session}/state"), change()),
+            (Method::POST, format!("/v1/threads/{session}/fork"), json!({"checkpoint": checkpoint})),
+            (Method::POST, format!("/v1/threads/{session}/resume"), json!({})),
+            (Method::GET, format!("/v1/threads/{session}"), none()),
+            (Method::GET, format!("/v1/threads/{session}/messages"), none()),
+            (Method::GET, format!("/v1/threads/{session}/state?checkpoint={checkpoint}"), none()),
+            (Method::GET, format!("/v1/threads/{session}/history"), none()),
+            (Method::DELETE, format!("/v1/threads/{session}"), none()),
         ]
     };
     let random = paths(&RunId::new().to_string(), "none", &RunId::new().to_string());
-    for ((method, path), (_, nothing)) in paths(run, "s", checkpoint).into_iter().zip(random) {
+    for ((method, path, body), (_, nothing, other)) in paths(run, "s", checkpoint).into_iter().zip(random) {
         for id in ["b", "c"] {
-            let foreign = service.ask(as_key(id, method.clone(), &path).finish()).await;
-            let missing = service.ask(as_key(id, method.clone(), &nothing).finish()).await;
+            let ask = |path: &str, body: &Json| {
+                let request = as_key(id, method.clone(), path);
+                match body {
+                    Json::Null => request.finish(),
+                    body => request.content_type("application/json").body(body.to_string()),
+                }
+            };
+            let foreign = service.ask(ask(&path, &body)).await;
+            let missing = service.ask(ask(&nothing, &other)).await;
             assert_eq!(
                 (foreign.status(), missing.status()),
                 (StatusCode::NOT_FOUND, StatusCode::NOT_FOUND),
@@ -139,6 +152,107 @@ async fn what_belongs_to_somebody_else_answers_like_what_does_not_exist() {
     assert_eq!(service.ask(get("/live").finish()).await.status(), StatusCode::OK);
     let (_, threads) = read(service.ask(as_key("b", Method::GET, "/v1/threads").finish()).await).await;
     assert_eq!(threads, json!({"threads": []}));
+}
+
+#[tokio::test]
+async fn a_thread_is_changed_forked_and_resumed_and_each_refusal_has_its_place() {
+    let service = Service::fluent().await;
+    let (_, first) = service.post("/v1/graphs/hello/invoke", turn("s")).await;
+    let change = json!({"values": {"messages": [{"role": "user", "content": "x"}]}, "as_node": "start"});
+    let keyed = |path: &str, body: &Json| {
+        let request = get(path).method(Method::POST).content_type("application/json");
+        request.header("idempotency-key", "k").body(body.to_string())
+    };
+    let response = service.ask(keyed("/v1/threads/s/state", &change)).await;
+    let run = response.headers()["x-run-id"].to_str().unwrap().to_owned();
+    let (status, changed) = read(response).await;
+    assert_eq!(status, StatusCode::OK, "{changed}");
+    let told = |name: &str| changed["checkpoint"][name].clone();
+    assert_eq!((&changed["run_id"], &changed["status"]), (&json!(run), &json!("interrupted")));
+    assert_eq!(
+        (told("source"), told("next"), told("run_id")),
+        (json!("update"), json!(["speak"]), json!(run))
+    );
+    assert_ne!(first["run_id"], changed["run_id"]);
+    let again = service.ask(keyed("/v1/threads/s/state", &change)).await;
+    assert_eq!(again.headers()["idempotent-replayed"], "true");
+    assert_eq!(read(again).await.1, changed);
+    let (status, refused) = service.post("/v1/graphs/hello/chat", turn("s")).await;
+    assert_eq!(
+        (status.as_u16(), &refused["code"], &refused["run_id"]),
+        (409, &json!("thread_interrupted"), &json!(run))
+    );
+    let (_, stream) = service.post("/v1/threads/s/resume", json!({"interrupt_after": "*"})).await;
+    assert!(stream.as_str().unwrap().contains("\"status\":\"completed\""), "{stream}");
+    assert!(stream.as_str().unwrap().contains(&run));
+    let fork = json!({"session_id": "t", "checkpoint": told("checkpoint_id")});
+    let (status, forked) = service.post("/v1/threads/s/fork", fork.clone()).await;
+    assert_eq!(
+        (status.as_u16(), &forked["session_id"], &forked["status"]),
+        (200, &json!("t"), &json!("interrupted"))
+    );
+    assert_eq!((&forked["checkpoint"]["source"], &forked["state"]), (&json!("fork"), &changed["state"]));
+    let (_, named) = service.post("/v1/threads/s/fork", json!({})).await;
+    assert_eq!((&named["status"], named["session_id"].as_str().unwrap().len()), (&json!("completed"), 36));
+    let (_, run) = service
+        .post(&format!("/v1/runs/{}/cancel?rollback=true", forked["run_id"].as_str().unwrap()), json!({}))
+        .await;
+    assert_eq!(run["status"], "rolled_back");
+    assert!(run["notice"].as_str().unwrap().contains("not undone"));
+    for (path, body, status, code, places) in [
+        ("s/fork", fork, 409, "thread_exists", vec![]),
+        (
+            "s/fork",
+            json!({"session_id": "a:b", "checkpoint": "x", "at": 1}),
+            400,
+            "invalid_request",
+            vec!["/at", "/session_id", "/checkpoint"],
+        ),
+        ("s/fork", json!({"checkpoint": RunId::new()}), 404, "not_found", vec![]),
+        (
+            "s/state",
+            json!({"values": [], "path": "x"}),
+            400,
+            "invalid_request",
+            vec!["/values", "/as_node", "/path"],
+        ),
+        (
+            "s/state",
+            json!({"values": {"messages": {"role": 1}, "x": 1}, "as_node": "speek"}),
+            422,
+            "unprocessable",
+            vec!["/values/messages/role", "/values/x", "/as_node"],
+        ),
+        (
+            "s/state",
+            json!({"values": {}, "as_node": "end", "path": ["speak"]}),
+            422,
+            "unprocessable",
+            vec!["/path"],
+        ),
+        (
+            "s/resume",
+            json!({"interrupt_before": ["x", 1]}),
+            400,
+            "invalid_request",
+            vec!["/interrupt_before/1"],
+        ),
+        ("s/resume", json!({}), 409, "nothing_to_resume", vec![]),
+    ] {
+        let (found, problem) = service.post(&format!("/v1/threads/{path}"), body).await;
+        assert_eq!((found.as_u16(), problem["code"].as_str()), (status, Some(code)), "{path} {problem}");
+        let told = problem["errors"].as_array().into_iter().flatten();
+        let told: Vec<&str> = told.map(|at| at["pointer"].as_str().unwrap()).collect();
+        assert_eq!(told, places, "{path} {problem}");
+    }
+    let stops =
+        json!({"session_id": "u", "message": "hi", "interrupt_before": ["speak"], "on_busy": "rollback"});
+    let response = service.ask(post("/v1/graphs/hello/invoke", &stops)).await;
+    assert!(response.headers()["x-notice"].to_str().unwrap().contains("not undone"));
+    assert_eq!(read(response).await.1["status"], "interrupted");
+    let unknown = json!({"session_id": "v", "message": "hi", "interrupt_before": ["speek"]});
+    let (status, problem) = service.post("/v1/graphs/hello/invoke", unknown).await;
+    assert_eq!((status.as_u16(), &problem["errors"][0]["pointer"]), (422, &json!("/interrupt_before/0")));
 }
 
 /// Names in a project are not for everybody.

@@ -17,8 +17,12 @@ use poem_openapi::registry::{
 use poem_openapi::types::{ParseError, ParseFromJSON, ParseResult, ToJSON, Type};
 use serde_json::Value as Json;
 
-pub(super) use run::{ErrorView, InvokeResult, RunView, SentMessage, Status, UsageView, run_urls};
-pub(super) use thread::{History, MessagesView, StateView, ThreadOverview, ThreadPage, cursor, parse_cursor};
+pub(super) use run::{
+    ErrorView, InvokeResult, NOT_UNDONE, RunView, SentMessage, Status, UsageView, run_urls,
+};
+pub(super) use thread::{
+    CheckpointOverview, History, MessagesView, StateView, ThreadOverview, ThreadPage, cursor, parse_cursor,
+};
 
 macro_rules! text_type {
     ($(#[$doc:meta])* $name:ident, $format:literal) => {

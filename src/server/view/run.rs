@@ -10,6 +10,9 @@ use crate::id::RunId;
 use crate::server::interrupts::InterruptView;
 use crate::store::{Run, RunState, StoreError};
 
+/// What is said of a run that was rolled back.
+pub(in crate::server) const NOT_UNDONE: &str = "what a run did outside is not undone by its rollback";
+
 /// Where a run stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
 #[oai(rename_all = "snake_case", rename = "RunStatus")]
@@ -136,6 +139,8 @@ pub(in crate::server) struct RunView {
     usage: Option<UsageView>,
     /// Why it failed.
     error: Option<ErrorView>,
+    /// What is not undone, when it was rolled back or will be.
+    notice: Option<String>,
 }
 
 impl TryFrom<Run> for RunView {
@@ -148,7 +153,9 @@ impl TryFrom<Run> for RunView {
             Some(outcome) => (outcome.output, Some(outcome.usage.into()), outcome.error),
             None => (None, None, None),
         };
+        let undone = run.rollback || run.state == RunState::RolledBack;
         Ok(Self {
+            notice: undone.then(|| NOT_UNDONE.to_owned()),
             run_id: Id::new(run.run),
             session_id: run.key.session.to_string(),
             graph: run.graph,

@@ -6,6 +6,7 @@ use serde_json::Value as Json;
 
 use super::{Id, Status, Time};
 use crate::engine::CheckpointView;
+use crate::engine::step::Child;
 use crate::id::ThreadId;
 use crate::store::{RunState, Thread};
 
@@ -152,6 +153,33 @@ pub(in crate::server) struct StateView {
     pub(in crate::server) checkpoint: Option<CheckpointOverview>,
     /// Channel by channel, or the place that `path` names.
     pub(in crate::server) state: Json,
+    /// The called graphs that are in the middle of their work, outer ones first; absent when there is none.
+    pub(in crate::server) children: Option<Vec<ChildView>>,
+}
+
+/// A called graph that is in the middle of its work.
+#[derive(Debug, Clone, PartialEq, Object)]
+#[oai(rename = "PausedGraph", skip_serializing_if_is_none)]
+pub(in crate::server) struct ChildView {
+    /// The nodes that called it, outermost first, as an update of the state takes them: `name`, or `name[ITEM]` for an item
+    /// of a list or a call of a tool.
+    path: Vec<String>,
+    /// The index within the innermost `map` around it.
+    item: Option<u64>,
+    /// Its public state.
+    state: Json,
+    /// The nodes that run next in it.
+    frontier: Vec<String>,
+    /// The ids of the questions that are open in it.
+    interrupts: Vec<String>,
+}
+
+impl From<Child> for ChildView {
+    fn from(child: Child) -> Self {
+        let Child { path, item, state, next, open } = child;
+        let interrupts = open.iter().map(|open| open.question.id.to_string()).collect();
+        Self { path, item, state, frontier: next, interrupts }
+    }
 }
 
 /// A thread's conversation.

@@ -41,6 +41,8 @@ pub(super) struct RunRow {
     pub(super) lease_until: DateTime<Utc>,
     /// The checkpoints of its thread that are as old as it were looked at.
     pub(super) swept: bool,
+    /// It waits at a breakpoint.
+    pub(super) stopped: bool,
     pub(super) events: BTreeMap<(u64, u64), EventBatch>,
 }
 
@@ -158,7 +160,15 @@ impl Tables {
     /// Says whether the time of a question of a run is over.
     pub(super) fn is_due(&self, run: RunId, now: DateTime<Utc>) -> bool {
         let due = |row: &QuestionRow| row.question.run == run && row.is_open() && row.expired(now).is_some();
-        self.questions.values().any(due)
+        let stopped = self.runs.get(&run).is_some_and(|row| row.stopped);
+        !stopped && self.questions.values().any(due)
+    }
+
+    /// Replaces what a run goes on with.
+    pub(super) fn begin_with(&mut self, run: RunId, input: Option<Vec<u8>>) {
+        if let (Some(row), Some(input)) = (self.runs.get_mut(&run), input) {
+            row.run.input = input;
+        }
     }
 
     /// Finds what a key was used for.
@@ -200,7 +210,7 @@ impl Tables {
         row.instance.clone_from(&process.instance);
         row.boot = process.boot;
         row.lease_until = lease(process.lease);
-        (row.run.kept, row.swept) = (Kept::All, false);
+        (row.run.kept, row.swept, row.stopped) = (Kept::All, false, false);
         let run = row.run.clone();
         let head = self.threads.get(&key(&run.key)).and_then(|thread| thread.head);
         Some(Claim { run, head, crashed })

@@ -1,6 +1,7 @@
 //! Forgets what is older than it is kept, in small steps.
 //!
-//! Invariant: a run that is not over keeps all its events, and a thread what its head stands on.
+//! Invariant: a run that is not over keeps all its events and what its thread was before it, and a thread what its head
+//! stands on.
 
 use std::time::Duration;
 
@@ -76,7 +77,9 @@ const FORGET: &str = "with recursive line as ( \
        from line l join checkpoint c on c.tenant = $1 and c.thread_id = $2 and c.checkpoint_id = l.parent \
        where not l.whole) \
      delete from checkpoint where tenant = $1 and thread_id = $2 and created_at < {AGO} \
-       and checkpoint_id not in (select checkpoint_id from line)";
+       and checkpoint_id not in (select checkpoint_id from line) \
+       and not exists (select 1 from run r where r.tenant = $1 and r.thread_id = $2 \
+         and r.state in ('queued', 'running', 'interrupted'))";
 
 pub(super) async fn checkpoints(base: &Base, age: Duration, limit: u32) -> Result<u64> {
     let due = match base {

@@ -62,6 +62,7 @@ impl MigratorTrait for Migrator {
             migration!("m20261126_000005_operate"),
             migration!("m20261126_000006_retention"),
             migration!("m20261126_000007_cache"),
+            migration!("m20261126_000008_rollback"),
             migration!("m20261126_000010_tenant_wall"),
         ]
     }

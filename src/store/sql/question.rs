@@ -13,8 +13,8 @@ use super::row::{RUN, Row, moment};
 use super::{read, sql};
 use crate::id::{CheckpointId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadKey};
 use crate::store::{
-    Answer, Answering, Claim, Commit, Idempotency, Keyed, OpenQuestion, Process, Result, Resumed, Run,
-    RunState, StoreError,
+    Answer, Answering, Claim, Commit, Idempotency, Keyed, OpenQuestion, Process, Result, Resume, Resumed,
+    Run, RunState, StoreError,
 };
 
 /// Questions beside their runs.
@@ -132,7 +132,7 @@ pub(super) async fn answers<C: ConnectionTrait>(
 }
 
 /// Reads a run of a tenant, and keeps others from it until the transaction ends.
-async fn locked(tx: &Tx, tenant: &str, run: RunId) -> Result<Option<Run>> {
+pub(super) async fn locked(tx: &Tx, tenant: &str, run: RunId) -> Result<Option<Run>> {
     let lock = if tx.get_database_backend() == DbBackend::Postgres { " for update" } else { "" };
     let text = format!("select {RUN} from run r where r.tenant = $1 and r.run_id = $2{lock}");
     read::row(tx, "run", &text, vec![tenant.into(), run.0.into()]).await?.map(|row| row.run()).transpose()
@@ -202,7 +202,7 @@ fn place(owner: &Owner, key: &Idempotency) -> Vec<Value> {
 }
 
 /// Notes what a key is used for, unless it was used for something before.
-async fn note(
+pub(super) async fn note(
     tx: &Tx,
     owner: &Owner,
     key: Option<&Idempotency>,
@@ -288,6 +288,7 @@ pub(super) async fn answer(tx: &Tx, answer: Answer) -> Result<Answering> {
         write(tx, put, values).await?;
     }
     if waits {
+        begin_with(tx, &run, answer.input).await?;
         let claim = taken(tx, &run, &answer.process).await?;
         let claim = claim.ok_or_else(|| StoreError::Unavailable("another run took the thread".into()))?;
         return Ok(Answering::Claimed(claim));
@@ -295,23 +296,28 @@ pub(super) async fn answer(tx: &Tx, answer: Answer) -> Result<Answering> {
     Ok(Answering::Stored { run, after })
 }
 
-/// Goes on with a run that failed, while it is the newest of its thread.
-pub(super) async fn resume(
-    tx: &Tx,
-    owner: &Owner,
-    run: RunId,
-    process: &Process,
-    idempotency: Option<&Idempotency>,
-) -> Result<Resumed> {
-    let tenant = owner.tenant.as_str();
-    let run = locked(tx, tenant, run).await?;
+/// Replaces what a run goes on with.
+async fn begin_with(tx: &Tx, run: &Run, input: Option<Vec<u8>>) -> Result<()> {
+    let Some(input) = input else { return Ok(()) };
+    let text = "update run set input = $3 where tenant = $1 and run_id = $2";
+    let tenant = run.key.owner.tenant.as_str();
+    write(tx, text, vec![tenant.into(), run.run.0.into(), input.into()]).await.map(|_| ())
+}
+
+/// Goes on with a run that failed, while it is the newest of its thread, or that waits.
+pub(super) async fn resume(tx: &Tx, resume: &Resume) -> Result<Resumed> {
+    let Resume { owner, process, .. } = resume;
+    let (tenant, idempotency) = (owner.tenant.as_str(), resume.idempotency.as_ref());
+    let run = locked(tx, tenant, resume.run).await?;
     if let Some(key) = idempotency
         && let Some(known) = keyed(tx, owner, key).await?
     {
         return Ok(Resumed::Known(known));
     }
-    let failed = |run: &Run| run.key.owner == *owner && run.state == RunState::Failed;
-    let Some(run) = run.filter(failed) else { return Ok(Resumed::Nothing) };
+    let rests = |run: &Run| matches!(run.state, RunState::Failed | RunState::Interrupted);
+    let Some(run) = run.filter(|run| run.key.owner == *owner && rests(run)) else {
+        return Ok(Resumed::Nothing);
+    };
     if tx.get_database_backend() == DbBackend::Postgres {
         // Whoever accepts a run has this lock.
         let lock = "select 1 from thread where tenant = $1 and thread_id = $2 for no key update";
@@ -319,7 +325,9 @@ pub(super) async fn resume(
     }
     let text = "select 1 from run r join run x on x.tenant = r.tenant and x.thread_id = r.thread_id \
            and x.ord > r.ord where r.tenant = $1 and r.run_id = $2 limit 1";
-    if read::row(tx, "run", text, vec![tenant.into(), run.run.0.into()]).await?.is_some() {
+    // Those behind one that waits do so, too.
+    let newer = read::row(tx, "run", text, vec![tenant.into(), run.run.0.into()]).await?.is_some();
+    if newer && run.state == RunState::Failed {
         return Ok(Resumed::Nothing);
     }
     let after = Seq { fence: run.fence, n: u64::MAX };
@@ -332,6 +340,7 @@ pub(super) async fn resume(
     ] {
         write(tx, text, vec![tenant.into(), run.run.0.into()]).await?;
     }
+    begin_with(tx, &run, resume.input.clone()).await?;
     Ok(taken(tx, &run, process).await?.map_or(Resumed::Nothing, |claim| Resumed::Claimed(Box::new(claim))))
 }
 
@@ -356,11 +365,15 @@ pub(super) fn forgets(commit: &Commit) -> Option<i64> {
     commit.pending.filter(|_| !stays).map(|step| i64::try_from(step).unwrap_or(i64::MAX))
 }
 
-/// Notes when a run that pauses goes on by itself.
-pub(super) async fn wake(tx: &Tx, tenant: &str, run: RunId) -> Result<()> {
-    let text = "update run set wake_at = (select min(i.expires_at) from interrupt i \
+/// Notes when a run that pauses goes on by itself; never from a breakpoint.
+pub(super) async fn wake(tx: &Tx, tenant: &str, run: RunId, stopped: bool) -> Result<()> {
+    let text = if stopped {
+        "update run set wake_at = null where tenant = $1 and run_id = $2"
+    } else {
+        "update run set wake_at = (select min(i.expires_at) from interrupt i \
            where i.tenant = $1 and i.run_id = $2 and i.answer is null and i.closed_at is null) \
-         where tenant = $1 and run_id = $2";
+         where tenant = $1 and run_id = $2"
+    };
     write(tx, text, vec![tenant.into(), run.0.into()]).await.map(|_| ())
 }
 

@@ -11,7 +11,7 @@ use crate::store::{Checkpoint, Counts, Kept, Result, Run, RunState, StoreError, 
 
 /// The columns that [`Row::run`] reads.
 pub(super) const RUN: &str = "r.run_id, r.tenant, r.user_id, r.session_id, r.thread_id, r.graph, r.hash, r.state, \
-     r.fence, r.step, r.crashes, r.cancel_requested, r.input, r.result, r.created_at, r.finished_at, r.kept";
+     r.fence, r.step, r.crashes, r.cancel_requested, r.rollback, r.input, r.result, r.created_at, r.finished_at, r.kept";
 
 /// Returns the moment as the back end stores it.
 pub(super) fn moment(backend: DbBackend, at: DateTime<Utc>) -> Value {
@@ -102,6 +102,7 @@ impl Row {
             step: self.number("step")?,
             crashes: self.number("crashes")? as u32,
             cancel_requested: self.get("cancel_requested")?,
+            rollback: self.get("rollback")?,
             input: self.get("input")?,
             result: self.get("result")?,
             created_at: self.time("created_at")?,

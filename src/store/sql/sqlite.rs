@@ -14,9 +14,8 @@ use uuid::Uuid;
 pub(super) use self::open::open;
 use super::base::Tx;
 use super::error::undone;
-use super::question;
 use super::row::{RUN, Row, moment};
-use super::{ENGINE, KEY_HOURS, beat, cache, read, sql};
+use super::{ENGINE, KEY_HOURS, beat, branch, cache, question, read, sql};
 use crate::id::{CheckpointId, Owner, RunId, Seq, ThreadId};
 use crate::store::{
     Accepted, Beat, Claim, Commit, Committed, EventBatch, Keyed, NewRun, OnBusy, Process, Question, Result,
@@ -175,7 +174,7 @@ pub(super) async fn commit(tx: &Tx, mut commit: Commit) -> Result<Committed> {
             Some(row) => row.get("cancel_requested")?,
             None => false,
         };
-        if cancelled || question::is_answered(tx, &commit).await? {
+        if cancelled || !commit.stopped && question::is_answered(tx, &commit).await? {
             commit.next = Some((RunState::Queued, None));
         }
     }
@@ -246,8 +245,11 @@ pub(super) async fn commit(tx: &Tx, mut commit: Commit) -> Result<Committed> {
     if terminal {
         leave(tx, tenant, commit.run).await?;
     }
+    if state == Some(RunState::RolledBack) {
+        branch::move_back(tx, tenant, commit.thread, commit.run).await?;
+    }
     if pauses {
-        question::wake(tx, tenant, commit.run).await?;
+        question::wake(tx, tenant, commit.run, commit.stopped).await?;
     }
     Ok(Committed::Done { cancel_requested: gate.get("cancel_requested")? })
 }

@@ -13,9 +13,9 @@ use graphloom::id::{
 };
 use graphloom::model::{ChatModel, Chunk, ModelError, Request};
 use graphloom::store::{
-    Accepted, Answer, Answering, Beat, Checkpoint, Claim, Commit, Committed, Counts, EventBatch,
-    GraphVersion, Idempotency, Kept, Keyed, NewRun, OpenQuestion, Process, Result, Resumed, Run, RunFilter,
-    Store, Thread, VersionUse,
+    Accepted, Answer, Answering, Beat, Branch, Branched, Checkpoint, Claim, Commit, Committed, Counts,
+    EventBatch, GraphVersion, Idempotency, Kept, Keyed, NewRun, OpenQuestion, Process, Result, Resume,
+    Resumed, Run, RunFilter, Store, Thread, VersionUse,
 };
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -247,7 +247,8 @@ store! {
         claim(process: &Process, limit: u32) -> Vec<Claim>;
         heartbeat(process: &Process, live: &[RunId]) -> Beat;
         release(owner: &Owner, run: RunId, fence: u64) -> ();
-        request_cancel(owner: &Owner, run: RunId, result: Vec<u8>, events: EventBatch) -> Option<Run>;
+        request_cancel(owner: &Owner, run: RunId, rollback: bool, result: Vec<u8>, events: EventBatch) -> Option<Run>;
+        branch(branch: Branch) -> Branched;
         answer(answer: Answer) -> Answering;
         answers(owner: &Owner, run: RunId) -> Vec<(InterruptId, Vec<u8>)>;
         questions(key: &ThreadKey) -> Vec<OpenQuestion>;
@@ -256,7 +257,7 @@ store! {
         pending(owner: &Owner, run: RunId, step: u64) -> Vec<(TaskId, Vec<u8>)>;
         cached(tenant: &Part, keys: &[CacheKey]) -> Vec<(CacheKey, Vec<u8>)>;
         forget_cached(limit: u32) -> u64;
-        resume(owner: &Owner, run: RunId, process: Process, idempotency: Option<Idempotency>) -> Resumed;
+        resume(resume: Resume) -> Resumed;
         run(owner: &Owner, run: RunId) -> Option<Run>;
         events(owner: &Owner, run: RunId, after: Seq, limit: usize) -> Vec<EventBatch>;
         thread(key: &ThreadKey) -> Option<Thread>;

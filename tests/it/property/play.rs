@@ -9,7 +9,7 @@ use graphloom::compile::{Catalog, Compiled, Providers, compile};
 use graphloom::diagnostic::{Bag, Severity, render_text};
 use graphloom::engine::record::{self, decode_delta, decode_frontier};
 use graphloom::engine::step::Reply;
-use graphloom::engine::{Answerer, Engine, Followed, Settings, Start};
+use graphloom::engine::{Answerer, Breakpoints, Engine, Followed, Settings, Start};
 use graphloom::event::{self, Body};
 use graphloom::id::{CheckpointId, InterruptId, Seq};
 use graphloom::model::ChatModel;
@@ -153,6 +153,7 @@ impl Ready<'_> {
                 input: serde_json::Map::new(),
                 on_busy: OnBusy::Enqueue,
                 durability: Some(self.durability.get()),
+                breakpoints: Breakpoints::default(),
                 idempotency: None,
             };
             engine.start(&owner, start).await.unwrap();

@@ -7,7 +7,7 @@ use graphloom::id::{CheckpointId, Seq};
 use graphloom::store::{Checkpoint, Commit, EventBatch, Kept, Resumed, Run, RunState, Store};
 
 use super::on_every_store;
-use crate::support::{barrier, batch, checkpoint, claimed, last_barrier, owner, process, session};
+use crate::support::{barrier, batch, checkpoint, claimed, last_barrier, owner, resume, session};
 
 on_every_store![
     events_are_kept_while_the_run_is_not_over_and_then_less_and_less,
@@ -51,7 +51,7 @@ async fn events_are_kept_while_the_run_is_not_over_and_then_less_and_less(store:
     let row = store.run(&run.key.owner, run.run).await.unwrap().unwrap();
     assert_eq!((row.kept, row.state), (Kept::Nothing, RunState::Failed));
     // A run that goes on has events again.
-    let resumed = store.resume(&run.key.owner, run.run, process("here"), None).await.unwrap();
+    let resumed = store.resume(resume(&run.key.owner, run.run, "here")).await.unwrap();
     let Resumed::Claimed(claim) = resumed else { panic!("{resumed:?}") };
     assert_eq!(claim.run.kept, Kept::All);
 }

@@ -115,6 +115,7 @@ async fn people(store: &dyn Store) {
                     body_hash: "b".into(),
                 }),
                 process: process("here"),
+                input: None,
             };
             assert!(matches!(store.answer(answer).await.unwrap(), Answering::Stored { .. }));
         }

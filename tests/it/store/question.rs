@@ -6,12 +6,14 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use graphloom::id::{InterruptId, Seq, TaskId};
 use graphloom::store::{
-    Accepted, Answer, Answering, Commit, Committed, Idempotency, Keyed, NewRun, Question, Resumed, Run,
-    RunState, Store,
+    Accepted, Answer, Answering, Commit, Committed, Idempotency, Keyed, NewRun, Question, Resume, Resumed,
+    Run, RunState, Store,
 };
 
 use super::on_every_store;
-use crate::support::{barrier, batch, claimed, last_barrier, new_run, owner, part, process, queued, session};
+use crate::support::{
+    barrier, batch, claimed, last_barrier, new_run, owner, part, process, queued, resume, session,
+};
 
 on_every_store![
     of_many_answers_one_is_taken_and_the_run_is_claimed_with_it,
@@ -56,6 +58,7 @@ fn answer(run: &Run, names: &[&str]) -> Answer {
         by: "ann".into(),
         idempotency: None,
         process: process("here"),
+        input: None,
     }
 }
 
@@ -246,7 +249,8 @@ async fn the_end_of_a_run_that_waits_is_at_once(store: Arc<dyn Store>) {
     let key = session("s");
     let run = claimed(&*store, &key).await;
     done(&*store, Commit { questions: vec![question("a", false)], ..pause(&run) }).await;
-    let end = store.request_cancel(&key.owner, run.run, b"over".to_vec(), batch(0, 2, 2, b"end")).await;
+    let end =
+        store.request_cancel(&key.owner, run.run, false, b"over".to_vec(), batch(0, 2, 2, b"end")).await;
     let end = end.unwrap().unwrap();
     assert_eq!((end.state, end.fence), (RunState::Cancelled, 2));
     assert!(store.questions(&key).await.unwrap().is_empty());
@@ -282,7 +286,7 @@ async fn a_run_goes_on_after_a_failure_only_as_the_newest(store: Arc<dyn Store>)
     let key = session("s");
     let run = claimed(&*store, &key).await;
     let resume = async |run: &Run, user: &str| match store
-        .resume(&owner("acme", user), run.run, process("there"), None)
+        .resume(resume(&owner("acme", user), run.run, "there"))
         .await
         .unwrap()
     {
@@ -376,7 +380,7 @@ async fn a_repeated_resume_finds_what_the_first_one_did(store: Arc<dyn Store>) {
     done(&*store, last_barrier(&run, RunState::Failed)).await;
     let resume = async |body: &str| {
         let used = Some(key("resume/s", body));
-        store.resume(&thread.owner, run.run, process("there"), used).await.unwrap()
+        store.resume(Resume { idempotency: used, ..resume(&thread.owner, run.run, "there") }).await.unwrap()
     };
     assert!(matches!(resume("x").await, Resumed::Claimed(_)));
     let again = resume("x").await;
@@ -386,7 +390,7 @@ async fn a_repeated_resume_finds_what_the_first_one_did(store: Arc<dyn Store>) {
     // What was given up is for the operator.
     let lost = claimed(&*store, &session("t")).await;
     done(&*store, last_barrier(&lost, RunState::Dead)).await;
-    let outcome = store.resume(&thread.owner, lost.run, process("there"), None).await.unwrap();
+    let outcome = store.resume(crate::support::resume(&thread.owner, lost.run, "there")).await.unwrap();
     assert_eq!(outcome, Resumed::Nothing);
 }
 
@@ -429,11 +433,11 @@ async fn what_is_asked_of_agents_comes_in_pages_and_ends_with_its_run(store: Arc
     assert_eq!(listed().await, ["q2b", "q2a"]);
     done(&*store, pause(&runs[2])).await;
     store
-        .request_cancel(&runs[2].key.owner, runs[2].run, b"".to_vec(), batch(0, 2, 2, b"end"))
+        .request_cancel(&runs[2].key.owner, runs[2].run, false, b"".to_vec(), batch(0, 2, 2, b"end"))
         .await
         .unwrap();
     assert!(listed().await.is_empty());
     // A failure may be taken back.
-    store.resume(&runs[0].key.owner, runs[0].run, process("there"), None).await.unwrap();
+    store.resume(resume(&runs[0].key.owner, runs[0].run, "there")).await.unwrap();
     assert_eq!(listed().await, ["q0b", "q0a"]);
 }

@@ -9,7 +9,7 @@ use graphloom::store::{
 };
 
 use super::on_every_store;
-use crate::support::{barrier, batch, claimed, last_barrier, new_run, process, session};
+use crate::support::{barrier, batch, claimed, last_barrier, new_run, process, resume, session};
 
 on_every_store![
     a_former_owner_keeps_nothing_that_its_successor_did_not_read,
@@ -33,6 +33,7 @@ fn reply(run: &Run, name: &str) -> Answer {
         by: "ann".into(),
         idempotency: None,
         process: process("here"),
+        input: None,
     }
 }
 
@@ -83,9 +84,9 @@ async fn a_resume_that_races_with_a_new_run_gives_way_or_goes_first(store: Arc<d
         #[expect(clippy::disallowed_methods, reason = "the race needs several threads")]
         let tasks = (
             tokio::spawn(async move { accepting.accept(new_run(&key)).await.unwrap() }),
-            tokio::spawn(async move {
-                resuming.resume(&run.key.owner, run.run, process("there"), None).await.unwrap()
-            }),
+            tokio::spawn(
+                async move { resuming.resume(resume(&run.key.owner, run.run, "there")).await.unwrap() },
+            ),
         );
         let (accepted, resumed) = (tasks.0.await.unwrap(), tasks.1.await.unwrap());
         match accepted {
@@ -106,7 +107,7 @@ async fn a_resume_opens_the_questions_that_the_failure_left(store: Arc<dyn Store
     store.commit(Commit { closed, ..last_barrier(&run, RunState::Failed) }).await.unwrap();
     assert!(open(&*store, &run).await.is_empty());
     assert!(matches!(store.answer(reply(&run, "left")).await.unwrap(), Answering::Unknown(_)));
-    let resumed = store.resume(&run.key.owner, run.run, process("there"), None).await.unwrap();
+    let resumed = store.resume(resume(&run.key.owner, run.run, "there")).await.unwrap();
     assert!(matches!(resumed, Resumed::Claimed(_)));
     assert_eq!(open(&*store, &run).await, ["left"]);
     assert_eq!(store.answers(&run.key.owner, run.run).await.unwrap().len(), 1);
@@ -129,7 +130,10 @@ async fn an_answer_that_races_with_a_cancel_leaves_one_end(store: Arc<dyn Store>
         let tasks = (
             tokio::spawn(async move { answering.answer(reply).await.unwrap() }),
             tokio::spawn(async move {
-                cancelling.request_cancel(&key.owner, run.run, vec![], batch(0, 1, 1, b"end")).await.unwrap()
+                cancelling
+                    .request_cancel(&key.owner, run.run, false, vec![], batch(0, 1, 1, b"end"))
+                    .await
+                    .unwrap()
             }),
         );
         let (answered, cancelled) = (tasks.0.await.unwrap(), tasks.1.await.unwrap().unwrap());
@@ -160,6 +164,6 @@ async fn a_cancelled_run_leaves_nothing_pending(store: Arc<dyn Store>) {
     store.release(owner, run.run, 1).await.unwrap();
     assert!(!store.put_pending(owner, run.run, 1, 1, &task, b"x".to_vec()).await.unwrap());
     assert_eq!(pending(&*store, &run).await, 1);
-    store.request_cancel(owner, run.run, vec![], batch(0, 1, 1, b"")).await.unwrap();
+    store.request_cancel(owner, run.run, false, vec![], batch(0, 1, 1, b"")).await.unwrap();
     assert_eq!(pending(&*store, &run).await, 0);
 }

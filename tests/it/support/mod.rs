@@ -16,7 +16,7 @@ use graphloom::id::{CheckpointId, Owner, Part, RunId, ThreadId, ThreadKey};
 use graphloom::store::memory::MemoryStore;
 use graphloom::store::sql::SqlStore;
 use graphloom::store::{
-    Accepted, Checkpoint, Commit, EventBatch, NewRun, OnBusy, Process, Run, RunState, Store,
+    Accepted, Checkpoint, Commit, EventBatch, NewRun, OnBusy, Process, Resume, Run, RunState, Store,
 };
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection};
 use uuid::Uuid;
@@ -184,6 +184,11 @@ pub(crate) fn process(instance: &str) -> Process {
     Process { instance: instance.to_owned(), boot: Uuid::now_v7(), lease: Duration::from_mins(1) }
 }
 
+/// Returns the wish of a process to go on with a run.
+pub(crate) fn resume(owner: &Owner, run: RunId, instance: &str) -> Resume {
+    Resume { owner: owner.clone(), run, process: process(instance), input: None, idempotency: None }
+}
+
 /// Returns a plain run of process `here`.
 pub(crate) fn new_run(key: &ThreadKey) -> NewRun {
     NewRun {
@@ -231,6 +236,7 @@ pub(crate) fn barrier(run: &Run) -> Commit {
         checkpoints: Vec::new(),
         events: None,
         next: None,
+        stopped: false,
         lease: Duration::from_mins(1),
     }
 }

@@ -1,6 +1,6 @@
 //! Turns of Ann on session `s` of the graph `test`, without a server between.
 
-use graphloom::engine::{Answered, Engine, Follower, Start};
+use graphloom::engine::{Answered, Breakpoints, Engine, Follower, Start};
 use graphloom::store::OnBusy;
 use serde_json::{Value as Json, json};
 
@@ -15,6 +15,7 @@ pub(crate) fn turn(text: &str) -> Start {
         input: serde_json::Map::new(),
         on_busy: OnBusy::Enqueue,
         durability: None,
+        breakpoints: Breakpoints::default(),
         idempotency: None,
     }
 }

@@ -154,6 +154,7 @@ fn stored(new: &NewRun, thread: ThreadId, state: RunState, created_at: DateTime<
         step: 0,
         crashes: 0,
         cancel_requested: false,
+        rollback: false,
         input: new.input.clone(),
         result: None,
         created_at,

@@ -1,6 +1,7 @@
 //! Writes a barrier on Postgres: one statement, also with questions and with what is not pending any more.
 //!
-//! Invariant: only a run that pauses takes a transaction, since it must not wait for what was said to it before.
+//! Invariant: only a run that pauses takes a transaction, since it must not wait for what was said to it before, and one that
+//! is rolled back, since it looks for where its thread was.
 
 use sea_orm::sea_query::ArrayType;
 use sea_orm::{ConnectionTrait, QueryResult, Value};
@@ -8,7 +9,7 @@ use sea_orm::{ConnectionTrait, QueryResult, Value};
 use super::{Lanes, Postgres, array, millis, query};
 use crate::store::sql::base::Tx;
 use crate::store::sql::error::{undone, unsure};
-use crate::store::sql::{detached, question, read, sql};
+use crate::store::sql::{branch, detached, question, read, sql};
 use crate::store::{CacheEntry, Commit, Committed, EventBatch, Result, RunState};
 
 const COMMIT: &str = "with gate as ( \
@@ -40,9 +41,15 @@ const QUESTION: [&str; 5] = ["text", "boolean", "bytea", "timestamptz", "bigint"
 const CACHED: [&str; 3] = ["text", "bytea", "bigint"];
 
 pub(in crate::store::sql) async fn commit(db: &Postgres, commit: Commit) -> Result<Committed> {
-    if matches!(commit.next, Some((RunState::Interrupted, _))) {
-        let works = db.works.clone();
-        return detached(async move { pause(&works, commit).await }).await;
+    let works = db.works.clone();
+    match commit.next {
+        Some((RunState::Interrupted, _)) => {
+            return detached(async move { pause(&works, commit).await }).await;
+        }
+        Some((RunState::RolledBack, _)) => {
+            return detached(async move { roll_back(&works, commit).await }).await;
+        }
+        _ => {}
     }
     let tenant = commit.owner.tenant.clone();
     let (text, values) = barrier(commit);
@@ -61,7 +68,8 @@ async fn pause(db: &Lanes, mut commit: Commit) -> Result<Committed> {
         tx.rollback().await?;
         return Ok(Committed::Lost);
     };
-    if row.get("cancel_requested")? || question::is_answered(&tx, &commit).await? {
+    let stopped = commit.stopped;
+    if row.get("cancel_requested")? || !stopped && question::is_answered(&tx, &commit).await? {
         commit.next = Some((RunState::Queued, None));
     }
     let (text, values) = barrier(commit);
@@ -71,7 +79,23 @@ async fn pause(db: &Lanes, mut commit: Commit) -> Result<Committed> {
         tx.rollback().await?;
         return Ok(outcome);
     }
-    question::wake(&tx, tenant.as_str(), run).await?;
+    question::wake(&tx, tenant.as_str(), run, stopped).await?;
+    tx.commit().await?;
+    Ok(outcome)
+}
+
+/// Writes the end of a run that takes back what it did to its thread.
+async fn roll_back(db: &Lanes, commit: Commit) -> Result<Committed> {
+    let (tenant, thread, run) = (commit.owner.tenant.clone(), commit.thread, commit.run);
+    let tx = Tx::Postgres(db.begin(tenant.as_str()).await.map_err(|e| undone(&e))?);
+    let (text, values) = barrier(commit);
+    let rows = tx.query_all_raw(sql(&tx, text, values)).await.map_err(|e| undone(&e))?;
+    let outcome = committed(&rows)?;
+    if outcome == Committed::Lost {
+        tx.rollback().await?;
+        return Ok(outcome);
+    }
+    branch::move_back(&tx, tenant.as_str(), thread, run).await?;
     tx.commit().await?;
     Ok(outcome)
 }
