@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::knots::knots;
 use super::request;
 use super::tools::effects_of;
 use crate::diagnostic::{Bag, Diagnostic, Span};
-use crate::plan::{Effects, Plan, Target};
-use crate::spec::{Graph, KindSpec, Project, ToolBodySpec, ToolSpec};
+use crate::plan::{Effects, MOST_CALLS, Plan, Target};
+use crate::spec::{Folder, Graph, KindSpec, Project, ToolBodySpec, ToolSpec};
 
 /// What a graph calls, by the names that are written.
 #[derive(Debug, Default, Clone)]
@@ -255,6 +256,38 @@ struct CallOf<'a> {
     graph: &'a str,
     /// Where the call is written.
     at: Span,
+}
+
+/// Reports graphs that call each other deeper than the engine goes; false when there are such. A call that leads back
+/// counts for nothing here: how often it is made is seen when it is made.
+pub(super) fn check_depth(folder: &Folder, bag: &mut Bag) -> bool {
+    let lists: BTreeMap<&str, BTreeSet<String>> = folder
+        .graphs
+        .iter()
+        .map(|(id, graph)| (id.as_str(), direct(graph, &folder.project).graphs))
+        .collect();
+    let calls: BTreeMap<&str, Vec<&str>> =
+        lists.iter().map(|(id, list)| (*id, list.iter().map(String::as_str).collect())).collect();
+    let mut depth: BTreeMap<&str, usize> = BTreeMap::new();
+    for part in knots(&calls) {
+        // Those of the part itself have no depth yet.
+        let called = part.iter().flat_map(|id| &calls[id]).filter_map(|id| depth.get(id));
+        let deepest = called.map(|depth| depth + 1).max().unwrap_or(0);
+        depth.extend(part.into_iter().map(|id| (id, deepest)));
+    }
+    let mut fine = true;
+    // Those that call one of these are too deep as well, and are not told.
+    for graph in folder.graphs.values().filter(|graph| depth.get(&*graph.id) == Some(&(MOST_CALLS + 1))) {
+        let deep = |name: &str| depth.get(name) == Some(&MOST_CALLS);
+        let node = nodes_that_call(graph, &folder.project).into_values().find(|call| deep(call.graph));
+        let message = format!("graphs call each other more than {MOST_CALLS} deep");
+        let span = node.map_or(graph.top, |call| call.at);
+        let label = format!("what it calls goes {MOST_CALLS} deep");
+        let finding = Diagnostic::error("G214", message, span, label);
+        bag.report(finding.help("put what a chain of graphs does into one of them"));
+        fine = false;
+    }
+    fine
 }
 
 /// Returns the nodes that call other graphs, themselves or by their tool. The body of a `map` is none: a list may be

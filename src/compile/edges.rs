@@ -36,7 +36,7 @@ impl<'a> Edges<'a> {
         if self.nodes.contains_key(name.value.as_str()) {
             return Some(Target::Node(name.value.clone()));
         }
-        if self.broken {
+        if self.broken || bag.is_full(name.span.file) {
             return None;
         }
         let finding = Diagnostic::error(

@@ -10,6 +10,7 @@ mod edges;
 mod flow;
 mod handlers;
 mod heads;
+mod includes;
 mod json_schema;
 mod knots;
 mod mcp;
@@ -37,7 +38,7 @@ use crate::plan::{Durability, Limits, Plan, Sealed, ToolPlan};
 use crate::spec::{Folder, Graph, RetentionSpec, RetrySpec, ToolBodySpec};
 use crate::template::Templates;
 use crate::tool::mcp::Server;
-use calls::{Calls, calls, check_ways_out};
+use calls::{Calls, calls, check_depth, check_ways_out};
 use edges::Edges;
 use flow::Flow;
 use handlers::{Handlers, check_kind};
@@ -89,6 +90,11 @@ struct Checked<'a> {
 
 /// Compiles a project. Nothing: the bag holds an error.
 pub fn compile(folder: &Folder, providers: &Providers, bag: &mut Bag) -> Option<Catalog> {
+    // All that follows goes through what graphs call.
+    if !bag.is_trusting() && !check_depth(folder, bag) {
+        silence(folder, bag);
+        return None;
+    }
     let types = Types::of_folder(folder, bag);
     let retries = retries(folder, bag);
     let outside = Outside::new(&folder.project, providers, bag);

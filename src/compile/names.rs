@@ -261,6 +261,9 @@ impl Names {
     pub(super) fn reads(&self, reads: &[Read], text: &Text, prompt: bool, bag: &mut Bag) -> bool {
         let mut fine = true;
         for read in reads {
+            if !fine && bag.is_full(text.span.file) {
+                break;
+            }
             if let Some(finding) = self.read(read, text, prompt) {
                 bag.report(finding);
                 fine = false;

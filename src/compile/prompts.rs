@@ -7,6 +7,7 @@ use std::sync::Arc;
 use indexmap::IndexMap;
 
 use super::declared::Declared;
+use super::includes::{Sum, Weight, Weights};
 use super::names::{BY_FLOW, Names, report_template};
 use super::types::Types;
 use crate::diagnostic::{Bag, Diagnostic, Span, did_you_mean};
@@ -62,7 +63,8 @@ pub(super) struct Prompts {
     broken: Vec<String>,
     partials: BTreeMap<String, Parsed>,
     partial_texts: BTreeMap<String, Text>,
-    broken_partials: Vec<String>,
+    broken_partials: BTreeSet<String>,
+    weights: Weights,
     included: BTreeSet<String>,
 }
 
@@ -78,14 +80,14 @@ impl Prompts {
         for (name, text) in &folder.partials {
             let wrong = check_partial(&text.value);
             if !wrong.is_empty() {
-                prompts.broken_partials.push(name.clone());
+                prompts.broken_partials.insert(name.clone());
             }
             report_template(wrong, text, 0, bag);
             match prompts.set.add(name, &text.value) {
                 Ok(parsed) => drop(prompts.partials.insert(name.clone(), parsed)),
                 Err(errors) => {
                     report_template(errors, text, 0, bag);
-                    prompts.broken_partials.push(name.clone());
+                    prompts.broken_partials.insert(name.clone());
                 }
             }
         }
@@ -99,36 +101,46 @@ impl Prompts {
         prompts
     }
 
-    /// Checks that partials include what exists, and not themselves.
+    /// Checks that partials include what exists, not themselves, and not too much.
     fn check_partials(&mut self, folder: &Folder, bag: &mut Bag) {
-        let names: Vec<String> = self.partials.keys().cloned().collect();
-        let closures: BTreeMap<String, BTreeSet<String>> =
-            names.iter().map(|name| (name.clone(), self.closure(name))).collect();
-        for name in names {
-            let Some(text) = folder.partials.get(&name) else { continue };
-            let includes = self.partials[&name].includes.clone();
-            for (included, range) in includes {
-                let span = text.locate(range);
-                if !self.include_exists(&included, span, bag) {
+        self.weights = Weights::of(&self.partials);
+        let bounded = !bag.is_trusting();
+        for (name, parsed) in &self.partials {
+            let Some(text) = folder.partials.get(name) else { continue };
+            let mut sum = Sum::of_partial();
+            for (included, range) in &parsed.includes {
+                let span = text.locate(range.clone());
+                if !self.include_exists(included, span, bag) {
                     continue;
                 }
-                if closures.get(&included).is_some_and(|closure| closure.contains(&name)) {
-                    let finding = Diagnostic::error(
-                        "T305",
-                        format!("`{name}` includes itself"),
-                        span,
-                        "leads back here",
-                    );
-                    bag.report(finding.help("take one of the includes out"));
-                    self.broken_partials.push(name.clone());
+                let wrong = if self.weights.leads_back(name, included) {
+                    let message = format!("`{name}` includes itself");
+                    let finding = Diagnostic::error("T305", message, span, "leads back here");
+                    Some(finding.help("take one of the includes out"))
+                } else {
+                    match self.weights.get(included) {
+                        Some(weight) if bounded && weight.fits() => sum.add(weight, span),
+                        // It is told of the partial itself.
+                        _ => None,
+                    }
+                };
+                if let Some(wrong) = wrong {
+                    bag.report(wrong);
+                    self.broken_partials.insert(name.clone());
                 }
+            }
+            if bounded && !self.weights.get(name).is_some_and(Weight::fits) {
+                self.broken_partials.insert(name.clone());
             }
         }
     }
 
     fn include_exists(&self, name: &str, span: Span, bag: &mut Bag) -> bool {
-        if self.partials.contains_key(name) || self.broken_partials.iter().any(|b| b == name) {
+        if self.partials.contains_key(name) || self.broken_partials.contains(name) {
             return true;
+        }
+        if bag.is_full(span.file) {
+            return false;
         }
         let finding = Diagnostic::error(
             "T305",
@@ -302,11 +314,17 @@ impl Prompts {
             .collect();
         let mut fine = names.reads(&shifted, text, prompt, bag);
         read.extend(shifted.into_iter().map(|read| read.root));
+        let mut sum = Sum::default();
         for (name, range) in &parsed.includes {
             let span = text.locate(range.start + from..range.end + from);
             if !self.include_exists(name, span, bag) || self.broken_partials.contains(name) {
                 fine = false;
                 continue;
+            }
+            let weight = self.weights.get(name).filter(|_| !bag.is_trusting());
+            if let Some(wrong) = weight.and_then(|weight| sum.add(weight, span)) {
+                bag.report(wrong);
+                return false;
             }
             for included in self.closure(name) {
                 for inner in self.partials.get(&included).map(|p| p.reads.as_slice()).unwrap_or_default() {

@@ -266,6 +266,11 @@ impl Bag {
         }
     }
 
+    /// Says whether a further error of a file would not be kept: what is dear to find out need not be.
+    pub fn is_full(&self, file: FileId) -> bool {
+        self.errors_in(file) >= MAX_FINDINGS
+    }
+
     /// Counts the findings that were over the limit.
     pub fn left_out(&self) -> usize {
         self.seen.values().map(|seen| seen.saturating_sub(MAX_FINDINGS)).sum()

@@ -1,5 +1,6 @@
 //! What somebody who wrote a name most likely meant.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// Letters of other scripts that look like one of ours.
@@ -35,15 +36,16 @@ const LOOK_LOOKALIKE: [(char, char); 26] = [
 /// Returns the candidate that somebody who wrote `name` most likely meant.
 pub fn suggest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let wanted = folded(name);
+    let length = wanted.chars().count();
     let mut best: BTreeMap<usize, &str> = BTreeMap::new();
     for candidate in candidates {
         let offered = folded(candidate);
-        let distance = strsim::damerau_levenshtein(&wanted, &offered);
-        let near = distance <= (wanted.chars().count().max(offered.chars().count()) / 3).max(1);
+        let distance = strsim::osa_distance(&wanted, &offered);
+        let near = distance <= (length.max(offered.chars().count()) / 3).max(1);
         let contained =
             name.len() >= 4 && candidate.len() >= 4 && (candidate.contains(name) || name.contains(candidate));
         // Of two letters or fewer nearly everything is near.
-        let long = wanted.chars().count() > 2 || distance == 0;
+        let long = length > 2 || distance == 0;
         if long && (near || contained) {
             best.entry(distance).or_insert(candidate);
         }
@@ -76,8 +78,12 @@ pub fn our_letters(name: &str) -> String {
 }
 
 /// Drops what people mix up: case, dashes, and letters that look alike.
-fn folded(name: &str) -> String {
-    our_letters(name).to_lowercase().replace(['-', ' '], "_")
+fn folded(name: &str) -> Cow<'_, str> {
+    if name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_') {
+        return Cow::Borrowed(name);
+    }
+    let folded = our_letters(name).to_lowercase().replace(['-', ' '], "_");
+    Cow::Owned(folded)
 }
 
 #[cfg(test)]

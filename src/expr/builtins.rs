@@ -154,8 +154,9 @@ pub(crate) fn find(table: &'static [Builtin], name: &str) -> Option<&'static Bui
     table.iter().find(|builtin| builtin.name == name)
 }
 
-/// How deep includes and macros may nest.
-const RECURSION: usize = 40;
+/// How deep a rendering may nest: an include counts ten, a macro five, a loop one. It is enough for the includes that
+/// the compiler lets pass with loops around them, and little enough for the stack of any thread.
+const RECURSION: usize = 150;
 
 /// Makes an environment that knows the closed list and nothing of the outside.
 pub(crate) fn environment(fuel: u64) -> Environment<'static> {

@@ -24,8 +24,9 @@ pub use builtins::{Builtin, FILTERS, FUNCTIONS, Gives, TEMPLATE_FUNCTIONS, TESTS
 pub(crate) use eval::explain;
 pub use infer::{Facts, Fault, Root, Roots, Slot, Typed, infer, narrow, odd_part};
 pub(crate) use infer::{Family, Infer, boolean_help};
+pub(crate) use node::TOO_DEEP;
 pub use scope::Scope;
-pub(crate) use syntax::{foreign_word, within};
+pub(crate) use syntax::{foreign_word, too_deep, within};
 pub use tree::ExprTree;
 pub(crate) use walk::{Place, Walk, range};
 

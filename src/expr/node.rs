@@ -75,7 +75,7 @@ pub(super) enum Math {
 const DEEPEST: usize = 64;
 
 /// The message of an expression that nests deeper.
-pub(super) const TOO_DEEP: &str = "the expression is nested too deeply";
+pub(crate) const TOO_DEEP: &str = "the expression is nested too deeply";
 
 /// Brings a checked expression into the form that is evaluated.
 pub(super) fn lower(expr: &ast::Expr<'_>) -> Result<Node, ExprError> {

@@ -5,9 +5,49 @@ use std::ops::Range;
 use minijinja::machinery::{ast, parse_expr};
 
 use super::ExprError;
+use super::node::TOO_DEEP;
 
 /// The longest expression, in bytes. It bounds how deep a chain of operators can nest.
 const LONGEST: usize = 8 * 1024;
+
+/// How deep brackets, signs before a value and choices may nest, taken together: the parser goes down a dozen functions
+/// for each, on whatever stack it has.
+const DEEPEST: usize = 64;
+
+/// Finds where a text nests too deeply to be parsed.
+pub(crate) fn too_deep(source: &str) -> Option<usize> {
+    let plain = without_texts(source);
+    // How deep it was before each open bracket, and how deep its first item begins.
+    let mut open: Vec<(usize, usize)> = Vec::new();
+    let (mut first, mut depth, mut signs) = (0, 0, 0);
+    let mut at = 0;
+    while let Some(c) = plain[at..].chars().next() {
+        let word = plain[at..].find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(plain.len() - at);
+        let token = &plain[at..at + word.max(c.len_utf8())];
+        match token {
+            "-" | "not" => signs += 1,
+            "(" | "[" | "{" => {
+                open.push((first, depth));
+                depth += signs + 1;
+                (first, signs) = (depth, 0);
+            }
+            ")" | "]" | "}" => {
+                (first, depth) = open.pop().unwrap_or_default();
+                signs = 0;
+            }
+            // `x if c else y`: what follows is within the choice.
+            "else" => (depth, signs) = (depth + 1, 0),
+            "," => (depth, signs) = (first, 0),
+            token if token.trim().is_empty() => {}
+            _ => signs = 0,
+        }
+        if depth + signs > DEEPEST {
+            return Some(at);
+        }
+        at += token.len();
+    }
+    None
+}
 
 /// Parses an expression.
 pub(super) fn parse(source: &str) -> Result<ast::Expr<'_>, ExprError> {
@@ -17,6 +57,9 @@ pub(super) fn parse(source: &str) -> Result<ast::Expr<'_>, ExprError> {
     if source.len() > LONGEST {
         let message = format!("an expression has at most {LONGEST} bytes");
         return Err(error(0..source.len(), &message, &format!("{} bytes", source.len())));
+    }
+    if let Some(at) = too_deep(source) {
+        return Err(error(within(source, Some(at..at)), TOO_DEEP, "one level too many"));
     }
     if let Some(found) = braces(source) {
         return Err(found);

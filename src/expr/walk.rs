@@ -7,6 +7,7 @@ use minijinja::value::ValueKind;
 
 use super::builtins::{Builtin, FILTERS, FUNCTIONS, Gives, TEMPLATE_FUNCTIONS, TESTS, find};
 use super::node::TOO_DEEP;
+use super::syntax::within;
 use super::words::{filter_for, replacement};
 use super::{ExprError, Read};
 use crate::diagnostic::suggest;
@@ -60,20 +61,25 @@ impl<'a> Walk<'a> {
     /// Goes through one expression.
     pub(crate) fn expr(&mut self, expr: &ast::Expr<'a>) {
         if self.depth >= DEEPEST {
-            if !std::mem::replace(&mut self.too_deep, true) {
-                self.errors.push(ExprError {
-                    code: "E101",
-                    message: TOO_DEEP.to_owned(),
-                    label: "here".to_owned(),
-                    help: Some("split it, for instance with `{% set %}`".to_owned()),
-                    range: 0..self.source.len().min(1),
-                });
-            }
-            return;
+            return self.refuse(expr);
         }
         self.depth += 1;
         self.parts(expr);
         self.depth -= 1;
+    }
+
+    /// Reports that an expression nests too deeply, once.
+    fn refuse(&mut self, expr: &ast::Expr<'a>) {
+        if !std::mem::replace(&mut self.too_deep, true) {
+            let at = range(expr);
+            self.errors.push(ExprError {
+                code: "E101",
+                message: TOO_DEEP.to_owned(),
+                label: "here".to_owned(),
+                help: Some("split it, for instance with `{% set %}`".to_owned()),
+                range: within(self.source, Some(at.start..at.start)),
+            });
+        }
     }
 
     fn parts(&mut self, expr: &ast::Expr<'a>) {
@@ -197,6 +203,7 @@ impl<'a> Walk<'a> {
     /// is known of the path.
     fn chain(&mut self, expr: &ast::Expr<'a>) {
         match chain(expr) {
+            Some((_, path)) if self.depth + path.len() > DEEPEST => self.refuse(expr),
             Some((root, path)) => self.read(root, path, range(expr)),
             None => match expr {
                 ast::Expr::GetAttr(attr) => self.expr(&attr.expr),

@@ -23,6 +23,8 @@ pub use work::{
 
 /// The name that edges to the end of a branch have.
 pub const END: &str = "end";
+/// How deep graphs can call each other.
+pub const MOST_CALLS: usize = 16;
 /// The name that edges from the start have.
 pub const START: &str = "start";
 

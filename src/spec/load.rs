@@ -20,8 +20,10 @@ use crate::diagnostic::{Bag, Diagnostic, FileId, Span};
 const MAX_FILES: usize = 10_000;
 /// The most bytes of a project.
 const MAX_PROJECT: u64 = 64 * 1024 * 1024;
+/// The most folders of a project. Each is looked at, also those that links lead to more than once.
+const MAX_FOLDERS: usize = 1_000;
 /// The deepest folder.
-const MAX_FOLDERS: usize = 16;
+const MAX_DEPTH: usize = 16;
 
 /// The files of a project: path within the folder, with `/`, and content.
 pub type Files = BTreeMap<String, Vec<u8>>;
@@ -64,16 +66,21 @@ pub fn load(root: &Path, bag: &mut Bag) -> Option<Folder> {
 
 /// Reads a project folder of which some files are at hand: they take the place of those on the disk.
 pub fn load_over(root: &Path, mut open: Files, bag: &mut Bag) -> Option<Folder> {
-    let mut files = Files::new();
-    let mut walk =
-        Walk { root, bag, files: &mut files, bytes: 0, folders: 0, left_out: Vec::new(), refused: false };
+    let mut walk = Walk {
+        root,
+        bag,
+        found: Vec::new(),
+        bytes: 0,
+        folders: 0,
+        around: Vec::new(),
+        left_out: Vec::new(),
+        refused: false,
+    };
     // What is open may not be stored yet.
     if open.is_empty() || root.is_dir() {
-        walk.folder(root, 0);
+        walk.folder(root, root.canonicalize().unwrap_or_else(|_| root.to_owned()));
     }
-    if walk.refused {
-        return None;
-    }
+    let mut files = walk.read()?;
     let mut left_out = walk.left_out;
     left_out.retain(|path| !open.contains_key(path));
     files.append(&mut open);
@@ -88,20 +95,23 @@ pub fn load_over(root: &Path, mut open: Files, bag: &mut Bag) -> Option<Folder> 
 struct Walk<'a> {
     root: &'a Path,
     bag: &'a mut Bag,
-    files: &'a mut Files,
+    /// The files by name. None is read before all are known to be few and small enough.
+    found: Vec<(String, PathBuf)>,
     bytes: u64,
     folders: usize,
+    /// The folders around the one that is looked at, as they are without links.
+    around: Vec<PathBuf>,
     /// Files that are there but are not read; the bag says why.
     left_out: Vec<String>,
     refused: bool,
 }
 
 impl Walk<'_> {
-    fn folder(&mut self, folder: &Path, depth: usize) {
-        // Links within the project may lead in circles.
+    /// Looks into a folder; `real` is the same without links.
+    fn folder(&mut self, folder: &Path, real: PathBuf) {
         self.folders += 1;
-        if self.folders > MAX_FILES {
-            return self.refuse("M516", folder, "is one folder too many: a project has at most 10 000");
+        if self.folders > MAX_FOLDERS {
+            return self.refuse("M516", folder, "is one folder too many: a project has at most 1 000");
         }
         let entries = match std::fs::read_dir(folder) {
             Ok(entries) => entries,
@@ -109,54 +119,69 @@ impl Walk<'_> {
         };
         let mut paths: Vec<PathBuf> = entries.filter_map(Result::ok).map(|entry| entry.path()).collect();
         paths.sort();
+        let depth = self.around.len();
+        self.around.push(real);
         for path in paths {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             if self.refused || name.is_empty() || name.starts_with('.') || name.starts_with("README") {
                 continue;
             }
             let Ok(kind) = std::fs::symlink_metadata(&path) else { continue };
-            if kind.is_symlink() && !self.stays_inside(&path) {
+            let target = if kind.is_symlink() {
+                path.canonicalize().ok()
+            } else {
+                Some(self.around[depth].join(name))
+            };
+            let Some(target) = target.filter(|target| target.starts_with(&self.around[0])) else {
                 self.refuse("T305", &path, "is a link that leaves the project");
-            } else if path.is_dir() {
-                if depth < MAX_FOLDERS {
-                    self.folder(&path, depth + 1);
+                continue;
+            };
+            if path.is_dir() {
+                if self.around.iter().any(|outer| outer.starts_with(&target)) {
+                    self.refuse("T305", &path, "is a link that leads back to a folder around it");
+                } else if depth < MAX_DEPTH {
+                    self.folder(&path, target);
                 } else {
-                    self.refuse("M516", &path, &format!("is nested deeper than {MAX_FOLDERS} folders"));
+                    self.refuse("M516", &path, &format!("is nested deeper than {MAX_DEPTH} folders"));
                 }
             } else if path.is_file() {
-                self.file(&path);
+                self.file(path);
             } else {
                 self.refuse("M516", &path, "is no ordinary file");
             }
         }
+        self.around.pop();
     }
 
-    fn stays_inside(&self, path: &Path) -> bool {
-        match (self.root.canonicalize(), path.canonicalize()) {
-            (Ok(root), Ok(target)) => target.starts_with(root),
-            _ => false,
-        }
-    }
-
-    fn file(&mut self, path: &Path) {
+    fn file(&mut self, path: PathBuf) {
         let Ok(relative) = path.strip_prefix(self.root) else { return };
         let parts: Vec<&str> = relative.components().filter_map(|c| c.as_os_str().to_str()).collect();
         let name = parts.join("/");
-        let length = std::fs::metadata(path).map_or(0, |meta| meta.len());
-        self.bytes += length;
+        let length = std::fs::metadata(&path).map_or(0, |meta| meta.len());
         if length > MAX_BYTES {
             self.left_out.push(name);
-            return self.refuse("Y007", path, &format!("has {} KiB; the limit is 1024 KiB", length / 1024));
+            return self.refuse("Y007", &path, &format!("has {} KiB; the limit is 1024 KiB", length / 1024));
         }
-        if self.bytes > MAX_PROJECT || self.files.len() >= MAX_FILES {
-            return self.refuse("M516", path, "is too much: a project has at most 10 000 files and 64 MiB");
+        self.bytes += length;
+        if self.bytes > MAX_PROJECT || self.found.len() >= MAX_FILES {
+            return self.refuse("M516", &path, "is too much: a project has at most 10 000 files and 64 MiB");
         }
-        match std::fs::read(path) {
-            Ok(content) => {
-                self.files.insert(name, content);
+        self.found.push((name, path));
+    }
+
+    /// Reads what was found. Nothing: the folder cannot be read; the bag says why.
+    fn read(&mut self) -> Option<Files> {
+        let mut files = Files::new();
+        for (name, path) in std::mem::take(&mut self.found) {
+            if self.refused {
+                break;
             }
-            Err(error) => self.refuse("M516", path, &format!("cannot be read: {error}")),
+            match std::fs::read(&path) {
+                Ok(content) => drop(files.insert(name, content)),
+                Err(error) => self.refuse("M516", &path, &format!("cannot be read: {error}")),
+            }
         }
+        (!self.refused).then_some(files)
     }
 
     fn refuse(&mut self, code: &'static str, path: &Path, why: &str) {

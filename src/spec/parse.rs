@@ -377,8 +377,11 @@ impl<'t> Build<'t, '_> {
                 }
                 self.spoil(finding.help(format!("write  - {}", &text[1..])));
             }
-            Tree::Str(text) if key.style == Style::Plain => {
-                if let Some((offset, c, meant)) = surface::typography(text) {
+            Tree::Str(_) if key.style == Style::Plain => {
+                // In the file, not in the value: one on several lines is not as long.
+                let at = |place: u32| place as usize - self.source.base;
+                let written = &self.source.text[at(key.span.start)..at(key.span.end)];
+                if let Some((offset, c, meant)) = surface::typography(written) {
                     let finding = surface::pasted(key.span.part(offset..offset + c.len_utf8()), c, meant);
                     self.spoil(finding);
                 }

@@ -13,6 +13,8 @@ use super::reader::Reader;
 use super::tree::{Node, Tree};
 use crate::diagnostic::{Diagnostic, FileId, Span, Spanned};
 
+use row::Room;
+
 pub use expect::{CallSpec, ExpectSpec, FailureSpec, PathSpec, PromptSpec, ReplySpec, SnapshotSpec};
 
 /// A test file.
@@ -202,9 +204,9 @@ impl Reader<'_> {
         let graph = graph.and_then(|node| self.name(node, "the id of a graph"));
         let given = fields.take("given").map(|node| self.given(node)).unwrap_or_default();
         let cases = fields.require(self, "cases", "cases: [{name: …, turns: […]}]", top);
-        let mut read = Vec::new();
+        let (mut read, mut room) = (Vec::new(), Room::default());
         for node in cases.map(|node| self.filled(node, "cases")).unwrap_or_default() {
-            self.test_cases(node, &given, &mut read);
+            self.test_cases(node, &given, &mut room, &mut read);
         }
         let allow = self.allow(fields.take("allow"));
         fields.finish(self, |_| None);
@@ -212,11 +214,11 @@ impl Reader<'_> {
     }
 
     /// Reads a case; with a table one for each row.
-    fn test_cases(&mut self, node: &Node, given: &GivenSpec, cases: &mut Vec<CaseSpec>) {
+    fn test_cases(&mut self, node: &Node, given: &GivenSpec, room: &mut Room, cases: &mut Vec<CaseSpec>) {
         let Some((table, name)) = self.rows(node) else { return };
         for (at, row) in table.iter().enumerate() {
             let before = self.bag.errors_in(node.span.file);
-            let filled = self.filled_in(node, row.as_ref());
+            let Some(filled) = self.filled_in(node, row.as_ref(), room) else { return };
             let case = self.case(&filled, given);
             // What is wrong with one row is mostly wrong with all.
             let (Some(mut case), true) = (case, self.bag.errors_in(node.span.file) == before) else { return };

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use regex::Regex;
+use regex::{Regex, RegexBuilder};
 use serde_json::{Number, Value as Json};
 
 use super::Knot;
@@ -257,9 +257,16 @@ pub(super) fn shown(text: &str) -> String {
     text.chars().take(64).flat_map(char::escape_debug).collect()
 }
 
+/// The most bytes of a compiled pattern: a few repeats within each other make megabytes of a line.
+const LARGEST_PATTERN: usize = 1024 * 1024;
+
+fn regex(pattern: &str) -> Result<Regex, regex::Error> {
+    RegexBuilder::new(pattern).size_limit(LARGEST_PATTERN).build()
+}
+
 /// Says in one line why a text is no pattern.
 pub fn check_pattern(pattern: &str) -> Result<(), String> {
-    Regex::new(pattern).map(|_| ()).map_err(|error| {
+    regex(pattern).map(|_| ()).map_err(|error| {
         let text = error.to_string();
         let last = text.lines().last().unwrap_or_default();
         last.strip_prefix("error: ").unwrap_or(last).to_owned()
@@ -273,7 +280,7 @@ fn compiled(pattern: &str) -> Option<Arc<Regex>> {
     if let Some(found) = patterns.get(pattern) {
         return found.clone();
     }
-    let regex = Regex::new(pattern).ok().map(Arc::new);
+    let regex = regex(pattern).ok().map(Arc::new);
     patterns.insert(pattern.to_owned(), regex.clone());
     regex
 }

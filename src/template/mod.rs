@@ -19,7 +19,9 @@ use minijinja::syntax::SyntaxConfig;
 
 pub use typed::{Found, check_types};
 
-use crate::expr::{EvalError, EvalErrorKind, Read, Scope, environment, explain, foreign_word, within};
+use crate::expr::{
+    EvalError, EvalErrorKind, Read, Scope, TOO_DEEP, environment, explain, foreign_word, too_deep, within,
+};
 
 /// A further place that matters to an error.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +67,13 @@ const FUEL: u64 = 500_000;
 
 /// The longest tag in bytes: the parser goes as deep as an expression is long.
 const LONGEST_TAG: usize = 8 * 1024;
+
+/// The most includes of a text, those within them counted.
+pub const MOST_INCLUDES: usize = 200;
+
+/// How deep includes may nest. A rendering stops when all that nests in it, of which an include is the dearest, goes
+/// beyond what its stack bears: see `expr::environment`.
+pub const DEEPEST_INCLUDE: usize = 8;
 
 /// The longest text that a rendering may give.
 pub const LONGEST: usize = 1024 * 1024;
@@ -128,6 +137,23 @@ fn parsed(name: &str, source: &str) -> Result<Parsed, Vec<TemplateError>> {
             label: format!("the limit is {LONGEST_TAG} bytes"),
             help: Some("split it, for instance with `{% set %}`".to_owned()),
             range: piece.range.start..piece.range.start + 2,
+            related: None,
+        }]);
+    }
+    let deep = pieces.iter().find_map(|piece| {
+        let inner = match piece.kind {
+            pieces::Kind::Print | pieces::Kind::Tag => piece.range.start + 2..piece.range.end - 2,
+            _ => return None,
+        };
+        too_deep(&source[inner.clone()]).map(|at| inner.start + at)
+    });
+    if let Some(at) = deep {
+        return Err(vec![TemplateError {
+            code: "T301",
+            message: TOO_DEEP.to_owned(),
+            label: "one level too many".to_owned(),
+            help: Some("split it, for instance with `{% set %}`".to_owned()),
+            range: within(source, Some(at..at)),
             related: None,
         }]);
     }

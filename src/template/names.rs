@@ -124,7 +124,19 @@ impl<'a> Names<'a> {
             }
             Stmt::Import(import) => {
                 self.library(&import.expr, "import");
-                self.bind(&import.name);
+                // The parser takes any expression here, and the engine stops the process at all but a name.
+                if matches!(import.name, ast::Expr::Var(_)) {
+                    self.bind(&import.name);
+                } else {
+                    self.errors.push(TemplateError {
+                        code: "T301",
+                        message: "`import` takes a name after `as`".to_owned(),
+                        label: "not a name".to_owned(),
+                        help: Some("write {% import \"_macros/name.md\" as name %}".to_owned()),
+                        range: range(&import.name),
+                        related: None,
+                    });
+                }
             }
             Stmt::FromImport(import) => {
                 self.library(&import.expr, "from");

@@ -91,6 +91,19 @@ fn an_error_within_an_include_names_its_file() {
     assert_eq!(found, Err("Undefined: `missing` has no value (in `_partials/a.md`)".to_owned()));
 }
 
+/// What the compiler lets pass can be rendered, with blocks around each include.
+#[test]
+fn includes_can_be_as_deep_as_they_may_be() {
+    let block = |n: usize| {
+        format!("{{% for x in [1] %}}{{% with y = x %}}{{% include 'p{n}' %}}{{% endwith %}}{{% endfor %}}")
+    };
+    let files: Vec<(String, String)> = (1..=DEEPEST_INCLUDE)
+        .map(|n| (format!("p{n}"), if n < DEEPEST_INCLUDE { block(n + 1) } else { "end".to_owned() }))
+        .collect();
+    let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    assert_eq!(render_with(&files, &block(1)), Ok("end".to_owned()));
+}
+
 #[test]
 fn work_depth_and_text_are_bounded() {
     for source in [
@@ -257,6 +270,21 @@ fn text_of_users_comes_back_verbatim_at_every_hop() {
 fn nothing_of_the_outside_is_visible() {
     for name in ["env", "secrets", "debug", "cycler", "lipsum", "self.x"] {
         assert!(render(&format!("{{{{ {name} }}}}")).is_err(), "{name}");
+    }
+}
+
+/// The engine's parser takes any expression for the name, and its compiler panicked at it.
+#[test]
+fn what_is_imported_has_a_name() {
+    for (name, found) in
+        [("0", "0"), ("a.b", "a.b"), ("[a, 1]", "[a, 1]"), ("(a, b)", "(a, b)"), ("f(x)", "f(x)")]
+    {
+        let errors = errors(&format!("{{% import '_macros/a.md' as {name} %}}"));
+        let help = "(write {% import \"_macros/name.md\" as name %})";
+        assert!(
+            errors.contains(&format!("T301 {found}: `import` takes a name after `as` {help}")),
+            "{errors:?}"
+        );
     }
 }
 

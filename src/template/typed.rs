@@ -5,7 +5,7 @@ use std::ops::Range;
 use minijinja::machinery::ast::{self, Stmt};
 use minijinja::machinery::parse;
 
-use super::syntax;
+use super::{DEEPEST_INCLUDE, MOST_INCLUDES, syntax};
 use crate::expr::{Facts, Family, Fault, Infer, Place, Roots, Slot, Typed, range};
 use crate::state::Type;
 
@@ -36,11 +36,6 @@ pub fn check_types(
     typer.take_faults();
     typer.found
 }
-
-/// The most includes of a template that are looked at.
-const MOST: usize = 200;
-/// The deepest include that is looked at; a rendering goes no deeper.
-const NESTED: usize = 40;
 
 struct Typer<'e, 'p> {
     infer: Infer<'e>,
@@ -231,7 +226,10 @@ impl Typer<'_, '_> {
         let Some(name) = literal.value.as_str() else { return };
         let Some(source) = (self.parts)(name) else { return };
         self.looked += 1;
-        if self.around.iter().any(|outer| outer == name) || self.looked > MOST || self.around.len() > NESTED {
+        if self.around.iter().any(|outer| outer == name)
+            || self.looked > MOST_INCLUDES
+            || self.around.len() > DEEPEST_INCLUDE
+        {
             return;
         }
         self.around.push(name.to_owned());

@@ -6,6 +6,7 @@
 mod branches;
 mod breakpoints;
 mod cache;
+mod bombs;
 mod cases;
 mod cases_questions;
 #[path = "../chaos/mod.rs"]

@@ -16,11 +16,9 @@ use crate::expr::Scope;
 use crate::failure::{Caught, ErrorKind, Failure};
 use crate::id::{CacheKey, InterruptId, RunId, TaskId};
 use crate::node::{self, Back, Node, RunFacts};
-use crate::plan::{Ask, Each, GraphCall, Job, Plan, ToolPlan, Work};
+use crate::plan::{Ask, Each, GraphCall, Job, MOST_CALLS, Plan, ToolPlan, Work};
 use crate::state::State;
 
-/// The most graphs that call each other.
-const MAX_DEPTH: usize = 16;
 /// The most items of a list that a `map` works on.
 pub(super) const MAX_ITEMS: usize = 10_000;
 
@@ -448,8 +446,8 @@ impl<'a> Planner<'a> {
         frame: Box<Frame>,
     ) -> Doing {
         let plan = match self.child(&frame.graph) {
-            Ok(_) if level.path.len() >= MAX_DEPTH => {
-                let message = format!("more than {MAX_DEPTH} graphs call each other");
+            Ok(_) if level.path.len() >= MOST_CALLS => {
+                let message = format!("more than {MOST_CALLS} graphs call each other");
                 return Doing::Fails(Failure::new(ErrorKind::Limit, message));
             }
             Ok(plan) => plan,

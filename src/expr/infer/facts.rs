@@ -80,22 +80,38 @@ impl Facts {
 
 /// Returns what is known where the condition gave `truth`.
 pub(super) fn narrow(expr: &ast::Expr<'_>, truth: bool, place: Place) -> Facts {
-    let mut facts = Facts::default();
+    let (yes, no) = both(expr, place);
+    if truth { yes } else { no }
+}
+
+/// Returns what is known where the condition gave `true`, and where it gave `false`. Each part is looked at once: asked
+/// for one of the two, an `and` would ask its left side for both, and that its own, twice as often at each level.
+fn both(expr: &ast::Expr<'_>, place: Place) -> (Facts, Facts) {
     match expr {
         ast::Expr::UnaryOp(op) if matches!(op.op, UnaryOpKind::Not) => {
-            return narrow(&op.expr, !truth, place);
+            let (yes, no) = both(&op.expr, place);
+            (no, yes)
         }
-        ast::Expr::BinOp(op) => match op.op {
-            BinOpKind::ScAnd | BinOpKind::ScOr => {
-                let both = matches!(op.op, BinOpKind::ScAnd) == truth;
-                let (left, right) = (narrow(&op.left, truth, place), narrow(&op.right, truth, place));
-                if both {
-                    return left.and(&right);
-                }
-                // The right side was looked at only where the left one gave the other answer.
-                let right = narrow(&op.left, !truth, place).and(&right);
-                return left.meet(&right);
+        ast::Expr::BinOp(op) if matches!(op.op, BinOpKind::ScAnd | BinOpKind::ScOr) => {
+            let (left, right) = (both(&op.left, place), both(&op.right, place));
+            // The right side was looked at only where the left one gave the other answer.
+            if matches!(op.op, BinOpKind::ScAnd) {
+                let no = left.1.meet(&left.0.clone().and(&right.1));
+                (left.0.and(&right.0), no)
+            } else {
+                let yes = left.0.meet(&left.1.clone().and(&right.0));
+                (yes, left.1.and(&right.1))
             }
+        }
+        other => (leaf(other, true, place), leaf(other, false, place)),
+    }
+}
+
+/// The same for a condition that is not made of others.
+fn leaf(expr: &ast::Expr<'_>, truth: bool, place: Place) -> Facts {
+    let mut facts = Facts::default();
+    match expr {
+        ast::Expr::BinOp(op) => match op.op {
             BinOpKind::Gt
             | BinOpKind::Gte
             | BinOpKind::Ne

@@ -8,6 +8,35 @@ use crate::diagnostic::{Diagnostic, suggest};
 use crate::spec::reader::Reader;
 use crate::spec::tree::{Node, Style, Tree};
 
+/// The most values of a file, written out for each row.
+const MOST_VALUES: usize = 100_000;
+/// The most bytes of its texts.
+const MOST_BYTES: usize = 4 * 1024 * 1024;
+
+/// What the tables of a file may still fill in: a long row and a long case would make much more than both.
+pub(super) struct Room {
+    values: usize,
+    bytes: usize,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self { values: MOST_VALUES, bytes: MOST_BYTES }
+    }
+}
+
+impl Room {
+    fn take(&mut self, values: usize, bytes: usize) {
+        self.values = self.values.saturating_sub(values);
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+
+    /// Says whether there is none left: what was filled in is not whole.
+    fn is_used_up(&self) -> bool {
+        self.values == 0 || self.bytes == 0
+    }
+}
+
 impl Reader<'_> {
     /// Returns the rows of a case, and its name as written; one empty row for a case without a table. Nothing: the
     /// table cannot be read.
@@ -30,26 +59,49 @@ impl Reader<'_> {
         Some((rows, name))
     }
 
-    /// Fills the values of a row into a case.
-    pub(super) fn filled_in(&mut self, node: &Node, row: Option<&Node>) -> Node {
+    /// Fills the values of a row into a case. Nothing: there is no room for it, and that is reported.
+    pub(super) fn filled_in(&mut self, case: &Node, row: Option<&Node>, room: &mut Room) -> Option<Node> {
+        let Tree::Map(entries) = &case.tree else { return Some(case.clone()) };
+        let mut table = case.span;
+        let mut filled = Vec::new();
+        for (key, value) in entries {
+            if row.is_some() && key.as_str() == Some("table") {
+                table = key.span;
+                continue;
+            }
+            filled.push((self.fill(key, row, room), self.fill(value, row, room)));
+        }
+        if row.is_none() || !room.is_used_up() {
+            return Some(Node { tree: Tree::Map(filled), span: case.span, style: case.style });
+        }
+        let label = format!("at most {MOST_VALUES} values and {} MiB of text", MOST_BYTES >> 20);
+        let message = "the tables of the file fill in too much";
+        let finding = Diagnostic::error("Y007", message, table, label);
+        self.bag.report(finding.help("take rows out, or put them into another file"));
+        None
+    }
+
+    fn fill(&mut self, node: &Node, row: Option<&Node>, room: &mut Room) -> Node {
+        if row.is_some() {
+            room.take(1, node.as_str().map_or(0, str::len));
+        }
         let tree = match &node.tree {
-            Tree::Str(text) if text.contains("{{") => return self.filled_text(node, text, row),
-            Tree::Seq(items) => Tree::Seq(items.iter().map(|item| self.filled_in(item, row)).collect()),
+            _ if row.is_some() && room.is_used_up() => Tree::Null,
+            Tree::Str(text) if text.contains("{{") => return self.filled_text(node, text, row, room),
+            Tree::Seq(items) => Tree::Seq(items.iter().map(|item| self.fill(item, row, room)).collect()),
             Tree::Map(entries) => {
-                let fill = |(key, value): &(Node, Node)| match key.as_str() {
-                    Some("table") => (key.clone(), value.clone()),
-                    _ => (self.filled_in(key, row), self.filled_in(value, row)),
-                };
+                let fill =
+                    |(key, value): &(Node, Node)| (self.fill(key, row, room), self.fill(value, row, room));
                 Tree::Map(entries.iter().map(fill).collect())
             }
             other => other.clone(),
         };
-        Node { tree, ..node.clone() }
+        Node { tree, span: node.span, style: node.style }
     }
 
-    fn filled_text(&mut self, node: &Node, text: &str, row: Option<&Node>) -> Node {
+    fn filled_text(&mut self, node: &Node, text: &str, row: Option<&Node>, room: &mut Room) -> Node {
         let (mut out, mut rest) = (String::new(), text);
-        while let Some(at) = rest.find("{{") {
+        while let Some(at) = rest.find("{{").filter(|_| row.is_none() || !room.is_used_up()) {
             let Some(end) = rest[at..].find("}}").map(|end| at + end) else { break };
             let name = rest[at + 2..end].trim();
             let Some(path) = name.strip_prefix("row.") else {
@@ -59,19 +111,22 @@ impl Reader<'_> {
             };
             let Some(value) = self.cell(node, path, row) else { return node.clone() };
             if at == 0 && end + 2 == text.len() {
+                room.take(1, value.to_json().to_string().len());
                 let scalar = matches!(value.tree, Tree::Int(_) | Tree::Float(_) | Tree::Bool(_));
                 let style = if scalar { Style::Row } else { value.style };
                 return Node { span: node.span, style, ..value };
             }
+            let before = out.len();
             out += &rest[..at];
             match value.to_json() {
                 Json::String(text) => out += &text,
                 other => out += &other.to_string(),
             }
+            room.take(0, out.len() - before);
             rest = &rest[end + 2..];
         }
         out += rest;
-        Node { tree: Tree::Str(out), ..node.clone() }
+        Node { tree: Tree::Str(out), span: node.span, style: node.style }
     }
 
     /// Finds a value of the row.
