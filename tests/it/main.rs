@@ -17,6 +17,7 @@ mod database;
 mod drawing;
 mod embed;
 mod engine;
+mod fuzz;
 mod guide;
 mod handlers;
 mod language;
