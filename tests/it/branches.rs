@@ -263,12 +263,12 @@ async fn what_does_not_fit(subject: Subject) {
     drain(&engine, &answered(engine.start(&ann(), turn("hi")).await.unwrap())).await;
     let head = engine.thread(&key).await.unwrap().unwrap().head;
     let wrong =
-        update("jion", json!({"log": ["a", 1], "lgo": 1, "secret": "x", "messages": [{"role": "judge"}]}));
+        update("lost", json!({"log": ["a", 1], "gone": 1, "secret": "x", "messages": [{"role": "judge"}]}));
     let Err(StartError::Unprocessable(places)) = engine.update(&key, &wrong).await else { panic!() };
     let places: Vec<String> = places.iter().map(|place| place.pointer.clone()).collect();
     assert_eq!(
         places,
-        ["/values/log/1", "/values/lgo", "/values/secret", "/values/messages/0/role", "/as_node"]
+        ["/values/log/1", "/values/gone", "/values/secret", "/values/messages/0/role", "/as_node"]
     );
     let operator = Update { private: true, ..update("end", json!({"secret": "x"})) };
     let stranger = ThreadKey { owner: owner("acme", "bob"), session: part("s") };

@@ -59,6 +59,7 @@ fn every_operation_has_an_id_and_answers_problems() {
         "chat",
         "deleteThread",
         "followRun",
+        "forkThread",
         "getDiagram",
         "getGraph",
         "getHistory",
@@ -73,6 +74,7 @@ fn every_operation_has_an_id_and_answers_problems() {
         "listThreads",
         "ready",
         "resumeThread",
+        "updateState",
     ];
     assert_eq!(ids.iter().map(String::as_str).collect::<Vec<_>>(), expected);
 }
@@ -92,7 +94,8 @@ fn whatever_starts_a_run_or_lets_it_go_on_can_be_repeated_and_can_conflict() {
         }
     }
     keyed.sort_unstable();
-    let expected = ["answerInterrupt", "cancelInterrupt", "chat", "invoke", "resumeThread"];
+    let expected =
+        ["answerInterrupt", "cancelInterrupt", "chat", "forkThread", "invoke", "resumeThread", "updateState"];
     assert_eq!(keyed, expected);
     let who = &document["components"]["schemas"]["OpenInterrupt"]["properties"]["who"];
     assert!(who.to_string().contains("#/components/schemas/Who"), "{who}");

@@ -86,7 +86,11 @@ fn every_merge_joins_as_the_language_says() {
         ("log", vec![json!([1, 2]), json!(3), json!([])], Ok(json!([1, 2, 3]))),
         ("log", vec![json!("x")], Err("a write to `log` does not fit: expected an integer, found a text")),
         ("rows", vec![json!([[1], [2]]), json!([[]])], Ok(json!([[1], [2], []]))),
-        ("rows", vec![json!([1])], Err("a write to `rows` does not fit: expected a list, found an integer")),
+        (
+            "rows",
+            vec![json!([1])],
+            Err("a write to `rows` does not fit: at `/0`: expected a list, found an integer"),
+        ),
         (
             "rows",
             vec![json!(1)],
