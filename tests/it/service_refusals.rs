@@ -190,6 +190,8 @@ async fn what_belongs_to_somebody_else_does_not_exist_byte_by_byte() {
         (Method::GET, "/v1/threads/{session}/messages", None),
         (Method::GET, "/v1/threads/{session}/messages?checkpoint={checkpoint}", None),
         (Method::GET, "/v1/threads/{session}/state", None),
+        (Method::POST, "/v1/threads/{session}/state", None),
+        (Method::POST, "/v1/threads/{session}/fork", None),
         (Method::GET, "/v1/threads/{session}/history", None),
         (Method::DELETE, "/v1/threads/{session}", None),
         (Method::GET, "/v1/threads/{session}/interrupts", None),
@@ -220,6 +222,10 @@ async fn what_belongs_to_somebody_else_does_not_exist_byte_by_byte() {
                 request = request.json(&json!({"answer": "yes"}));
             } else if path.ends_with("/resume") {
                 request = request.json(&json!({"answers": {interrupt: "yes"}}));
+            } else if path.ends_with("/state") && method == Method::POST {
+                request = request.json(&json!({"values": {}, "as_node": "start"}));
+            } else if path.ends_with("/fork") {
+                request = request.json(&json!({"checkpoint": checkpoint}));
             }
             if let Some(last) = last {
                 let body = json!({"session_id": session, "message": "secret"});
