@@ -134,16 +134,12 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// Makes a failure whose code is its kind.
+    /// Makes a failure whose code is its kind. Of a message too long for a sentence, as a tool may give it, the beginning is
+    /// kept: it goes into events, checkpoints and conversations.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            code: kind.name(),
-            message: message.into(),
-            retry_after: None,
-            undone: false,
-            uncertain: false,
-        }
+        let mut message = message.into();
+        message.truncate(message.floor_char_boundary(MAX_MESSAGE));
+        Self { kind, code: kind.name(), message, retry_after: None, undone: false, uncertain: false }
     }
 
     /// Says whether it is of a kind that a `catch` or the `for` of a retry policy names.

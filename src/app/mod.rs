@@ -190,7 +190,7 @@ impl App {
     }
 
     /// Takes no more work, and gives the runs under way back to the store, each at its next barrier: whoever opens it
-    /// next goes on with them. Returns when that is done, after 25 seconds at the latest. A SQLite file is given back when the
+    /// next goes on with them. Returns when that is done, after 30 seconds at the latest. A SQLite file is given back when the
     /// last of this, its threads and its turns is dropped.
     ///
     /// ```

@@ -85,7 +85,7 @@ pub(super) async fn mcp(host: &Host, mcp: &McpFlags) -> Result<ExitCode> {
         let tools = match answer {
             Ok(tools) => McpTools::new((*tools).clone()),
             Err(failure) => {
-                writeln!(std::io::stderr(), "error: {}", failure.message)?;
+                writeln!(std::io::stderr(), "error: {}", failure.message.escape_debug())?;
                 all_well = false;
                 continue;
             }
@@ -94,6 +94,14 @@ pub(super) async fn mcp(host: &Host, mcp: &McpFlags) -> Result<ExitCode> {
         let told = differences(before, &tools);
         let path = McpTools::path(server.name());
         if pulls {
+            let file = (path.clone(), tools.text().into_bytes());
+            let read = spec::load_files("", [file].into_iter().collect(), &mut Bag::default());
+            if !read.mcp.contains_key(server.name()) {
+                let why = "what its tools are is more than a file of a project holds: 1 MiB, and few levels";
+                writeln!(std::io::stderr(), "error: the MCP server `{}`: {why}", server.name())?;
+                all_well = false;
+                continue;
+            }
             write(&root.join(&path), &tools.text())?;
             super::print(&format!("{path}: {}{told}\n", count(tools.tools.len(), "tool")))?;
         } else {
@@ -117,12 +125,14 @@ fn differences(before: Option<&McpTools>, now: &McpTools) -> String {
     for (name, known) in &before.tools {
         match Drift::of(name, known, &now.tools) {
             None => {}
-            Some(Drift::Gone) => told += &format!("\n  - {name}"),
-            Some(Drift::Changed(parts)) => told += &format!("\n  ~ {name}: {}", parts.join(", ")),
+            Some(Drift::Gone) => told += &format!("\n  - {}", name.escape_debug()),
+            Some(Drift::Changed(parts)) => {
+                told += &format!("\n  ~ {}: {}", name.escape_debug(), parts.join(", "));
+            }
         }
     }
     let new = now.tools.keys().filter(|name| !before.tools.contains_key(*name));
-    told += &new.map(|name| format!("\n  + {name}")).collect::<String>();
+    told += &new.map(|name| format!("\n  + {}", name.escape_debug())).collect::<String>();
     told
 }
 

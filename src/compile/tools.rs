@@ -229,8 +229,10 @@ fn tool(
         }
         ToolBodySpec::Mcp(mcp) => {
             let signature = Arc::new(mcp.signature.clone());
-            if let Type::Record(fields) = lenient(&signature.input_schema, name) {
-                args = fields;
+            match lenient(&signature.input_schema, name) {
+                Type::Record(fields) => args = fields,
+                // It takes what the types here cannot say; the server looks at it.
+                _ => open = true,
             }
             let mut declared = Declared::default();
             for arg in &mcp.args {

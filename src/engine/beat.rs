@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use super::recover::rest;
-use super::{Shared, Stop};
+use super::{Live, Shared, Stop};
 use crate::store::StoreError;
 
 /// Starts the thread. It ends with the last run of an engine that was closed, and with an engine that was dropped.
@@ -45,9 +45,9 @@ impl Shared {
         *self.good.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says whether the runs of this process are surely still its own.
-    pub(super) fn is_trusted(&self) -> bool {
-        self.good().elapsed() < window(self.process.lease)
+    /// Says whether a run of this process is surely still its own: its claim is as good as a heartbeat.
+    pub(super) fn is_trusted(&self, live: &Live) -> bool {
+        self.good().max(live.since).elapsed() < window(self.process.lease)
     }
 
     async fn renew(&self) -> Result<(), StoreError> {
@@ -68,7 +68,7 @@ impl Shared {
     /// Leaves all runs: somebody else may own them by now, and working on would only cost.
     fn distrust(&self) {
         let lives: Vec<_> = self.lives().values().cloned().collect();
-        for live in lives {
+        for live in lives.into_iter().filter(|live| !self.is_trusted(live)) {
             warn!(run = %live.run, "Run left: its lease could not be renewed.");
             live.ask(Stop::Lost);
         }

@@ -213,8 +213,10 @@ impl Follower {
             match self.engine.shared.store.run(&self.owner, self.run).await {
                 Ok(row) => {
                     let stays = |row: &Run| {
-                        matches!(row.state, RunState::Interrupted | RunState::Failed | RunState::Dead)
-                            && row.fence == end.seq().fence
+                        // One that was given up and put away has no other end; any other cancel has a fence of its own.
+                        let ends =
+                            [RunState::Interrupted, RunState::Failed, RunState::Dead, RunState::Cancelled];
+                        ends.contains(&row.state) && row.fence == end.seq().fence
                     };
                     return Ok(row.is_some_and(|row| !stays(&row)));
                 }
@@ -409,6 +411,7 @@ mod tests {
             accepted: None,
             journal: journal.clone(),
             stop: watch::Sender::new(None),
+            since: std::time::Instant::now(),
         };
         engine.shared.lives().insert(run.run, Arc::new(live));
         let store_and_hold = async |body| {

@@ -54,6 +54,8 @@ use record::Outcome;
 use reload::Served;
 pub use reload::{Finding, Lost, Stale};
 
+/// How long the ends of connections are awaited.
+const GOOD_BYE: Duration = Duration::from_secs(5);
 /// How long the database may take to say that it is there.
 const READY: Duration = Duration::from_secs(2);
 
@@ -205,6 +207,8 @@ struct Live {
     accepted: Option<Arc<Plan>>,
     journal: Arc<Journal>,
     stop: watch::Sender<Option<Stop>>,
+    /// When its claim was known here.
+    since: Instant,
 }
 
 impl Live {
@@ -286,6 +290,7 @@ impl Shared {
             accepted,
             journal: Arc::new(Journal::new(claim.run.run, claim.run.fence)),
             stop: watch::Sender::new(claim.run.cancel_requested.then_some(Stop::Cancel)),
+            since: Instant::now(),
         });
         if let Some(former) = self.lives().insert(claim.run.run, live.clone()) {
             // This process lost the run to itself: its own lease ran out while it was stalled.
@@ -449,7 +454,9 @@ impl Engine {
         if tokio::time::timeout(grace, closing).await.is_err() {
             warn!("Some runs could not be given back in time; their leases will run out.");
         }
-        shared.providers.close().await;
+        if tokio::time::timeout(GOOD_BYE, shared.providers.close()).await.is_err() {
+            warn!("Some connections did not end in time.");
+        }
     }
 }
 

@@ -45,7 +45,7 @@ use crate::store::{CacheEntry, Checkpoint, Claim, Question, RunState, StoreError
 const SNAPSHOT_EVERY: usize = 50;
 /// Process crashes without progress after which a run is given up.
 const MAX_CRASHES: u32 = 3;
-/// The most checkpoints that wait for one commit.
+/// The most checkpoints, and results to keep, that wait for one commit.
 const MOST_PENDING: usize = 500;
 /// The most bytes of them.
 const MOST_PENDING_BYTES: usize = 4 * 1024 * 1024;
@@ -183,7 +183,7 @@ impl Position {
             && self.closed.is_empty()
             && !self.once
             && !self.has_kept
-            && self.pending.len() < MOST_PENDING
+            && self.pending.len().max(self.to_cache.len()) < MOST_PENDING
             && bytes < MOST_PENDING_BYTES
     }
 }
@@ -277,7 +277,7 @@ impl<'a> Driver<'a> {
         let mut first = !began;
         loop {
             // After a stall of the whole process its worker may be awake before its heartbeat.
-            if !self.shared.is_trusted() {
+            if !self.shared.is_trusted(self.live) {
                 self.live.ask(Stop::Lost);
             }
             let plan = at.plan.clone();

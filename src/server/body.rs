@@ -20,6 +20,9 @@ use crate::engine::Breakpoints;
 use crate::id::sha256_hex;
 use crate::state::kind;
 
+/// The most names in a list of a body.
+const MOST_NAMES: usize = 1_000;
+
 /// What a body can be read as.
 pub(super) trait Parsed: Sized + Send {
     /// How the document describes it.
@@ -179,6 +182,9 @@ impl Fields {
         let at = format!("/{field}");
         let items = match self.take(field)? {
             Json::String(text) if or == Some(text.as_str()) => return Some(vec![text]),
+            Json::Array(items) if items.len() > MOST_NAMES => {
+                return self.add(&at, format!("at most {MOST_NAMES} are taken, found {}", items.len()));
+            }
             Json::Array(items) => items,
             other => {
                 let due = if or.is_some() { "`*` or a list of nodes" } else { "a list of nodes" };

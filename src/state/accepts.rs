@@ -94,22 +94,7 @@ fn accepts(due: &Type, given: &Type, open: &mut Vec<(Named, Named)>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn record(fields: &[(&str, Type)]) -> Type {
-        Type::Record(fields.iter().map(|(name, ty)| ((*name).to_owned(), Field::of(ty.clone()))).collect())
-    }
-
-    fn nullable(ty: Type) -> Type {
-        Type::Nullable(Box::new(ty))
-    }
-
-    fn list(ty: Type) -> Type {
-        Type::List(Box::new(ty))
-    }
-
-    fn one_of(values: &[&str]) -> Type {
-        Type::Enum(values.iter().map(|&value| value.to_owned()).collect())
-    }
+    use crate::state::types::tests::{list, nullable, one_of, record};
 
     #[test]
     fn a_value_may_be_written_where_its_type_is_accepted() {

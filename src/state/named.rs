@@ -99,11 +99,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::state::types::tests::list;
     use crate::state::{Field, either};
-
-    fn list(ty: Type) -> Type {
-        Type::List(Box::new(ty))
-    }
 
     /// A record of a value and of parts, which are such records again.
     fn tree(name: &str, value: Type) -> Type {

@@ -307,22 +307,22 @@ impl FromStr for Merge {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn record(fields: &[(&str, Type)]) -> Type {
+    pub(in crate::state) fn record(fields: &[(&str, Type)]) -> Type {
         Type::Record(fields.iter().map(|(name, ty)| ((*name).to_owned(), Field::of(ty.clone()))).collect())
     }
 
-    fn nullable(ty: Type) -> Type {
+    pub(in crate::state) fn nullable(ty: Type) -> Type {
         Type::Nullable(Box::new(ty))
     }
 
-    fn list(ty: Type) -> Type {
+    pub(in crate::state) fn list(ty: Type) -> Type {
         Type::List(Box::new(ty))
     }
 
-    fn one_of(values: &[&str]) -> Type {
+    pub(in crate::state) fn one_of(values: &[&str]) -> Type {
         Type::Enum(values.iter().map(|&value| value.to_owned()).collect())
     }
 

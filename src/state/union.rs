@@ -81,11 +81,7 @@ fn join(a: Type, b: Type) -> Result<Type, Box<(Type, Type)>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::Field;
-
-    fn record(fields: &[(&str, Type)]) -> Type {
-        Type::Record(fields.iter().map(|(name, ty)| ((*name).to_owned(), Field::of(ty.clone()))).collect())
-    }
+    use crate::state::types::tests::record;
 
     #[test]
     fn what_takes_both_types_takes_what_they_make_and_nothing_else_does() {

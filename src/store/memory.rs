@@ -497,7 +497,7 @@ impl Store for MemoryStore {
         tables.begin_with(run, input);
         if let Some(row) = tables.runs.get_mut(&run) {
             (row.run.result, row.run.finished_at, row.run.crashes) = (None, None, 0);
-            row.run.cancel_requested = false;
+            (row.run.cancel_requested, row.run.rollback) = (false, false);
         }
         tables.end_questions(run, false);
         Ok(tables
@@ -585,14 +585,17 @@ impl Store for MemoryStore {
 
     async fn runs(&self, filter: &RunFilter, limit: u32) -> Result<Vec<Run>> {
         let tables = self.lock();
-        let is_asked = |run: &&Run| {
+        let before = filter.before.map(|run| tables.runs.get(&run).map_or(0, |row| row.ord));
+        let is_asked = |row: &&RunRow| {
+            let run = &row.run;
             (filter.states.is_empty() || filter.states.contains(&run.state))
                 && filter.tenant.as_ref().is_none_or(|tenant| run.key.owner.tenant == *tenant)
-                && filter.before.is_none_or(|before| run.run < before)
+                && before.is_none_or(|before| row.ord < before)
                 && filter.thread.is_none_or(|thread| run.thread == thread)
         };
-        let runs = tables.runs.values().rev().map(|row| &row.run).filter(is_asked);
-        Ok(runs.take(limit as usize).cloned().collect())
+        let mut rows: Vec<&RunRow> = tables.runs.values().filter(is_asked).collect();
+        rows.sort_by_key(|row| std::cmp::Reverse(row.ord));
+        Ok(rows.into_iter().take(limit as usize).map(|row| row.run.clone()).collect())
     }
 
     async fn counts(&self) -> Result<Counts> {
@@ -620,7 +623,7 @@ impl Store for MemoryStore {
         tables.end_questions(run, false);
         Ok(tables.runs.get_mut(&run).map(|row| {
             (row.run.state, row.run.crashes, row.run.cancel_requested) = (RunState::Queued, 0, false);
-            (row.run.result, row.run.finished_at) = (None, None);
+            (row.run.result, row.run.finished_at, row.run.rollback) = (None, None, false);
             row.run.clone()
         }))
     }

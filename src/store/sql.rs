@@ -13,6 +13,7 @@ mod keep;
 mod migration;
 mod operate;
 mod postgres;
+mod put;
 mod question;
 mod read;
 mod row;

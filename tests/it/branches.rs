@@ -494,30 +494,8 @@ output: [log]
     assert_eq!(row.state, RunState::Failed);
 }
 
-macro_rules! over_every_store {
-    ($($test:ident),* $(,)?) => {
-        $(mod $test {
-            use super::*;
-
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn in_memory() {
-                super::$test(Subject::memory()).await;
-            }
-
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn on_sqlite() {
-                super::$test(Subject::sqlite().await).await;
-            }
-
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn on_postgres() {
-                super::$test(Subject::postgres().await).await;
-            }
-        })*
-    };
-}
-
-over_every_store!(
+crate::support::over_every_store!(
+    threads:
     a_replay,
     an_update,
     an_update_of_a_child,

@@ -226,27 +226,4 @@ output: [log]
     }
 }
 
-macro_rules! over_every_store {
-    ($($test:ident),* $(,)?) => {
-        $(mod $test {
-            use super::*;
-
-            #[tokio::test]
-            async fn in_memory() {
-                super::$test(Subject::memory()).await;
-            }
-
-            #[tokio::test]
-            async fn on_sqlite() {
-                super::$test(Subject::sqlite().await).await;
-            }
-
-            #[tokio::test]
-            async fn on_postgres() {
-                super::$test(Subject::postgres().await).await;
-            }
-        })*
-    };
-}
-
-over_every_store!(stops_and_goes, what_goes_on, a_crash, a_question_beside);
+crate::support::over_every_store!(stops_and_goes, what_goes_on, a_crash, a_question_beside);

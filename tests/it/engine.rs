@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use graphloom::compile::{Catalog, Compiled, Providers, compile};
 use graphloom::diagnostic::{Bag, render_text};
-use graphloom::engine::{Breakpoints, Engine, Followed, Follower, Settings, Start, StartError, record};
+use graphloom::engine::{Engine, Followed, Follower, Settings, Start, StartError, record};
 use graphloom::event::{Body, Event, Scope};
 use graphloom::id::{Owner, RunId, Seq, TaskId};
 use graphloom::model::scripted::{Entry, Scripted};
@@ -20,6 +20,8 @@ use graphloom::store::memory::MemoryStore;
 use graphloom::store::{Accepted, EventBatch, Idempotency, NewRun, OnBusy, Process, RunState, Store};
 use serde_json::{Value as Json, json};
 use tokio::sync::Semaphore;
+
+use crate::support::turn::turn as say;
 
 /// Says its words one by one; each waits for a permit.
 #[derive(Debug)]
@@ -103,19 +105,6 @@ async fn engine(store: &Arc<MemoryStore>, catalog: Catalog) -> Engine {
 
 fn owner() -> Owner {
     Owner { tenant: "acme".parse().unwrap(), user: "ann".parse().unwrap() }
-}
-
-fn say(text: &str) -> Start {
-    Start {
-        graph: "test".into(),
-        session: "s".parse().unwrap(),
-        message: Some(json!(text)),
-        input: serde_json::Map::new(),
-        on_busy: OnBusy::Enqueue,
-        durability: None,
-        breakpoints: Breakpoints::default(),
-        idempotency: None,
-    }
 }
 
 /// Follows a run to its end: the place and the JSON of each event, and whether the stream was cut.
@@ -443,6 +432,9 @@ async fn a_run_that_kills_its_process_each_time_is_given_up() {
     assert_eq!(events.last().unwrap().1["status"], "dead");
     assert_eq!(calls.load(Ordering::SeqCst), 0);
     assert_eq!(store.run(&owner(), poison.run).await.unwrap().unwrap().state, RunState::Dead);
+    // Put away it tells the same: its stream was cut before its end each time.
+    store.discard(poison.run).await.unwrap();
+    assert_eq!(follow(&engine, poison.run, Seq::default()).await, (events, false));
 }
 
 /// Another graph on the same session went on from the first one's state, private channels and all.

@@ -485,30 +485,7 @@ async fn an_old_run(subject: Subject) {
     assert_eq!(say(&engine, "hi").await.last().unwrap()["status"], "completed");
 }
 
-macro_rules! over_every_store {
-    ($($test:ident),*) => {
-        $(mod $test {
-            use super::*;
-
-            #[tokio::test]
-            async fn in_memory() {
-                super::$test(Subject::memory()).await;
-            }
-
-            #[tokio::test]
-            async fn on_sqlite() {
-                super::$test(Subject::sqlite().await).await;
-            }
-
-            #[tokio::test]
-            async fn on_postgres() {
-                super::$test(Subject::postgres().await).await;
-            }
-        })*
-    };
-}
-
-over_every_store!(
+crate::support::over_every_store!(
     a_plain_message,
     two_messages_at_once,
     an_answer_by_id,

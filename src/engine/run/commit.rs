@@ -154,6 +154,7 @@ impl Driver<'_> {
                     if lost {
                         return Err(Halt::Gone);
                     }
+                    self.rest().await?;
                 }
                 Err(StoreError::Unavailable(why)) => {
                     warn!(run = %claim.run, why, "Commit waits for the database.");

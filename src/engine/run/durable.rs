@@ -30,7 +30,11 @@ impl Driver<'_> {
                 // What it used is counted also when it is stopped.
                 (cancel, work.await)
             }
-            ended = &mut work => (commit.await.map_err(Cut::Halted)?, ended),
+            ended = &mut work => {
+                // Its barrier tells of a wish for the end again; what it came to is not lost.
+                commit.await.map_err(Cut::Halted)?;
+                (false, ended)
+            }
         };
         if cancel { Err(Cut::Cancelled) } else { ended }
     }

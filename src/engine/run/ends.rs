@@ -8,7 +8,7 @@ use super::commit::Barrier;
 use super::{Driver, Halt, Position, Rest};
 use crate::engine::record::{self, Outcome, RunError};
 use crate::engine::step::{self, Open};
-use crate::event::{Body, RunStatus, Scope, Usage};
+use crate::event::{Body, Group, RunStatus, Scope, Usage};
 use crate::failure::{ErrorKind, Failure};
 use crate::store::RunState;
 
@@ -112,6 +112,8 @@ impl Driver<'_> {
             // The thread goes back to before it: nothing more of it is stored, and what is in memory is of no use.
             at.pending.clear();
             at.points.clear();
+            at.to_cache.clear();
+            at.told.retain(|(_, body)| !matches!(body.group(), Group::State | Group::Checkpoints));
             (at.torn, status) = (true, RunStatus::RolledBack);
             self.shared.heads.forget(run.thread);
         }

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::*;
 use crate::state::Field;
+use crate::state::types::tests::list;
 
 fn task(name: &str) -> TaskId {
     TaskId(name.into())
@@ -15,10 +16,6 @@ fn put(channel: &str, value: Json) -> Write {
 
 fn clear(channel: &str) -> Write {
     Write::Clear { channel: channel.to_owned() }
-}
-
-fn list(ty: Type) -> Type {
-    Type::List(Box::new(ty))
 }
 
 fn channels() -> Channels {

@@ -3,17 +3,17 @@
 //! Invariant: locks are taken in the order of a commit, the run that waits before its thread; the thread's lock keeps new
 //! runs away, and what is read behind it decides.
 
-use chrono::Utc;
 use sea_orm::{ConnectionTrait, DbBackend, Value};
 use uuid::Uuid;
 
 use super::base::Tx;
 use super::error::{is_race, undone};
-use super::question::{self, timed, write};
-use super::row::{RUN, moment};
+use super::put::{self, timed, write};
+use super::question;
+use super::row::RUN;
 use super::{read, sql};
 use crate::id::{CheckpointId, Owner, RunId, Seq, ThreadId};
-use crate::store::{Branch, Branched, EventBatch, Origin, Question, Result, Run, RunState, StoreError};
+use crate::store::{Branch, Branched, EventBatch, Origin, Result, Run, RunState, StoreError};
 
 /// Stores a run from outside. The transaction is worth keeping only when it was done.
 pub(super) async fn branch(tx: &Tx, branch: Branch) -> Result<Branched> {
@@ -47,9 +47,9 @@ pub(super) async fn branch(tx: &Tx, branch: Branch) -> Result<Branched> {
         branch.hash.as_str().into(),
     ];
     write(tx, &timed(tx, moved), values).await?;
-    insert_checkpoint(tx, &branch, thread).await?;
-    insert_events(tx, tenant, run, branch.events.clone()).await?;
-    ask(tx, &branch, thread).await?;
+    put::checkpoint(tx, tenant, thread, branch.checkpoint.clone()).await?;
+    put::events(tx, tenant, run, branch.events.clone()).await?;
+    put::questions(tx, tenant, (thread, run), branch.questions.clone()).await?;
     if branch.state == RunState::Interrupted {
         question::wake(tx, tenant, run, branch.stopped).await?;
     }
@@ -127,7 +127,7 @@ pub(super) async fn end_waiting(
     let mut values = identity();
     values.extend([state.name().into(), (fence as i64).into(), result.to_vec().into()]);
     write(tx, &timed(tx, text), values).await?;
-    insert_events(tx, tenant, run.run, EventBatch { fence, ..events.clone() }).await?;
+    put::events(tx, tenant, run.run, EventBatch { fence, ..events.clone() }).await?;
     for text in [
         "delete from pending_write where tenant = $1 and run_id = $2",
         "update interrupt set ended = true where tenant = $1 and run_id = $2 and closed_at is null",
@@ -252,64 +252,4 @@ async fn insert_run(tx: &Tx, branch: &Branch, thread: ThreadId) -> Result<bool> 
         Err(error) if is_race(&error) => Ok(false),
         done => done.map(|_| true).map_err(|e| undone(&e)),
     }
-}
-
-async fn insert_checkpoint(tx: &Tx, branch: &Branch, thread: ThreadId) -> Result<()> {
-    let text = "insert into checkpoint (tenant, thread_id, checkpoint_id, parent, run_id, step, source, delta, snapshot, \
-           frontier, created_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
-    let c = branch.checkpoint.clone();
-    let values = vec![
-        branch.key.owner.tenant.as_str().into(),
-        thread.0.into(),
-        c.checkpoint.0.into(),
-        c.parent.map(|id| id.0).into(),
-        c.run.map(|id| id.0).into(),
-        (c.step as i64).into(),
-        c.source.into(),
-        c.delta.into(),
-        c.snapshot.into(),
-        c.frontier.into(),
-        moment(tx.get_database_backend(), c.created_at),
-    ];
-    write(tx, text, values).await.map(|_| ())
-}
-
-async fn insert_events(tx: &Tx, tenant: &str, run: RunId, batch: EventBatch) -> Result<()> {
-    let text =
-        "insert into event (tenant, run_id, fence, first_n, last_n, data) values ($1, $2, $3, $4, $5, $6)";
-    let values = vec![
-        tenant.into(),
-        run.0.into(),
-        (batch.fence as i64).into(),
-        (batch.first as i64).into(),
-        (batch.last as i64).into(),
-        batch.data.into(),
-    ];
-    write(tx, text, values).await.map(|_| ())
-}
-
-async fn ask(tx: &Tx, branch: &Branch, thread: ThreadId) -> Result<()> {
-    let put = "insert into interrupt (tenant, interrupt_id, thread_id, run_id, agent, data, expires_at, created_at) \
-         values ($1, $2, $3, $4, $5, $6, $7, $8)";
-    let (now, backend) = (Utc::now(), tx.get_database_backend());
-    // A microsecond apart, so that they are listed as they were put.
-    for (place, Question { id, agent, data, expires_at }) in (0..).zip(branch.questions.clone()) {
-        let expires = match (expires_at, backend) {
-            (Some(at), backend) => moment(backend, at),
-            (None, DbBackend::Postgres) => Value::ChronoDateTimeUtc(None),
-            (None, _) => Value::BigInt(None),
-        };
-        let values = vec![
-            branch.key.owner.tenant.as_str().into(),
-            (&*id.0).into(),
-            thread.0.into(),
-            branch.run.0.into(),
-            agent.into(),
-            data.into(),
-            expires,
-            moment(backend, now + chrono::TimeDelta::microseconds(place)),
-        ];
-        write(tx, put, values).await?;
-    }
-    Ok(())
 }

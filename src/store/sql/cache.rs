@@ -6,7 +6,7 @@ use sea_orm::sea_query::ArrayType;
 use sea_orm::{ConnectionTrait, DbBackend, Value};
 
 use super::base::Tx;
-use super::question::{timed, write};
+use super::put::{timed, write};
 use super::read;
 use crate::id::{CacheKey, Part, ThreadId};
 use crate::store::{CacheEntry, Result};

@@ -8,7 +8,7 @@ use std::time::Duration;
 use sea_orm::{ConnectionTrait, DbBackend, Value};
 
 use super::base::{Base, Tx};
-use super::question::write;
+use super::put::{self, write};
 use super::{postgres, sqlite};
 use crate::id::{Owner, RunId};
 use crate::store::{EventBatch, Kept, Result};
@@ -49,18 +49,8 @@ pub(super) async fn events(
     }
     write(&tx, "delete from event where tenant = $1 and run_id = $2", vec![tenant.into(), run.0.into()])
         .await?;
-    let put =
-        "insert into event (tenant, run_id, fence, first_n, last_n, data) values ($1, $2, $3, $4, $5, $6)";
     for batch in batches {
-        let values = vec![
-            tenant.into(),
-            run.0.into(),
-            (batch.fence as i64).into(),
-            (batch.first as i64).into(),
-            (batch.last as i64).into(),
-            batch.data.into(),
-        ];
-        write(&tx, put, values).await?;
+        put::events(&tx, tenant, run, batch).await?;
     }
     tx.commit().await?;
     Ok(true)

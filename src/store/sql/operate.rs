@@ -5,7 +5,7 @@
 use sea_orm::{ConnectionTrait, DbBackend, Value};
 
 use super::base::{Base, Tx};
-use super::question::{timed, write};
+use super::put::{timed, write};
 use super::row::{RUN, Row};
 use super::{delete, postgres, read, sqlite};
 use crate::id::{Owner, Part, RunId, ThreadKey};
@@ -48,7 +48,7 @@ pub(super) async fn retry(base: &Base, run: RunId) -> Result<Option<Run>> {
         return tx.rollback().await.map(|()| None);
     }
     for text in [
-        "update run set state = 'queued', crashes = 0, cancel_requested = false, result = null, finished_at = null, \
+        "update run set state = 'queued', crashes = 0, cancel_requested = false, rollback = false, result = null, finished_at = null, \
            kept = 2, swept = false, \
            owner = null, boot = null, lease_until = null, available_at = {NOW} where tenant = $1 and run_id = $2",
         "update interrupt set ended = false where tenant = $1 and run_id = $2",

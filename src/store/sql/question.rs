@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::base::Tx;
 use super::error::{is_race, undone};
+use super::put::{timed, write};
 use super::row::{RUN, Row, moment};
 use super::{read, sql};
 use crate::id::{CheckpointId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadKey};
@@ -25,24 +26,6 @@ const QUESTION: &str = "select i.interrupt_id, i.run_id, i.agent, i.data, i.crea
 const OPEN: &str = "i.closed_at is null and r.state in ('queued', 'running', 'interrupted')";
 /// The questions that can be answered.
 const ANSWERABLE: &str = "i.answer is null and (i.expires_at is null or i.expires_at > {NOW})";
-
-/// Returns the text with the clock of the back end, whose time decides what is over; and not the time at which a
-/// transaction began, for it may have waited.
-pub(super) fn timed<C: ConnectionTrait>(db: &C, text: &str) -> String {
-    let (now, day_ago) = match db.get_database_backend() {
-        DbBackend::Postgres => ("clock_timestamp()", "now() - interval '24 hours'"),
-        _ => (
-            "cast(unixepoch('subsec') * 1000000 as integer)",
-            "cast((unixepoch('subsec') - 86400) * 1000000 as integer)",
-        ),
-    };
-    text.replace("{NOW}", now).replace("{DAY_AGO}", day_ago)
-}
-
-pub(super) async fn write<C: ConnectionTrait>(db: &C, text: &str, values: Vec<Value>) -> Result<u64> {
-    let done = db.execute_raw(sql(db, text, values)).await.map_err(|e| undone(&e))?;
-    Ok(done.rows_affected())
-}
 
 fn open(row: &Row) -> Result<OpenQuestion> {
     let answered: Option<String> = row.get("answered_by")?;
@@ -335,7 +318,7 @@ pub(super) async fn resume(tx: &Tx, resume: &Resume) -> Result<Resumed> {
         return Ok(Resumed::Known(known));
     }
     for text in [
-        "update run set crashes = 0, cancel_requested = false where tenant = $1 and run_id = $2",
+        "update run set crashes = 0, cancel_requested = false, rollback = false where tenant = $1 and run_id = $2",
         "update interrupt set ended = false where tenant = $1 and run_id = $2",
     ] {
         write(tx, text, vec![tenant.into(), run.run.0.into()]).await?;

@@ -8,18 +8,18 @@ pub(super) mod wide;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use sea_orm::{ConnectionTrait, DbBackend, Value};
+use sea_orm::{DbBackend, Value};
 use uuid::Uuid;
 
 pub(super) use self::open::open;
 use super::base::Tx;
-use super::error::undone;
+use super::put::{self, write};
 use super::row::{RUN, Row, moment};
-use super::{ENGINE, KEY_HOURS, beat, branch, cache, question, read, sql};
+use super::{ENGINE, KEY_HOURS, beat, branch, cache, question, read};
 use crate::id::{CheckpointId, Owner, RunId, Seq, ThreadId};
 use crate::store::{
-    Accepted, Beat, Claim, Commit, Committed, EventBatch, Keyed, NewRun, OnBusy, Process, Question, Result,
-    Run, RunState, StoreError,
+    Accepted, Beat, Claim, Commit, Committed, EventBatch, Keyed, NewRun, OnBusy, Process, Result, Run,
+    RunState, StoreError,
 };
 
 fn at(time: DateTime<Utc>) -> Value {
@@ -31,12 +31,6 @@ fn until(lease: Duration) -> Value {
         .ok()
         .and_then(|lease| Utc::now().checked_add_signed(lease))
         .unwrap_or(DateTime::<Utc>::MAX_UTC))
-}
-
-/// Writes, and returns the number of rows.
-async fn write(tx: &Tx, text: &str, values: Vec<Value>) -> Result<u64> {
-    let done = tx.execute_raw(sql(tx, text, values)).await.map_err(|e| undone(&e))?;
-    Ok(done.rows_affected())
 }
 
 async fn read_back(tx: &Tx, owner: &Owner, run: RunId) -> Result<Run> {
@@ -207,32 +201,16 @@ pub(super) async fn commit(tx: &Tx, mut commit: Commit) -> Result<Committed> {
     ];
     let Some(gate) = read::row(tx, "run", gate, values).await? else { return Ok(Committed::Lost) };
     let head: Option<Uuid> = commit.checkpoints.last().map(|c| c.checkpoint.0);
-    let insert = "insert into checkpoint (tenant, thread_id, checkpoint_id, parent, run_id, step, source, delta, \
-           snapshot, frontier, created_at) \
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
     for c in commit.checkpoints {
-        let values = vec![
-            tenant.into(),
-            commit.thread.0.into(),
-            c.checkpoint.0.into(),
-            c.parent.map(|id| id.0).into(),
-            c.run.map(|id| id.0).into(),
-            (c.step as i64).into(),
-            c.source.into(),
-            c.delta.into(),
-            c.snapshot.into(),
-            c.frontier.into(),
-            at(c.created_at),
-        ];
-        write(tx, insert, values).await?;
+        put::checkpoint(tx, tenant, commit.thread, c).await?;
     }
     if let Some(batch) = commit.events {
-        store(tx, tenant, commit.run, batch).await?;
+        put::events(tx, tenant, commit.run, batch).await?;
     }
     let moved =
         "update thread set head = coalesce($3, head), updated_at = $4 where tenant = $1 and thread_id = $2";
     write(tx, moved, vec![tenant.into(), commit.thread.0.into(), head.into(), at(Utc::now())]).await?;
-    ask(tx, tenant, (commit.thread, commit.run), commit.questions).await?;
+    put::questions(tx, tenant, (commit.thread, commit.run), commit.questions).await?;
     let close = "update interrupt set closed_at = $4 where tenant = $1 and interrupt_id = $2 and run_id = $3";
     for id in commit.closed {
         write(tx, close, vec![tenant.into(), (&*id.0).into(), commit.run.0.into(), at(Utc::now())]).await?;
@@ -260,42 +238,6 @@ async fn leave(tx: &Tx, tenant: &str, run: RunId) -> Result<()> {
     write(tx, text, vec![tenant.into(), run.0.into()]).await.map(|_| ())
 }
 
-async fn ask(tx: &Tx, tenant: &str, of: (ThreadId, RunId), questions: Vec<Question>) -> Result<()> {
-    let put = "insert into interrupt (tenant, interrupt_id, thread_id, run_id, agent, data, expires_at, created_at) \
-         values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict (tenant, interrupt_id) do nothing";
-    // A microsecond apart, so that they are listed as they were put.
-    for (now, question) in (Utc::now().timestamp_micros()..).zip(questions) {
-        let values = vec![
-            tenant.into(),
-            (&*question.id.0).into(),
-            of.0.0.into(),
-            of.1.0.into(),
-            question.agent.into(),
-            question.data.into(),
-            question.expires_at.map_or(Value::BigInt(None), at),
-            now.into(),
-        ];
-        write(tx, put, values).await?;
-    }
-    Ok(())
-}
-
-/// Stores a batch, in place of a shorter one with the same beginning.
-async fn store(tx: &Tx, tenant: &str, run: RunId, batch: EventBatch) -> Result<()> {
-    let insert = "insert into event (tenant, run_id, fence, first_n, last_n, data) values ($1, $2, $3, $4, $5, $6) \
-         on conflict (tenant, run_id, fence, first_n) do update set last_n = excluded.last_n, data = excluded.data \
-         where event.last_n < excluded.last_n";
-    let values = vec![
-        tenant.into(),
-        run.0.into(),
-        (batch.fence as i64).into(),
-        (batch.first as i64).into(),
-        (batch.last as i64).into(),
-        batch.data.into(),
-    ];
-    write(tx, insert, values).await.map(|_| ())
-}
-
 pub(super) async fn append_events(tx: &Tx, batches: Vec<(Owner, RunId, EventBatch)>) -> Result<()> {
     for (owner, run, batch) in batches {
         let text = "select 1 from run where tenant = $1 and run_id = $2 and user_id = $3 and fence = $4";
@@ -306,7 +248,7 @@ pub(super) async fn append_events(tx: &Tx, batches: Vec<(Owner, RunId, EventBatc
             (batch.fence as i64).into(),
         ];
         if read::row(tx, "run", text, values).await?.is_some() {
-            store(tx, owner.tenant.as_str(), run, batch).await?;
+            put::events(tx, owner.tenant.as_str(), run, batch).await?;
         }
     }
     Ok(())
@@ -392,7 +334,7 @@ pub(super) async fn request_cancel(
             let values =
                 vec![tenant.into(), run.0.into(), (fence as i64).into(), result.into(), at(Utc::now())];
             write(tx, text, values).await?;
-            store(tx, tenant, run, EventBatch { fence, ..events }).await?;
+            put::events(tx, tenant, run, EventBatch { fence, ..events }).await?;
             let settle = "delete from pending_write where tenant = $1 and run_id = $2";
             write(tx, settle, vec![tenant.into(), run.0.into()]).await?;
             leave(tx, tenant, run).await?;

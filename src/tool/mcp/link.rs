@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use chrono::Utc;
@@ -13,8 +13,8 @@ use rmcp::model::{
     PaginatedRequestParams, ProtocolVersion, RequestMetaObject, Tool,
 };
 use rmcp::service::{
-    ClientInitializeError, ClientLifecycleMode, ClientServiceExt, NotificationContext, RunningService,
-    ServiceError,
+    ClientCacheConfig, ClientInitializeError, ClientLifecycleMode, ClientServiceExt, NotificationContext,
+    RunningService, ServiceError,
 };
 use rmcp::transport::DynamicTransportError;
 use rmcp::transport::streamable_http_client::{HttpStatusError, StreamableHttpError};
@@ -34,6 +34,8 @@ use crate::tool::{Call, http};
 const GOOD_BYE: Duration = Duration::from_secs(3);
 /// The most tools of one server.
 const MAX_TOOLS: usize = 1000;
+/// How old the list of tools may be at a call. A server without sessions has no way to say that it was replaced.
+const FRESH: Duration = Duration::from_mins(1);
 /// The most pages that a list of tools may have.
 const MAX_PAGES: usize = 100;
 
@@ -61,6 +63,8 @@ impl ClientHandler for Ear {
 pub(super) struct Link {
     service: RunningService<RoleClient, Ear>,
     tools: ArcSwap<BTreeMap<String, McpSignature>>,
+    /// When they were asked for.
+    asked: Mutex<Instant>,
     changed: Arc<AtomicBool>,
 }
 
@@ -93,7 +97,9 @@ impl Link {
             Way::Nowhere(why) => return Err(why.clone()),
         };
         let service = opened.map_err(|error| unopened(&error))?;
-        let link = Self { service, tools: ArcSwap::default(), changed };
+        // What a server says is asked of it, not of what it said before.
+        service.set_response_cache_config(ClientCacheConfig::disabled()).await;
+        let link = Self { service, tools: ArcSwap::default(), asked: Mutex::new(Instant::now()), changed };
         link.read_tools().await?;
         Ok(link)
     }
@@ -109,8 +115,10 @@ impl Link {
         self.service.is_transport_closed()
     }
 
+    /// Says whether the server's tools may be others than when they were asked for.
     pub(super) fn has_changed(&self) -> bool {
-        self.changed.load(Ordering::Relaxed)
+        let asked = *self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        self.changed.load(Ordering::Relaxed) || asked.elapsed() > FRESH
     }
 
     /// Returns what the server said of its tools.
@@ -122,6 +130,7 @@ impl Link {
     pub(super) async fn read_tools(&self) -> Result<(), Failure> {
         // What is said from here on, is said of another list.
         self.changed.store(false, Ordering::Relaxed);
+        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         let read = self.list().await.inspect_err(|_| self.changed.store(true, Ordering::Relaxed));
         self.tools.store(Arc::new(read?));
         Ok(())

@@ -175,20 +175,24 @@ impl Server {
         Ok(link.tools())
     }
 
-    /// Returns the connection, with what the server says of its tools today.
+    /// Returns the connection, with what the server says of its tools today. Who waits for another one's try waits no longer
+    /// than for its own.
     async fn link(&self) -> Result<Arc<Link>, Failure> {
+        self.within(self.connected()).await
+    }
+
+    async fn connected(&self) -> Result<Arc<Link>, Failure> {
         let mut kept = self.link.lock().await;
         if let Some(link) = kept.as_ref().filter(|link| !link.is_closed()) {
             if !link.has_changed() {
                 return Ok(Arc::clone(link));
             }
-            // It says by itself that its tools are others.
-            if self.within(link.read_tools()).await.is_ok() {
+            if link.read_tools().await.is_ok() {
                 return Ok(Arc::clone(link));
             }
         }
         *kept = None;
-        let link = Arc::new(self.within(Link::open(&self.way)).await?);
+        let link = Arc::new(Link::open(&self.way).await?);
         *kept = Some(Arc::clone(&link));
         Ok(link)
     }

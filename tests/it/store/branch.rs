@@ -20,6 +20,7 @@ on_every_store![
     a_branch_takes_no_thread_that_works_moved_or_is_gone,
     of_many_branches_one_is_stored,
     a_run_that_is_rolled_back_moves_its_thread_back,
+    a_run_that_ended_otherwise_forgets_the_wish_to_roll_it_back,
     a_run_that_is_stopped_is_gone_on_with_by_a_resume_or_an_answer_alone,
 ];
 
@@ -190,6 +191,24 @@ async fn a_run_that_is_rolled_back_moves_its_thread_back(store: Arc<dyn Store>) 
     );
     store.request_cancel(&key.owner, branch.run, true, vec![], batch(0, 2, 2, b"")).await.unwrap();
     assert_eq!(head(&*store, &key).await, Some(branch.checkpoint.checkpoint));
+}
+
+/// A cancel of a run that was resumed threw away what it had done, where an earlier one had asked for that.
+async fn a_run_that_ended_otherwise_forgets_the_wish_to_roll_it_back(store: Arc<dyn Store>) {
+    for (name, end) in [("s", RunState::Failed), ("t", RunState::Dead)] {
+        let key = session(name);
+        let run = claimed(&*store, &key).await;
+        store.request_cancel(&key.owner, run.run, true, vec![], batch(0, 2, 2, b"")).await.unwrap();
+        store.commit(last_barrier(&run, end)).await.unwrap();
+        let again = if end == RunState::Failed {
+            let resumed = store.resume(resume(&key.owner, run.run, "here")).await.unwrap();
+            let Resumed::Claimed(claim) = resumed else { panic!("{resumed:?}") };
+            claim.run
+        } else {
+            store.retry(run.run).await.unwrap().unwrap()
+        };
+        assert_eq!((again.cancel_requested, again.rollback), (false, false), "{end:?}");
+    }
 }
 
 async fn a_run_that_is_stopped_is_gone_on_with_by_a_resume_or_an_answer_alone(store: Arc<dyn Store>) {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use graphloom::id::{CacheKey, ThreadKey};
-use graphloom::store::{CacheEntry, Commit, Committed, Run, Store};
+use graphloom::id::{CacheKey, InterruptId, ThreadKey};
+use graphloom::store::{CacheEntry, Commit, Committed, Question, Run, Store};
 
 use super::on_every_store;
 use crate::support::{barrier, claimed, owner, part, session};
@@ -13,6 +13,7 @@ on_every_store![
     a_result_is_found_by_its_tenant_until_its_time_is_over,
     what_is_over_is_forgotten_in_steps,
     a_thread_takes_along_what_it_gave_and_nothing_else,
+    a_barrier_holds_more_results_and_questions_than_a_statement_takes_values,
 ];
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -100,4 +101,25 @@ async fn a_thread_takes_along_what_it_gave_and_nothing_else(store: Arc<dyn Store
     assert_eq!(found(&*store, "acme", &["a", "b", "c"]).await, ["b=of bob", "c=of bob"]);
     while store.erase(&part("acme"), Some(&part("bob")), 10).await.unwrap() > 0 {}
     assert!(found(&*store, "acme", &["a", "b", "c"]).await.is_empty());
+}
+
+/// A run with such a barrier was tried for ever.
+async fn a_barrier_holds_more_results_and_questions_than_a_statement_takes_values(store: Arc<dyn Store>) {
+    let session = session("s");
+    let run = claimed(&*store, &session).await;
+    let cached = (0..22_000).map(|n| entry(&format!("{n:05}"), "x", HOUR)).collect();
+    let question = |n: u32| Question {
+        id: InterruptId(format!("q{n}").into()),
+        agent: n.is_multiple_of(2),
+        data: vec![1],
+        expires_at: None,
+    };
+    let questions = (0..14_000).map(question).collect();
+    let done = store.commit(Commit { cached, questions, ..barrier(&run) }).await.unwrap();
+    assert_eq!(done, Committed::Done { cancel_requested: false });
+    assert_eq!(found(&*store, "acme", &["00000", "21999"]).await, ["00000=x", "21999=x"]);
+    let open = store.questions(&session).await.unwrap();
+    let shown = |n: usize| (open[n].id.0.to_string(), open[n].agent);
+    assert_eq!(open.len(), 14_000);
+    assert_eq!([shown(0), shown(1)], [("q0".to_owned(), true), ("q1".to_owned(), false)]);
 }

@@ -5,18 +5,19 @@ use std::time::Duration;
 
 use graphloom::id::{CacheKey, InterruptId, RunId, ThreadKey};
 use graphloom::store::{
-    Answer, Answering, CacheEntry, Commit, Committed, Counts, Idempotency, Question, Run, RunFilter,
-    RunState, Store,
+    Accepted, Answer, Answering, CacheEntry, Commit, Committed, Counts, Idempotency, Question, Run,
+    RunFilter, RunState, Store,
 };
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
 
 use super::on_every_store;
 use crate::support::{
-    Subject, barrier, batch, claimed, last_barrier, owner, part, plain, process, queued, session,
+    Subject, barrier, batch, claimed, last_barrier, new_run, owner, part, plain, process, queued, session,
 };
 
 on_every_store![
     an_operator_sees_the_runs_of_all_tenants,
+    runs_are_told_in_the_order_of_their_acceptance,
     a_run_that_was_given_up_is_tried_again_only_as_the_newest,
     a_run_that_was_given_up_can_be_put_away,
     a_user_that_is_erased_leaves_the_others_alone,
@@ -53,6 +54,19 @@ async fn an_operator_sees_the_runs_of_all_tenants(store: Arc<dyn Store>) {
     assert_eq!(store.counts().await.unwrap(), counts);
     assert_eq!(store.find_run(lost.run).await.unwrap().map(|run| run.key), Some(other));
     assert_eq!(store.find_run(RunId::new()).await.unwrap(), None);
+}
+
+/// Ids are made before their runs are accepted, by replicas whose clocks differ.
+async fn runs_are_told_in_the_order_of_their_acceptance(store: Arc<dyn Store>) {
+    let key = session("s");
+    let late = new_run(&key);
+    let first = claimed(&*store, &key).await;
+    let Accepted::Queued { run: second } = store.accept(late).await.unwrap() else { panic!() };
+    assert!(second.run < first.run);
+    let filter = |before| RunFilter { before, thread: Some(first.thread), ..RunFilter::default() };
+    assert_eq!(ids(&*store, filter(None), 10).await, [second.run, first.run]);
+    assert_eq!(ids(&*store, filter(Some(second.run)), 10).await, [first.run]);
+    assert_eq!(ids(&*store, filter(Some(first.run)), 10).await, []);
 }
 
 async fn a_run_that_was_given_up_is_tried_again_only_as_the_newest(store: Arc<dyn Store>) {

@@ -285,3 +285,32 @@ pub(crate) async fn line(store: &dyn Store, run: &mut Run, count: u64, every: u6
 pub(crate) fn nowhere() -> ThreadId {
     ThreadId::new()
 }
+
+/// Makes a test on each store of functions that take one; after `threads:` on two threads.
+macro_rules! over_every_store {
+    (threads: $($test:ident),* $(,)?) => {
+        $($crate::support::over_every_store!(@ $test ((flavor = "multi_thread", worker_threads = 2)));)*
+    };
+    (@ $test:ident ($($how:tt)*)) => {
+        mod $test {
+            #[tokio::test $($how)*]
+            async fn in_memory() {
+                super::$test($crate::support::Subject::memory()).await;
+            }
+
+            #[tokio::test $($how)*]
+            async fn on_sqlite() {
+                super::$test($crate::support::Subject::sqlite().await).await;
+            }
+
+            #[tokio::test $($how)*]
+            async fn on_postgres() {
+                super::$test($crate::support::Subject::postgres().await).await;
+            }
+        }
+    };
+    ($($test:ident),* $(,)?) => {
+        $($crate::support::over_every_store!(@ $test ());)*
+    };
+}
+pub(crate) use over_every_store;

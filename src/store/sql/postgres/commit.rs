@@ -10,7 +10,7 @@ use super::{Lanes, Postgres, array, millis, query};
 use crate::store::sql::base::Tx;
 use crate::store::sql::error::{undone, unsure};
 use crate::store::sql::{branch, detached, question, read, sql};
-use crate::store::{CacheEntry, Commit, Committed, EventBatch, Result, RunState};
+use crate::store::{CacheEntry, Commit, Committed, EventBatch, Question, Result, RunState};
 
 const COMMIT: &str = "with gate as ( \
        update run set step = step + 1, crashes = case when $7 = 'dead' then crashes else 0 end, \
@@ -35,10 +35,6 @@ const COMMIT: &str = "with gate as ( \
 /// The types of a checkpoint, which a bare `values` list does not infer.
 const CHECKPOINT: [&str; 9] =
     ["uuid", "uuid", "uuid", "bigint", "text", "bytea", "bytea", "bytea", "timestamptz"];
-/// The same of a question.
-const QUESTION: [&str; 5] = ["text", "boolean", "bytea", "timestamptz", "bigint"];
-/// The same of a result that is kept.
-const CACHED: [&str; 3] = ["text", "bytea", "bigint"];
 
 pub(in crate::store::sql) async fn commit(db: &Postgres, commit: Commit) -> Result<Committed> {
     let works = db.works.clone();
@@ -158,43 +154,54 @@ fn barrier(commit: Commit) -> (String, Vec<Value>) {
         }
     }
     if !commit.questions.is_empty() {
-        // A microsecond apart, so that they are listed as they were put.
-        text.push_str(
+        // A statement takes 65 535 values, and a list may put more questions: a column is one value. They are a microsecond
+        // apart, so that they are listed as they were put.
+        let first = values.len() + 1;
+        text.push_str(&format!(
             ", asked as ( \
                insert into interrupt (tenant, thread_id, run_id, interrupt_id, agent, data, expires_at, created_at, ended) \
-               select $1, $4, $2, q.id, q.agent, q.data, q.expires_at, now() + q.place * interval '1 microsecond', $9 \
-               from gate, (values ",
-        );
-        text.push_str(&rows(&values, commit.questions.len(), &QUESTION));
-        text.push_str(
-            ") q (id, agent, data, expires_at, place) on conflict (tenant, interrupt_id) do nothing)",
-        );
-        for (place, question) in (0_i64..).zip(commit.questions) {
-            values.extend([
-                (&*question.id.0).into(),
-                question.agent.into(),
-                question.data.into(),
-                question.expires_at.into(),
-                place.into(),
-            ]);
+               select $1, $4, $2, q.id, q.agent <> 0, q.data, 'epoch'::timestamptz + q.expires * interval '1 microsecond', \
+                 now() + (q.place - 1) * interval '1 microsecond', $9 \
+               from gate, unnest(${}::text[], ${}::bigint[], ${}::bytea[], ${}::bigint[]) \
+                 with ordinality as q (id, agent, data, expires, place) \
+               on conflict (tenant, interrupt_id) do nothing)",
+            first,
+            first + 1,
+            first + 2,
+            first + 3,
+        ));
+        let mut columns: [Vec<Value>; 4] = Default::default();
+        for Question { id, agent, data, expires_at } in commit.questions {
+            columns[0].push((&*id.0).into());
+            columns[1].push(i64::from(agent).into());
+            columns[2].push(data.into());
+            columns[3].push(expires_at.map(|at| at.timestamp_micros()).into());
         }
+        let sorts = [ArrayType::String, ArrayType::BigInt, ArrayType::Bytes, ArrayType::BigInt];
+        values.extend(sorts.into_iter().zip(columns).map(|(sort, column)| array(sort, column)));
     }
     if !commit.cached.is_empty() {
-        // Sorted, so that two barriers with the same keys do not wait for each other.
-        text.push_str(
+        // Columns, as above. Sorted, so that two barriers with the same keys do not wait for each other.
+        let first = values.len() + 1;
+        text.push_str(&format!(
             ", kept as ( \
                insert into cache (tenant, thread_id, key, data, expires_at) \
-               select $1, $4, c.key, c.data, now() + c.ttl * interval '1 millisecond' from gate, (values ",
-        );
-        text.push_str(&rows(&values, commit.cached.len(), &CACHED));
-        text.push_str(
-            ") c (key, data, ttl) order by c.key \
-             on conflict (tenant, key) do update set thread_id = excluded.thread_id, data = excluded.data, \
-               expires_at = excluded.expires_at)",
-        );
+               select $1, $4, c.key, c.data, now() + c.ttl * interval '1 millisecond' \
+               from gate, unnest(${}::text[], ${}::bytea[], ${}::bigint[]) as c (key, data, ttl) order by c.key \
+               on conflict (tenant, key) do update set thread_id = excluded.thread_id, data = excluded.data, \
+                 expires_at = excluded.expires_at)",
+            first,
+            first + 1,
+            first + 2,
+        ));
+        let mut columns: [Vec<Value>; 3] = Default::default();
         for CacheEntry { key, data, ttl } in commit.cached {
-            values.extend([(&*key.0).into(), data.into(), millis(ttl)]);
+            columns[0].push((&*key.0).into());
+            columns[1].push(data.into());
+            columns[2].push(millis(ttl));
         }
+        let sorts = [ArrayType::String, ArrayType::Bytes, ArrayType::BigInt];
+        values.extend(sorts.into_iter().zip(columns).map(|(sort, column)| array(sort, column)));
     }
     if terminal || !commit.closed.is_empty() {
         let ids = commit.closed.iter().map(|id| (&*id.0).into()).collect();

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::id::RunId;
 use crate::store::sql::base::{Desk, Sqlite};
 use crate::store::sql::error::undone;
-use crate::store::sql::question::{timed, write};
+use crate::store::sql::put::{timed, write};
 use crate::store::sql::row::{RUN, Row, moment};
 use crate::store::sql::{KEY_HOURS, keep, read, sql};
 use crate::store::{Counts, Kept, Result, Run, RunFilter, VersionUse};
@@ -57,13 +57,13 @@ pub(in crate::store::sql) async fn runs(db: &Sqlite, filter: &RunFilter, limit: 
     }
     if let Some(before) = filter.before {
         values.push(before.0.into());
-        text.push_str(&format!(" and r.run_id < ${}", values.len()));
+        text.push_str(&format!(" and r.ord < (select b.ord from run b where b.run_id = ${})", values.len()));
     }
     if let Some(thread) = filter.thread {
         values.push(thread.0.into());
         text.push_str(&format!(" and r.thread_id = ${}", values.len()));
     }
-    text.push_str(" order by r.run_id desc limit $1");
+    text.push_str(" order by r.ord desc limit $1");
     read::rows(&reads(db), "run", &text, values).await?.iter().map(Row::run).collect()
 }
 
