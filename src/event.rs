@@ -362,6 +362,9 @@ pub enum Body {
         /// Its whole text; absent when the attempt died and the deltas are to be dropped.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         content: Option<String>,
+        /// The provider cut it at the limit of tokens.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        truncated: bool,
     },
     /// The model begins to think aloud.
     #[serde(rename = "reasoning.started")]

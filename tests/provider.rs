@@ -43,7 +43,7 @@ impl Provider {
     fn model(&self) -> OpenAi {
         let client = Client::new(Settings::default()).unwrap();
         let key = Some(Secret::new("sk-test"));
-        OpenAi::new(&client, &format!("http://{}/v1", self.address), "mock".to_owned(), key).unwrap()
+        OpenAi::new(&client, &format!("http://{}/v1", self.address), "mock".to_owned(), key, true).unwrap()
     }
 
     /// Returns a model of each protocol.

@@ -21,9 +21,6 @@ use crate::state::Type;
 use crate::template::Templates;
 use crate::tool::mcp::{Drift, Server, TIMEOUT, Way};
 
-/// What a program sees of the environment of the service: where programs and homes are, the language, the time.
-const INHERITED: [&str; 9] = ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TZ", "TMPDIR"];
-
 /// A checked server that still lacks the closed set of templates.
 #[derive(Debug)]
 struct ServerDraft {
@@ -104,11 +101,7 @@ impl Servers {
                     Err(failure) => nowhere(failure),
                 },
                 WayDraft::Program { command, env } => {
-                    let inherited =
-                        INHERITED.iter().filter_map(|name| Some((*name, providers.setting(name)?)));
-                    let inherited = inherited.map(|(name, value)| (name.to_owned(), Secret::new(value)));
-                    let env = inherited.chain(env.iter().cloned()).collect();
-                    Way::Program { command: command.clone(), env }
+                    Way::Program { command: command.clone(), env: env.clone() }
                 }
             };
             (name.clone(), providers.mcp().server(name, way, draft.timeout, tape))

@@ -370,6 +370,7 @@ fn limits(graph: &Graph) -> Limits {
     Limits {
         steps: spec.steps.as_ref().map_or(default.steps, |steps| steps.value),
         time: spec.time.unwrap_or(default.time).max(Duration::from_millis(1)),
+        calls: spec.calls.unwrap_or(default.calls),
         tokens: spec.tokens.unwrap_or(default.tokens),
         cost_nano_usd: spec.cost_usd.as_ref().map_or(default.cost_nano_usd, |usd| (usd.value * 1e9) as u64),
         parallel: spec.parallel.map_or(default.parallel, |n| n as usize),

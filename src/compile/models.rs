@@ -158,7 +158,7 @@ fn model(
         return None;
     }
     let supports = |word| spec.supports.as_ref().is_none_or(|words| words.contains(&word));
-    let forced = provider == "anthropic" && !supports("json_schema") && supports("tools");
+    let forced = provider != "demo" && !supports("json_schema") && supports("tools");
     match providers.model(spec, key) {
         Ok(chat) => Some(Model {
             name: name.clone(),

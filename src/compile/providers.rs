@@ -253,12 +253,10 @@ impl Providers {
             return Ok(Arc::new(Demo { delay: Duration::from_millis(15) }));
         };
         let model = spec.model.clone().unwrap_or_default();
+        let schemas = spec.supports.as_ref().is_none_or(|words| words.contains(&"json_schema"));
         Ok(match spec.provider.value {
-            "anthropic" => {
-                let schemas = spec.supports.as_ref().is_none_or(|words| words.contains(&"json_schema"));
-                Arc::new(Anthropic::new(&self.client, url, model, key, schemas)?)
-            }
-            _ => Arc::new(OpenAi::new(&self.client, url, model, key)?),
+            "anthropic" => Arc::new(Anthropic::new(&self.client, url, model, key, schemas)?),
+            _ => Arc::new(OpenAi::new(&self.client, url, model, key, schemas)?),
         })
     }
 }

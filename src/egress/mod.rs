@@ -376,7 +376,15 @@ impl Client {
                 let (answer, frames) = tape.play(&asked())?;
                 return Ok(Response { from: From::Tape(answer, frames), recording: None });
             }
-            tape => tape.as_ref().map(|tape| tape.record(asked())),
+            tape => tape.as_ref().map(|tape| {
+                // What is made of a secret is one: a name and a password in base64 are often sent back.
+                for value in headers.values().filter(|value| value.is_sensitive()) {
+                    if let Some(made) = value.to_str().ok().and_then(|value| value.rsplit(' ').next()) {
+                        tape.hide(&Secret::new(made));
+                    }
+                }
+                tape.record(asked())
+            }),
         };
         let mut request = pool.request(method, url.clone()).headers(headers);
         if !body.is_empty() {

@@ -15,7 +15,7 @@ use crate::event::{Interrupt, Who};
 use crate::failure::Failure;
 use crate::id::{InterruptId, Owner, RunId, Seq, ThreadKey};
 use crate::node::RunFacts;
-use crate::plan::{Form, OnMessage, Plan};
+use crate::plan::{Durability, Form, OnMessage, Plan};
 use crate::state::Mismatch;
 use crate::store::{
     self, Answer, Answering, Claim, Idempotency, Keyed, OnBusy, OpenQuestion, Resumed, Run, RunFilter,
@@ -38,17 +38,26 @@ pub struct Said {
     pub replies: Vec<(InterruptId, Reply)>,
     /// The thread that the questions are of; else any.
     pub thread: Option<ThreadKey>,
-    /// Where a run that waited stops from here on; absent: where it was told to.
-    pub breakpoints: Option<Breakpoints>,
+    /// What a run that waited is told anew.
+    pub terms: Terms,
     /// Makes a repeated request find what the first one did.
     pub idempotency: Option<Idempotency>,
+}
+
+/// What a run can be told anew when it goes on; what is absent stays as it was told before.
+#[derive(Debug, Clone, Default)]
+pub struct Terms {
+    /// Where it stops.
+    pub breakpoints: Option<Breakpoints>,
+    /// When its supersteps are stored.
+    pub durability: Option<Durability>,
 }
 
 /// How a run goes on that nobody has to answer.
 #[derive(Debug, Clone, Default)]
 pub struct Resume {
-    /// Where it stops from here on; absent: where it was told to.
-    pub breakpoints: Option<Breakpoints>,
+    /// What it is told anew.
+    pub terms: Terms,
     /// Makes a repeated request find what the first one did.
     pub idempotency: Option<Idempotency>,
 }
@@ -167,7 +176,7 @@ impl Engine {
     }
 
     async fn say(&self, who: &Answerer, said: Said) -> Result<Answered, AnswerError> {
-        let Said { replies, thread, breakpoints, idempotency } = said;
+        let Said { replies, thread, terms, idempotency } = said;
         let shared = &self.shared;
         if shared.draining.load(Ordering::Relaxed) {
             return Err(AnswerError::Draining);
@@ -203,7 +212,7 @@ impl Engine {
             run = run.or(Some(question));
         }
         let Some(first) = run else { return Err(AnswerError::SeveralRuns) };
-        let input = self.stopping(&first.key.owner, first.run, breakpoints).await?;
+        let input = self.told(&first.key.owner, first.run, terms).await?;
         let answer = Answer {
             owner: who.owner.clone(),
             agent: who.agent,
@@ -264,7 +273,7 @@ impl Engine {
             (None, Some((run, RunState::Failed))) => run,
             (None, _) => return Err(AnswerError::Nothing),
         };
-        let input = self.stopping(&key.owner, run, resume.breakpoints).await?;
+        let input = self.told(&key.owner, run, resume.terms).await?;
         let (store, owner, process) = (shared.store.clone(), key.owner.clone(), shared.process.clone());
         let resume = store::Resume { owner, run, process, input, idempotency: resume.idempotency };
         let resuming = async move {
@@ -308,22 +317,21 @@ impl Engine {
         Ok(planned.map_or(true, |planned| planned.step.tasks.is_empty() || planned.step.moves()))
     }
 
-    /// Returns what a run goes on with that is told anew where to stop.
-    async fn stopping(
-        &self,
-        owner: &Owner,
-        run: RunId,
-        breakpoints: Option<Breakpoints>,
-    ) -> Result<Option<Vec<u8>>, AnswerError> {
-        let Some(breakpoints) = breakpoints else { return Ok(None) };
+    /// Returns what a run goes on with that is told something anew.
+    async fn told(&self, owner: &Owner, run: RunId, terms: Terms) -> Result<Option<Vec<u8>>, AnswerError> {
+        if terms.breakpoints.is_none() && terms.durability.is_none() {
+            return Ok(None);
+        }
         let Some(run) = self.shared.store.run(owner, run).await? else { return Ok(None) };
         let plan = self.shared.plan(&run.graph, &run.hash).await?.map_err(AnswerError::Version)?;
-        let wrong = breakpoints.check(&plan);
+        let wrong = terms.breakpoints.as_ref().map(|stops| stops.check(&plan)).unwrap_or_default();
         if !wrong.is_empty() {
             return Err(AnswerError::Unprocessable(wrong));
         }
         let input: record::Input = record::decode("input", &run.input)?;
-        Ok(Some(record::encode(&record::Input { breakpoints, ..input })))
+        let breakpoints = terms.breakpoints.unwrap_or(input.breakpoints);
+        let durability = terms.durability.or(input.durability);
+        Ok(Some(record::encode(&record::Input { durability, breakpoints, ..input })))
     }
 
     /// Takes a plain message to a thread that waits, as its questions say. Nothing: the run was ended for it, or goes on
@@ -381,7 +389,10 @@ impl Engine {
         let said = Said {
             replies: vec![(only.question.id.clone(), Reply::Answer(value))],
             thread: Some(key.clone()),
-            breakpoints: Some(start.breakpoints.clone()).filter(|some| !some.is_none()),
+            terms: Terms {
+                breakpoints: Some(start.breakpoints.clone()).filter(|some| !some.is_none()),
+                durability: start.durability,
+            },
             idempotency: start.idempotency.clone(),
         };
         match self.answer(&who, said).await {

@@ -19,7 +19,7 @@ use crate::event::{self, Body, Event, RunStatus, Scope, Usage, Who};
 use crate::id::{CheckpointId, Part, RunId, Seq, ThreadKey};
 use crate::node::RunFacts;
 use crate::plan::Plan;
-use crate::state::{Cell, Delta, Mismatch, State};
+use crate::state::{Cell, Delta, Mismatch, State, join};
 use crate::store::{
     Branch, Branched as Stored, Checkpoint, EventBatch, Idempotency, Keyed, Origin, Question, Run, RunFilter,
     RunState, StoreError, Thread,
@@ -169,7 +169,7 @@ impl Engine {
         begun.map_err(StartError::Incompatible)?;
         let (mut state, mut delta) = migrate::take(&plan, &head).map_err(StartError::Incompatible)?;
         if head.checkpoint.is_none() {
-            super::run::join(&mut delta, state.begin_run(&plan.channels));
+            join(&mut delta, state.begin_run(&plan.channels));
         }
         let (run, step, now) = (RunId::new(), head.step + 1, Utc::now());
         let facts = facts(&plan, &state, run, step, now);
@@ -182,7 +182,7 @@ impl Engine {
         let json = Arc::new(input.input.clone());
         let changed = step::change(&plan, (&state, &head.frontier), &json, &facts, change);
         let changed = changed.map_err(StartError::Unprocessable)?;
-        super::run::join(&mut delta, changed.delta);
+        join(&mut delta, changed.delta);
         let most = self.shared.settings.state_bytes;
         if head.size() > most || changed.state.encode().len() > most {
             let why = format!("the state of the thread would be larger than {most} bytes");

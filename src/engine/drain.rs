@@ -85,7 +85,7 @@ impl Told {
     /// Takes the next event; says what came of the run when it is the last one.
     pub(crate) fn take(&mut self, run: RunId, event: &Event) -> Option<Finished> {
         match (&event.scope, &event.body) {
-            (Some(scope), Body::MessageFinished { message_id, content: Some(content) }) => {
+            (Some(scope), Body::MessageFinished { message_id, content: Some(content), .. }) => {
                 let (message_id, content) = (message_id.clone(), content.clone());
                 let message = Message { message_id, node: scope.node.clone(), content };
                 self.messages.push((scope.task_id.clone(), message));

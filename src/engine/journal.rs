@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 
 use crate::event::{self, Body, Event, NodeStatus, RunStatus, Scope, Sink, Usage};
@@ -18,6 +18,9 @@ use crate::store::EventBatch;
 const KEEP: usize = 1024 * 1024;
 /// Why an attempt of an earlier owner is void.
 pub(super) const GONE: &str = "the process that ran it went away";
+
+/// What is told of a call that nobody awaits any more.
+const CUT: &str = "the call was cut off";
 
 /// An event ready for the wire.
 #[derive(Debug, Clone)]
@@ -83,49 +86,95 @@ struct Inner {
 /// A thing that has a beginning and an end in the stream.
 #[derive(Debug, Clone, PartialEq)]
 enum Open {
-    Node,
+    Node {
+        since: DateTime<Utc>,
+    },
     Message(String),
     Reasoning(String),
+    Tool {
+        call_id: String,
+        tool: String,
+        /// The model's attempt that asks for it is over, and stays.
+        stays: bool,
+    },
 }
 
 impl Open {
+    fn is_node(&self) -> bool {
+        matches!(self, Self::Node { .. })
+    }
+
+    /// Says whether it is a call that outlives the attempt which began it.
+    fn is_standing_call(&self) -> bool {
+        matches!(self, Self::Tool { stays: true, .. })
+    }
+
+    /// Says whether an attempt that is void takes it back.
+    fn is_of_attempt(&self) -> bool {
+        !self.is_node() && !self.is_standing_call()
+    }
+
+    /// Says whether an event ends it; both are of one task.
+    fn ends_by(&self, body: &Body) -> bool {
+        match (self, body) {
+            (Self::Node { .. }, Body::NodeFinished { .. }) => true,
+            (Self::Message(id), Body::MessageFinished { message_id, .. })
+            | (Self::Reasoning(id), Body::ReasoningFinished { message_id }) => id == message_id,
+            (Self::Tool { call_id: id, .. }, Body::ToolFinished { call_id, .. }) => id == call_id,
+            _ => false,
+        }
+    }
+
     /// Returns what ends it when nothing else does.
     fn end(self) -> Body {
         match self {
-            Self::Node => Body::NodeFinished {
+            Self::Node { since } => Body::NodeFinished {
                 status: NodeStatus::Cancelled,
-                duration_ms: 0,
+                duration_ms: (Utc::now() - since).num_milliseconds().try_into().unwrap_or(0),
                 usage: None,
                 model: None,
                 cached: false,
             },
-            Self::Message(message_id) => Body::MessageFinished { message_id, content: None },
+            Self::Message(message_id) => {
+                Body::MessageFinished { message_id, content: None, truncated: false }
+            }
             Self::Reasoning(message_id) => Body::ReasoningFinished { message_id },
+            Self::Tool { call_id, tool, .. } => {
+                Body::ToolFinished { call_id, tool, result: None, error: Some(CUT.into()) }
+            }
         }
     }
 }
 
 impl Inner {
     /// Keeps the books of what is open.
-    fn note(&mut self, scope: Option<&Scope>, body: &Body) {
+    fn note(&mut self, scope: Option<&Scope>, body: &Body, at: DateTime<Utc>) {
+        if matches!(body, Body::CheckpointSaved { .. }) {
+            for (_, open) in &mut self.open {
+                if let Open::Tool { stays, .. } = open {
+                    *stays = true;
+                }
+            }
+        }
         let Some(scope) = scope else { return };
         let same = |other: &Scope| other.task_id == scope.task_id;
-        let ended = match body {
-            Body::NodeStarted { .. } => return self.open.push((scope.clone(), Open::Node)),
-            Body::MessageStarted { message_id, .. } => {
-                return self.open.push((scope.clone(), Open::Message(message_id.clone())));
+        let begun = match body {
+            Body::NodeStarted { .. } => Open::Node { since: at },
+            Body::MessageStarted { message_id, .. } => Open::Message(message_id.clone()),
+            Body::ReasoningStarted { message_id } => Open::Reasoning(message_id.clone()),
+            Body::ToolStarted { call_id, tool } => {
+                Open::Tool { call_id: call_id.clone(), tool: tool.clone(), stays: false }
             }
-            Body::ReasoningStarted { message_id } => {
-                return self.open.push((scope.clone(), Open::Reasoning(message_id.clone())));
+            Body::ToolCalled { call_id, tool, .. } => {
+                let this = |open: &Open| matches!(open, Open::Tool { call_id: id, .. } if id == call_id);
+                self.open.retain(|(s, o)| !same(s) || !this(o));
+                Open::Tool { call_id: call_id.clone(), tool: tool.clone(), stays: true }
             }
             // A reset takes back everything that the attempt showed.
-            Body::NodeReset { .. } => return self.open.retain(|(s, o)| !same(s) || *o == Open::Node),
-            Body::NodeFinished { .. } => Open::Node,
-            Body::MessageFinished { message_id, .. } => Open::Message(message_id.clone()),
-            Body::ReasoningFinished { message_id } => Open::Reasoning(message_id.clone()),
-            _ => return,
+            Body::NodeReset { .. } => return self.open.retain(|(s, o)| !same(s) || !o.is_of_attempt()),
+            _ => return self.open.retain(|(s, o)| !same(s) || !o.ends_by(body)),
         };
-        self.open.retain(|(s, o)| !same(s) || *o != ended);
+        self.open.push((scope.clone(), begun));
     }
 }
 
@@ -177,7 +226,7 @@ impl Journal {
     pub(super) fn inherit(&self, stored: &[Event]) -> Vec<Scope> {
         let mut inner = self.lock();
         for event in stored {
-            inner.note(event.scope.as_ref(), &event.body);
+            inner.note(event.scope.as_ref(), &event.body, event.at);
         }
         let mut tasks = BTreeSet::new();
         let open = inner.open.iter().map(|(scope, _)| scope.clone());
@@ -204,10 +253,11 @@ impl Journal {
     }
 
     fn number(&self, inner: &mut Inner, scope: Option<&Scope>, body: Body) -> Arc<Frame> {
-        inner.note(scope, &body);
+        let now = event::to_millis(Utc::now());
+        inner.note(scope, &body, now);
         let seq = Seq { fence: self.fence, n: inner.next };
         inner.next += 1;
-        let event = Event { seq, at: event::to_millis(Utc::now()), scope: scope.cloned(), body };
+        let event = Event { seq, at: now, scope: scope.cloned(), body };
         Arc::new(Frame::new(self.run, event))
     }
 
@@ -219,24 +269,21 @@ impl Journal {
 
     /// Says whether a task was told to have begun, and not to have ended.
     pub(super) fn is_open(&self, task: &TaskId) -> bool {
-        self.lock().open.iter().any(|(scope, open)| *open == Open::Node && scope.task_id == *task)
+        self.lock().open.iter().any(|(scope, open)| open.is_node() && scope.task_id == *task)
     }
 
-    /// Ends what is open at a barrier and is ended by none of its events: messages, and the nodes that do not go on.
+    /// Ends what is open at a barrier and is ended by none of its events: messages, and the nodes that do not go on with
+    /// their calls.
     pub(super) fn settle(&self, events: &[(Option<Scope>, Body)], alive: &BTreeSet<TaskId>) {
         let ends = |scope: &Scope, open: &Open| {
-            events.iter().any(|(of, body)| match (open, body) {
-                (Open::Node, Body::NodeFinished { .. }) => {
-                    of.as_ref().is_some_and(|of| of.task_id == scope.task_id)
-                }
-                (Open::Message(id), Body::MessageFinished { message_id, .. })
-                | (Open::Reasoning(id), Body::ReasoningFinished { message_id }) => id == message_id,
-                _ => false,
+            events.iter().any(|(of, body)| {
+                open.ends_by(body) && of.as_ref().is_some_and(|of| of.task_id == scope.task_id)
             })
         };
         let open: Vec<_> = self.lock().open.clone();
         for (scope, open) in open.into_iter().rev() {
-            if !(ends(&scope, &open) || open == Open::Node && alive.contains(&scope.task_id)) {
+            let goes_on = matches!(open, Open::Node { .. } | Open::Tool { .. });
+            if !(ends(&scope, &open) || goes_on && alive.contains(&scope.task_id)) {
                 self.send(Some(&scope), open.end());
             }
         }
@@ -252,7 +299,9 @@ impl Journal {
             // Whatever is open is ended before the run is.
             let pauses = matches!(body, Body::RunFinished { status: RunStatus::Interrupted, .. });
             if matches!(body, Body::Error { .. } | Body::RunFinished { .. }) {
-                while let Some((scope, open)) = inner.open.last().cloned() {
+                // A call that a person is asked about is made when the run goes on.
+                let ends = |open: &(Scope, Open)| !(pauses && open.1.is_standing_call());
+                while let Some((scope, open)) = inner.open.iter().rfind(|open| ends(open)).cloned() {
                     let mut end = open.end();
                     if let Body::NodeFinished { status, .. } = &mut end
                         && pauses
@@ -408,11 +457,11 @@ impl Sink for Journal {
     }
 
     fn has_shown(&self, place: &Scope) -> bool {
-        self.lock().open.iter().any(|(scope, open)| scope.task_id == place.task_id && *open != Open::Node)
+        self.lock().open.iter().any(|(scope, open)| scope.task_id == place.task_id && open.is_of_attempt())
     }
 
     fn discard(&self, place: &Scope) {
-        let shown = |(scope, open): &(Scope, Open)| scope.task_id == place.task_id && *open != Open::Node;
+        let shown = |(scope, open): &(Scope, Open)| scope.task_id == place.task_id && open.is_of_attempt();
         let open: Vec<_> = self.lock().open.iter().filter(|o| shown(o)).cloned().collect();
         for (scope, open) in open.into_iter().rev() {
             Self::send(self, Some(&scope), open.end());

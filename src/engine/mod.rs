@@ -40,7 +40,7 @@ use crate::plan::{Durability, Plan};
 use crate::state::Mismatch;
 use crate::store::{Claim, EventBatch, Idempotency, OnBusy, Process, Run, RunState, Store, StoreError};
 
-pub use answer::{AnswerError, Answered, Answerer, Asked, Resume, Said};
+pub use answer::{AnswerError, Answered, Answerer, Asked, Resume, Said, Terms};
 pub use branch::{Branched, Fork, Update};
 pub use breakpoint::Breakpoints;
 pub(crate) use drain::Told;

@@ -38,7 +38,7 @@ use crate::failure::{ErrorKind, Failure};
 use crate::id::{CheckpointId, InterruptId, TaskId};
 use crate::node::RunFacts;
 use crate::plan::{Durability, Effects, Plan, START, Target};
-use crate::state::{Cell, Delta, Write, fold};
+use crate::state::{Cell, Delta, Write, fold, join};
 use crate::store::{CacheEntry, Checkpoint, Claim, Question, RunState, StoreError};
 
 /// Checkpoints between two snapshots at least.
@@ -310,7 +310,7 @@ impl<'a> Driver<'a> {
                 let events = Self::barrier_events(&mut at);
                 return self.pause(at, events, Rest::Stopped).await;
             }
-            if let Some(limit) = over_limit(&at) {
+            if let Some(limit) = over_limit(&at, &leaves) {
                 let step = Step { tasks: Vec::new(), ..step };
                 match self.divert(at, limit, world, step, Vec::new()).await? {
                     Some(on) => at = on,
@@ -503,12 +503,14 @@ impl<'a> Driver<'a> {
     /// Applies the input: the state of the run before its first superstep. What fails here leaves the
     /// user's turn in the conversation.
     fn begin(&self, at: &mut Position, input: &Input) -> Result<(), Failure> {
-        let (state, mut delta) = migrate::take(&at.plan, &at.head).map_err(|why| Failure {
+        let (mut state, mut delta) = migrate::take(&at.plan, &at.head).map_err(|why| Failure {
             code: "state_incompatible".into(),
             ..Failure::new(ErrorKind::Schema, why)
         })?;
+        join(&mut delta, state.begin_run(&at.plan.channels));
+        // What the run before was in the middle of is given up, but what it did is done.
+        let (state, mut delta) = at.head.frontier.remembered(&at.plan, (state, delta), |_| true);
         at.head.state = state;
-        join(&mut delta, at.head.state.begin_run(&at.plan.channels));
         let mut joined = Ok(());
         if let (Some(message), Some(channel)) = (&input.message, &at.plan.messages) {
             let turn = json!({"id": format!("u_{}", self.claim.run.run), "role": "user", "content": message});
@@ -619,17 +621,6 @@ fn diverted(step: &Step) -> impl Iterator<Item = Taken> + '_ {
         path: Vec::new(),
         item: None,
     })
-}
-
-/// Adds what came later to what a barrier did.
-pub(super) fn join(delta: &mut Delta, later: Delta) {
-    for (channel, change) in later {
-        let change = match delta.remove(&channel) {
-            Some(earlier) => earlier.then(change),
-            None => change,
-        };
-        delta.insert(channel, change);
-    }
 }
 
 /// Returns the text of a user turn.

@@ -96,6 +96,8 @@ pub enum Limit {
     Steps,
     /// Time.
     Time,
+    /// Calls of models.
+    Calls,
     /// Tokens.
     Tokens,
     /// Money.
@@ -108,6 +110,7 @@ impl Limit {
         match self {
             Self::Steps => "steps",
             Self::Time => "time",
+            Self::Calls => "calls",
             Self::Tokens => "tokens",
             Self::Cost => "cost_usd",
         }
@@ -120,6 +123,9 @@ pub struct Granted {
     /// The superstep at which that of supersteps was used up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps: Option<u64>,
+    /// The calls of models that were made by then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calls: Option<u64>,
     /// The tokens that were used by then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens: Option<u64>,
@@ -141,6 +147,7 @@ impl Granted {
         match limit {
             Limit::Steps => self.steps.is_some(),
             Limit::Time => self.time,
+            Limit::Calls => self.calls.is_some(),
             Limit::Tokens => self.tokens.is_some(),
             Limit::Cost => self.cost.is_some(),
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use serde_json::{Value as Json, json};
+use tracing::info;
 
 use super::meter::{Price, Tally};
 use super::tools::{self, Memo, Offered};
@@ -183,6 +184,8 @@ struct Answer {
     text: String,
     /// The reply was begun before the eyes of the user.
     started: bool,
+    /// The provider cut it at the limit of tokens.
+    truncated: bool,
     /// The tools that it asks for.
     calls: Vec<ToolCall>,
     /// What the provider wants back with it.
@@ -196,6 +199,7 @@ impl Llm {
         attempt: &Attempt,
         message_id: &str,
         turns: Vec<Turn>,
+        tools: &[Offered],
         nth: u64,
     ) -> Result<Answer, Failure> {
         let Some(link) = self.links.get(attempt.link) else {
@@ -222,7 +226,7 @@ impl Llm {
             node: attempt.emit.place().caller(),
             model: link.name.clone(),
             turns,
-            tools: self.tools.iter().map(|tool| tool.spec.clone()).collect(),
+            tools: tools.iter().map(|tool| tool.spec.clone()).collect(),
             output: self.output.as_ref().map(|output| Arc::clone(&output.schema)),
             params: link.params.clone(),
             timeouts: link.timeouts,
@@ -290,12 +294,19 @@ impl Llm {
                 }
                 Some(Ok(Chunk::Kept(kept))) => answer.kept = Some(kept),
                 Some(Ok(Chunk::Usage(used))) => tally.said = used,
-                Some(Ok(Chunk::End { .. })) => break,
+                Some(Ok(Chunk::End { truncated })) => {
+                    answer.truncated = truncated;
+                    break;
+                }
                 Some(Err(error)) => return Err(error.into()),
                 None => return Err(Failure::new(ErrorKind::Connection, "the model's answer was cut")),
             }
         }
         tally.whole = true;
+        if answer.truncated {
+            let (node, model) = (attempt.emit.place().caller(), &link.name);
+            info!(node, model, "The model's answer was cut at its limit of tokens.");
+        }
         if reasoning {
             attempt.emit.send(Body::ReasoningFinished { message_id });
         }
@@ -318,7 +329,7 @@ impl Llm {
         turns.push(Turn::new(Role::Assistant, Json::String(first.text)));
         let again = format!("This answer does not fit: {why}. Answer again, with the JSON alone.");
         turns.push(Turn::new(Role::User, Json::String(again)));
-        let second = self.call(attempt, &attempt.message_id(), turns, nth).await?;
+        let second = self.call(attempt, &attempt.message_id(), turns, &[], nth).await?;
         output.read(&second.text).map_err(|why| {
             Failure::new(ErrorKind::Schema, format!("the model's answer does not fit its type: {why}"))
         })
@@ -335,7 +346,8 @@ impl Llm {
             }
         }
         let turn = assistant_turn(&message_id, &answer.text);
-        (turn, Body::MessageFinished { message_id, content: Some(answer.text.clone()) })
+        let (content, truncated) = (Some(answer.text.clone()), answer.truncated);
+        (turn, Body::MessageFinished { message_id, content, truncated })
     }
 }
 
@@ -390,6 +402,7 @@ impl Node for Llm {
 
     async fn run(&self, attempt: &Attempt) -> Result<Outcome, Failure> {
         let mut memo = Memo::of(attempt)?;
+        memo.reply = self.reply;
         if let Some(result) = memo.ended(&self.tools) {
             return Ok(self.finish(attempt, memo, result).into());
         }
@@ -398,7 +411,7 @@ impl Node for Llm {
         let message_id = memo.message_id(attempt);
         let turns = self.asked(attempt, &memo)?;
         let again = self.output.as_ref().map(|_| turns.clone()).unwrap_or_default();
-        let answer = self.call(attempt, &message_id, turns, nth).await?;
+        let answer = self.call(attempt, &message_id, turns, &self.tools, nth).await?;
         if !answer.calls.is_empty() {
             if memo.rounds >= self.max_rounds {
                 let message = format!("the model asks for tools more than {} times", self.max_rounds);

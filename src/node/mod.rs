@@ -33,7 +33,7 @@ pub use meter::{Meter, Price};
 pub use retry::Retry;
 pub use say::Say;
 pub use set::Set;
-pub use tools::{Offered, parameters};
+pub use tools::{Left, Offered, left_behind, parameters};
 
 /// What an attempt came to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -95,6 +95,9 @@ pub struct Answered {
     pub id: String,
     /// The tool.
     pub tool: String,
+    /// The arguments that a person gave it, in the place of those that the model wrote.
+    #[serde(default)]
+    pub edited: Option<Arc<Json>>,
     /// The result, or what the model is told instead of one.
     pub result: Result<Json, String>,
 }

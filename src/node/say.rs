@@ -27,7 +27,7 @@ impl Node for Say {
         Ok(Done {
             said: vec![assistant_turn(&message_id, &text)],
             result: Json::String(text.clone()),
-            events: vec![Body::MessageFinished { message_id, content: Some(text) }],
+            events: vec![Body::MessageFinished { message_id, content: Some(text), truncated: false }],
             ..Done::default()
         }
         .into())

@@ -9,11 +9,14 @@ use serde_json::{Map, Value as Json, json};
 
 use super::{Attempt, ErrorKind, Failure, Round, Wanted};
 use crate::event::Body;
+use crate::id::TaskId;
 use crate::model::{Role, ToolCall, ToolSpec, Turn};
 use crate::state::Type;
 
 /// What a model is told of a call whose end nobody knows.
 const UNKNOWN: &str = "The call was cancelled; whether it had an effect is not known.";
+/// What it is told of one that a person was still asked about.
+const UNMADE: &str = "The call was not made: nobody allowed it.";
 
 /// A tool that a model may call.
 #[derive(Debug, Clone)]
@@ -33,6 +36,9 @@ pub(super) struct Memo {
     pub(super) rounds: u64,
     /// What was said in them, as turns of a conversation.
     pub(super) turns: Vec<Json>,
+    /// They are of the user's conversation.
+    #[serde(default)]
+    pub(super) reply: bool,
     /// What came of the calls of the last one, in order: the tool, and its result.
     #[serde(skip)]
     results: Vec<(String, Option<Json>)>,
@@ -45,16 +51,17 @@ impl Memo {
         let mut memo: Self = serde_json::from_value(back.memo.clone())
             .map_err(|_| Failure::new(ErrorKind::Failed, "what the node left for itself cannot be read"))?;
         for answered in &back.answers {
-            let content = match &answered.result {
-                Ok(result) => text_of(result),
-                Err(why) => format!("Error: {why}"),
-            };
-            let id = format!("t_{}_{}_{}", attempt.task, memo.rounds, memo.results.len());
-            memo.turns
-                .push(json!({"id": id, "role": "tool", "tool_call_id": answered.id, "content": content}));
+            memo.answer(&attempt.task, &answered.id, &content(answered.edited.as_deref(), &answered.result));
             memo.results.push((answered.tool.clone(), answered.result.clone().ok()));
         }
         Ok(memo)
+    }
+
+    /// Adds what a call came to.
+    fn answer(&mut self, task: &TaskId, call: &str, content: &str) {
+        let nth = self.turns.iter().rev().take_while(|turn| turn["role"] == "tool").count();
+        let id = format!("t_{task}_{}_{nth}", self.rounds);
+        self.turns.push(json!({"id": id, "role": "tool", "tool_call_id": call, "content": content}));
     }
 
     /// Returns the id of the message of this round.
@@ -109,8 +116,53 @@ impl Memo {
             }
             wanted.push(Wanted { id: call.id.clone(), tool: call.name.clone(), args });
         }
-        let memo = json!({"rounds": self.rounds, "turns": self.turns});
+        let memo = json!({"rounds": self.rounds, "turns": self.turns, "reply": self.reply});
         Round { memo, calls: wanted, events }
+    }
+}
+
+/// How far a call is of which its node takes no result any more.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Left<'a> {
+    /// It gave this, or failed; before it, the arguments that a person gave it.
+    Settled(Option<&'a Json>, &'a Result<Json, String>),
+    /// It may have been made.
+    Begun,
+    /// A person was asked first, and said nothing.
+    Asked,
+}
+
+/// Returns what a task that goes on no more has said and done so far, as turns of the conversation that it speaks in. What it
+/// did outside stays done, and who speaks there next has to know it.
+pub fn left_behind<'a>(
+    task: &TaskId,
+    memo: &Json,
+    calls: impl IntoIterator<Item = (&'a str, Left<'a>)>,
+) -> Vec<Json> {
+    let Ok(mut memo) = serde_json::from_value::<Memo>(memo.clone()) else { return Vec::new() };
+    if !memo.reply {
+        return Vec::new();
+    }
+    for (call, left) in calls {
+        let content = match left {
+            Left::Settled(edited, result) => content(edited, result),
+            Left::Begun => UNKNOWN.to_owned(),
+            Left::Asked => UNMADE.to_owned(),
+        };
+        memo.answer(task, call, &content);
+    }
+    memo.said()
+}
+
+/// Returns what a model is told of what a call came to.
+fn content(edited: Option<&Json>, result: &Result<Json, String>) -> String {
+    let result = match result {
+        Ok(result) => text_of(result),
+        Err(why) => format!("Error: {why}"),
+    };
+    match edited {
+        Some(args) => format!("A person changed the arguments to {args}.\n{result}"),
+        None => result,
     }
 }
 
@@ -197,6 +249,34 @@ mod tests {
         ] {
             assert_eq!(repaired(turns), expected, "{what}");
         }
+    }
+
+    #[test]
+    fn what_a_task_leaves_behind_has_a_result_for_each_call() {
+        let task = TaskId("task".into());
+        let calls: Vec<Json> =
+            ["a", "b", "c", "d"].map(|id| json!({"id": id, "name": "t", "args": {}})).into();
+        let said =
+            json!({"id": "m", "role": "assistant", "content": "I buy.", "tool_calls": calls, "kept": 1});
+        let (ok, bad) = (Ok(json!({"n": 1})), Err("sold out".to_owned()));
+        let (args, left) =
+            (json!({"n": 2}), |reply: bool| json!({"rounds": 1, "turns": [said], "reply": reply}));
+        let all = || {
+            [
+                ("a", Left::Settled(None, &ok)),
+                ("b", Left::Settled(Some(&args), &bad)),
+                ("c", Left::Begun),
+                ("d", Left::Asked),
+            ]
+        };
+        assert!(left_behind(&task, &left(false), all()).is_empty(), "it did not speak to the user");
+        let turns = left_behind(&task, &left(true), all());
+        assert_eq!((turns[0]["content"].as_str(), turns[0].get("kept")), (Some("I buy."), None));
+        let texts: Vec<&str> = turns[1..].iter().map(|turn| turn["content"].as_str().unwrap()).collect();
+        let edited = "A person changed the arguments to {\"n\":2}.\nError: sold out";
+        assert_eq!(texts, ["{\"n\":1}", edited, UNKNOWN, UNMADE]);
+        let ids: Vec<String> = turns[1..].iter().map(|turn| turn["id"].to_string()).collect();
+        assert_eq!(ids[3], "\"t_task_1_3\"");
     }
 
     #[test]

@@ -113,6 +113,8 @@ pub struct Limits {
     pub steps: u64,
     /// Time, from its start or resume.
     pub time: Duration,
+    /// Calls of models.
+    pub calls: u64,
     /// Tokens of all model calls together.
     pub tokens: u64,
     /// What they may cost, in billionths of a dollar.
@@ -126,6 +128,7 @@ impl Default for Limits {
         Self {
             steps: 100,
             time: Duration::from_mins(15),
+            calls: u64::MAX,
             tokens: u64::MAX,
             cost_nano_usd: u64::MAX,
             parallel: 100,

@@ -18,6 +18,7 @@ use super::sse::Groups;
 use crate::diagnostic::suggest;
 use crate::engine::Breakpoints;
 use crate::id::sha256_hex;
+use crate::plan::Durability;
 use crate::state::kind;
 
 /// The most names in a list of a body.
@@ -57,6 +58,19 @@ impl<'a, T: Parsed> ApiExtractor<'a> for Body<T> {
         let app = request.data::<Arc<App>>().ok_or_else(Problem::internal)?;
         Ok(Self(T::parse(json::read(request, body, app.settings.body_limit).await?)?))
     }
+}
+
+/// When supersteps are stored.
+#[derive(Debug, Clone, Copy, Enum)]
+#[oai(rename_all = "lowercase", rename = "Durability")]
+pub(super) enum DurabilityChoice {
+    /// Each before the next one begins.
+    Sync,
+    /// Each while the next one works. A crash can cost one superstep more.
+    Async,
+    /// All together, when the run ends or waits for a person. A crash costs all since then; events other than the pieces of
+    /// messages come at the end.
+    Exit,
 }
 
 /// A group of events. The run's own events and errors are always sent.
@@ -175,6 +189,17 @@ impl Fields {
             (self.names("interrupt_before", Some("*")), self.names("interrupt_after", Some("*")));
         (before.is_some() || after.is_some())
             .then(|| Breakpoints { before: before.unwrap_or_default(), after: after.unwrap_or_default() })
+    }
+
+    /// Takes out when supersteps are stored.
+    pub(super) fn durability(&mut self) -> Option<Durability> {
+        let due = "`sync`, `async` or `exit`";
+        match self.take("durability")? {
+            Json::String(text) => {
+                Durability::named(&text).or_else(|| self.add("/durability", format!("send {due}")))
+            }
+            other => self.add("/durability", expected(due, &other)),
+        }
     }
 
     /// Takes a list of nodes out, in the place of which this text may stand.

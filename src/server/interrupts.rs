@@ -10,7 +10,7 @@ use poem_openapi::{ApiResponse, Enum, Object, OpenApi};
 use serde_json::Value as Json;
 
 use super::auth::Caller;
-use super::body::{Body, EventGroup, Fields, Parsed, Stops};
+use super::body::{Body, DurabilityChoice, EventGroup, Fields, Parsed, Stops};
 use super::json::escape;
 use super::param::{Header, IdempotencyKey, Include, InterruptIdText, Limit, Path, Query, QuestionCursor};
 use super::problem::{Code, Problem};
@@ -18,7 +18,7 @@ use super::sse::{EventStream, Groups};
 use super::view::{Answer, Id, Time, run_urls};
 use super::{App, Tag};
 use crate::engine::step::Reply;
-use crate::engine::{AnswerError, Answered, Answerer, Asked, Breakpoints, Resume, Said};
+use crate::engine::{AnswerError, Answered, Answerer, Asked, Resume, Said, Terms};
 use crate::event::{Group, Interrupt, Who};
 use crate::id::{InterruptId, Part, RunId, ThreadKey, hex};
 use crate::state::Mismatch;
@@ -147,6 +147,8 @@ pub(super) struct ResumeRequest {
     interrupt_before: Option<Stops>,
     /// The same after these nodes ended.
     interrupt_after: Option<Stops>,
+    /// When its supersteps are stored from here on, in the place of what it was told before.
+    durability: Option<DurabilityChoice>,
     /// The groups of events that the stream holds. Default: `messages`, `nodes`, `tools`.
     include: Option<Vec<EventGroup>>,
 }
@@ -161,7 +163,7 @@ pub(super) struct AnswerBody {
 /// The body of a resume.
 pub(super) struct ResumeBody {
     answers: Vec<(InterruptId, Json)>,
-    breakpoints: Option<Breakpoints>,
+    terms: Terms,
     groups: Groups,
     hash: String,
 }
@@ -184,12 +186,13 @@ impl Parsed for ResumeBody {
     type Schema = ResumeRequest;
 
     fn parse(body: Json) -> Result<Self, Problem> {
-        let mut fields = Fields::of(body, &["answers", "interrupt_before", "interrupt_after", "include"])?;
+        let known = ["answers", "interrupt_before", "interrupt_after", "durability", "include"];
+        let mut fields = Fields::of(body, &known)?;
         let answers = fields.object("answers").into_iter();
         let answers = answers.map(|(id, answer)| (InterruptId(id.into()), answer)).collect();
-        let breakpoints = fields.breakpoints();
+        let terms = Terms { breakpoints: fields.breakpoints(), durability: fields.durability() };
         let (groups, hash) = (fields.include(), fields.hash.clone());
-        fields.end(Some(Self { answers, breakpoints, groups, hash }))
+        fields.end(Some(Self { answers, terms, groups, hash }))
     }
 }
 
@@ -321,17 +324,17 @@ impl Interrupts {
         key: Header<IdempotencyKey>,
         body: Body<ResumeBody>,
     ) -> Result<GoesOn, Problem> {
-        let ResumeBody { answers, breakpoints, groups, hash } = body.0;
+        let ResumeBody { answers, terms, groups, hash } = body.0;
         let idempotency = used(key, format!("resume/{}", session.0), hash);
         let thread = ThreadKey { owner: caller.owner.clone(), session: session.0 };
         self.0.engine.thread(&thread).await?.ok_or_else(Problem::not_found)?;
         if !answers.is_empty() {
             let replies = answers.into_iter().map(|(id, answer)| (id, Reply::Answer(answer))).collect();
-            let said = Said { replies, thread: Some(thread), breakpoints, idempotency };
+            let said = Said { replies, thread: Some(thread), terms, idempotency };
             return self.say(caller, said, groups, |id| format!("/answers/{}", escape(&id.0))).await;
         }
         let place = self.0.stream()?;
-        let answered = self.0.engine.resume(&thread, Resume { breakpoints, idempotency }).await?;
+        let answered = self.0.engine.resume(&thread, Resume { terms, idempotency }).await?;
         self.stream(&caller, answered, groups, place)
     }
 }

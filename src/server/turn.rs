@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use poem_openapi::{Enum, Object, Union};
 use serde_json::{Map, Value as Json};
 
-use super::body::{EventGroup, Fields, Parsed, Stops, expected};
+use super::body::{DurabilityChoice, EventGroup, Fields, Parsed, Stops, expected};
 use super::json::escape;
 use super::problem::Problem;
 use super::sse::Groups;
@@ -70,19 +70,6 @@ enum OnBusyChoice {
     Rollback,
 }
 
-/// When supersteps are stored.
-#[derive(Debug, Clone, Copy, Enum)]
-#[oai(rename_all = "lowercase", rename = "Durability")]
-enum DurabilityChoice {
-    /// Each before the next one begins.
-    Sync,
-    /// Each while the next one works. A crash can cost one superstep more.
-    Async,
-    /// All together, when the run ends or waits for a person. A crash costs all since then; events other than the pieces of
-    /// messages come at the end.
-    Exit,
-}
-
 /// A turn that has the right form. Whether it fits the graph is for the engine to say.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Turn {
@@ -143,19 +130,11 @@ impl Parsed for Turn {
             Some(Json::String(_)) => fields.add("/on_busy", format!("send {ON_BUSY}")),
             Some(other) => fields.add("/on_busy", expected(ON_BUSY, &other)),
         };
-        let wanted = "`sync`, `async` or `exit`";
-        let durability = match fields.take("durability") {
-            None => Some(None),
-            Some(Json::String(text)) => match Durability::named(&text) {
-                Some(mode) => Some(Some(mode)),
-                None => fields.add("/durability", format!("send {wanted}")),
-            },
-            Some(other) => fields.add("/durability", expected(wanted, &other)),
-        };
+        let durability = fields.durability();
         let breakpoints = fields.breakpoints().unwrap_or_default();
         let groups = fields.include();
         let hash = fields.hash.clone();
-        let turn = session.zip(on_busy).zip(durability).map(|((session, on_busy), durability)| Self {
+        let turn = session.zip(on_busy).map(|(session, on_busy)| Self {
             session,
             message,
             input,

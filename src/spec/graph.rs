@@ -73,6 +73,8 @@ pub struct LimitsSpec {
     pub steps: Option<Spanned<u64>>,
     /// Time.
     pub time: Option<Duration>,
+    /// Calls of models.
+    pub calls: Option<u64>,
     /// Tokens.
     pub tokens: Option<u64>,
     /// US dollars, with the place of the number.
@@ -252,6 +254,7 @@ impl Reader<'_> {
         let limits = LimitsSpec {
             steps: fields.take("steps").and_then(|node| self.count(node, 1)),
             time: fields.take("time").and_then(|node| self.time(node)),
+            calls: fields.take("calls").and_then(|node| self.count(node, 1)).map(|n| n.value),
             tokens: fields.take("tokens").and_then(|node| self.count(node, 1)).map(|n| n.value),
             cost_usd: fields.take("cost_usd").and_then(|node| self.amount(node)),
             parallel: fields.take("parallel").and_then(|node| self.count(node, 1)).map(|n| n.value),

@@ -77,6 +77,17 @@ impl Change {
 /// What a barrier did, by channel.
 pub type Delta = BTreeMap<String, Change>;
 
+/// Adds what came later to a change of the state.
+pub fn join(delta: &mut Delta, later: Delta) {
+    for (channel, change) in later {
+        let change = match delta.remove(&channel) {
+            Some(earlier) => earlier.then(change),
+            None => change,
+        };
+        delta.insert(channel, change);
+    }
+}
+
 /// Why a write cannot join its channel.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum MergeError {

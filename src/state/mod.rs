@@ -13,7 +13,7 @@ mod value;
 
 pub(crate) use check::kind;
 pub use check::{Mismatch, check_pattern};
-pub use fold::{Change, Delta, MergeError, Write, fold, fold_writes, overlay};
+pub use fold::{Change, Delta, MergeError, Write, fold, fold_writes, join, overlay};
 pub use named::{Knot, Named};
 pub use schema::{Loose, Schemas};
 pub(crate) use types::ROLES;

@@ -153,11 +153,12 @@ pub struct Http {
 }
 
 impl Http {
-    /// Renders and sends the request; gives `{status, headers, body}`. A status from 400 up is a failure.
+    /// Renders and sends the request; gives `{status, headers, body}`. A status from 300 up is a failure: a
+    /// redirect leads where nobody has looked whether requests may go.
     pub async fn call(&self, from: &str, scope: Scope, key: &str, attempt: u32) -> Result<Json, Failure> {
         let request = self.render(&scope.json("env", Arc::clone(&self.env)), key, attempt)?;
         let response = self.caller.send(from, request).await?;
-        if response.status >= 400 {
+        if response.status >= 300 {
             return Err(refused(&response));
         }
         let body = self.read(&response)?;
@@ -287,7 +288,14 @@ fn refused(response: &Response) -> Failure {
         status => ErrorKind::Http(status),
     };
     let asked = response.headers.get("retry-after").and_then(|text| retry_after(text, Utc::now()));
-    let message = format!("the other side answered {}", response.status);
+    let mut message = format!("the other side answered {}", response.status);
+    if let (300..400, Some(to)) = (response.status, response.headers.get("location")) {
+        let host = Url::parse(to).ok().and_then(|url| url.host_str().map(str::to_owned));
+        message += &host.map_or_else(
+            || ": it redirects, which is not followed".to_owned(),
+            |host| format!(": it redirects to {host}, which is not followed"),
+        );
+    }
     Failure { retry_after: asked, ..Failure::new(kind, message) }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use graphloom::engine::step::Reply;
 use graphloom::engine::{
-    Answered, Answerer, Branched, Engine, Fork, Resume, Start, StartError, Started, Update,
+    Answered, Answerer, Branched, Engine, Fork, Resume, Start, StartError, Started, Terms, Update,
 };
 use graphloom::id::{CheckpointId, InterruptId, Owner, RunId, ThreadKey};
 use graphloom::model::scripted::{Entry, Gate, Scripted};
@@ -458,7 +458,13 @@ async fn a_rollback(subject: Subject) {
     assert_eq!((row.state, engine.thread(&key).await.unwrap().unwrap().head), (RunState::RolledBack, before));
     let changed = engine.update(&key, &update("start", json!({"log": "u"}))).await.unwrap().run;
     let before = engine.thread(&key).await.unwrap().unwrap().head;
-    let on = engine.resume(&key, Resume { breakpoints: Some(stops), idempotency: None }).await.unwrap();
+    let on = engine
+        .resume(
+            &key,
+            Resume { terms: Terms { breakpoints: Some(stops), ..Terms::default() }, idempotency: None },
+        )
+        .await
+        .unwrap();
     drain(&engine, &on).await;
     engine.roll_back(&ann(), changed.run).await.unwrap();
     assert_eq!(engine.thread(&key).await.unwrap().unwrap().head, before);

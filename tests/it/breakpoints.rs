@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use graphloom::engine::{AnswerError, step::Reply};
-use graphloom::engine::{Answered, Answerer, Breakpoints, Engine, Resume, Start, StartError};
+use graphloom::engine::{Answered, Answerer, Breakpoints, Engine, Resume, Start, StartError, Terms};
 use graphloom::id::InterruptId;
 use graphloom::model::scripted::{Entry, Gate, Scripted};
+use graphloom::plan::Durability;
 use graphloom::store::{OnBusy, RunState, Store};
 use serde_json::{Value as Json, json};
 use std::sync::Arc;
@@ -53,8 +54,12 @@ async fn begin(engine: &Engine, breakpoints: Breakpoints) -> Answered {
     Answered { run: started.run, replayed: started.replayed, after: started.after }
 }
 
-async fn resume(engine: &Engine, breakpoints: Option<Breakpoints>) -> Answered {
-    engine.resume(&session("s"), Resume { breakpoints, idempotency: None }).await.unwrap()
+async fn resume(engine: &Engine, terms: Terms) -> Answered {
+    engine.resume(&session("s"), Resume { terms, idempotency: None }).await.unwrap()
+}
+
+fn stops(breakpoints: Breakpoints) -> Terms {
+    Terms { breakpoints: Some(breakpoints), ..Terms::default() }
 }
 
 /// Tells what a run did until it stopped or ended: nodes that began, and its status.
@@ -107,7 +112,7 @@ async fn stops_and_goes(subject: Subject) {
                 break;
             }
             assert_eq!(status, "interrupted", "{breakpoints:?} {found:?}");
-            answered = resume(&engine, None).await;
+            answered = resume(&engine, Terms::default()).await;
         }
         assert_eq!(found, stretches, "{breakpoints:?}");
         let output = engine.view(&session("s"), None).await.unwrap().unwrap().state["log"].clone();
@@ -117,7 +122,7 @@ async fn stops_and_goes(subject: Subject) {
     }
 }
 
-/// A resume says anew where to stop, and nothing else than a resume goes on.
+/// A resume says anew where to stop and when to store, and nothing else than a resume goes on.
 async fn what_goes_on(subject: Subject) {
     let engine = serve(&subject.store, 64).await;
     let first = begin(&engine, at(&["each"], &[])).await;
@@ -127,7 +132,7 @@ async fn what_goes_on(subject: Subject) {
     for on_busy in [OnBusy::Enqueue, OnBusy::Reject] {
         assert!(matches!(start(on_busy).await, Err(StartError::Stopped(run)) if run == first.run.run));
     }
-    let wrong = Resume { breakpoints: Some(at(&["join/frist"], &["x", "a/b"])), idempotency: None };
+    let wrong = Resume { terms: stops(at(&["join/frist"], &["x", "a/b"])), idempotency: None };
     let Err(AnswerError::Unprocessable(wrong)) = engine.resume(&session("s"), wrong).await else { panic!() };
     let places: Vec<String> = wrong.iter().map(|one| format!("{} {}", one.pointer, one.why)).collect();
     assert_eq!(
@@ -138,10 +143,12 @@ async fn what_goes_on(subject: Subject) {
             "/interrupt_after/1 the node `a` calls no graph",
         ]
     );
-    let on = resume(&engine, Some(at(&[], &["join/first"]))).await;
+    let terms = Terms { durability: Some(Durability::Exit), ..stops(at(&[], &["join/first"])) };
+    let on = resume(&engine, terms).await;
     assert_eq!(on.run.run, first.run.run);
     let (began, status) = told(&drain(&engine, &on).await);
     assert_eq!((began.last().unwrap().as_str(), status.as_str()), ("join/first", "interrupted"));
+    assert!(String::from_utf8_lossy(&on.run.input).contains("\"durability\":\"exit\""));
     let next = start(OnBusy::Interrupt).await.unwrap();
     let ended = engine.run(&owner("acme", "ann"), first.run.run).await.unwrap().unwrap();
     assert_eq!(ended.state, RunState::Cancelled);
@@ -167,13 +174,13 @@ nodes:
     let dying = open_all(&subject.store, &[("test.yaml", graph)], &first, 0).await;
     let run = begin(&dying, at(&["two", "three"], &[])).await;
     assert_eq!(told(&drain(&dying, &run).await).0, ["one"]);
-    resume(&dying, None).await;
+    resume(&dying, Terms::default()).await;
     first.wait_for_calls(2).await;
     let script = Scripted::new([("two", vec![Entry::text("2")]), ("three", vec![Entry::text("3")])]);
     let heir = open_all(&subject.store, &[("test.yaml", graph)], &script, 64).await;
     assert_eq!(end(&drain(&heir, &run).await)["status"], "interrupted");
     assert_eq!(script.requests().len(), 1);
-    assert_eq!(told(&drain(&heir, &resume(&heir, None).await).await).1, "completed");
+    assert_eq!(told(&drain(&heir, &resume(&heir, Terms::default()).await).await).1, "completed");
     let view = heir.view(&session("s"), None).await.unwrap().unwrap();
     let said: Vec<&str> = view.messages.iter().map(|turn| turn["content"].as_str().unwrap()).collect();
     assert_eq!(said, ["hi", "1", "2", "3"]);
@@ -215,7 +222,7 @@ output: [log]
             let ann = Answerer { owner: owner("acme", "ann"), agent: false };
             engine.answer(&ann, vec![(id, Reply::Answer(json!("me")))]).await.unwrap()
         } else {
-            resume(&engine, None).await
+            resume(&engine, Terms::default()).await
         };
         let events = drain(&engine, &on).await;
         let mut found = end(&events)["output"]["log"].clone();

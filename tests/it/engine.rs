@@ -64,7 +64,7 @@ impl Node for Speak {
         let text = self.words.concat();
         Ok(Done {
             said: vec![assistant_turn(&message_id, &text)],
-            events: vec![Body::MessageFinished { message_id, content: Some(text) }],
+            events: vec![Body::MessageFinished { message_id, content: Some(text), truncated: false }],
             ..Done::default()
         }
         .into())

@@ -64,7 +64,7 @@ pub(crate) async fn open_all(
 ) -> Engine {
     let providers = || Providers::scripted(script.clone()).unwrap();
     let mut bag = Bag::default();
-    let files = graphs.iter().copied().chain([("project.yaml", PROJECT)]);
+    let files = [("project.yaml", PROJECT)].into_iter().chain(graphs.iter().copied());
     let files = files.map(|(name, text)| (name.to_owned(), text.as_bytes().to_vec()));
     let folder = load_files("graphs", files.collect::<Files>(), &mut bag);
     let catalog = compile(&folder, &providers(), &mut bag);
@@ -356,7 +356,7 @@ fn bounded(limit: &str, way: &str) -> String {
 async fn a_limit_leads_on_once_and_ends_the_run_the_second_time() {
     let usage = Usage { input_tokens: 6, output_tokens: 4, ..Usage::default() };
     let script = || Scripted::always(Entry::text("x").usage(usage));
-    for (limit, works) in [("steps: 3", 3), ("tokens: 25", 3)] {
+    for (limit, works) in [("steps: 3", 3), ("tokens: 25", 3), ("calls: 3", 3)] {
         let name = limit.split(':').next().unwrap();
         let taken = format!("start>wrap_up on_limit: {name}");
         let events = play(&bounded(limit, "end"), &script()).await;

@@ -55,8 +55,7 @@ fn listen(arguments: &[&str], port: u16, env: &[(&str, &str)], folder: &Folder) 
 
 fn providers() -> Providers {
     let secrets = |name: &str| (name == "TOKEN").then(|| Secret::new("sk-canary"));
-    let settings = |name: &str| std::env::var_os(name)?.into_string().ok();
-    Providers::new(Box::new(secrets)).unwrap().with_settings(Box::new(settings))
+    Providers::new(Box::new(secrets)).unwrap()
 }
 
 /// Asks the servers of a project what their tools are, as `mcp pull` does, and returns the project with that.

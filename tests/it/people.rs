@@ -89,7 +89,8 @@ impl Node for Speaks {
             let (message_id, delta) = (message_id.clone(), delta.to_owned());
             attempt.emit.send(Body::MessageDelta { message_id, delta });
         }
-        let events = vec![Body::MessageFinished { message_id, content: Some("Hello".into()) }];
+        let events =
+            vec![Body::MessageFinished { message_id, content: Some("Hello".into()), truncated: false }];
         Ok(Done { result: json!("Hello"), events, ..Done::default() }.into())
     }
 }

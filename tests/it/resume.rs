@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use graphloom::engine::step::Reply;
-use graphloom::engine::{Answerer, Engine, Resume};
+use graphloom::engine::{Answerer, Engine, Resume, Start};
 use graphloom::event::Usage;
 use graphloom::id::{InterruptId, RunId};
 use graphloom::model::Kind;
 use graphloom::model::scripted::{Entry, Gate, Scripted};
+use graphloom::store::OnBusy;
 use serde_json::{Value as Json, json};
 
-use crate::handlers::{end, follow, of_kind, open, start};
+use crate::handlers::{end, follow, of_kind, open, open_all, start};
 use crate::support::turn::turn;
 use crate::support::{Subject, owner, session};
 
@@ -230,6 +231,86 @@ nodes:
     assert_eq!(conversation(&engine).await, ["hi", "each timeout"]);
 }
 
+const PROJECT: &str = "\
+format: 1
+models: {m: {provider: demo}}
+default_model: m
+tools:
+  buy: {graph: shop, description: Buys., args: {what: string}, effects: none}
+  sell: {graph: shop, description: Sells., args: {what: string}, approval: always, effects: none}
+";
+const SHOP: &str = "\
+format: 1
+input: {what: string}
+state: {answer: string?}
+start: serve
+nodes:
+  serve: {kind: llm, text: 'serve {{ input.what }}', into: answer, next: end}
+output: {answer: state.answer}
+";
+
+/// What a model's tools did stays done when the run does not come to its end, and the model has to know it in the next one.
+async fn what_was_done_before(subject: Subject) {
+    let graph = |more: &str| {
+        format!(
+            "format: 1\nstate: {{messages: messages}}\nstart: answer\n{more}nodes:\n  \
+             answer: {{kind: llm, text: Trade., tools: [buy, sell], reply: true, next: end}}\n  \
+             sorry: {{kind: say, text: Sorry., next: end}}\n"
+        )
+    };
+    let calls = |tool: &str| Entry::text("I trade.").and_calls([(tool.to_owned(), json!({"what": "tea"}))]);
+    let (fails, done) = (Entry::error(Kind::ServerError), Entry::text("Well."));
+    let said = "{\"answer\":\"sold\"}";
+    let unknown = "The call was cancelled; whether it had an effect is not known.";
+    let unmade = "The call was not made: nobody allowed it.";
+    let limit = "limits: {calls: 2}\non_limit: sorry\n";
+    let caught = "on_error: [{catch: [any], to: sorry}]\n";
+    for (what, more, tool, result, between) in [
+        ("a failure", "", "buy", said, ""),
+        ("a failure that is handled", caught, "buy", said, "Sorry."),
+        ("a limit", limit, "buy", said, "Sorry."),
+        ("a stop", "", "buy", unknown, ""),
+        ("a question", "", "sell", unmade, ""),
+    ] {
+        let gate = Gate::new();
+        let sold = if what == "a stop" { done.clone().gated(&gate) } else { Entry::text("sold") };
+        let answers = match tool {
+            "buy" if result == said && more != limit => vec![calls(tool), fails.clone(), done.clone()],
+            _ => vec![calls(tool), done.clone()],
+        };
+        let script = Scripted::new([("answer", answers), ("answer/serve", vec![sold])]);
+        let files =
+            [("test.yaml", graph(more)), ("shop.yaml", SHOP.into()), ("project.yaml", PROJECT.into())];
+        let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (*name, text.as_str())).collect();
+        let engine = open_all(&subject.store, &files, &script, 64).await;
+        let run = start(&engine).await;
+        if what == "a stop" {
+            script.wait_for_calls(2).await;
+        } else {
+            follow(&engine, run).await;
+        }
+        if tool == "sell" {
+            engine.cancel(&owner("acme", "ann"), run).await.unwrap();
+        }
+        let on_busy = OnBusy::Interrupt;
+        let next = engine.start(&owner("acme", "ann"), Start { on_busy, ..turn("and?") }).await.unwrap();
+        let events = follow(&engine, next.run.run).await;
+        assert_eq!(end(&events)["status"], "completed", "{what}: {events:?}");
+        let asked = script.requests().pop().unwrap().turns;
+        let turns: Vec<String> = asked[1..]
+            .iter()
+            .map(|turn| format!("{:?} {}", turn.role, turn.content.as_str().unwrap()))
+            .collect();
+        let mut expected = vec!["User hi".to_owned(), "Assistant I trade.".into(), format!("Tool {result}")];
+        expected.extend((!between.is_empty()).then(|| format!("Assistant {between}")));
+        expected.push("User and?".to_owned());
+        assert_eq!(turns, expected, "{what}");
+        assert_eq!((asked[2].tool_calls.len(), asked[3].tool_call_id.is_some()), (1, true));
+        engine.close(Duration::ZERO, Duration::from_secs(5)).await;
+        assert!(engine.delete_thread(&session("s")).await.unwrap());
+    }
+}
+
 macro_rules! over_every_store {
     ($($test:ident),*) => {
         $(mod $test {
@@ -252,5 +333,6 @@ over_every_store!(
     the_words_of_a_turn_that_is_taken_over,
     the_tokens_of_a_failed_superstep,
     what_was_said_before_a_crash,
+    what_was_done_before,
     the_time_of_a_node_with_parts
 );

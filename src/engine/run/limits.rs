@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use super::{Driver, Halt, Position};
-use crate::engine::step::{self, Ended, Frontier, Limit, Step, World};
+use crate::engine::step::{self, Ended, Frontier, Leaf, Limit, Step, World};
 use crate::event::usd_of;
 use crate::failure::{ErrorKind, Failure};
 use crate::plan::Limits;
@@ -38,14 +38,20 @@ impl Driver<'_> {
     }
 }
 
-/// Returns the limit that is used up.
-pub(super) fn over_limit(at: &Position) -> Option<Limit> {
+/// Returns the limit that is used up, or would be by these leaves.
+pub(super) fn over_limit(at: &Position, leaves: &[Leaf<'_>]) -> Option<Limit> {
     let limits = &at.plan.limits;
+    let due = leaves.iter().filter(|leaf| leaf.asks_model()).count() as u64;
     let Frontier { usage, granted, .. } = &at.head.frontier;
     if at.number >= most_steps(at) {
         Some(Limit::Steps)
     } else if at.clock.elapsed() > limits.time {
         Some(Limit::Time)
+    } else if due > 0
+        && usage.model_calls + due
+            > granted.calls.unwrap_or(at.spent.usage.model_calls).saturating_add(limits.calls)
+    {
+        Some(Limit::Calls)
     } else if usage.tokens() > granted.tokens.unwrap_or(at.spent.usage.tokens()).saturating_add(limits.tokens)
     {
         Some(Limit::Tokens)
@@ -68,6 +74,7 @@ fn used_up(limit: Limit, limits: &Limits) -> Failure {
     let what = match limit {
         Limit::Steps => format!("the run needs more than {} supersteps", limits.steps),
         Limit::Time => format!("the run takes longer than {} s", limits.time.as_secs()),
+        Limit::Calls => format!("the run needs more than {} calls of models", limits.calls),
         Limit::Tokens => format!("the run needs more than {} tokens", limits.tokens),
         Limit::Cost => format!("the run costs more than {} US dollars", usd_of(limits.cost_nano_usd)),
     };

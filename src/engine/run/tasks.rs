@@ -230,7 +230,7 @@ impl Driver<'_> {
             Outcome::More(round) => &round.events,
         };
         for event in events {
-            let Body::MessageFinished { message_id, content: Some(text) } = event else { continue };
+            let Body::MessageFinished { message_id, content: Some(text), .. } = event else { continue };
             let role = "assistant".to_owned();
             self.journal.send(Some(&place), Body::MessageStarted { message_id: message_id.clone(), role });
             let (message_id, delta) = (message_id.clone(), text.clone());
@@ -308,7 +308,9 @@ impl Driver<'_> {
             };
             let run = self.claim.run.run;
             let again = leaf.may_repeat().then(|| retry.delay(number - before, &failure, fastrand::f64()));
-            let moves = leaf.may_repeat() && failure.kind.retryable() && link < leaf.job.fallbacks.len();
+            // Another model makes no tool answer.
+            let others = if leaf.asks_model() { leaf.job.fallbacks.len() } else { 0 };
+            let moves = leaf.may_repeat() && failure.kind.retryable() && link < others;
             let next = again.flatten().map(|delay| (link, delay));
             let Some((to, delay)) = next.or_else(|| moves.then_some((link + 1, Duration::ZERO))) else {
                 emit.discard();
@@ -412,6 +414,11 @@ impl Position {
 }
 
 impl Leaf<'_> {
+    /// Says whether it calls a model.
+    pub(super) fn asks_model(&self) -> bool {
+        matches!(self.work, LeafWork::Node(..)) && self.job.link(0).0.is_some()
+    }
+
     /// Says what it does outside.
     pub(super) fn effects(&self) -> Effects {
         match &self.work {

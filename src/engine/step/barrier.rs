@@ -17,6 +17,7 @@ use super::{Applied, Ended, Frontier, Limit, Step, Taken, Task, Token, Unhandled
 use crate::event::{Body, NodeStatus, Scope as Place, Usage};
 use crate::expr::Scope;
 use crate::failure::{Caught, ErrorKind, Failure};
+use crate::id::TaskId;
 use crate::node;
 use crate::plan::{Plan, PlanNode, START, Target};
 use crate::state::{Delta, Merge, MergeError, State, Write, fold_writes, overlay};
@@ -73,10 +74,14 @@ pub fn divert(
         }
     }
     let (state, delta) = fold(world.root, state, &mut ends);
+    let gone =
+        |task: &TaskId| !ends.iter().any(|end| end.task.id == *task && end.done && end.outcome.is_ok());
+    let (state, delta) = frontier.remembered(world.root, (state, delta), gone);
     next.usage += results.usage;
     let used = next.usage.tokens();
     match limit {
         Limit::Steps => next.granted.steps = Some(number),
+        Limit::Calls => next.granted.calls = Some(next.usage.model_calls),
         Limit::Tokens => next.granted.tokens = Some(used),
         Limit::Cost => next.granted.cost = Some(next.usage.cost_nano_usd),
         Limit::Time => next.granted.time = true,
@@ -197,7 +202,9 @@ impl<'a> Results<'a> {
         for end in &mut ends {
             self.choose(level, end);
         }
-        let (state, delta) = fold(level.plan, &level.state, &mut ends);
+        let folded = fold(level.plan, &level.state, &mut ends);
+        let failed = |task: &TaskId| ends.iter().any(|end| end.task.id == *task && end.outcome.is_err());
+        let (state, delta) = frontier.remembered(level.plan, folded, failed);
         let mut told = Told::default();
         told.edges.extend(diverted.into_iter().map(|(from, to)| {
             let (path, item) = (level.path.clone(), level.item);

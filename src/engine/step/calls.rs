@@ -37,6 +37,7 @@ impl<'a> Planner<'a> {
             // One call a task: it is known by the same in every attempt.
             task: part.task.part(0, &tool.name, 0),
             args: Arc::new(args),
+            edited: false,
             stage: Stage::Due,
         };
         let making = match approval(tool, &called) {
@@ -101,7 +102,10 @@ impl<'a> Planner<'a> {
                 Some(Reply::Dismissed) => return fails(called, dismissed()),
                 Some(Reply::Answer(answer)) => match approved(answer, tool) {
                     Ok(None) => called.stage = Stage::Due,
-                    Ok(Some(args)) => (called.stage, called.args) = (Stage::Due, Arc::new(args)),
+                    Ok(Some(args)) => {
+                        called.edited = *called.args != args;
+                        (called.stage, called.args) = (Stage::Due, Arc::new(args));
+                    }
                     Err(why) => return Calling { called, making: Making::Refused(why) },
                 },
             },

@@ -10,9 +10,9 @@ use serde_json::{Value as Json, json};
 use super::{Frontier, Worked};
 use crate::event::{Interrupt, Scope as Place, Usage, Who};
 use crate::id::{CacheKey, InterruptId, TaskId};
-use crate::node::Answered;
+use crate::node::{self, Answered, Left};
 use crate::plan::{Form, Job, OnMessage, Plan, Work};
-use crate::state::State;
+use crate::state::{Delta, State, Write, fold, join};
 
 /// A task that is not done.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -72,6 +72,9 @@ pub struct Called {
     pub task: TaskId,
     /// The arguments.
     pub args: Arc<Json>,
+    /// They are not those that the model wrote: a person changed them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub edited: bool,
     /// How far it is.
     pub stage: Stage,
 }
@@ -180,11 +183,32 @@ pub enum Reply {
 /// The answers that are there, by question.
 pub type Replies = BTreeMap<InterruptId, Reply>;
 
+impl Held {
+    /// Returns what the task has said and done, for the conversation, where it goes on no more.
+    pub(super) fn left_behind(&self) -> Vec<Json> {
+        let mut going = &self.going;
+        while let Going::ToCache(_, inner) = going {
+            going = inner;
+        }
+        let Going::Calls { memo, calls } = going else { return Vec::new() };
+        let calls = calls.iter().map(|called| {
+            let left = match &called.stage {
+                Stage::Settled(result) => Left::Settled(called.edited.then_some(&*called.args), result),
+                Stage::Asked(_) => Left::Asked,
+                Stage::Due | Stage::Graph(_) => Left::Begun,
+            };
+            (called.id.as_str(), left)
+        });
+        node::left_behind(&self.task, memo, calls)
+    }
+}
+
 impl Called {
     /// Returns what the node is told of it, when it is over.
     pub(super) fn answered(&self) -> Option<Answered> {
         let Stage::Settled(result) = &self.stage else { return None };
-        Some(Answered { id: self.id.clone(), tool: self.tool.clone(), result: result.clone() })
+        let edited = self.edited.then(|| Arc::clone(&self.args));
+        Some(Answered { id: self.id.clone(), tool: self.tool.clone(), edited, result: result.clone() })
     }
 }
 
@@ -247,6 +271,33 @@ struct At<'a> {
 }
 
 impl Frontier {
+    /// Adds to the conversation what tasks that go on no more have said and done.
+    pub fn remembered(
+        &self,
+        plan: &Plan,
+        (state, mut delta): (State, Delta),
+        gone: impl Fn(&TaskId) -> bool,
+    ) -> (State, Delta) {
+        let Some(channel) = &plan.messages else { return (state, delta) };
+        let held = self.tokens.iter().filter_map(|token| token.held.as_ref());
+        let put = |turn| Write::Put { channel: channel.clone(), value: turn };
+        let left = held
+            .filter(|held| gone(&held.task))
+            .map(|held| (held.task.clone(), held.left_behind().into_iter().map(put).collect::<Vec<_>>()));
+        let left: Vec<_> = left.filter(|(_, writes)| !writes.is_empty()).collect();
+        if left.is_empty() {
+            return (state, delta);
+        }
+        match fold(&plan.channels, &state, &left) {
+            Ok((state, later)) => {
+                join(&mut delta, later);
+                (state, delta)
+            }
+            // A conversation that takes no turn any more.
+            Err(_) => (state, delta),
+        }
+    }
+
     /// Says whether a task goes on.
     pub fn is_holding(&self) -> bool {
         self.tokens.iter().any(|token| token.held.is_some())

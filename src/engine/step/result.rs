@@ -169,7 +169,7 @@ impl<'a> Results<'a> {
                 }
             };
             let (id, tool) = (wanted.id.clone(), wanted.tool.clone());
-            let mut called = Called { id, tool, task, args: Arc::new(args), stage };
+            let mut called = Called { id, tool, task, args: Arc::new(args), edited: false, stage };
             if called.stage == Stage::Due
                 && let Some(tool) = part.job.tools.get(&called.tool)
                 && let Some(question) = approval(tool, &called)
@@ -192,6 +192,7 @@ impl<'a> Results<'a> {
                 Body::MessageFinished {
                     message_id: message_id.clone(),
                     content: Some(question.text.clone()),
+                    truncated: false,
                 },
             ];
             told.events.extend(said.map(|body| (part.place.clone(), body)));

@@ -5,6 +5,8 @@
 
 use std::collections::VecDeque;
 
+use serde_json::Value as Json;
+
 use super::wire::WireCall;
 use crate::model::sse::schema;
 use crate::model::{Chunk, ModelError, ids::Ids};
@@ -30,6 +32,8 @@ struct Call {
     id: Option<String>,
     name: Option<String>,
     arguments: String,
+    /// What the server wants back with it.
+    extra: Option<Json>,
     /// How far the arguments have been looked at.
     depth: Depth,
     /// Which of the calls that have begun it is.
@@ -80,6 +84,7 @@ struct Piece {
     id: Option<String>,
     name: Option<String>,
     arguments: Option<String>,
+    extra: Option<Json>,
     /// Others stand before it in the same list.
     follows: bool,
 }
@@ -95,17 +100,17 @@ impl Calls {
         pieces: Vec<WireCall>,
         chunks: &mut VecDeque<Chunk>,
     ) -> Result<(), ModelError> {
-        for (nth, piece) in pieces.into_iter().enumerate() {
-            let key = piece.index;
+        for (nth, mut piece) in pieces.into_iter().enumerate() {
+            let (key, extra) = (piece.index, piece.extra_content.take());
             let (id, name, arguments) = piece.into_parts();
-            self.add(Piece { key, id, name, arguments, follows: nth > 0 }, chunks)?;
+            self.add(Piece { key, id, name, arguments, extra, follows: nth > 0 }, chunks)?;
         }
         Ok(())
     }
 
     fn add(&mut self, piece: Piece, chunks: &mut VecDeque<Chunk>) -> Result<(), ModelError> {
         let found = self.find(&piece);
-        let Piece { key, id, name, arguments, .. } = piece;
+        let Piece { key, id, name, arguments, extra, .. } = piece;
         if found.is_none() {
             if id.is_none() && name.is_none() && arguments.is_none() {
                 return Ok(());
@@ -118,6 +123,7 @@ impl Calls {
                 id: None,
                 name: None,
                 arguments: String::new(),
+                extra: None,
                 depth: Depth::default(),
                 at: None,
             });
@@ -126,6 +132,7 @@ impl Calls {
         let place = found.unwrap_or(self.all.len() - 1);
         let Some(call) = self.all.get_mut(place) else { return Ok(()) };
         call.id = call.id.take().or(id);
+        call.extra = call.extra.take().or(extra);
         let added = arguments.unwrap_or_default();
         if call.arguments.len() + added.len() > ARGUMENTS_LIMIT {
             return Err(schema("the provider's call of a tool is longer than 4 MiB"));
@@ -182,6 +189,21 @@ impl Calls {
             },
         };
         (!new).then_some(place)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.begun == 0
+    }
+
+    /// Returns what the server wants back with each call, in the order in which they began.
+    pub(super) fn extras(&self) -> Vec<Option<Json>> {
+        let mut extras = vec![None; self.begun];
+        for call in &self.all {
+            if let Some(extra) = call.at.and_then(|at| extras.get_mut(at)) {
+                extra.clone_from(&call.extra);
+            }
+        }
+        extras
     }
 
     /// Checks that no piece is left over; the end of an answer that was cut at its limit may be.

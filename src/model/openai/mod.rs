@@ -22,6 +22,9 @@ use crate::egress::{self, Secret};
 pub struct OpenAi {
     endpoint: Endpoint,
     model: String,
+    /// Answers are held to a schema by the provider; else a model is made to answer by the call of a tool.
+    schemas: bool,
+    official: bool,
 }
 
 impl OpenAi {
@@ -37,10 +40,12 @@ impl OpenAi {
         base_url: &str,
         model: String,
         key: Option<Secret>,
+        schemas: bool,
     ) -> Result<Self, egress::Error> {
         let url = below(base_url, &["chat", "completions"])?;
         let endpoint = Endpoint::new(client, url, key)?.key_in(AUTHORIZATION, "Bearer ")?;
-        Ok(Self { endpoint, model })
+        let official = base_url.trim_end_matches('/') == Self::URL;
+        Ok(Self { endpoint, model, schemas, official })
     }
 }
 
@@ -57,9 +62,13 @@ impl ChatModel for OpenAi {
             params: &request.params,
             tools: &request.tools,
             output: request.output.as_deref(),
+            forced: !self.schemas,
+            official: self.official,
         };
         let events = self.endpoint.open(&request, &body, &clock).await?;
-        let answer = Completion::new(self.endpoint.key.clone(), &request.idempotency_key);
+        let forced = request.output.as_ref().filter(|_| !self.schemas).map(|output| output.name.clone());
+        let (key, seed) = (self.endpoint.key.clone(), &request.idempotency_key);
+        let answer = Completion::new(&self.model, key, seed, forced);
         Ok(own_names(clock.watch(Answer::new(events, answer)).boxed(), &request.tools))
     }
 }

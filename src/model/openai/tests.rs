@@ -1,6 +1,6 @@
 use std::io::Write as _;
 use std::net::TcpListener;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use super::*;
 use crate::event::Usage;
 use crate::model::http::retry_after;
 use crate::model::testing::{HEAD, call, error, read_request, request, serve, text, until_closed};
-use crate::model::{Kind, Params, Role, Timeouts, Turn};
+use crate::model::{Kind, OutputSchema, Params, Role, Timeouts, Turn};
 
 /// A recorded answer with the usual quirks: role only, null, both line ends, comments, reasoning, usage last.
 const RECORDED: &str = concat!(
@@ -33,7 +33,8 @@ const TEXT: &str = "Grüße, 世\n界 🌍";
 
 fn model(address: &str, key: Option<&str>) -> OpenAi {
     let client = egress::Client::new(egress::Settings::default()).unwrap();
-    OpenAi::new(&client, &format!("http://{address}/v1/"), "m1".to_owned(), key.map(Secret::new)).unwrap()
+    OpenAi::new(&client, &format!("http://{address}/v1/"), "m1".to_owned(), key.map(Secret::new), true)
+        .unwrap()
 }
 
 /// Answers once with these bytes.
@@ -74,14 +75,16 @@ async fn a_split_at_any_byte_changes_nothing() {
     for at in 0..=bytes.len() {
         let body = egress::Body::of(vec![bytes.slice(..at), bytes.slice(at..)]);
         assert_eq!(
-            Answer::new(body, Completion::new(None, "k")).collect::<Vec<_>>().await,
+            Answer::new(body, Completion::new("m", None, "k", None)).collect::<Vec<_>>().await,
             expected(),
             "split at {at}"
         );
     }
     let single = (0..bytes.len()).map(|at| bytes.slice(at..=at)).collect();
     assert_eq!(
-        Answer::new(egress::Body::of(single), Completion::new(None, "k")).collect::<Vec<_>>().await,
+        Answer::new(egress::Body::of(single), Completion::new("m", None, "k", None))
+            .collect::<Vec<_>>()
+            .await,
         expected()
     );
 }
@@ -146,7 +149,8 @@ async fn a_name_that_comes_with_every_piece_costs_no_more_than_the_pieces() {
     let inner = piece(&"x".repeat(20)).repeat(40_000);
     let stream = piece("{\"s\":\"}\\\"") + &inner + &piece("\"}") + "data: [DONE]\n\n";
     let parts = vec![Bytes::from(stream)];
-    let items: Vec<_> = Answer::new(egress::Body::of(parts), Completion::new(None, "k")).collect().await;
+    let items: Vec<_> =
+        Answer::new(egress::Body::of(parts), Completion::new("m", None, "k", None)).collect().await;
     let calls = calls(items);
     assert_eq!((calls.len(), calls[0].len()), (1, "call_8254c329a92850f6_0 add ".len() + 800_011));
 }
@@ -254,11 +258,11 @@ async fn calls_of_tools_that_are_split_are_whole_and_those_that_are_cut_are_an_e
     let bytes = Bytes::from_static(CALLS.as_bytes());
     for at in 0..=bytes.len() {
         let body = egress::Body::of(vec![bytes.slice(..at), bytes.slice(at..)]);
-        let items: Vec<_> = Answer::new(body, Completion::new(None, "k")).collect().await;
+        let items: Vec<_> = Answer::new(body, Completion::new("m", None, "k", None)).collect().await;
         assert_eq!(items.last(), Some(&Ok(Chunk::End { truncated: false })), "split at {at}");
         assert_eq!(calls(items), ["a add {\"ü\":1}", "b now "], "split at {at}");
         let items: Vec<_> =
-            Answer::new(egress::Body::of(vec![bytes.slice(..at)]), Completion::new(None, "k"))
+            Answer::new(egress::Body::of(vec![bytes.slice(..at)]), Completion::new("m", None, "k", None))
                 .collect()
                 .await;
         // The last line end may be missing.
@@ -287,7 +291,15 @@ fn tools_and_their_results_are_sent_as_the_protocol_has_them() {
         parameters: json!({"type": "object"}),
     };
     let (params, tools) = (Params::default(), [spec]);
-    let body = Body { model: "m", turns: &turns, params: &params, tools: &tools, output: None };
+    let body = Body {
+        model: "m",
+        turns: &turns,
+        params: &params,
+        tools: &tools,
+        output: None,
+        forced: false,
+        official: false,
+    };
     let sent = serde_json::to_value(&body).unwrap();
     let function = json!({"name": "add", "arguments": "{}"});
     assert_eq!(
@@ -299,6 +311,108 @@ fn tools_and_their_results_are_sent_as_the_protocol_has_them() {
     );
     let function = json!({"name": "add", "description": "Adds.", "parameters": {"type": "object"}});
     assert_eq!(sent["tools"], json!([{"type": "function", "function": function}]));
+}
+
+/// DeepSeek refuses a conversation in which its thoughts are missing while tools are called, and Gemini one in which its
+/// signatures are.
+#[tokio::test]
+async fn what_a_provider_wants_back_with_a_call_goes_back_with_it_and_to_nobody_else() {
+    let signature = json!({"google": {"thought_signature": "sig"}});
+    let call = json!([{"index": 0, "id": "a", "function": {"name": "add", "arguments": "{}"}, "extra_content": signature}]);
+    let answer = [
+        json!({"reasoning_content": "I "}),
+        json!({"reasoning_content": "add."}),
+        json!({"tool_calls": call}),
+    ];
+    let answer: String =
+        answer.map(|delta| format!("data: {}\n\n", json!({"choices": [{"delta": delta}]}))).concat();
+    let end = "data: {\"choices\":[{\"finish_reason\":\"tool_calls\"}]}\n\ndata: [DONE]\n\n";
+    let items = events(&format!("{answer}{end}")).await;
+    let kept =
+        items.into_iter().find_map(|item| if let Ok(Chunk::Kept(kept)) = item { Some(kept) } else { None });
+    assert_eq!(kept, Some(json!({"openai": "m1", "reasoning_content": "I add.", "calls": [signature]})));
+
+    let call = crate::model::ToolCall { id: "a".into(), name: "add".into(), arguments: "{}".into() };
+    let turns = [Turn { kept, ..Turn::calls("".into(), vec![call]) }];
+    for (model, goes) in [("m1", true), ("m2", false)] {
+        let params = Params::default();
+        let body = Body {
+            model,
+            turns: &turns,
+            params: &params,
+            tools: &[],
+            output: None,
+            forced: false,
+            official: false,
+        };
+        let sent = &serde_json::to_value(&body).unwrap()["messages"][0];
+        assert_eq!(sent["reasoning_content"] == "I add.", goes);
+        assert_eq!(sent["tool_calls"][0]["extra_content"] == signature, goes);
+        assert_eq!(sent.to_string().contains("sig"), goes);
+    }
+}
+
+/// Many a server has no schemas, but tools.
+#[tokio::test]
+async fn a_model_without_schemas_answers_by_the_call_of_a_tool() {
+    let piece = |arguments: &str| {
+        let call = json!({"index": 0, "id": "a", "function": {"name": "answer", "arguments": arguments}});
+        format!("data: {}\n\n", json!({"choices": [{"delta": {"tool_calls": [call]}}]}))
+    };
+    let end = "data: {\"choices\":[{\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
+    let answer = format!("{HEAD}{}{}{end}", piece("{\"n\":"), piece("1}"));
+    let (address, requests) = serve(vec![answer.into_bytes()]);
+    let schema = json!({"type": "object"});
+    let output = OutputSchema { name: "answer".into(), schema: schema.clone(), bounded: Json::Null };
+    let model = OpenAi { schemas: false, ..model(&address, None) };
+    let items = call(&model, Request { output: Some(Arc::new(output)), ..request() }).await;
+    assert_eq!(text(&items), "{\"n\":1}");
+    let calls = |item: &Result<Chunk, ModelError>| {
+        matches!(item, Ok(Chunk::ToolCall { .. } | Chunk::ToolArgs { .. } | Chunk::Kept(_)))
+    };
+    assert!(!items.iter().any(calls), "{items:?}");
+    let sent = requests.recv().unwrap();
+    let sent: Json = serde_json::from_str(sent.split_once("\r\n\r\n").unwrap().1).unwrap();
+    assert_eq!(sent["tool_choice"], json!({"type": "function", "function": {"name": "answer"}}));
+    assert_eq!(sent["tools"][0]["function"]["parameters"], schema);
+    assert_eq!(sent.get("response_format"), None);
+}
+
+#[test]
+fn openai_itself_has_another_name_for_the_limit_of_an_answer() {
+    let client = egress::Client::new(egress::Settings::default()).unwrap();
+    let official = |base: &str| OpenAi::new(&client, base, "m".to_owned(), None, true).unwrap().official;
+    assert!(official("https://api.openai.com/v1/") && !official("https://api.example.com/v1"));
+    let params = Params { max_tokens: Some(7), ..Params::default() };
+    for (official, name, other) in
+        [(true, "max_completion_tokens", "max_tokens"), (false, "max_tokens", "max_completion_tokens")]
+    {
+        let body = Body {
+            model: "m",
+            turns: &[],
+            params: &params,
+            tools: &[],
+            output: None,
+            forced: false,
+            official,
+        };
+        let sent = serde_json::to_value(&body).unwrap();
+        assert_eq!((&sent[name], sent.get(other)), (&json!(7), None));
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_is_no_answer() {
+    let said = "data: {\"choices\":[{\"delta\":{\"content\":\"I\"}}]}\n\n";
+    let done = "data: [DONE]\n\n";
+    for (end, why) in [
+        ("{\"finish_reason\":\"content_filter\"}", "filter stopped the answer"),
+        ("{\"delta\":{\"refusal\":\"No.\"},\"finish_reason\":\"stop\"}", "refused to answer"),
+    ] {
+        let items = events(&format!("{said}data: {{\"choices\":[{end}]}}\n\n{done}")).await;
+        let error = error(items);
+        assert!(error.kind == Kind::Schema && error.message.contains(why), "{error:?}");
+    }
 }
 
 #[tokio::test]
@@ -415,7 +529,15 @@ async fn the_request_carries_the_conversation_the_parameters_and_the_headers() {
     });
     assert_eq!(serde_json::from_str::<Json>(body).unwrap(), expected);
     assert_eq!(body.matches("\"seed\"").count(), 1);
-    let plain = Body { model: "m", turns: &[], params: &Params::default(), tools: &[], output: None };
+    let plain = Body {
+        model: "m",
+        turns: &[],
+        params: &Params::default(),
+        tools: &[],
+        output: None,
+        forced: false,
+        official: false,
+    };
     let plain = serde_json::to_value(plain).unwrap();
     let options = json!({"include_usage": true});
     assert_eq!(plain, json!({"model": "m", "messages": [], "stream": true, "stream_options": options}));
@@ -430,7 +552,15 @@ fn images_and_files_are_named_as_the_protocol_names_them() {
         {"type": "file", "url": "data:application/pdf;base64,AA==", "name": "a.pdf"},
     ]);
     let turns = [Turn::new(Role::User, content)];
-    let body = Body { model: "m", turns: &turns, params: &Params::default(), tools: &[], output: None };
+    let body = Body {
+        model: "m",
+        turns: &turns,
+        params: &Params::default(),
+        tools: &[],
+        output: None,
+        forced: false,
+        official: false,
+    };
     let body = serde_json::to_value(body).unwrap();
     let expected = json!([
         {"type": "text", "text": "look"},
@@ -448,14 +578,19 @@ fn the_address_of_the_endpoint_keeps_the_base_and_its_query() {
         ("https://x.example.com/", "https://x.example.com/chat/completions"),
         ("https://x.example.com/a?api-version=1#f", "https://x.example.com/a/chat/completions?api-version=1"),
     ] {
-        assert_eq!(OpenAi::new(&client, base, "m".to_owned(), None).unwrap().endpoint.url.as_str(), url);
+        assert_eq!(
+            OpenAi::new(&client, base, "m".to_owned(), None, true).unwrap().endpoint.url.as_str(),
+            url
+        );
     }
     for bad in ["", "api.openai.com/v1", "file:///v1", "mailto:a@b.c", "https://user:pass@x.example.com/v1"] {
-        assert!(OpenAi::new(&client, bad, "m".to_owned(), None).is_err(), "{bad}");
+        assert!(OpenAi::new(&client, bad, "m".to_owned(), None, true).is_err(), "{bad}");
     }
-    let bad_key = OpenAi::new(&client, "https://x.example.com", "m".to_owned(), Some(Secret::new("a\nb")));
+    let bad_key =
+        OpenAi::new(&client, "https://x.example.com", "m".to_owned(), Some(Secret::new("a\nb")), true);
     assert!(!format!("{bad_key:?}").contains("a\nb") && bad_key.is_err());
-    let good = OpenAi::new(&client, "https://x.example.com", "m".to_owned(), Some(Secret::new("sk-secret")));
+    let good =
+        OpenAi::new(&client, "https://x.example.com", "m".to_owned(), Some(Secret::new("sk-secret")), true);
     assert!(!format!("{good:?}").contains("secret"), "{good:?}");
 }
 

@@ -16,6 +16,10 @@ pub(super) struct Body<'a> {
     pub(super) params: &'a Params,
     pub(super) tools: &'a [ToolSpec],
     pub(super) output: Option<&'a OutputSchema>,
+    /// It is asked for by the call of a tool, because the model takes no schema.
+    pub(super) forced: bool,
+    /// OpenAI itself: it has another name for the limit of an answer.
+    pub(super) official: bool,
 }
 
 impl Serialize for Body<'_> {
@@ -23,25 +27,33 @@ impl Serialize for Body<'_> {
         let params = self.params;
         let mut fields = Fields::new(&params.extra, &["model", "messages", "stream"], serializer)?;
         fields.fixed("model", self.model)?;
-        fields.fixed("messages", &self.turns.iter().map(Message::from).collect::<Vec<_>>())?;
+        let message = |turn| Message::of(turn, self.model);
+        fields.fixed("messages", &self.turns.iter().map(message).collect::<Vec<_>>())?;
         fields.fixed("stream", &true)?;
         fields.default("stream_options", Some(&StreamOptions { include_usage: true }))?;
-        fields.default("max_tokens", params.max_tokens.as_ref())?;
+        let most = if self.official { "max_completion_tokens" } else { "max_tokens" };
+        fields.default(most, params.max_tokens.as_ref())?;
         fields.default("temperature", params.temperature.as_ref())?;
         fields.default("top_p", params.top_p.as_ref())?;
         fields.default("seed", params.seed.as_ref())?;
         fields.default("stop", Some(&params.stop).filter(|stop| !stop.is_empty()))?;
         fields.default("reasoning_effort", params.reasoning_effort.as_ref())?;
-        let format = self.output.map(|output| {
+        let format = self.output.filter(|_| !self.forced).map(|output| {
             let schema = json!({"name": output.name, "strict": true, "schema": output.schema});
             json!({"type": "json_schema", "json_schema": schema})
         });
         fields.default("response_format", format.as_ref())?;
-        let tool = |tool: &ToolSpec| {
-            let function = json!({"name": wire_name(&tool.name), "description": tool.description, "parameters": tool.parameters});
+        let function = |name: &str, description: &str, parameters: &Json| {
+            let function = json!({"name": name, "description": description, "parameters": parameters});
             json!({"type": "function", "function": function})
         };
-        let tools: Vec<Json> = self.tools.iter().map(tool).collect();
+        let tool = |tool: &ToolSpec| function(&wire_name(&tool.name), &tool.description, &tool.parameters);
+        let mut tools: Vec<Json> = self.tools.iter().map(tool).collect();
+        if let Some(output) = self.output.filter(|_| self.forced) {
+            tools.push(function(&output.name, "Takes the answer.", &output.schema));
+            let choice = json!({"type": "function", "function": {"name": output.name}});
+            fields.default("tool_choice", Some(&choice))?;
+        }
         fields.default("tools", Some(&tools).filter(|tools| !tools.is_empty()))?;
         fields.finish()
     }
@@ -56,6 +68,8 @@ struct Message<'a> {
     tool_calls: Vec<Json>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tool_call_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_content: Option<&'a Json>,
 }
 
 #[derive(Serialize)]
@@ -65,22 +79,35 @@ enum Content<'a> {
     Parts(Vec<Json>),
 }
 
-impl<'a> From<&'a Turn> for Message<'a> {
-    fn from(turn: &'a Turn) -> Self {
+impl<'a> Message<'a> {
+    fn of(turn: &'a Turn, model: &str) -> Self {
+        let kept = turn.kept.as_ref().filter(|kept| kept["openai"].as_str() == Some(model));
         let content = match &turn.content {
             Json::Array(parts) => Content::Parts(parts.iter().map(part).collect()),
             content => Content::Plain(content),
         };
         // Broken arguments were answered with what is wrong with them; sent back as they are, servers refuse them.
-        let call = |call: &ToolCall| {
+        let call = |(nth, call): (usize, &ToolCall)| {
             let arguments = match call.args() {
                 Ok(_) if !call.arguments.trim().is_empty() => call.arguments.as_str(),
                 _ => "{}",
             };
-            json!({"id": call.id, "type": "function", "function": {"name": wire_name(&call.name), "arguments": arguments}})
+            let mut json = json!({"id": call.id, "type": "function", "function": {"name": wire_name(&call.name), "arguments": arguments}});
+            if let Some(extra) = kept.and_then(|kept| kept["calls"].get(nth)).filter(|extra| !extra.is_null())
+            {
+                json["extra_content"] = extra.clone();
+            }
+            json
         };
-        let tool_calls = turn.tool_calls.iter().map(call).collect();
-        Self { role: turn.role, content, tool_calls, tool_call_id: turn.tool_call_id.as_deref() }
+        let tool_calls = turn.tool_calls.iter().enumerate().map(call).collect();
+        let reasoning_content = kept.and_then(|kept| kept.get("reasoning_content"));
+        Self {
+            role: turn.role,
+            content,
+            tool_calls,
+            tool_call_id: turn.tool_call_id.as_deref(),
+            reasoning_content,
+        }
     }
 }
 
@@ -139,6 +166,8 @@ pub(super) struct Delta {
     content: Option<Text>,
     reasoning: Option<Text>,
     reasoning_content: Option<Text>,
+    /// Why the model does not answer.
+    pub(super) refusal: Option<Text>,
     pub(super) tool_calls: Option<Vec<WireCall>>,
 }
 
@@ -149,6 +178,8 @@ pub(super) struct WireCall {
     pub(super) index: Option<u64>,
     id: Option<Text>,
     function: Option<WireFunction>,
+    /// What is to be sent back with the call, as signed thoughts.
+    pub(super) extra_content: Option<Json>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -174,6 +205,11 @@ impl WireCall {
 }
 
 impl Delta {
+    /// Returns the reasoning that is to be sent back while tools are called.
+    pub(super) fn reasoning_content(&self) -> &str {
+        self.reasoning_content.as_ref().map_or("", |text| &text.0)
+    }
+
     /// Returns the reasoning and the text, each only when there is some.
     ///
     /// A proxy may send the same reasoning under both names, so they are never added up.

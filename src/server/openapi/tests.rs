@@ -165,7 +165,7 @@ fn an_event_on_the_wire_has_what_its_schema_promises() {
     let bodies = [
         (None, Body::RunStarted { session_id: "s".into(), graph: "g".into(), graph_hash: "h".into() }),
         (Some(&scope), Body::MessageDelta { message_id: "m".into(), delta: "x".into() }),
-        (Some(&scope), Body::MessageFinished { message_id: "m".into(), content: None }),
+        (Some(&scope), Body::MessageFinished { message_id: "m".into(), content: None, truncated: false }),
         (
             None,
             Body::EdgeTaken {

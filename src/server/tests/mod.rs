@@ -37,7 +37,11 @@ impl Node for Speak {
         }
         Ok(Done {
             said: vec![assistant_turn(&message_id, "Hello")],
-            events: vec![event::Body::MessageFinished { message_id, content: Some("Hello".into()) }],
+            events: vec![event::Body::MessageFinished {
+                message_id,
+                content: Some("Hello".into()),
+                truncated: false,
+            }],
             ..Done::default()
         }
         .into())

@@ -96,9 +96,10 @@ pub static LIMITS: Map = Map {
     rules: &[],
 };
 
-static LIMIT_KEYS: [Key; 5] = [
+static LIMIT_KEYS: [Key; 6] = [
     key("steps", Shape::Count, "The most supersteps of a run. Default: 100."),
     key("time", Shape::Duration, "The longest time of a run, from its start or resume. Default: `15m`."),
+    key("calls", Shape::Count, "The most calls of models in a run. Default: no limit."),
     key("tokens", Shape::Count, "The most tokens of all model calls of a run together. Default: no limit."),
     key(
         "cost_usd",

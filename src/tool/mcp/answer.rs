@@ -8,7 +8,7 @@ use crate::state::Type;
 
 /// The largest result that is taken, in bytes.
 const MAX_RESULT: usize = 1024 * 1024;
-/// How deep references within a schema are followed.
+/// How deep a value is looked through.
 const DEEPEST: usize = 64;
 
 /// Returns arguments as a server takes them: what need not be there and has no value is left out, because to many a
@@ -16,40 +16,52 @@ const DEEPEST: usize = 64;
 pub(super) fn sendable(args: &Json, schema: &Map<String, Json>) -> Map<String, Json> {
     let root = Json::Object(schema.clone());
     let mut args = args.clone();
-    thin(&mut args, &root, &root, DEEPEST);
+    thin(&mut args, &[&root], &root, DEEPEST);
     match args {
         Json::Object(args) => args,
         _ => Map::new(),
     }
 }
 
-fn thin(value: &mut Json, schema: &Json, root: &Json, deep: usize) {
+/// Leaves out what schemas declare and none of them asks for.
+fn thin(value: &mut Json, schemas: &[&Json], root: &Json, deep: usize) {
     let Some(deep) = deep.checked_sub(1) else { return };
-    if let Some(name) = schema.get("$ref").and_then(Json::as_str) {
-        if let Some(inner) = name.strip_prefix('#').and_then(|pointer| root.pointer(pointer)) {
-            thin(value, inner, root, deep);
-        }
-        return;
+    let mut parts = Vec::new();
+    for schema in schemas {
+        flatten(schema, root, &mut parts);
     }
+    let all = |keyword: &'static str| parts.iter().filter_map(move |part| part.get(keyword));
+    let declared = |name: &str| all("properties").filter_map(|fields| fields.get(name)).collect::<Vec<_>>();
     match value {
         Json::Object(fields) => {
-            let required = schema.get("required").and_then(Json::as_array);
-            let due = |name: &str| required.is_some_and(|names| names.iter().any(|due| due == name));
-            fields.retain(|name, value| !value.is_null() || due(name));
+            let due =
+                |name: &str| all("required").filter_map(Json::as_array).flatten().any(|due| due == name);
+            fields.retain(|name, value| !value.is_null() || due(name) || declared(name).is_empty());
             for (name, value) in fields {
-                if let Some(inner) = schema.get("properties").and_then(|fields| fields.get(name)) {
-                    thin(value, inner, root, deep);
-                }
+                thin(value, &declared(name), root, deep);
             }
         }
         Json::Array(items) => {
-            if let Some(inner) = schema.get("items") {
-                for item in items {
-                    thin(item, inner, root, deep);
-                }
+            let inner: Vec<&Json> = all("items").collect();
+            for item in items {
+                thin(item, &inner, root, deep);
             }
         }
         _ => {}
+    }
+}
+
+/// Gathers a schema and what it is made of besides: what it refers to, and its branches.
+fn flatten<'s>(schema: &'s Json, root: &'s Json, parts: &mut Vec<&'s Json>) {
+    if parts.iter().any(|known| std::ptr::eq(*known, schema)) {
+        return;
+    }
+    parts.push(schema);
+    let named = schema.get("$ref").and_then(Json::as_str).and_then(|name| name.strip_prefix('#'));
+    let named = named.and_then(|pointer| root.pointer(pointer));
+    let branches = ["anyOf", "oneOf", "allOf"].into_iter().filter_map(|key| schema.get(key)?.as_array());
+    for part in named.into_iter().chain(branches.flatten()) {
+        flatten(part, root, parts);
     }
 }
 
@@ -152,14 +164,19 @@ mod tests {
                 "limit": {"type": "integer"},
                 "due": {"type": ["string", "null"]},
                 "items": {"type": "array", "items": {"$ref": "#/$defs/item"}},
+                "one": {"anyOf": [{"$ref": "#/$defs/item"}, {"type": "null"}]},
+                "free": {"type": "object"},
             },
             "required": ["q", "due"],
             "$defs": {"item": item},
         }));
-        let args = json!({"q": "a", "limit": null, "due": null, "items": [{"x": null, "y": null}, null]});
-        let sent = json!({"q": "a", "due": null, "items": [{"y": null}, null]});
+        let both = json!({"x": null, "y": null});
+        let args =
+            json!({"q": "a", "limit": null, "due": null, "items": [both, null], "one": both, "free": both});
+        let thin = json!({"y": null});
+        let sent = json!({"q": "a", "due": null, "items": [thin, null], "one": thin, "free": both});
         assert_eq!(sendable(&args, &schema), object(sent));
-        let round = object(json!({"$ref": "#"}));
+        let round = object(json!({"$ref": "#", "anyOf": [{"$ref": "#"}, {"$ref": "#"}]}));
         assert_eq!(sendable(&json!({"a": 1}), &round), object(json!({"a": 1})));
     }
 

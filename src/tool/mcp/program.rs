@@ -1,6 +1,7 @@
 //! Servers that are programs: they are spoken to by their standard input and output.
 //!
-//! Invariant: a program gets the environment that is given to it and no other one, and it does not outlive its connection.
+//! Invariant: a program gets the environment that is given to it, and of this process's what no program can do without; it
+//! does not outlive its connection.
 
 use std::io;
 use std::process::Stdio;
@@ -16,6 +17,8 @@ use tracing::debug;
 use super::wire::MAX_MESSAGE;
 use crate::egress::Secret;
 
+/// What a program inherits: where programs and homes are, the language, the time.
+const INHERITED: [&str; 9] = ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TZ", "TMPDIR"];
 /// The longest line of its own words that is logged.
 const MAX_LINE: u64 = 4096;
 
@@ -34,9 +37,12 @@ impl Program {
     /// Starts a program.
     pub(super) fn start(command: &[String], env: &[(String, Secret)]) -> io::Result<Self> {
         let (name, arguments) = command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+        // No settings, but what the system gives to every child.
+        let inherited = INHERITED.iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
         let mut child = Command::new(name)
             .args(arguments)
             .env_clear()
+            .envs(inherited)
             .envs(env.iter().map(|(name, value)| (name, value.expose())))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

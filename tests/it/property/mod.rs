@@ -182,18 +182,13 @@ fn any_death_of_a_process_leaves_the_same_checkpoints_and_repeats_nothing() {
             }
             Ok(())
         };
-        // By hand every graph dies every way; in CI each dies one of them, so that a minute is enough.
-        let (turn, whole) = (mix(seed, &program.text()) as usize, factor() > 1);
-        if whole || turn % 3 == 0 {
-            dies(Death::EachBarrier)?;
-        }
-        if whole || turn % 3 == 1 {
-            dies(Death::EachTask)?;
-        }
-        let single = if whole { factor() as usize } else { usize::from(turn % 3 == 2) };
-        for n in 0..single.min(writes * 2) {
-            let nth = (turn / 3 + n) % (writes * 2);
-            dies(Death::At(nth / 2 + 1, nth % 2 == 0))?;
+        dies(Death::EachBarrier)?;
+        dies(Death::EachTask)?;
+        // By hand at as many single writes as the factor says; else at one of them.
+        let turn = mix(seed, &program.text()) as usize;
+        for n in 0..(factor() as usize).min(writes * 2) {
+            let nth = (turn + n) % (writes * 2);
+            dies(Death::At(nth / 2 + 1, nth.is_multiple_of(2)))?;
         }
         Ok(())
     });

@@ -261,6 +261,7 @@ fn a_limit_ends_every_branch_keeps_what_is_done_and_goes_on_with_the_error() {
     let to = Target::Node("l".into());
     for (limit, granted) in [
         (Limit::Steps, Granted { steps: Some(7), ..Granted::default() }),
+        (Limit::Calls, Granted { calls: Some(0), ..Granted::default() }),
         (Limit::Tokens, Granted { tokens: Some(7), ..Granted::default() }),
         (Limit::Time, Granted { time: true, ..Granted::default() }),
     ] {
