@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 
 use super::breakpoint::Breakpoints;
 use super::step::{self, Open, Replies, Reply, UNSOUGHT, World};
-use super::{Engine, Start, StartError, heads, record};
+use super::{Engine, Start, StartError, Wishes, heads, record};
 use crate::event::{Interrupt, Who};
 use crate::failure::Failure;
 use crate::id::{InterruptId, Owner, RunId, Seq, ThreadKey};
@@ -40,6 +40,8 @@ pub struct Said {
     pub thread: Option<ThreadKey>,
     /// Where a run that waited stops from here on; absent: where it was told to.
     pub breakpoints: Option<Breakpoints>,
+    /// What is to come besides of a run that waited.
+    pub wishes: Wishes,
     /// Makes a repeated request find what the first one did.
     pub idempotency: Option<Idempotency>,
 }
@@ -49,6 +51,8 @@ pub struct Said {
 pub struct Resume {
     /// Where it stops from here on; absent: where it was told to.
     pub breakpoints: Option<Breakpoints>,
+    /// What is to come of it besides.
+    pub wishes: Wishes,
     /// Makes a repeated request find what the first one did.
     pub idempotency: Option<Idempotency>,
 }
@@ -167,8 +171,10 @@ impl Engine {
     }
 
     async fn say(&self, who: &Answerer, said: Said) -> Result<Answered, AnswerError> {
-        let Said { replies, thread, breakpoints, idempotency } = said;
+        let Said { replies, thread, breakpoints, wishes, idempotency } = said;
         let shared = &self.shared;
+        self.check_webhook(wishes.webhook.as_deref())
+            .map_err(|wrong| AnswerError::Unprocessable(vec![wrong]))?;
         if shared.draining.load(Ordering::Relaxed) {
             return Err(AnswerError::Draining);
         }
@@ -213,6 +219,7 @@ impl Engine {
             idempotency,
             process: shared.process.clone(),
             input,
+            wishes: shared.wishes(&wishes),
         };
         let store = shared.store.clone();
         let answering = async move {
@@ -254,6 +261,8 @@ impl Engine {
         if shared.lives().len() >= shared.settings.runs {
             return Err(AnswerError::Overloaded);
         }
+        self.check_webhook(resume.wishes.webhook.as_deref())
+            .map_err(|wrong| AnswerError::Unprocessable(vec![wrong]))?;
         let thread = shared.store.thread(key).await?.ok_or(AnswerError::Nothing)?;
         let run = match (self.waiting(&thread).await?, thread.last_run) {
             (Some(run), _) if self.can_move(&thread, &run).await? => run.run,
@@ -266,7 +275,8 @@ impl Engine {
         };
         let input = self.stopping(&key.owner, run, resume.breakpoints).await?;
         let (store, owner, process) = (shared.store.clone(), key.owner.clone(), shared.process.clone());
-        let resume = store::Resume { owner, run, process, input, idempotency: resume.idempotency };
+        let wishes = shared.wishes(&resume.wishes);
+        let resume = store::Resume { owner, run, process, input, wishes, idempotency: resume.idempotency };
         let resuming = async move {
             let resumed = store.resume(resume).await?;
             let claim = if let Resumed::Claimed(claim) = &resumed { Some(Claim::clone(claim)) } else { None };
@@ -382,6 +392,7 @@ impl Engine {
             replies: vec![(only.question.id.clone(), Reply::Answer(value))],
             thread: Some(key.clone()),
             breakpoints: Some(start.breakpoints.clone()).filter(|some| !some.is_none()),
+            wishes: start.wishes.clone(),
             idempotency: start.idempotency.clone(),
         };
         match self.answer(&who, said).await {

@@ -15,10 +15,11 @@ use super::json::escape;
 use super::param::{Header, IdempotencyKey, Include, InterruptIdText, Limit, Path, Query, QuestionCursor};
 use super::problem::{Code, Problem};
 use super::sse::{EventStream, Groups};
+use super::turn::OnDisconnectChoice;
 use super::view::{Answer, Id, Time, run_urls};
 use super::{App, Tag};
 use crate::engine::step::Reply;
-use crate::engine::{AnswerError, Answered, Answerer, Asked, Breakpoints, Resume, Said};
+use crate::engine::{AnswerError, Answered, Answerer, Asked, Breakpoints, Resume, Said, Wishes};
 use crate::event::{Group, Interrupt, Who};
 use crate::id::{InterruptId, Part, RunId, ThreadKey, hex};
 use crate::state::Mismatch;
@@ -147,6 +148,10 @@ pub(super) struct ResumeRequest {
     interrupt_before: Option<Stops>,
     /// The same after these nodes ended.
     interrupt_after: Option<Stops>,
+    /// What becomes of the run when nobody reads it any more. Default: `continue`.
+    on_disconnect: Option<OnDisconnectChoice>,
+    /// Where the end of the run is told, and each pause, in the place of what it was told before.
+    webhook: Option<String>,
     /// The groups of events that the stream holds. Default: `messages`, `nodes`, `tools`.
     include: Option<Vec<EventGroup>>,
 }
@@ -162,6 +167,7 @@ pub(super) struct AnswerBody {
 pub(super) struct ResumeBody {
     answers: Vec<(InterruptId, Json)>,
     breakpoints: Option<Breakpoints>,
+    wishes: Wishes,
     groups: Groups,
     hash: String,
 }
@@ -184,12 +190,14 @@ impl Parsed for ResumeBody {
     type Schema = ResumeRequest;
 
     fn parse(body: Json) -> Result<Self, Problem> {
-        let mut fields = Fields::of(body, &["answers", "interrupt_before", "interrupt_after", "include"])?;
+        let known =
+            ["answers", "interrupt_before", "interrupt_after", "on_disconnect", "webhook", "include"];
+        let mut fields = Fields::of(body, &known)?;
         let answers = fields.object("answers").into_iter();
         let answers = answers.map(|(id, answer)| (InterruptId(id.into()), answer)).collect();
-        let breakpoints = fields.breakpoints();
+        let (breakpoints, wishes) = (fields.breakpoints(), fields.wishes());
         let (groups, hash) = (fields.include(), fields.hash.clone());
-        fields.end(Some(Self { answers, breakpoints, groups, hash }))
+        fields.end(Some(Self { answers, breakpoints, wishes, groups, hash }))
     }
 }
 
@@ -321,17 +329,17 @@ impl Interrupts {
         key: Header<IdempotencyKey>,
         body: Body<ResumeBody>,
     ) -> Result<GoesOn, Problem> {
-        let ResumeBody { answers, breakpoints, groups, hash } = body.0;
+        let ResumeBody { answers, breakpoints, wishes, groups, hash } = body.0;
         let idempotency = used(key, format!("resume/{}", session.0), hash);
         let thread = ThreadKey { owner: caller.owner.clone(), session: session.0 };
         self.0.engine.thread(&thread).await?.ok_or_else(Problem::not_found)?;
         if !answers.is_empty() {
             let replies = answers.into_iter().map(|(id, answer)| (id, Reply::Answer(answer))).collect();
-            let said = Said { replies, thread: Some(thread), breakpoints, idempotency };
+            let said = Said { replies, thread: Some(thread), breakpoints, wishes, idempotency };
             return self.say(caller, said, groups, |id| format!("/answers/{}", escape(&id.0))).await;
         }
         let place = self.0.stream()?;
-        let answered = self.0.engine.resume(&thread, Resume { breakpoints, idempotency }).await?;
+        let answered = self.0.engine.resume(&thread, Resume { breakpoints, wishes, idempotency }).await?;
         self.stream(&caller, answered, groups, place)
     }
 }

@@ -458,7 +458,7 @@ async fn a_rollback(subject: Subject) {
     assert_eq!((row.state, engine.thread(&key).await.unwrap().unwrap().head), (RunState::RolledBack, before));
     let changed = engine.update(&key, &update("start", json!({"log": "u"}))).await.unwrap().run;
     let before = engine.thread(&key).await.unwrap().unwrap().head;
-    let on = engine.resume(&key, Resume { breakpoints: Some(stops), idempotency: None }).await.unwrap();
+    let on = engine.resume(&key, Resume { breakpoints: Some(stops), ..Resume::default() }).await.unwrap();
     drain(&engine, &on).await;
     engine.roll_back(&ann(), changed.run).await.unwrap();
     assert_eq!(engine.thread(&key).await.unwrap().unwrap().head, before);

@@ -54,7 +54,7 @@ async fn begin(engine: &Engine, breakpoints: Breakpoints) -> Answered {
 }
 
 async fn resume(engine: &Engine, breakpoints: Option<Breakpoints>) -> Answered {
-    engine.resume(&session("s"), Resume { breakpoints, idempotency: None }).await.unwrap()
+    engine.resume(&session("s"), Resume { breakpoints, ..Resume::default() }).await.unwrap()
 }
 
 /// Tells what a run did until it stopped or ended: nodes that began, and its status.
@@ -127,7 +127,7 @@ async fn what_goes_on(subject: Subject) {
     for on_busy in [OnBusy::Enqueue, OnBusy::Reject] {
         assert!(matches!(start(on_busy).await, Err(StartError::Stopped(run)) if run == first.run.run));
     }
-    let wrong = Resume { breakpoints: Some(at(&["join/frist"], &["x", "a/b"])), idempotency: None };
+    let wrong = Resume { breakpoints: Some(at(&["join/frist"], &["x", "a/b"])), ..Resume::default() };
     let Err(AnswerError::Unprocessable(wrong)) = engine.resume(&session("s"), wrong).await else { panic!() };
     let places: Vec<String> = wrong.iter().map(|one| format!("{} {}", one.pointer, one.why)).collect();
     assert_eq!(
