@@ -5,8 +5,7 @@ use serde_json::{Map, Value as Json};
 use super::Turn;
 use crate::engine::step::Reply;
 use crate::engine::{
-    AnswerError, Answered, Answerer, Breakpoints, Engine, Resume, Said, Start, StartError, ThreadView,
-    Wishes,
+    AnswerError, Answered, Answerer, Breakpoints, Engine, Resume, Said, Start, StartError, ThreadView, Wishes,
 };
 use crate::event::Interrupt;
 use crate::id::{InterruptId, Owner, ThreadKey};

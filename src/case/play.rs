@@ -15,7 +15,8 @@ use crate::diagnostic::Spanned;
 use crate::engine::record::{self, Input, Outcome};
 use crate::engine::step::{Frontier, Reply};
 use crate::engine::{
-    AnswerError, Answered, Answerer, Breakpoints, Engine, Resume, Settings, Start, StartError, Started, Wishes,
+    AnswerError, Answered, Answerer, Breakpoints, Engine, Resume, Settings, Start, StartError, Started,
+    Wishes,
 };
 use crate::event::{Body, Event, Interrupt, RunStatus, Scope, Usage};
 use crate::id::{CheckpointId, InterruptId, Owner, Part, RunId, TaskId, ThreadKey};

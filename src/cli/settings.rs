@@ -42,9 +42,12 @@ pub(super) fn engine(serve: &ServeFlags, flags: &Flags, file: &File) -> Result<e
     let environment = file.environment(flags);
     for name in &file.webhooks.secrets {
         let secret = environment.secret(name);
-        let secret = secret.with_context(|| format!("[webhooks] names the secret `{name}`, which is not there"))?;
+        let secret =
+            secret.with_context(|| format!("[webhooks] names the secret `{name}`, which is not there"))?;
         let key = secret.expose().parse::<SigningKey>();
-        settings.webhook_keys.push(key.with_context(|| format!("the secret `{name}` of [webhooks] cannot work"))?);
+        settings
+            .webhook_keys
+            .push(key.with_context(|| format!("the secret `{name}` of [webhooks] cannot work"))?);
     }
     Ok(settings)
 }

@@ -69,7 +69,13 @@ mod tests {
 
     #[test]
     fn a_key_has_its_prefix_and_enough_bytes_and_is_never_printed() {
-        for bad in ["", "whsec_", "whsec_AAAA", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaS"] {
+        for bad in [
+            "",
+            "whsec_",
+            "whsec_AAAA",
+            "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+            "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaS",
+        ] {
             assert_eq!(bad.parse::<SigningKey>().unwrap_err(), NoKey, "{bad}");
         }
         let key: SigningKey = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".parse().unwrap();

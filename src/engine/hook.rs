@@ -289,12 +289,7 @@ async fn send(shared: &Shared, hook: &Hook, body: Vec<u8>) -> Result<(), Refused
     }
 }
 
-fn headers(
-    keys: &[SigningKey],
-    id: &str,
-    at: i64,
-    body: &[u8],
-) -> Result<header::HeaderMap, egress::Error> {
+fn headers(keys: &[SigningKey], id: &str, at: i64, body: &[u8]) -> Result<header::HeaderMap, egress::Error> {
     let mut headers = header::HeaderMap::new();
     let signature = egress::signatures(keys, id, at, body);
     for (name, value) in

@@ -41,9 +41,7 @@ use crate::event::{self, Body, Event, RunStatus, Usage};
 use crate::id::{Owner, Part, RunId, Seq, ThreadId, ThreadKey};
 use crate::plan::{Durability, Plan};
 use crate::state::Mismatch;
-use crate::store::{
-    self, Claim, EventBatch, Idempotency, OnBusy, Process, Run, RunState, Store, StoreError,
-};
+use crate::store::{self, Claim, EventBatch, Idempotency, OnBusy, Process, Run, RunState, Store, StoreError};
 
 pub use answer::{AnswerError, Answered, Answerer, Asked, Resume, Said};
 pub use branch::{Branched, Fork, Update};

@@ -11,9 +11,7 @@ use serde_json::Value as Json;
 use super::auth::Caller;
 use super::body::Body;
 use super::invoke::drain;
-use super::param::{
-    DiagramFormat, GraphId, Header, IdempotencyKey, LastEvent, Path, Preferences, Query,
-};
+use super::param::{DiagramFormat, GraphId, Header, IdempotencyKey, LastEvent, Path, Preferences, Query};
 use super::problem::{Code, Problem};
 use super::schema;
 use super::sse::EventStream;

@@ -190,8 +190,7 @@ impl Parsed for ResumeBody {
     type Schema = ResumeRequest;
 
     fn parse(body: Json) -> Result<Self, Problem> {
-        let known =
-            ["answers", "interrupt_before", "interrupt_after", "on_disconnect", "webhook", "include"];
+        let known = ["answers", "interrupt_before", "interrupt_after", "on_disconnect", "webhook", "include"];
         let mut fields = Fields::of(body, &known)?;
         let answers = fields.object("answers").into_iter();
         let answers = answers.map(|(id, answer)| (InterruptId(id.into()), answer)).collect();

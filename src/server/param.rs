@@ -462,7 +462,8 @@ mod tests {
     #[test]
     fn a_preference_is_found_among_others() {
         let is_async = |text| Preferences::parse(text).is_ok_and(|prefer| prefer.respond_async);
-        for good in ["respond-async", "Respond-Async", "wait=10, respond-async", "respond-async;x=1, a=\"b\""] {
+        for good in ["respond-async", "Respond-Async", "wait=10, respond-async", "respond-async;x=1, a=\"b\""]
+        {
             assert!(is_async(good), "{good}");
         }
         for bad in ["", "wait=10", "respond-asynchronously", "a=respond-async"] {

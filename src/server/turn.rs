@@ -195,7 +195,10 @@ impl Parsed for Turn {
             Some(other) => fields.add("/after_seconds", expected(wanted, &other)),
         };
         if delay.is_some() && on_busy.is_some_and(|on_busy| on_busy != OnBusy::Enqueue) {
-            fields.note("/on_busy", "with `after_seconds` the run waits for its turn when it is due: leave this out");
+            fields.note(
+                "/on_busy",
+                "with `after_seconds` the run waits for its turn when it is due: leave this out",
+            );
         }
         let groups = fields.include();
         let hash = fields.hash.clone();

@@ -23,7 +23,8 @@ use crate::id::{
     CacheKey, CheckpointId, HookId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey,
 };
 use tables::{
-    CacheRow, KeyRow, QuestionRow, RunRow, Tables, ThreadRow, ago, has_turn, holds_thread, is_open, key, lease,
+    CacheRow, KeyRow, QuestionRow, RunRow, Tables, ThreadRow, ago, has_turn, holds_thread, is_open, key,
+    lease,
 };
 
 /// Keeps everything in memory, for as long as the process lives.
@@ -692,11 +693,8 @@ impl Store for MemoryStore {
         for row in runs.values_mut().filter(|row| due.contains(&row.run.thread) && is_old(row)) {
             row.swept = true;
         }
-        let open: BTreeSet<ThreadId> = runs
-            .values()
-            .filter(|row| is_open(&row.run))
-            .map(|row| row.run.thread)
-            .collect();
+        let open: BTreeSet<ThreadId> =
+            runs.values().filter(|row| is_open(&row.run)).map(|row| row.run.thread).collect();
         let rests = |row: &&mut ThreadRow| due.contains(&row.thread) && !open.contains(&row.thread);
         for row in threads.values_mut().filter(rests) {
             let (mut line, mut at) = (BTreeSet::new(), row.head);

@@ -99,7 +99,11 @@ async fn detached<T: Send + 'static>(work: impl Future<Output = Result<T>> + Sen
 }
 
 /// Returns what is told of a barrier, if somebody is to be told: of a pause its notice, of an end the result.
-fn told(next: Option<RunState>, notice: Option<Vec<u8>>, result: Option<&Option<Vec<u8>>>) -> Option<Vec<u8>> {
+fn told(
+    next: Option<RunState>,
+    notice: Option<Vec<u8>>,
+    result: Option<&Option<Vec<u8>>>,
+) -> Option<Vec<u8>> {
     match next? {
         RunState::Queued | RunState::Running => None,
         RunState::Interrupted => Some(notice.unwrap_or_default()),

@@ -64,8 +64,11 @@ impl Told {
     /// Runs `graphloom webhooks` on the database of the service.
     fn command(&self, arguments: &[&str]) -> (bool, String) {
         let mut command = binary(&self.world.folder);
-        let Output { status, stdout, stderr } =
-            command.args(["webhooks", "--database-url", &self.world.fresh.url]).args(arguments).output().unwrap();
+        let Output { status, stdout, stderr } = command
+            .args(["webhooks", "--database-url", &self.world.fresh.url])
+            .args(arguments)
+            .output()
+            .unwrap();
         (status.success(), String::from_utf8([stdout, stderr].concat()).unwrap())
     }
 
@@ -130,9 +133,19 @@ async fn what_could_never_be_told_is_refused_when_it_is_posted() {
     let told = Told::start(Fresh::sqlite(), GRAPH).await;
     let long = format!("https://example.com/{}", "x".repeat(2048));
     for url in [
-        "", "example.com", "ftp://example.com/x", "http://example.com/x", "https://10.0.0.1/x", "https://[::1]/x",
-        "https://localhost/x", "https://169.254.169.254/latest", "https://example.com:8443/x", "https://u:p@example.com/",
-        "http://127.0.0.1:1/x", "https://2130706433/", &long,
+        "",
+        "example.com",
+        "ftp://example.com/x",
+        "http://example.com/x",
+        "https://10.0.0.1/x",
+        "https://[::1]/x",
+        "https://localhost/x",
+        "https://169.254.169.254/latest",
+        "https://example.com:8443/x",
+        "https://u:p@example.com/",
+        "http://127.0.0.1:1/x",
+        "https://2130706433/",
+        &long,
     ] {
         let body = json!({"session_id": "s", "message": "[[say=x]]", "webhook": url});
         for operation in ["chat", "invoke"] {
@@ -151,7 +164,10 @@ async fn what_could_never_be_told_is_refused_when_it_is_posted() {
     let body = json!({"session_id": "s", "message": "[[say=x]]", "on_disconnect": "cancel"});
     let request = world.request(Method::POST, "/v1/graphs/chat/invoke").json(&body);
     let answer = world.ask(request.header("Prefer", "respond-async")).await;
-    assert_eq!((answer.status.as_u16(), &answer.json()["errors"][0]["pointer"]), (422, &json!("/on_disconnect")));
+    assert_eq!(
+        (answer.status.as_u16(), &answer.json()["errors"][0]["pointer"]),
+        (422, &json!("/on_disconnect"))
+    );
 }
 
 /// The second receiver is on a private address that nobody allowed.
@@ -169,9 +185,15 @@ async fn a_failure_is_told_again_a_redirect_leads_nowhere_and_what_is_gone_is_gi
     for came in &again {
         came.check(&KEYS);
     }
-    assert_eq!((again[0].header("webhook-id"), &again[0].body), (again[1].header("webhook-id"), &again[1].body));
+    assert_eq!(
+        (again[0].header("webhook-id"), &again[0].body),
+        (again[1].header("webhook-id"), &again[1].body)
+    );
     let waits = told.until("queued", 1).await;
-    assert!(waits[0]["error"].as_str().unwrap().contains("302") && waits[0]["due_at"].is_string(), "{waits:?}");
+    assert!(
+        waits[0]["error"].as_str().unwrap().contains("302") && waits[0]["due_at"].is_string(),
+        "{waits:?}"
+    );
     assert!(told.receiver.all().iter().all(|came| came.path != "/stolen"), "a redirect was followed");
     let id = failed[0]["webhook_id"].as_str().unwrap();
     let (done, text) = told.command(&["retry", id]);

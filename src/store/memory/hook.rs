@@ -151,8 +151,11 @@ impl Tables {
     pub(super) fn waiting(&self, thread: crate::id::ThreadId) -> (usize, usize) {
         let runs = self.runs.values().filter(|row| row.run.thread == thread);
         let queued = runs.filter(|row| row.run.state == RunState::Queued);
-        queued.fold((0, 0), |(turn, time), row| {
-            if has_turn(&row.run) { (turn + 1, time) } else { (turn, time + 1) }
-        })
+        queued.fold(
+            (0, 0),
+            |(turn, time), row| {
+                if has_turn(&row.run) { (turn + 1, time) } else { (turn, time + 1) }
+            },
+        )
     }
 }

@@ -29,11 +29,7 @@ pub(super) fn timed<C: ConnectionTrait>(db: &C, text: &str) -> String {
 
 /// Returns how the moment that is so long from now stands in a text, and its value there; nothing for no time. By the clock
 /// of the database where several processes look at one.
-pub(super) fn from_now<C: ConnectionTrait>(
-    db: &C,
-    place: &str,
-    time: Option<Duration>,
-) -> (String, Value) {
+pub(super) fn from_now<C: ConnectionTrait>(db: &C, place: &str, time: Option<Duration>) -> (String, Value) {
     if db.get_database_backend() == DbBackend::Postgres {
         let millis = time.map(|time| i64::try_from(time.as_millis()).unwrap_or(i64::MAX));
         return (format!("clock_timestamp() + {place}::bigint * interval '1 millisecond'"), millis.into());

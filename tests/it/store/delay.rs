@@ -44,8 +44,8 @@ async fn over(store: &dyn Store, run: RunId) -> Result<(), StoreError> {
 async fn a_delayed_run_keeps_nobody_waiting_and_takes_its_place_when_it_is_due(store: Arc<dyn Store>) {
     let key = session("s");
     let late = delayed(&*store, "s", HOUR).await;
-    let soon = delayed(&*store, "s", Duration::from_millis(300)).await;
-    let sooner = delayed(&*store, "s", Duration::from_millis(150)).await;
+    let soon = delayed(&*store, "s", Duration::from_secs(3)).await;
+    let sooner = delayed(&*store, "s", Duration::from_millis(2500)).await;
     assert!(late.due_at.unwrap() - late.created_at >= chrono::TimeDelta::minutes(59));
     assert_eq!(store.run(&key.owner, late.run).await.unwrap(), Some(late.clone()));
     assert_eq!(store.thread(&key).await.unwrap().unwrap().last_run, None);
@@ -55,7 +55,7 @@ async fn a_delayed_run_keeps_nobody_waiting_and_takes_its_place_when_it_is_due(s
     let new = NewRun { on_busy: OnBusy::Reject, ..new_run(&key) };
     let Accepted::Claimed { run: first, .. } = store.accept(new).await.unwrap() else { panic!() };
     let second = queued(&*store, &key).await;
-    tokio::time::sleep(Duration::from_millis(350)).await;
+    tokio::time::sleep(Duration::from_millis(3100)).await;
     assert_eq!(taken(&*store).await, [], "the thread is busy");
     let third = queued(&*store, &key).await;
     let mut order = vec![first.run];
@@ -117,10 +117,11 @@ async fn as_many_runs_may_wait_for_their_time_as_for_their_turn(store: Arc<dyn S
 async fn a_run_that_nobody_reads_is_found_until_it_pauses_or_goes_on_otherwise(store: Arc<dyn Store>) {
     let wish = |millis| Wishes { read_for: Some(Duration::from_millis(millis)), ..Wishes::default() };
     let found = async || store.unread(10).await.unwrap().iter().map(|run| run.run).collect::<Vec<_>>();
-    let accept = async |name: &str, wishes| match store.accept(NewRun { wishes, ..new_run(&session(name)) }).await {
-        Ok(Accepted::Claimed { run, .. } | Accepted::Queued { run }) => run,
-        other => panic!("{other:?}"),
-    };
+    let accept =
+        async |name: &str, wishes| match store.accept(NewRun { wishes, ..new_run(&session(name)) }).await {
+            Ok(Accepted::Claimed { run, .. } | Accepted::Queued { run }) => run,
+            other => panic!("{other:?}"),
+        };
     let (read, first) = (accept("read", wish(1)).await, accept("s", wish(1)).await);
     let behind = accept("s", wish(2)).await;
     let other = accept("other", Wishes::default()).await;
@@ -136,7 +137,9 @@ async fn a_run_that_nobody_reads_is_found_until_it_pauses_or_goes_on_otherwise(s
     assert_eq!((claim.run, claim.needs_reader), (first.run, true));
     store.commit(Commit { next: Some((RunState::Interrupted, None)), ..barrier(&claim) }).await.unwrap();
     assert_eq!(found().await, [behind.run]);
-    let Resumed::Claimed(on) = store.resume(resume(&claim.key.owner, claim.run, "x")).await.unwrap() else { panic!() };
+    let Resumed::Claimed(on) = store.resume(resume(&claim.key.owner, claim.run, "x")).await.unwrap() else {
+        panic!()
+    };
     assert!(!on.run.needs_reader);
     store.commit(Commit { next: Some((RunState::Interrupted, None)), ..barrier(&on.run) }).await.unwrap();
     let wished = graphloom::store::Resume { wishes: wish(0), ..resume(&claim.key.owner, claim.run, "x") };
@@ -167,7 +170,11 @@ async fn a_run_that_waits_to_be_tried_again_keeps_its_place(subject: Subject, la
 
 #[tokio::test]
 async fn a_run_that_waits_to_be_tried_again_keeps_its_place_on_postgres() {
-    a_run_that_waits_to_be_tried_again_keeps_its_place(Subject::postgres().await, "now() + interval '1 hour'").await;
+    a_run_that_waits_to_be_tried_again_keeps_its_place(
+        Subject::postgres().await,
+        "now() + interval '1 hour'",
+    )
+    .await;
 }
 
 #[tokio::test]

@@ -7,12 +7,14 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use graphloom::id::{HookId, InterruptId, ThreadKey};
 use graphloom::store::{
-    Accepted, Commit, Committed, Hook, HookCounts, HookFilter, HookState, NewRun, Question, Run, RunState, Store,
-    Told, Wishes,
+    Accepted, Commit, Committed, Hook, HookCounts, HookFilter, HookState, NewRun, Question, Run, RunState,
+    Store, Told, Wishes,
 };
 
 use super::on_every_store;
-use crate::support::{barrier, batch, checkpoint, claimed, last_barrier, new_run, owner, part, resume, session};
+use crate::support::{
+    barrier, batch, checkpoint, claimed, last_barrier, new_run, owner, part, resume, session,
+};
 
 on_every_store![
     each_end_and_each_pause_is_told_once_and_only_of_runs_with_a_webhook,
@@ -74,8 +76,8 @@ async fn each_end_and_each_pause_is_told_once_and_only_of_runs_with_a_webhook(st
     let url = |path: &str| format!("https://example.com/{path}");
     assert_eq!(told(&*store).await, [(url("hook"), "it waits".to_owned())]);
     // Whoever goes on with it may say another place; who says nothing leaves it.
-    let with = Wishes { webhook: Some(url("other")), ..Wishes::default() };
-    let wish = graphloom::store::Resume { wishes: with, ..resume(&run.key.owner, run.run, "there") };
+    let elsewhere = Wishes { webhook: Some(url("other")), ..Wishes::default() };
+    let wish = graphloom::store::Resume { wishes: elsewhere, ..resume(&run.key.owner, run.run, "there") };
     let graphloom::store::Resumed::Claimed(claim) = store.resume(wish).await.unwrap() else { panic!() };
     let mut run = claim.run;
     assert_eq!(run.webhook.as_deref(), Some(url("other").as_str()));
@@ -99,7 +101,11 @@ async fn a_run_that_waits_is_told_of_when_it_is_ended(store: Arc<dyn Store>) {
     let back = watched(&*store, &key).await;
     let end = async |run: &Run, rollback, result: &[u8]| {
         let events = batch(0, 2, 2, b"x");
-        store.request_cancel(&run.key.owner, run.run, rollback, result.to_vec(), events).await.unwrap().unwrap()
+        store
+            .request_cancel(&run.key.owner, run.run, rollback, result.to_vec(), events)
+            .await
+            .unwrap()
+            .unwrap()
     };
     assert_eq!(end(&waiting, false, b"waiting").await.state, RunState::Cancelled);
     assert_eq!(end(&back, true, b"back").await.state, RunState::RolledBack);
@@ -134,7 +140,9 @@ async fn what_is_due_is_taken_by_one_and_by_another_when_its_lease_is_over(store
             assert!(taken.insert(hook.id, hook.attempts).is_none(), "it was taken twice");
         }
     }
-    taken.extend(store.claim_hooks(MINUTE, 100).await.unwrap().into_iter().map(|hook| (hook.id, hook.attempts)));
+    taken.extend(
+        store.claim_hooks(MINUTE, 100).await.unwrap().into_iter().map(|hook| (hook.id, hook.attempts)),
+    );
     assert_eq!((taken.len(), taken.values().max()), (12, Some(&1)));
     assert!(store.claim_hooks(MINUTE, 100).await.unwrap().is_empty());
     ended(&*store, "late").await;
@@ -181,7 +189,10 @@ async fn what_was_given_up_is_seen_and_tried_again(store: Arc<dyn Store>) {
     }
     let filter = HookFilter { tenant: Some(part("bolt")), states: vec![HookState::Failed], id: None };
     let [hook] = &store.hooks(&filter, 10).await.unwrap()[..] else { panic!() };
-    assert_eq!((hook.run.run, hook.error.as_deref(), hook.data.as_slice()), (run.run, Some("no"), &b"the end"[..]));
+    assert_eq!(
+        (hook.run.run, hook.error.as_deref(), hook.data.as_slice()),
+        (run.run, Some("no"), &b"the end"[..])
+    );
     assert_eq!(store.hook_counts().await.unwrap(), HookCounts { failed: 2, ..HookCounts::default() });
     let again = store.retry_hook(hook.id).await.unwrap().unwrap();
     assert_eq!((again.state, again.attempts, again.finished_at), (HookState::Queued, 0, None));

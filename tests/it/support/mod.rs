@@ -187,7 +187,14 @@ pub(crate) fn process(instance: &str) -> Process {
 
 /// Returns the wish of a process to go on with a run.
 pub(crate) fn resume(owner: &Owner, run: RunId, instance: &str) -> Resume {
-    Resume { owner: owner.clone(), run, process: process(instance), input: None, wishes: Wishes::default(), idempotency: None }
+    Resume {
+        owner: owner.clone(),
+        run,
+        process: process(instance),
+        input: None,
+        wishes: Wishes::default(),
+        idempotency: None,
+    }
 }
 
 /// Returns a plain run of process `here`.

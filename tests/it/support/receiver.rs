@@ -22,8 +22,9 @@ impl Came {
     /// Returns a header.
     pub(crate) fn header(&self, name: &str) -> String {
         let lines = self.head.lines().filter_map(|line| line.split_once(": "));
-        let found = lines.filter(|(of, _)| of.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_owned());
-        found.last().unwrap_or_else(|| panic!("no {name}: {}", self.head))
+        let mut found =
+            lines.filter(|(of, _)| of.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_owned());
+        found.next_back().unwrap_or_else(|| panic!("no {name}: {}", self.head))
     }
 
     pub(crate) fn json(&self) -> Json {
@@ -95,7 +96,7 @@ impl Receiver {
 
     /// Waits until so many came to a path, and returns them.
     pub(crate) async fn wait(&self, path: &str, count: usize) -> Vec<Came> {
-        let patience = Instant::now() + Duration::from_secs(60);
+        let patience = Instant::now() + Duration::from_mins(1);
         loop {
             let found: Vec<Came> = self.all().into_iter().filter(|came| came.path == path).collect();
             if found.len() >= count {
@@ -136,7 +137,9 @@ async fn serve(mut stream: TcpStream, all: Arc<Mutex<Vec<Came>>>) {
         };
         let parts: Vec<&str> = path.split('/').collect();
         let answer = match parts.as_slice() {
-            ["", word, times, ..] if times.parse().is_ok_and(|times: usize| times == 0 || before < times) => *word,
+            ["", word, times, ..] if times.parse().is_ok_and(|times: usize| times == 0 || before < times) => {
+                *word
+            }
             _ => "200",
         };
         if answer == "hang" {

@@ -229,9 +229,8 @@ pub(in crate::store::sql) async fn claim_outbox(
 ) -> Result<Vec<(String, HookId, u32)>> {
     let text = "select tenant, outbox_id, attempts from claim_outbox($1, $2)";
     let found = rows(&db.wide, "webhook", text, vec![millis(lease), i64::from(limit).into()]).await?;
-    let taken = |row: &Row| {
-        Ok((row.get("tenant")?, HookId(row.get("outbox_id")?), row.number("attempts")? as u32))
-    };
+    let taken =
+        |row: &Row| Ok((row.get("tenant")?, HookId(row.get("outbox_id")?), row.number("attempts")? as u32));
     found.iter().map(taken).collect()
 }
 
