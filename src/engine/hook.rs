@@ -28,6 +28,8 @@ const AT_ONCE: usize = 32;
 const ANSWER: Duration = Duration::from_secs(15);
 /// How long nobody else tries meanwhile: longer than the connection and the answer may take.
 const LEASE: Duration = Duration::from_mins(1);
+/// How long a receiver may still take when the process is to stop.
+const AT_STOP: Duration = Duration::from_secs(5);
 /// How often it is tried: over about a day.
 const TRIES: u32 = 10;
 /// The wait after the first try; each is four times the one before.
@@ -103,7 +105,7 @@ pub struct NoticeData {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<RunError>,
     /// The open questions, when it waits for a person.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub interrupts: Vec<Interrupt>,
     /// When it was accepted.
     #[schemars(with = "String", extend("format" = "date-time"))]
@@ -215,7 +217,16 @@ pub(super) async fn tell(shared: Arc<Shared>) {
                     // Nobody else takes places, so there is one for each.
                     let place = room.acquire_owned().await;
                     shared.tracker.clone().spawn(async move {
-                        deliver(&shared, &hook).await;
+                        let mut closed = shared.closed.subscribe();
+                        let stop = async {
+                            rest(&mut closed, Duration::MAX).await;
+                            tokio::time::sleep(AT_STOP).await;
+                        };
+                        // What is cut off is told by another process when its lease is over.
+                        tokio::select! {
+                            () = deliver(&shared, &hook) => {}
+                            () = stop => {}
+                        }
                         drop(place);
                     });
                 }
