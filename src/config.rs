@@ -127,6 +127,8 @@ pub struct File {
     pub limits: LimitsFile,
     /// How it stops.
     pub drain: DrainFile,
+    /// Who is told of the ends of runs.
+    pub webhooks: WebhooksFile,
     /// Pages of these origins may call the service from a browser.
     pub cors_origins: Vec<String>,
 }
@@ -195,12 +197,22 @@ pub struct LimitsFile {
     pub runs: usize,
     /// The most streams that are open at once.
     pub streams: usize,
+    /// How long a run with `on_disconnect: cancel` goes on without a reader.
+    pub unread_seconds: u64,
 }
 
 impl Default for LimitsFile {
     fn default() -> Self {
-        Self { body_bytes: 1024 * 1024, thread_queue: 10, runs: 2000, streams: 5000 }
+        Self { body_bytes: 1024 * 1024, thread_queue: 10, runs: 2000, streams: 5000, unread_seconds: 10 }
     }
+}
+
+/// `[webhooks]` of the settings file.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WebhooksFile {
+    /// The names of the secrets that sign what is sent; each signs, so that one can be changed without a gap.
+    pub secrets: Vec<String>,
 }
 
 /// `[drain]` of the settings file, all counted from the word to stop.

@@ -138,6 +138,10 @@ uuid_id! {
     CheckpointId
 }
 uuid_id! {
+    /// What is told of one end or pause of a run.
+    HookId
+}
+uuid_id! {
     /// The stored row of a thread; a deleted and re-created thread has another one.
     ThreadId
 }

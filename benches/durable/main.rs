@@ -78,6 +78,8 @@ async fn main() -> anyhow::Result<()> {
             on_busy: OnBusy::Enqueue,
             durability: None,
             breakpoints: Breakpoints::default(),
+            delay: None,
+            wishes: graphloom::engine::Wishes::default(),
             idempotency: None,
         };
         let started = engine.start(&owner, start).await?;

@@ -5,7 +5,7 @@ use serde_json::{Map, Value as Json};
 use super::Turn;
 use crate::engine::step::Reply;
 use crate::engine::{
-    AnswerError, Answered, Answerer, Breakpoints, Engine, Resume, Said, Start, StartError, ThreadView,
+    AnswerError, Answered, Answerer, Breakpoints, Engine, Resume, Said, Start, StartError, ThreadView, Wishes,
 };
 use crate::event::Interrupt;
 use crate::id::{InterruptId, Owner, ThreadKey};
@@ -164,6 +164,8 @@ impl Thread {
             on_busy,
             durability: None,
             breakpoints: Breakpoints::default(),
+            delay: None,
+            wishes: Wishes::default(),
             idempotency: None,
         };
         let started = self.engine.start(&self.key.owner, start).await?;

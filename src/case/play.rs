@@ -16,6 +16,7 @@ use crate::engine::record::{self, Input, Outcome};
 use crate::engine::step::{Frontier, Reply};
 use crate::engine::{
     AnswerError, Answered, Answerer, Breakpoints, Engine, Resume, Settings, Start, StartError, Started,
+    Wishes,
 };
 use crate::event::{Body, Event, Interrupt, RunStatus, Scope, Usage};
 use crate::id::{CheckpointId, InterruptId, Owner, Part, RunId, TaskId, ThreadKey};
@@ -24,7 +25,7 @@ use crate::plan::{Next, Output, Plan, Target};
 use crate::spec::{CaseSpec, OpeningSpec, TurnSpec};
 use crate::state::{Change, Delta, Mismatch, State};
 use crate::store::memory::MemoryStore;
-use crate::store::{Accepted, Checkpoint, Commit, NewRun, OnBusy, Run, RunState, Store, StoreError};
+use crate::store::{self, Accepted, Checkpoint, Commit, NewRun, OnBusy, Run, RunState, Store, StoreError};
 
 /// What came of a turn.
 pub(super) struct Played {
@@ -237,6 +238,8 @@ impl<'a> Thread<'a> {
             durability: None,
             on_busy: OnBusy::Reject,
             breakpoints: Breakpoints::default(),
+            delay: None,
+            wishes: Wishes::default(),
             idempotency: None,
         };
         Ok(match engine.start(&self.key.owner, start).await {
@@ -297,6 +300,8 @@ impl<'a> Thread<'a> {
             process: process.clone(),
             idempotency: None,
             from: None,
+            delay: None,
+            wishes: store::Wishes::default(),
         };
         let Accepted::Claimed { run, .. } = self.store.accept(new).await? else {
             return Err(StoreError::Unavailable("the thread of the case is taken".into()).into());
@@ -329,6 +334,7 @@ impl<'a> Thread<'a> {
             pending: None,
             events: None,
             next: Some((RunState::Completed, Some(record::encode(&outcome)))),
+            notice: None,
             stopped: false,
             lease: process.lease,
         };

@@ -14,7 +14,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::Host;
 use crate::config::DatabaseFlag;
 use crate::engine::step::Reply;
-use crate::engine::{AnswerError, Answerer, Breakpoints, Engine, Resume, Settings, Start, StartError, Terms};
+use crate::engine::{
+    AnswerError, Answerer, Breakpoints, Engine, Resume, Settings, Start, StartError, Terms, Wishes,
+};
 use crate::event::{Body, Interrupt, RunStatus, Who};
 use crate::id::{InterruptId, Owner, Part, Seq, ThreadKey};
 use crate::state::Mismatch;
@@ -169,6 +171,8 @@ impl Talk {
             durability: None,
             on_busy: self.on_busy,
             breakpoints: self.breakpoints.clone(),
+            delay: None,
+            wishes: Wishes::default(),
             idempotency: None,
         };
         match self.engine.start(&self.key.owner, start).await {
@@ -196,7 +200,7 @@ impl Talk {
     /// Goes on with the run that is stopped, or failed, and prints what follows.
     async fn resume(&mut self) -> Result<()> {
         let breakpoints = Some(self.breakpoints.clone()).filter(|some| !some.is_none());
-        let resume = Resume { terms: Terms { breakpoints, durability: None }, idempotency: None };
+        let resume = Resume { terms: Terms { breakpoints, ..Terms::default() }, idempotency: None };
         match self.engine.resume(&self.key, resume).await {
             Ok(answered) => self.print(&answered.run, answered.after).await,
             Err(AnswerError::Waits(_)) => self.look().await,

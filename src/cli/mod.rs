@@ -20,6 +20,7 @@ mod settings;
 mod test;
 mod threads;
 mod watch;
+mod webhooks;
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -78,6 +79,8 @@ enum Command {
     Migrate(DatabaseFlag),
     /// Looks after the runs of all tenants
     Runs(runs::RunsFlags),
+    /// Looks after what is told of the ends of runs
+    Webhooks(webhooks::WebhooksFlags),
     /// Looks into threads, changes their state, and forks them
     Threads(threads::ThreadsFlags),
     /// Deletes all that there is of a tenant, or of one of its users
@@ -178,6 +181,7 @@ fn run(cli: Cli, own: Registry) -> Result<ExitCode> {
             print("The database is at this version.\n")
         }),
         Command::Runs(flags) => runtime()?.block_on(runs::runs(&flags, file)),
+        Command::Webhooks(flags) => runtime()?.block_on(webhooks::webhooks(&flags, file)),
         Command::Threads(threads) => runtime()?.block_on(threads::threads(host, &threads)),
         Command::Erase(flags) => runtime()?.block_on(erase::erase(&flags, file)),
         Command::Registry => print(&host.own.to_json()),
@@ -206,6 +210,7 @@ impl Command {
             Self::Diff(diff) => &mut diff.database,
             Self::Migrate(database) => database,
             Self::Runs(runs) => &mut runs.database,
+            Self::Webhooks(webhooks) => &mut webhooks.database,
             Self::Threads(threads) => &mut threads.database,
             Self::Erase(erase) => &mut erase.database,
             _ => return self,
@@ -224,7 +229,8 @@ fn stray<'a>(matches: &ArgMatches, command: Option<&Command>) -> Option<&'a str>
         | Command::Erase(_)
         | Command::Migrate(_)
         | Command::Runs(_)
-        | Command::Threads(_) => &["bind", "instance", "watch"],
+        | Command::Threads(_)
+        | Command::Webhooks(_) => &["bind", "instance", "watch"],
         _ => &["bind", "instance", "watch", "database_url"],
     };
     foreign.iter().copied().find(|flag| matches.value_source(flag) == Some(ValueSource::CommandLine))

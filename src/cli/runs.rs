@@ -170,6 +170,13 @@ fn told(run: &Run) -> Result<Json> {
         "cancel_requested": run.cancel_requested,
         "created_at": time(run.created_at),
     });
+    if let Some(at) = run.due_at {
+        json["due_at"] = time(at).into();
+    }
+    if run.webhook.is_some() {
+        // Where it is may be a secret of its user's.
+        json["webhook"] = true.into();
+    }
     if let Some(at) = run.finished_at {
         json["finished_at"] = time(at).into();
     }
@@ -205,7 +212,8 @@ fn table(runs: &[Run]) -> String {
     let mut text = String::new();
     for run in runs {
         let at = run.created_at.to_rfc3339_opts(SecondsFormat::Secs, true);
-        let state = run.state.name();
+        let is_delayed = run.state == RunState::Queued && run.due_at.is_some();
+        let state = if is_delayed { "delayed" } else { run.state.name() };
         // Writing into memory cannot fail.
         let _infallible = writeln!(
             text,

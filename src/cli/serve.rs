@@ -13,7 +13,7 @@ use super::reload::Reloads;
 use crate::compile::Catalog;
 use crate::config::ServeFlags;
 use crate::diagnostic;
-use crate::engine::{Lost, Settings};
+use crate::engine::Lost;
 use crate::plan::Plan;
 use crate::server::Word;
 
@@ -21,6 +21,7 @@ pub(super) async fn serve(host: &Host, serve: &ServeFlags) -> Result<ExitCode> {
     let Host { flags, file, .. } = host;
     crate::server::install_metrics();
     // What the settings make impossible is said before the database is touched.
+    let settings = super::settings::engine(serve, flags, file)?;
     let server = crate::server::Server::bind(super::settings::server(serve, file)?).await?;
     let (builder, project) = super::load(host)?;
     let mut drifts = project.findings.sources();
@@ -34,9 +35,6 @@ pub(super) async fn serve(host: &Host, serve: &ServeFlags) -> Result<ExitCode> {
     let welcome = welcome(&server.address().to_string(), &project.catalog);
     info!(graphs = project.catalog.graphs.len(), "Graphs compiled.");
     let url = file.database_url(&serve.database);
-    let mut settings = Settings::new(file.instance(serve));
-    settings.queue_limit = file.limits.thread_queue;
-    settings.runs = file.limits.runs;
     let engine = builder.store(url).engine(settings).open(project).await?.engine().clone();
     for Lost { graph, hash, paused } in engine.lost().await.context("cannot look for paused runs")? {
         warn!(code = "M515", graph, hash, paused, "Runs wait for a person on a version that cannot be used.");

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::config::{AuthMode, DrainFile, File, KeyFile, Role, ServeFlags};
+use crate::config::{AuthMode, DrainFile, File, Flags, KeyFile, Role, ServeFlags};
+use crate::egress::SigningKey;
+use crate::engine;
 use crate::id::Part;
 use crate::server::{ApiKey, ApiKeys, Auth, Drain, Network, Settings};
 
@@ -25,6 +27,28 @@ pub(super) fn server(serve: &ServeFlags, file: &File) -> Result<Settings> {
     settings.streams = file.limits.streams;
     settings.cors_origins.clone_from(&file.cors_origins);
     settings.drain = drain(&file.drain)?;
+    Ok(settings)
+}
+
+/// Returns the settings of the engine.
+pub(super) fn engine(serve: &ServeFlags, flags: &Flags, file: &File) -> Result<engine::Settings> {
+    let mut settings = engine::Settings::new(file.instance(serve));
+    settings.queue_limit = file.limits.thread_queue;
+    settings.runs = file.limits.runs;
+    if file.limits.unread_seconds == 0 {
+        bail!("`unread_seconds` under [limits] is at least 1: clients need time to come back");
+    }
+    settings.unread = Duration::from_secs(file.limits.unread_seconds);
+    let environment = file.environment(flags);
+    for name in &file.webhooks.secrets {
+        let secret = environment.secret(name);
+        let secret =
+            secret.with_context(|| format!("[webhooks] names the secret `{name}`, which is not there"))?;
+        let key = secret.expose().parse::<SigningKey>();
+        settings
+            .webhook_keys
+            .push(key.with_context(|| format!("the secret `{name}` of [webhooks] cannot work"))?);
+    }
     Ok(settings)
 }
 

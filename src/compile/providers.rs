@@ -203,7 +203,7 @@ impl Providers {
     }
 
     /// Returns the client of models and servers.
-    pub(super) fn client(&self) -> &Client {
+    pub(crate) fn client(&self) -> &Client {
         &self.client
     }
 

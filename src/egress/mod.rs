@@ -6,6 +6,7 @@
 pub mod address;
 mod guard;
 mod response;
+mod sign;
 mod tape;
 
 use std::collections::BTreeSet;
@@ -21,6 +22,7 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 pub use reqwest::{Method, Url};
 pub use response::{Body, Response};
 use serde::Deserialize;
+pub use sign::{NoKey, SigningKey, signatures};
 pub use tape::{Tape, TapeError};
 
 use self::response::{From, texts};
@@ -336,6 +338,17 @@ impl Client {
     #[must_use]
     pub fn listing(&self, targets: impl IntoIterator<Item = Target>) -> Self {
         Self { ports: Arc::new(targets.into_iter().collect()), ..self.clone() }
+    }
+
+    /// Says whether the operator allows a target by its name and port.
+    #[must_use]
+    pub fn allows(&self, target: &Target) -> bool {
+        self.allow.contains(target)
+    }
+
+    /// Refuses a URL that could never be called, by what it says alone.
+    pub fn check(&self, url: &Url) -> Result<(), Error> {
+        self.pool(url, &Target::of(url)?).map(drop)
     }
 
     /// Returns why a target is not public, unless the operator allows it.

@@ -32,8 +32,12 @@ impl Engine {
         let key = ThreadKey { owner: owner.clone(), session: start.session.clone() };
         let input = match check_input(&plan, &start) {
             Ok(input) => input,
+            // What comes later is no answer to what is asked now.
+            Err(wrong) if start.delay.is_some() => return Err(wrong),
             Err(wrong) => return self.answers_only(&key, &start, &plan, wrong).await,
         };
+        self.check_webhook(start.wishes.webhook.as_deref())
+            .map_err(|wrong| StartError::Unprocessable(vec![wrong]))?;
         let breakpoints = start.breakpoints.clone();
         let mut new = NewRun {
             run: RunId::new(),
@@ -52,6 +56,8 @@ impl Engine {
             process: shared.process.clone(),
             idempotency: start.idempotency.clone(),
             from: None,
+            delay: start.delay,
+            wishes: shared.wishes(&start.wishes),
         };
         let mut waits = false;
         for _ in 0..TRIES {
@@ -152,7 +158,10 @@ impl Engine {
             thread: Some(run.thread),
         };
         // Those that wait first, so that none of them begins.
-        for before in self.shared.store.runs(&filter, self.shared.settings.queue_limit + 1).await? {
+        let most = self.shared.settings.queue_limit.saturating_mul(2).saturating_add(1);
+        let runs = self.shared.store.runs(&filter, most).await?;
+        // One that is delayed comes later, and not before it.
+        for before in runs.into_iter().filter(|before| before.due_at.is_none()) {
             self.end(&run.key.owner, before.run, rollback).await?;
         }
         Ok(())

@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 
 use super::breakpoint::Breakpoints;
 use super::step::{self, Open, Replies, Reply, UNSOUGHT, World};
-use super::{Engine, Start, StartError, heads, record};
+use super::{Engine, Start, StartError, Wishes, heads, record};
 use crate::event::{Interrupt, Who};
 use crate::failure::Failure;
 use crate::id::{InterruptId, Owner, RunId, Seq, ThreadKey};
@@ -51,6 +51,8 @@ pub struct Terms {
     pub breakpoints: Option<Breakpoints>,
     /// When its supersteps are stored.
     pub durability: Option<Durability>,
+    /// What is to come of it besides.
+    pub wishes: Wishes,
 }
 
 /// How a run goes on that nobody has to answer.
@@ -178,6 +180,9 @@ impl Engine {
     async fn say(&self, who: &Answerer, said: Said) -> Result<Answered, AnswerError> {
         let Said { replies, thread, terms, idempotency } = said;
         let shared = &self.shared;
+        let wishes = terms.wishes.clone();
+        self.check_webhook(wishes.webhook.as_deref())
+            .map_err(|wrong| AnswerError::Unprocessable(vec![wrong]))?;
         if shared.draining.load(Ordering::Relaxed) {
             return Err(AnswerError::Draining);
         }
@@ -222,6 +227,7 @@ impl Engine {
             idempotency,
             process: shared.process.clone(),
             input,
+            wishes: shared.wishes(&wishes),
         };
         let store = shared.store.clone();
         let answering = async move {
@@ -263,6 +269,8 @@ impl Engine {
         if shared.lives().len() >= shared.settings.runs {
             return Err(AnswerError::Overloaded);
         }
+        self.check_webhook(resume.terms.wishes.webhook.as_deref())
+            .map_err(|wrong| AnswerError::Unprocessable(vec![wrong]))?;
         let thread = shared.store.thread(key).await?.ok_or(AnswerError::Nothing)?;
         let run = match (self.waiting(&thread).await?, thread.last_run) {
             (Some(run), _) if self.can_move(&thread, &run).await? => run.run,
@@ -273,9 +281,10 @@ impl Engine {
             (None, Some((run, RunState::Failed))) => run,
             (None, _) => return Err(AnswerError::Nothing),
         };
+        let wishes = shared.wishes(&resume.terms.wishes);
         let input = self.told(&key.owner, run, resume.terms).await?;
         let (store, owner, process) = (shared.store.clone(), key.owner.clone(), shared.process.clone());
-        let resume = store::Resume { owner, run, process, input, idempotency: resume.idempotency };
+        let resume = store::Resume { owner, run, process, input, wishes, idempotency: resume.idempotency };
         let resuming = async move {
             let resumed = store.resume(resume).await?;
             let claim = if let Resumed::Claimed(claim) = &resumed { Some(Claim::clone(claim)) } else { None };
@@ -392,6 +401,7 @@ impl Engine {
             terms: Terms {
                 breakpoints: Some(start.breakpoints.clone()).filter(|some| !some.is_none()),
                 durability: start.durability,
+                wishes: start.wishes.clone(),
             },
             idempotency: start.idempotency.clone(),
         };

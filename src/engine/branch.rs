@@ -144,7 +144,9 @@ impl Engine {
             thread: Some(thread.thread),
             before: None,
         };
-        if let Some(run) = store.runs(&filter, 1).await?.pop() {
+        let most = self.shared.settings.queue_limit.saturating_add(1);
+        let runs = store.runs(&filter, most).await?;
+        if let Some(run) = runs.into_iter().find(|run| run.due_at.is_none()) {
             return Err(StartError::Busy(run.run));
         }
         let head = match thread.head {

@@ -6,7 +6,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+
 use super::journal::{Frame, JournalRead};
+use super::readers::Reader;
 use super::states::States;
 use super::{Engine, Live, is_over};
 use crate::event::{self, Body, Event, RunStatus, Usage};
@@ -15,6 +18,8 @@ use crate::store::{EventBatch, Kept, Run, RunState, StoreError};
 
 /// How often the table is read for a run that another replica owns.
 const TAIL: Duration = Duration::from_millis(250);
+/// The same while the run is delayed.
+const ASLEEP: Duration = Duration::from_secs(2);
 /// How often a reader asks a database that is away before it gives up.
 const PATIENCE: u32 = 20;
 /// The place of `run.started`.
@@ -44,6 +49,10 @@ pub struct Follower {
     run: RunId,
     cursor: Seq,
     ahead: VecDeque<Arc<Frame>>,
+    /// It counts as a reader, where that matters.
+    _reader: Option<Reader>,
+    /// When a run that is delayed is due.
+    due_at: Option<DateTime<Utc>>,
     /// `run.started`.
     first: Arc<Frame>,
     /// The owner in this process that it hears; kept to the end, so that the end need not be read from the store.
@@ -110,6 +119,8 @@ impl Engine {
             run: row.run,
             cursor: after.max(FIRST),
             ahead: if after < FIRST { VecDeque::from([first.clone()]) } else { VecDeque::new() },
+            _reader: Reader::of(&self.shared, row),
+            due_at: row.due_at,
             first,
             heard: self.shared.live(row.run),
             states: state.then(|| States::of(row)),
@@ -195,6 +206,12 @@ impl Follower {
         if front.is_of_state() || front.may_go_on() { None } else { self.pop() }
     }
 
+    /// Returns how long to wait until the table is read again. Before it is due, nothing but its cancelling is to be seen.
+    fn tail(&self) -> Duration {
+        let left = self.due_at.and_then(|due| (due - Utc::now()).to_std().ok());
+        left.map_or(TAIL, |left| left.clamp(TAIL, ASLEEP))
+    }
+
     fn pop(&mut self) -> Option<Arc<Frame>> {
         let frame = self.ahead.pop_front()?;
         self.moved(frame.seq());
@@ -254,7 +271,7 @@ impl Follower {
             }
             tokio::select! {
                 () = claimed => {}
-                () = tokio::time::sleep(TAIL) => {}
+                () = tokio::time::sleep(self.tail()) => {}
                 _ = closed.changed() => {}
             }
             return Ok(());
@@ -286,7 +303,7 @@ impl Follower {
     /// Tells the run from its start: the place that the client named is not in it.
     fn rewind(&mut self) {
         let seq = Seq { fence: 0, n: 0 };
-        let at = event::to_millis(chrono::Utc::now());
+        let at = event::to_millis(Utc::now());
         let event = Event { seq, at, scope: None, body: Body::StreamRewound {} };
         self.ahead = VecDeque::from([Arc::new(Frame::new(self.run, event)), self.first.clone()]);
         (self.cursor, self.earlier_read) = (FIRST, 1);
@@ -363,7 +380,7 @@ impl Follower {
         };
         for (n, body) in (n + 1..).zip([Body::ThreadDeleted {}, finished]) {
             let seq = Seq { fence, n };
-            let event = Event { seq, at: event::to_millis(chrono::Utc::now()), scope: None, body };
+            let event = Event { seq, at: event::to_millis(Utc::now()), scope: None, body };
             self.ahead.push_back(Arc::new(Frame::new(self.run, event)));
         }
     }
@@ -401,6 +418,8 @@ mod tests {
             process: engine.shared.process.clone(),
             idempotency: None,
             from: None,
+            delay: None,
+            wishes: crate::store::Wishes::default(),
         };
         let Accepted::Claimed { run, .. } = store.accept(new).await.unwrap() else { panic!() };
         let journal = Arc::new(Journal::new(run.run, run.fence));

@@ -10,9 +10,11 @@ mod breakpoint;
 mod drain;
 mod follow;
 mod heads;
+pub mod hook;
 mod journal;
 mod migrate;
 mod read;
+mod readers;
 pub mod record;
 mod recover;
 mod reload;
@@ -34,11 +36,12 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use crate::compile::{Catalog, Providers};
+use crate::egress::SigningKey;
 use crate::event::{self, Body, Event, RunStatus, Usage};
 use crate::id::{Owner, Part, RunId, Seq, ThreadId, ThreadKey};
 use crate::plan::{Durability, Plan};
 use crate::state::Mismatch;
-use crate::store::{Claim, EventBatch, Idempotency, OnBusy, Process, Run, RunState, Store, StoreError};
+use crate::store::{self, Claim, EventBatch, Idempotency, OnBusy, Process, Run, RunState, Store, StoreError};
 
 pub use answer::{AnswerError, Answered, Answerer, Asked, Resume, Said, Terms};
 pub use branch::{Branched, Fork, Update};
@@ -82,6 +85,10 @@ pub struct Settings {
     pub head_bytes: usize,
     /// The most bytes of a thread's state, as it is stored.
     pub state_bytes: usize,
+    /// How long a run goes on without a reader that is to end without one.
+    pub unread: Duration,
+    /// What is told to webhooks is signed with these; without one nothing is told.
+    pub webhook_keys: Vec<SigningKey>,
 }
 
 impl Settings {
@@ -98,6 +105,8 @@ impl Settings {
             heads: NonZeroUsize::MIN.saturating_add(4095),
             head_bytes: 256 * 1024 * 1024,
             state_bytes: 4 * 1024 * 1024,
+            unread: Duration::from_secs(10),
+            webhook_keys: Vec::new(),
         }
     }
 }
@@ -119,8 +128,21 @@ pub struct Start {
     pub durability: Option<Durability>,
     /// Where the run stops.
     pub breakpoints: Breakpoints,
+    /// It begins so much later.
+    pub delay: Option<Duration>,
+    /// What is to come of it besides.
+    pub wishes: Wishes,
     /// Makes a repeated request find the run of the first.
     pub idempotency: Option<Idempotency>,
+}
+
+/// What whoever begins a run, or goes on with it, wants besides.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Wishes {
+    /// It is cancelled when nobody reads it any more; else it goes on.
+    pub needs_reader: bool,
+    /// Where its end is told, and each pause.
+    pub webhook: Option<String>,
 }
 
 /// A run that was accepted, now or by an earlier request with the same key.
@@ -258,6 +280,10 @@ struct Shared {
     queue: Notify,
     /// Threads with a run that was queued by this process.
     waiting: Mutex<HashSet<ThreadId>>,
+    /// Who reads the runs here that need a reader.
+    readers: Mutex<readers::Readers>,
+    /// Wakes whoever tells webhooks.
+    ended: Notify,
     /// Wakes readers that wait for a run to get an owner here.
     claimed: Notify,
     /// The process will go away: it is not ready, but takes what comes.
@@ -335,6 +361,12 @@ impl Shared {
         }
     }
 
+    /// Returns what is to come of a run besides, as the store keeps it.
+    fn wishes(&self, wishes: &Wishes) -> store::Wishes {
+        let read_for = wishes.needs_reader.then(|| readers::hold(self.settings.unread));
+        store::Wishes { read_for, webhook: wishes.webhook.clone() }
+    }
+
     fn waiting(&self) -> MutexGuard<'_, HashSet<ThreadId>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -377,6 +409,8 @@ impl Engine {
             tracker: TaskTracker::new(),
             queue: Notify::new(),
             waiting: Mutex::default(),
+            readers: Mutex::default(),
+            ended: Notify::new(),
             claimed: Notify::new(),
             leaving: AtomicBool::new(false),
             draining: AtomicBool::new(false),
@@ -420,6 +454,9 @@ impl Engine {
         let status = if rollback { RunStatus::RolledBack } else { RunStatus::Cancelled };
         let (result, events) = ending(status);
         let row = self.shared.store.request_cancel(owner, run, rollback, result, events).await?;
+        if row.as_ref().is_some_and(|row| row.webhook.is_some()) {
+            self.shared.ended.notify_one();
+        }
         if row.is_some()
             && let Some(live) = self.shared.live(run)
         {

@@ -1,12 +1,13 @@
 //! What the engine writes into the store's byte columns. Old records must load for ever, so these types
 //! tolerate unknown fields and carry a format number.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value as Json;
 
 use super::breakpoint::Breakpoints;
 use super::step::Frontier;
-use crate::event::{RunStatus, Usage};
+use crate::event::{Interrupt, RunStatus, Usage};
 use crate::plan::Durability;
 use crate::state::Delta;
 use crate::store::StoreError;
@@ -36,7 +37,7 @@ fn is_zero(n: &u64) -> bool {
 }
 
 /// Why a run failed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RunError {
     /// A stable code.
     pub code: String,
@@ -64,6 +65,25 @@ pub struct Outcome {
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<RunError>,
+}
+
+/// What is told of a run that ended or pauses: an [`Outcome`], and what a pause waits for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Notice {
+    /// How it ended, or that it pauses.
+    pub status: RunStatus,
+    /// The graph's output.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<Json>,
+    /// Tokens used.
+    #[serde(default)]
+    pub usage: Usage,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<RunError>,
+    /// The open questions, when it pauses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub interrupts: Vec<Interrupt>,
 }
 
 /// A record with the number of its format.

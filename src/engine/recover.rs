@@ -22,6 +22,10 @@ pub(super) fn start(shared: &Arc<Shared>) {
     let tracker = &shared.tracker;
     tracker.spawn(claim(shared.clone()));
     tracker.spawn(store_deltas(shared.clone()));
+    tracker.spawn(super::readers::watch(shared.clone()));
+    if !shared.settings.webhook_keys.is_empty() {
+        tracker.spawn(super::hook::tell(shared.clone()));
+    }
     // Who works on nothing of others tidies nothing up either.
     if shared.settings.claims > 0 {
         tracker.spawn(super::tidy::tidy(shared.clone()));

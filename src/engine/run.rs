@@ -123,6 +123,8 @@ struct Position {
     source: &'static str,
     /// Why it pauses, when it does.
     rest: Option<Rest>,
+    /// What is told of that, if somebody is to be told.
+    notice: Option<Vec<u8>>,
     user_text: Arc<str>,
     head: Head,
     /// When barriers are stored.
@@ -229,6 +231,7 @@ impl<'a> Driver<'a> {
             breakpoints: input.breakpoints.clone(),
             source: "input",
             rest: None,
+            notice: None,
             plan,
             head,
             pending: Vec::new(),

@@ -3,6 +3,7 @@
 //! Invariant: it works in small steps, and what it does twice, here or in another process, changes nothing.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::warn;
 
@@ -15,6 +16,11 @@ use crate::store::{EventBatch, Kept, Run, StoreError};
 
 /// How many runs, threads or results are looked at in one step.
 const STEP: u32 = 50;
+
+/// How long it is kept that a webhook was told.
+const TOLD: Duration = Duration::from_hours(24);
+/// How long that it was given up: for an operator to see, and to try again.
+const GIVEN_UP: Duration = Duration::from_hours(30 * 24);
 
 /// Looks now and then for what is over for long enough.
 pub(super) async fn tidy(shared: Arc<Shared>) {
@@ -63,6 +69,7 @@ async fn step(shared: &Shared) -> Result<bool, StoreError> {
         more |= store.forget_checkpoints(age, STEP).await? > 0;
     }
     more |= store.forget_cached(STEP).await? == u64::from(STEP);
+    more |= store.forget_hooks(TOLD, GIVEN_UP, STEP).await? == u64::from(STEP);
     Ok(more)
 }
 

@@ -16,7 +16,7 @@ use super::json::{self, escape};
 use super::problem::{Code, Problem, ProblemAt};
 use super::sse::Groups;
 use crate::diagnostic::suggest;
-use crate::engine::Breakpoints;
+use crate::engine::{Breakpoints, Wishes};
 use crate::id::sha256_hex;
 use crate::plan::Durability;
 use crate::state::kind;
@@ -200,6 +200,24 @@ impl Fields {
             }
             other => self.add("/durability", expected(due, &other)),
         }
+    }
+
+    /// Takes out what is to come of a run besides.
+    pub(super) fn wishes(&mut self) -> Wishes {
+        let wanted = "`continue` or `cancel`";
+        let needs_reader = match self.take("on_disconnect") {
+            None => false,
+            Some(Json::String(text)) if text == "continue" => false,
+            Some(Json::String(text)) if text == "cancel" => true,
+            Some(Json::String(_)) => self.add("/on_disconnect", format!("send {wanted}")).unwrap_or_default(),
+            Some(other) => self.add("/on_disconnect", expected(wanted, &other)).unwrap_or_default(),
+        };
+        let webhook = match self.take("webhook") {
+            None => None,
+            Some(Json::String(text)) => Some(text),
+            Some(other) => self.add("/webhook", expected("an address", &other)),
+        };
+        Wishes { needs_reader, webhook }
     }
 
     /// Takes a list of nodes out, in the place of which this text may stand.

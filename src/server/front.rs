@@ -23,10 +23,10 @@ use super::problem::{Code, Problem, respond};
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// What a page of an allowed origin may read and send.
 const EXPOSED: HeaderValue = HeaderValue::from_static(
-    "X-Run-Id, Location, Content-Location, X-Request-Id, Retry-After, Idempotent-Replayed, X-Notice",
+    "X-Run-Id, Location, Content-Location, X-Request-Id, Retry-After, Idempotent-Replayed, Preference-Applied, X-Notice",
 );
 const ALLOWED: HeaderValue = HeaderValue::from_static(
-    "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-API-Key, X-Tenant-Id, X-User-Id",
+    "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, Prefer, X-API-Key, X-Tenant-Id, X-User-Id",
 );
 const METHODS: HeaderValue = HeaderValue::from_static("GET, POST, DELETE");
 

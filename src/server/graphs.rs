@@ -11,12 +11,12 @@ use serde_json::Value as Json;
 use super::auth::Caller;
 use super::body::Body;
 use super::invoke::drain;
-use super::param::{DiagramFormat, GraphId, Header, IdempotencyKey, LastEvent, Path, Query};
+use super::param::{DiagramFormat, GraphId, Header, IdempotencyKey, LastEvent, Path, Preferences, Query};
 use super::problem::{Code, Problem};
 use super::schema;
 use super::sse::EventStream;
 use super::turn::Turn;
-use super::view::{Answer, InvokeResult, NOT_UNDONE, run_urls};
+use super::view::{Answer, InvokeResult, NOT_UNDONE, RunView, run_urls};
 use super::{App, Tag};
 use crate::engine::{Followed, Follower, Start, Started};
 use crate::event::Group;
@@ -159,6 +159,26 @@ pub(super) enum InvokeReply {
         #[oai(header = "X-Notice")]
         Option<String>,
     ),
+    /// The run is accepted, and goes on without the client.
+    #[oai(status = 202)]
+    Accepted(
+        Answer<RunView>,
+        /// The run.
+        #[oai(header = "X-Run-Id")]
+        String,
+        /// Where the run can be read.
+        #[oai(header = "Location")]
+        String,
+        /// `respond-async`.
+        #[oai(header = "Preference-Applied")]
+        String,
+        /// An earlier request with the same key started the run.
+        #[oai(header = "Idempotent-Replayed")]
+        Option<bool>,
+        /// What is not done with `on_busy: rollback`.
+        #[oai(header = "X-Notice")]
+        Option<String>,
+    ),
 }
 
 #[OpenApi(tag = "Tag::Graphs")]
@@ -257,7 +277,8 @@ impl Graphs {
 
     /// Takes a turn and answers when the run is over
     ///
-    /// A run that failed is an answer too: look at `status`.
+    /// A run that failed is an answer too: look at `status`. With `Prefer: respond-async` the answer comes as soon as the run
+    /// is accepted, with the status 202.
     #[oai(path = "/v1/graphs/:graph/invoke", method = "post", operation_id = "invoke")]
     async fn invoke(
         &self,
@@ -267,11 +288,26 @@ impl Graphs {
         /// Makes a repeated request find the run of the first one.
         #[oai(name = "Idempotency-Key")]
         key: Header<IdempotencyKey>,
+        /// `respond-async` (RFC 7240): answers as soon as the run is accepted. What else is preferred is ignored.
+        #[oai(name = "Prefer")]
+        prefer: Header<Preferences>,
         turn: Body<Turn>,
     ) -> Result<InvokeReply, Problem> {
         let notice = notice(&turn.0);
+        let at_once = prefer.0.is_some_and(|prefer| prefer.respond_async);
+        if at_once && turn.0.wishes.needs_reader {
+            let why = "with `Prefer: respond-async` nobody reads the run: leave one of the two out";
+            return Err(Problem::at(Code::Unprocessable, "/on_disconnect", why));
+        }
         let started = self.start("invoke", &caller.owner, graph.0, key.0, turn.0).await?;
         let Started { run, replayed, after } = started;
+        if at_once {
+            let (id, (_, location)) = (run.run.to_string(), run_urls(run.run));
+            let view = Answer(RunView::try_from(run)?);
+            let applied = Preferences::RESPOND_ASYNC.to_owned();
+            let replayed = replayed.then_some(true);
+            return Ok(InvokeReply::Accepted(view, id, location, applied, replayed, notice));
+        }
         let mut follower = self.0.engine.follower(&caller.owner, &run, after, false);
         let result = drain(&run, &mut follower).await?;
         let (_, content_location) = run_urls(run.run);
@@ -312,6 +348,8 @@ impl Graphs {
             on_busy: turn.on_busy,
             durability: turn.durability,
             breakpoints: turn.breakpoints,
+            delay: turn.delay,
+            wishes: turn.wishes,
             idempotency,
         };
         let started = self.0.engine.start(owner, start).await?;

@@ -15,6 +15,7 @@ use super::json::escape;
 use super::param::{Header, IdempotencyKey, Include, InterruptIdText, Limit, Path, Query, QuestionCursor};
 use super::problem::{Code, Problem};
 use super::sse::{EventStream, Groups};
+use super::turn::OnDisconnectChoice;
 use super::view::{Answer, Id, Time, run_urls};
 use super::{App, Tag};
 use crate::engine::step::Reply;
@@ -149,6 +150,10 @@ pub(super) struct ResumeRequest {
     interrupt_after: Option<Stops>,
     /// When its supersteps are stored from here on, in the place of what it was told before.
     durability: Option<DurabilityChoice>,
+    /// What becomes of the run when nobody reads it any more. Default: `continue`.
+    on_disconnect: Option<OnDisconnectChoice>,
+    /// Where the end of the run is told, and each pause, in the place of what it was told before.
+    webhook: Option<String>,
     /// The groups of events that the stream holds. Default: `messages`, `nodes`, `tools`.
     include: Option<Vec<EventGroup>>,
 }
@@ -186,11 +191,20 @@ impl Parsed for ResumeBody {
     type Schema = ResumeRequest;
 
     fn parse(body: Json) -> Result<Self, Problem> {
-        let known = ["answers", "interrupt_before", "interrupt_after", "durability", "include"];
+        let known = [
+            "answers",
+            "interrupt_before",
+            "interrupt_after",
+            "durability",
+            "on_disconnect",
+            "webhook",
+            "include",
+        ];
         let mut fields = Fields::of(body, &known)?;
         let answers = fields.object("answers").into_iter();
         let answers = answers.map(|(id, answer)| (InterruptId(id.into()), answer)).collect();
-        let terms = Terms { breakpoints: fields.breakpoints(), durability: fields.durability() };
+        let (breakpoints, durability) = (fields.breakpoints(), fields.durability());
+        let terms = Terms { breakpoints, durability, wishes: fields.wishes() };
         let (groups, hash) = (fields.include(), fields.hash.clone());
         fields.end(Some(Self { answers, terms, groups, hash }))
     }

@@ -266,6 +266,32 @@ impl Param for IdempotencyKey {
     }
 }
 
+/// What a client prefers (RFC 7240), as far as it is known here.
+pub(super) struct Preferences {
+    /// An answer at once, and not when the work is done.
+    pub(super) respond_async: bool,
+}
+
+impl Preferences {
+    /// The name of that preference.
+    pub(super) const RESPOND_ASYNC: &str = "respond-async";
+}
+
+impl Param for Preferences {
+    const CODE: Code = Code::InvalidHeader;
+
+    fn schema() -> MetaSchema {
+        text(None, None)
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        // Commas and semicolons within quotes are of preferences that are not known here.
+        let names = text.split(',').filter_map(|one| one.split([';', '=']).next());
+        let respond_async = names.map(str::trim).any(|name| name.eq_ignore_ascii_case(Self::RESPOND_ASYNC));
+        Ok(Self { respond_async })
+    }
+}
+
 /// How many items a page holds.
 pub(super) struct Limit(pub(super) u32);
 
@@ -431,6 +457,18 @@ mod tests {
             assert!(IdempotencyKey::parse(bad).is_err(), "{bad:?}");
         }
         assert!(IdempotencyKey::parse(&"x".repeat(255)).is_ok());
+    }
+
+    #[test]
+    fn a_preference_is_found_among_others() {
+        let is_async = |text| Preferences::parse(text).is_ok_and(|prefer| prefer.respond_async);
+        for good in ["respond-async", "Respond-Async", "wait=10, respond-async", "respond-async;x=1, a=\"b\""]
+        {
+            assert!(is_async(good), "{good}");
+        }
+        for bad in ["", "wait=10", "respond-asynchronously", "a=respond-async"] {
+            assert!(!is_async(bad), "{bad}");
+        }
     }
 
     #[test]

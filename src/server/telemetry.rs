@@ -9,7 +9,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tracing::warn;
 
 use crate::engine::Engine;
-use crate::store::Counts;
+use crate::store::{Counts, HookCounts, StoreError};
 
 /// Seconds until the head of a response, from fast reads to whole runs.
 const BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0, 120.0];
@@ -57,6 +57,14 @@ fn describe() {
     metrics::describe_gauge!("graphloom_runs_active", "Runs that this process owns.");
     metrics::describe_counter!("graphloom_runs_accepted_total", "Runs accepted.");
     metrics::describe_gauge!("graphloom_runs", "Runs of all processes, by state.");
+    metrics::describe_gauge!(
+        "graphloom_webhooks",
+        "What webhooks are told, of all processes, as long as it is kept: queued, delivered, or given up (failed)."
+    );
+    metrics::describe_counter!(
+        "graphloom_webhook_deliveries_total",
+        "Tries to tell a webhook: delivered, failed, or given up with the last try."
+    );
     metrics::describe_counter!("graphloom_model_calls_total", "Calls of models that came to an end.");
     metrics::describe_counter!("graphloom_events_sent_total", "Events written to streams.");
     metrics::describe_counter!(
@@ -71,12 +79,23 @@ fn describe() {
 
 /// Notes how many runs wait, work and were given up, in the whole database. Without it the last numbers stay.
 pub(super) async fn count(engine: &Engine) {
-    match tokio::time::timeout(PATIENCE, engine.counts()).await {
-        Ok(Ok(Counts { queued, running, interrupted, dead })) => {
-            let states =
-                [("queued", queued), ("running", running), ("interrupted", interrupted), ("dead", dead)];
+    let counts = async { Ok::<_, StoreError>((engine.counts().await?, engine.hook_counts().await?)) };
+    match tokio::time::timeout(PATIENCE, counts).await {
+        Ok(Ok((counts, hooks))) => {
+            let Counts { queued, delayed, running, interrupted, dead } = counts;
+            let states = [
+                ("queued", queued),
+                ("delayed", delayed),
+                ("running", running),
+                ("interrupted", interrupted),
+                ("dead", dead),
+            ];
             for (state, runs) in states {
                 metrics::gauge!("graphloom_runs", "state" => state).set(runs as f64);
+            }
+            let HookCounts { queued, delivered, failed } = hooks;
+            for (state, hooks) in [("queued", queued), ("delivered", delivered), ("failed", failed)] {
+                metrics::gauge!("graphloom_webhooks", "state" => state).set(hooks as f64);
             }
         }
         Ok(Err(error)) => warn!(%error, "The runs cannot be counted."),

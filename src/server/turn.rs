@@ -3,6 +3,7 @@
 //! Invariant: every mistake of a body is told at once, each with its place.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use poem_openapi::{Enum, Object, Union};
 use serde_json::{Map, Value as Json};
@@ -11,7 +12,7 @@ use super::body::{DurabilityChoice, EventGroup, Fields, Parsed, Stops, expected}
 use super::json::escape;
 use super::problem::Problem;
 use super::sse::Groups;
-use crate::engine::Breakpoints;
+use crate::engine::{Breakpoints, Wishes};
 use crate::id::Part;
 use crate::plan::Durability;
 use crate::store::OnBusy;
@@ -34,6 +35,14 @@ pub(super) struct ChatRequest {
     interrupt_before: Option<Stops>,
     /// The same after these nodes ended.
     interrupt_after: Option<Stops>,
+    /// What becomes of the run when nobody reads it any more. Default: `continue`.
+    on_disconnect: Option<OnDisconnectChoice>,
+    /// The run begins so many seconds later, at most 30 days; until then it keeps no other run of the thread waiting.
+    /// Default: 0, at once.
+    #[oai(validator(minimum(value = "0"), maximum(value = "2592000")))]
+    after_seconds: Option<u32>,
+    /// Where the end of the run is told, and each pause, by a signed POST: an `https://` address.
+    webhook: Option<String>,
     /// The groups of events that the stream holds. Default: `messages`, `nodes`, `tools`.
     include: Option<Vec<EventGroup>>,
 }
@@ -70,6 +79,17 @@ enum OnBusyChoice {
     Rollback,
 }
 
+/// What becomes of a run when nobody reads it any more.
+#[derive(Debug, Clone, Copy, Enum)]
+#[oai(rename_all = "lowercase", rename = "OnDisconnect")]
+pub(super) enum OnDisconnectChoice {
+    /// It goes on.
+    Continue,
+    /// It is cancelled, unless somebody reads it again within a while, here or elsewhere. What it committed stays. A pause
+    /// ends the wish.
+    Cancel,
+}
+
 /// A turn that has the right form. Whether it fits the graph is for the engine to say.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Turn {
@@ -85,6 +105,10 @@ pub(super) struct Turn {
     pub(super) durability: Option<Durability>,
     /// Where the run stops.
     pub(super) breakpoints: Breakpoints,
+    /// It begins so much later.
+    pub(super) delay: Option<Duration>,
+    /// What is to come of it besides.
+    pub(super) wishes: Wishes,
     /// What the stream holds.
     pub(super) groups: Groups,
     /// The SHA-256 of the canonical body.
@@ -95,7 +119,7 @@ pub(super) struct Turn {
 const ON_BUSY: &str = "`enqueue`, `reject`, `interrupt` or `rollback`";
 
 /// The fields of a turn.
-const FIELDS: [&str; 8] = [
+const FIELDS: [&str; 11] = [
     "session_id",
     "message",
     "input",
@@ -103,8 +127,14 @@ const FIELDS: [&str; 8] = [
     "durability",
     "interrupt_before",
     "interrupt_after",
+    "on_disconnect",
+    "after_seconds",
+    "webhook",
     "include",
 ];
+
+/// The longest that a run can be delayed, in seconds.
+const MOST_SECONDS: u64 = 30 * 24 * 60 * 60;
 
 impl Parsed for Turn {
     type Schema = ChatRequest;
@@ -132,6 +162,23 @@ impl Parsed for Turn {
         };
         let durability = fields.durability();
         let breakpoints = fields.breakpoints().unwrap_or_default();
+        let wishes = fields.wishes();
+        let wanted = "a whole number of seconds from 0 to 2592000";
+        let delay = match fields.take("after_seconds") {
+            None => None,
+            Some(Json::Number(n)) => match n.as_u64().filter(|seconds| *seconds <= MOST_SECONDS) {
+                Some(0) => None,
+                Some(seconds) => Some(Duration::from_secs(seconds)),
+                None => fields.add("/after_seconds", format!("send {wanted}")),
+            },
+            Some(other) => fields.add("/after_seconds", expected(wanted, &other)),
+        };
+        if delay.is_some() && on_busy.is_some_and(|on_busy| on_busy != OnBusy::Enqueue) {
+            fields.note(
+                "/on_busy",
+                "with `after_seconds` the run waits for its turn when it is due: leave this out",
+            );
+        }
         let groups = fields.include();
         let hash = fields.hash.clone();
         let turn = session.zip(on_busy).map(|(session, on_busy)| Self {
@@ -141,6 +188,8 @@ impl Parsed for Turn {
             on_busy,
             durability,
             breakpoints,
+            delay,
+            wishes,
             groups,
             hash,
         });

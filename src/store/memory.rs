@@ -3,6 +3,7 @@
 //! Invariant: each operation holds the one lock from its first look to its last write.
 
 mod branch;
+mod hook;
 mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,11 +15,17 @@ use chrono::{DateTime, Utc};
 
 use super::{
     Accepted, Answer, Answering, Beat, Branch, Branched, Checkpoint, Claim, Commit, Committed, Counts,
-    ERASED, EventBatch, GraphVersion, Idempotency, Kept, Keyed, NewRun, OnBusy, OpenQuestion, Process,
-    Question, Result, Resume, Resumed, Run, RunFilter, RunState, Store, StoreError, Thread, VersionUse,
+    ERASED, EventBatch, GraphVersion, Hook, HookCounts, HookFilter, Idempotency, Kept, Keyed, NewRun, OnBusy,
+    OpenQuestion, Process, Question, Result, Resume, Resumed, Run, RunFilter, RunState, Store, StoreError,
+    Thread, Told, VersionUse, Wishes,
 };
-use crate::id::{CacheKey, CheckpointId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey};
-use tables::{CacheRow, KeyRow, QuestionRow, RunRow, Tables, ThreadRow, ago, holds_thread, key, lease};
+use crate::id::{
+    CacheKey, CheckpointId, HookId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey,
+};
+use tables::{
+    CacheRow, KeyRow, QuestionRow, RunRow, Tables, ThreadRow, ago, has_turn, holds_thread, is_open, key,
+    lease,
+};
 
 /// Keeps everything in memory, for as long as the process lives.
 #[derive(Debug, Default)]
@@ -95,23 +102,27 @@ impl Store for MemoryStore {
         let open: Vec<(RunId, RunState)> = tables
             .runs_of(thread)
             .iter()
+            .filter(|row| is_open(&row.run))
             .map(|row| (row.run.run, row.run.state))
-            .filter(|(_, state)| holds_thread(*state) || *state == RunState::Queued)
             .collect();
         let waits =
             |(run, state): &(RunId, RunState)| *state == RunState::Interrupted && !tables.is_due(*run, now);
-        if open.iter().any(waits) {
+        if new.delay.is_none() && open.iter().any(waits) {
             return Ok(Accepted::Waits);
         }
         if let Some((_, other)) = other {
             return Ok(other);
         }
-        if let Some((active, _)) = open.first() {
+        let (in_line, delayed) = tables.waiting(thread);
+        if new.delay.is_some() {
+            if delayed >= new.queue_limit as usize {
+                return Ok(Accepted::QueueFull);
+            }
+        } else if let Some((active, _)) = open.first() {
             if new.on_busy == OnBusy::Reject {
                 return Ok(Accepted::Busy { active: *active });
             }
-            let waiting = open.iter().filter(|(_, state)| *state == RunState::Queued).count();
-            if waiting >= new.queue_limit as usize {
+            if in_line >= new.queue_limit as usize {
                 return Ok(Accepted::QueueFull);
             }
         }
@@ -127,7 +138,8 @@ impl Store for MemoryStore {
         });
         row.hash.clone_from(&new.hash);
         row.updated_at = now;
-        let free = open.is_empty();
+        let free = open.is_empty() && new.delay.is_none();
+        let Wishes { read_for, webhook } = new.wishes;
         let run = Run {
             run: new.run,
             key: new.key,
@@ -145,6 +157,9 @@ impl Store for MemoryStore {
             created_at: now,
             finished_at: None,
             kept: Kept::All,
+            due_at: new.delay.map(lease),
+            needs_reader: read_for.is_some(),
+            webhook,
         };
         tables.next_ord += 1;
         let row = RunRow {
@@ -153,6 +168,7 @@ impl Store for MemoryStore {
             instance: new.process.instance,
             boot: new.process.boot,
             lease_until: lease(new.process.lease),
+            read_until: read_for.map(lease),
             swept: false,
             stopped: false,
             events: BTreeMap::new(),
@@ -220,6 +236,7 @@ impl Store for MemoryStore {
         if let Some(last) = commit.pending.filter(|_| !failed) {
             tables.pending.retain(|(run, step, _), _| *run != commit.run || *step > last);
         }
+        let back = matches!(commit.next, Some((RunState::RolledBack, _)));
         match commit.next {
             Some((RunState::Interrupted, _)) => {
                 let came =
@@ -229,10 +246,19 @@ impl Store for MemoryStore {
                     row.stopped = commit.stopped;
                     if overtaken {
                         row.run.state = RunState::Queued;
+                    } else {
+                        // Its stream ends here, and whoever read it has no more to read.
+                        (row.read_until, row.run.needs_reader) = (None, false);
                     }
                 }
+                if !overtaken {
+                    tables.tell(commit.run, commit.notice.unwrap_or_default());
+                }
             }
-            Some((state, _)) if state != RunState::Queued => tables.end_questions(commit.run, true),
+            Some((state, result)) if state != RunState::Queued => {
+                tables.end_questions(commit.run, true);
+                tables.tell(commit.run, result.unwrap_or_default());
+            }
             _ => {}
         }
         if let Some(thread) = tables.thread_of(&commit.owner, commit.thread) {
@@ -242,7 +268,7 @@ impl Store for MemoryStore {
                 thread.checkpoints.insert(checkpoint.checkpoint, checkpoint);
             }
         }
-        if matches!(commit.next, Some((RunState::RolledBack, _))) {
+        if back {
             tables.move_back(commit.run);
         }
         Ok(Committed::Done { cancel_requested })
@@ -262,6 +288,7 @@ impl Store for MemoryStore {
     async fn claim(&self, process: &Process, limit: u32) -> Result<Vec<Claim>> {
         let mut tables = self.lock();
         let now = Utc::now();
+        tables.wake(now);
         let mut candidates: Vec<(u64, RunId)> =
             tables.runs.values().map(|row| (row.ord, row.run.run)).collect();
         candidates.sort_unstable();
@@ -279,10 +306,9 @@ impl Store for MemoryStore {
                     }
                     true
                 }
-                RunState::Queued => {
+                RunState::Queued if has_turn(&row.run) => {
                     let before = |other: &&RunRow| {
-                        holds_thread(other.run.state)
-                            || (other.run.state == RunState::Queued && other.ord < row.ord)
+                        holds_thread(other.run.state) || (has_turn(&other.run) && other.ord < row.ord)
                     };
                     if tables.runs_of(row.run.thread).iter().any(before) {
                         continue;
@@ -398,7 +424,7 @@ impl Store for MemoryStore {
         if !waits {
             return Ok(Answering::Stored { run, after });
         }
-        tables.begin_with(answer.run, answer.input);
+        tables.begin_with(answer.run, answer.input, answer.wishes);
         match tables.take(answer.run, &answer.process, false) {
             Some(claim) => Ok(Answering::Claimed(claim)),
             None => Err(StoreError::Corrupt { what: "run", why: "it is gone".into() }),
@@ -481,20 +507,20 @@ impl Store for MemoryStore {
     }
 
     async fn resume(&self, resume: Resume) -> Result<Resumed> {
-        let Resume { owner, run, process, input, idempotency } = resume;
+        let Resume { owner, run, process, input, wishes, idempotency } = resume;
         let (mut tables, now) = (self.lock(), Utc::now());
         if let Some(known) = tables.keyed(&owner, idempotency.as_ref(), now) {
             return Ok(Resumed::Known(known));
         }
         let Some(row) = tables.own(&owner, run) else { return Ok(Resumed::Nothing) };
         let (thread, state, fence) = (row.run.thread, row.run.state, row.run.fence);
-        let newest = tables.runs_of(thread).last().is_some_and(|newest| newest.run.run == run);
+        let newest = tables.newest(thread).is_some_and(|newest| newest.run.run == run);
         if state != RunState::Interrupted && !(newest && state == RunState::Failed) {
             return Ok(Resumed::Nothing);
         }
         let after = Seq { fence, n: u64::MAX };
         tables.note(&owner, idempotency, |body_hash| KeyRow { body_hash, run, after, at: now });
-        tables.begin_with(run, input);
+        tables.begin_with(run, input, wishes);
         if let Some(row) = tables.runs.get_mut(&run) {
             (row.run.result, row.run.finished_at, row.run.crashes) = (None, None, 0);
             (row.run.cancel_requested, row.run.rollback) = (false, false);
@@ -550,7 +576,8 @@ impl Store for MemoryStore {
         let mut tables = self.lock();
         let Some(row) = tables.threads.remove(&key(thread)) else { return Ok(false) };
         tables.runs.retain(|_, run| run.run.thread != row.thread);
-        let Tables { keys, runs, questions, pending, cache, .. } = &mut *tables;
+        let Tables { keys, runs, questions, pending, cache, hooks, .. } = &mut *tables;
+        hooks.retain(|_, hook| runs.contains_key(&hook.run));
         cache.retain(|_, kept| kept.thread != row.thread);
         questions.retain(|_, row| runs.contains_key(&row.question.run));
         pending.retain(|(run, ..), _| runs.contains_key(run));
@@ -601,8 +628,10 @@ impl Store for MemoryStore {
     async fn counts(&self) -> Result<Counts> {
         let tables = self.lock();
         let count = |state| tables.runs.values().filter(|row| row.run.state == state).count() as u64;
+        let queued = tables.runs.values().filter(|row| has_turn(&row.run)).count() as u64;
         Ok(Counts {
-            queued: count(RunState::Queued),
+            queued,
+            delayed: count(RunState::Queued) - queued,
             running: count(RunState::Running),
             interrupted: count(RunState::Interrupted),
             dead: count(RunState::Dead),
@@ -617,13 +646,15 @@ impl Store for MemoryStore {
         let mut tables = self.lock();
         let dead = tables.runs.get(&run).filter(|row| row.run.state == RunState::Dead);
         let Some(thread) = dead.map(|row| row.run.thread) else { return Ok(None) };
-        if tables.runs_of(thread).last().is_none_or(|newest| newest.run.run != run) {
+        if tables.newest(thread).is_none_or(|newest| newest.run.run != run) {
             return Ok(None);
         }
         tables.end_questions(run, false);
         Ok(tables.runs.get_mut(&run).map(|row| {
             (row.run.state, row.run.crashes, row.run.cancel_requested) = (RunState::Queued, 0, false);
             (row.run.result, row.run.finished_at, row.run.rollback) = (None, None, false);
+            // Whoever read it has its end.
+            (row.read_until, row.run.needs_reader) = (None, false);
             row.run.clone()
         }))
     }
@@ -662,11 +693,8 @@ impl Store for MemoryStore {
         for row in runs.values_mut().filter(|row| due.contains(&row.run.thread) && is_old(row)) {
             row.swept = true;
         }
-        let open: BTreeSet<ThreadId> = runs
-            .values()
-            .filter(|row| holds_thread(row.run.state) || row.run.state == RunState::Queued)
-            .map(|row| row.run.thread)
-            .collect();
+        let open: BTreeSet<ThreadId> =
+            runs.values().filter(|row| is_open(&row.run)).map(|row| row.run.thread).collect();
         let rests = |row: &&mut ThreadRow| due.contains(&row.thread) && !open.contains(&row.thread);
         for row in threads.values_mut().filter(rests) {
             let (mut line, mut at) = (BTreeSet::new(), row.head);
@@ -687,6 +715,40 @@ impl Store for MemoryStore {
             tables.cache.remove(key);
         }
         Ok(over.len() as u64)
+    }
+
+    async fn read_on(&self, runs: &[(Part, RunId)], time: Duration) -> Result<()> {
+        self.lock().read_on(runs, time);
+        Ok(())
+    }
+
+    async fn unread(&self, limit: u32) -> Result<Vec<Run>> {
+        Ok(self.lock().unread(limit))
+    }
+
+    async fn claim_hooks(&self, lease: Duration, limit: u32) -> Result<Vec<Hook>> {
+        Ok(self.lock().claim_hooks(lease, limit))
+    }
+
+    async fn told(&self, tenant: &Part, hook: HookId, attempt: u32, told: Told) -> Result<()> {
+        self.lock().told(tenant, hook, attempt, told);
+        Ok(())
+    }
+
+    async fn hooks(&self, filter: &HookFilter, limit: u32) -> Result<Vec<Hook>> {
+        Ok(self.lock().hooks(filter, limit))
+    }
+
+    async fn hook_counts(&self) -> Result<HookCounts> {
+        Ok(self.lock().hook_counts())
+    }
+
+    async fn retry_hook(&self, hook: HookId) -> Result<Option<Hook>> {
+        Ok(self.lock().retry_hook(hook))
+    }
+
+    async fn forget_hooks(&self, delivered: Duration, failed: Duration, limit: u32) -> Result<u64> {
+        Ok(self.lock().forget_hooks(delivered, failed, limit))
     }
 
     async fn discard(&self, run: RunId) -> Result<Option<Run>> {

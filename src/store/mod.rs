@@ -4,6 +4,7 @@
 //! event is, and every write for a run passes the fence gate.
 
 mod branch;
+mod hook;
 pub mod memory;
 pub mod sql;
 
@@ -14,7 +15,10 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 pub use self::branch::{Branch, Branched, Origin};
-use crate::id::{CacheKey, CheckpointId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey};
+pub use self::hook::{Hook, HookCounts, HookFilter, HookState, Told};
+use crate::id::{
+    CacheKey, CheckpointId, HookId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey,
+};
 
 /// The name in the place of a user's who was erased; nobody can have it.
 const ERASED: &str = "(erased)";
@@ -102,6 +106,12 @@ pub struct Run {
     pub finished_at: Option<DateTime<Utc>>,
     /// What is kept of its events.
     pub kept: Kept,
+    /// When it is due: it is delayed, has not begun, and has no place among the runs of its thread before then.
+    pub due_at: Option<DateTime<Utc>>,
+    /// It ends when nobody reads it.
+    pub needs_reader: bool,
+    /// Where its end is told, and each pause.
+    pub webhook: Option<String>,
 }
 
 /// A thread as stored.
@@ -119,7 +129,7 @@ pub struct Thread {
     pub created_at: DateTime<Utc>,
     /// When a run last touched it.
     pub updated_at: DateTime<Utc>,
-    /// Its newest run, from which the status is derived.
+    /// Its newest run, from which the status is derived; one that is delayed comes later.
     pub last_run: Option<(RunId, RunState)>,
 }
 
@@ -232,6 +242,27 @@ pub struct NewRun {
     pub idempotency: Option<Idempotency>,
     /// The version of the thread that `hash` was found to go on from; not needed when they are the same.
     pub from: Option<String>,
+    /// It begins so much later, by the clock of the store. Until then it keeps no other run waiting, whatever the thread
+    /// does; then it takes its place behind those that are there. As many may wait for their time as for their turn.
+    pub delay: Option<Duration>,
+    /// What is to come of it besides.
+    pub wishes: Wishes,
+}
+
+/// What whoever begins a run, or goes on with it, wants besides.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Wishes {
+    /// It ends when nobody reads it; it counts as read for so long at first.
+    pub read_for: Option<Duration>,
+    /// Where its end is told, and each pause; absent: where it was told to before.
+    pub webhook: Option<String>,
+}
+
+impl Wishes {
+    /// Returns the number of the rules that an engine must know to do as is wished.
+    fn engine(&self) -> i64 {
+        if *self == Self::default() { 1 } else { 2 }
+    }
 }
 
 /// What became of a run to accept.
@@ -299,6 +330,8 @@ pub struct Commit {
     /// (`interrupted`) while an answer to one of its open questions is there, or its end was asked for, is `queued`
     /// instead, so that it never waits for what has come.
     pub next: Option<(RunState, Option<Vec<u8>>)>,
+    /// What is told of a run that pauses, if somebody is to be told; of its end the result is.
+    pub notice: Option<Vec<u8>>,
     /// A run that pauses does so at a breakpoint: no answer that is there, and no question whose time is over, lets it go on.
     pub stopped: bool,
     /// How long the lease holds from now.
@@ -369,6 +402,8 @@ pub struct Answer {
     pub process: Process,
     /// What a run that waits goes on with, in the place of its input.
     pub input: Option<Vec<u8>>,
+    /// What is to come besides of a run that waits.
+    pub wishes: Wishes,
 }
 
 /// The wish to go on with a run that failed, or that waits.
@@ -382,6 +417,8 @@ pub struct Resume {
     pub process: Process,
     /// What it goes on with, in the place of its input.
     pub input: Option<Vec<u8>>,
+    /// What is to come of it besides.
+    pub wishes: Wishes,
     /// Makes a repeated request find what the first one did.
     pub idempotency: Option<Idempotency>,
 }
@@ -503,6 +540,8 @@ pub struct RunFilter {
 pub struct Counts {
     /// Those that wait for an owner.
     pub queued: u64,
+    /// Those that are not due yet.
+    pub delayed: u64,
     /// Those that have one.
     pub running: u64,
     /// Those that wait for a person.
@@ -696,6 +735,33 @@ pub trait Store: Send + Sync + 'static {
 
     /// Deletes up to `limit` results whose time is over, of all tenants, and returns how many.
     async fn forget_cached(&self, limit: u32) -> Result<u64>;
+
+    /// Notes that these runs are read, for so long from now, as far as that matters. One whose row somebody holds is left
+    /// out.
+    async fn read_on(&self, runs: &[(Part, RunId)], time: Duration) -> Result<()>;
+
+    /// Lists up to `limit` runs of all tenants that were to end when nobody reads them, and that nobody reads; not those
+    /// whose end was asked for.
+    async fn unread(&self, limit: u32) -> Result<Vec<Run>>;
+
+    /// Takes up to `limit` of what is to be told and is due, of all tenants. Nobody else has it before the lease is over.
+    async fn claim_hooks(&self, lease: Duration, limit: u32) -> Result<Vec<Hook>>;
+
+    /// Notes what came of a try. One that took longer than its lease counts only if it came to its end.
+    async fn told(&self, tenant: &Part, hook: HookId, attempt: u32, told: Told) -> Result<()>;
+
+    /// Lists what is told of runs of all tenants, newest first: for an operator, never for a request.
+    async fn hooks(&self, filter: &HookFilter, limit: u32) -> Result<Vec<Hook>>;
+
+    /// Counts the same.
+    async fn hook_counts(&self) -> Result<HookCounts>;
+
+    /// Has it told from now on, with all tries, what was given up or waits for its next try. Nothing: it was told, or
+    /// there is none.
+    async fn retry_hook(&self, hook: HookId) -> Result<Option<Hook>>;
+
+    /// Deletes up to `limit` rows of what was told, and of what was given up, so long ago; returns how many.
+    async fn forget_hooks(&self, delivered: Duration, failed: Duration, limit: u32) -> Result<u64>;
 
     /// Cancels a run that was given up. Nothing: it was not, or there is none.
     async fn discard(&self, run: RunId) -> Result<Option<Run>>;

@@ -9,6 +9,7 @@ mod cache;
 mod delete;
 mod entity;
 mod error;
+mod hook;
 mod keep;
 mod migration;
 mod operate;
@@ -34,17 +35,19 @@ use self::entity::graph_version;
 use self::error::{undone, unsure};
 use super::{
     Accepted, Answer, Answering, Beat, Branch, Branched, Checkpoint, Claim, Commit, Committed, Counts,
-    EventBatch, GraphVersion, Idempotency, Kept, Keyed, NewRun, OpenQuestion, Process, Result, Resume,
-    Resumed, Run, RunFilter, Store, StoreError, Thread, VersionUse,
+    EventBatch, GraphVersion, Hook, HookCounts, HookFilter, Idempotency, Kept, Keyed, NewRun, OpenQuestion,
+    Process, Result, Resume, Resumed, Run, RunFilter, RunState, Store, StoreError, Thread, Told, VersionUse,
 };
-use crate::id::{CacheKey, CheckpointId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey};
+use crate::id::{
+    CacheKey, CheckpointId, HookId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey,
+};
 
 /// How long an idempotency key is remembered, in hours.
 const KEY_HOURS: i64 = 24;
 /// One in so many claims also forgets old idempotency keys.
 const CLAIMS_PER_PURGE: u32 = 256;
 /// The newest rules that this engine knows; a run that needs newer ones is left to others.
-const ENGINE: i64 = 1;
+const ENGINE: i64 = 2;
 /// How often a write that was undone because of another one is tried.
 const TRIES: usize = 5;
 
@@ -92,6 +95,19 @@ async fn detached<T: Send + 'static>(work: impl Future<Output = Result<T>> + Sen
     match tokio::time::timeout(TRANSACTION, task).await {
         Ok(done) => done.unwrap_or_else(|e| Err(StoreError::Unknown(e.to_string()))),
         Err(_) => Err(StoreError::Unknown("the database does not answer".into())),
+    }
+}
+
+/// Returns what is told of a barrier, if somebody is to be told: of a pause its notice, of an end the result.
+fn told(
+    next: Option<RunState>,
+    notice: Option<Vec<u8>>,
+    result: Option<&Option<Vec<u8>>>,
+) -> Option<Vec<u8>> {
+    match next? {
+        RunState::Queued | RunState::Running => None,
+        RunState::Interrupted => Some(notice.unwrap_or_default()),
+        _ => Some(result.cloned().flatten().unwrap_or_default()),
     }
 }
 
@@ -492,6 +508,39 @@ impl Store for SqlStore {
             Base::Postgres(db) => postgres::wide::forget_cached(db, limit).await,
             Base::Sqlite(db) => sqlite::wide::forget_cached(db, limit).await,
         }
+    }
+
+    async fn read_on(&self, runs: &[(Part, RunId)], time: Duration) -> Result<()> {
+        hook::read_on(self.base(), runs, time).await
+    }
+
+    async fn unread(&self, limit: u32) -> Result<Vec<Run>> {
+        hook::unread(self.base(), limit).await
+    }
+
+    async fn claim_hooks(&self, lease: Duration, limit: u32) -> Result<Vec<Hook>> {
+        let base = self.base().clone();
+        detached(async move { hook::claim(&base, lease, limit).await }).await
+    }
+
+    async fn told(&self, tenant: &Part, hook: HookId, attempt: u32, told: Told) -> Result<()> {
+        hook::told(self.base(), tenant, hook, attempt, told).await
+    }
+
+    async fn hooks(&self, filter: &HookFilter, limit: u32) -> Result<Vec<Hook>> {
+        hook::list(self.base(), filter, limit).await
+    }
+
+    async fn hook_counts(&self) -> Result<HookCounts> {
+        hook::counts(self.base()).await
+    }
+
+    async fn retry_hook(&self, hook: HookId) -> Result<Option<Hook>> {
+        hook::retry(self.base(), hook).await
+    }
+
+    async fn forget_hooks(&self, delivered: Duration, failed: Duration, limit: u32) -> Result<u64> {
+        hook::forget(self.base(), delivered, failed, limit).await
     }
 
     async fn discard(&self, run: RunId) -> Result<Option<Run>> {

@@ -145,7 +145,7 @@ def known(parts):
     text, code = help_of((named,) if named and arguments[0] == named else ())
     if code != 0:
         return f"there is no command `{named}`"
-    if named in ("runs", "threads") and len(arguments) > 1:
+    if named in ("runs", "threads", "webhooks") and len(arguments) > 1:
         text, code = help_of((named, arguments[1]))
         if code != 0:
             return f"there is no command `{named} {arguments[1]}`"

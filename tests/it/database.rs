@@ -80,6 +80,8 @@ fn start() -> Start {
         idempotency: None,
         durability: None,
         breakpoints: Breakpoints::default(),
+        delay: None,
+        wishes: graphloom::engine::Wishes::default(),
     }
 }
 

@@ -393,6 +393,8 @@ async fn abandoned(store: &MemoryStore, input: &[u8]) -> graphloom::store::Run {
         process: process.clone(),
         idempotency: None,
         from: None,
+        delay: None,
+        wishes: graphloom::store::Wishes::default(),
     };
     let Accepted::Claimed { run, .. } = store.accept(new).await.unwrap() else { panic!() };
     run

@@ -34,6 +34,8 @@ mod schemas;
 mod service;
 mod service_clients;
 mod service_faults;
+mod service_hooks;
+mod service_later;
 mod service_load;
 mod service_people;
 mod service_pooled;

@@ -4,6 +4,8 @@ mod accept;
 mod branch;
 mod cache;
 mod claim;
+mod delay;
+mod hook;
 mod keep;
 mod line;
 mod operate;

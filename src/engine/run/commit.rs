@@ -21,6 +21,7 @@ pub(super) struct Barrier {
     closed: Vec<InterruptId>,
     pending: Option<u64>,
     cached: Vec<CacheEntry>,
+    notice: Option<Vec<u8>>,
     stopped: bool,
 }
 
@@ -66,6 +67,7 @@ impl Driver<'_> {
             // A run that is over needs none, also of what it was about to do.
             pending: at.has_kept.then_some(if is_over { u64::MAX } else { at.number }),
             cached: std::mem::take(&mut at.to_cache),
+            notice: at.notice.take(),
             stopped: at.rest == Some(Rest::Stopped),
         };
         at.has_kept = false;
@@ -98,6 +100,7 @@ impl Driver<'_> {
             cached: barrier.cached,
             events: batch,
             next,
+            notice: barrier.notice,
             stopped: barrier.stopped,
             lease: self.shared.process.lease,
         };
@@ -134,6 +137,9 @@ impl Driver<'_> {
         loop {
             match self.shared.store.commit(commit.clone()).await {
                 Ok(Committed::Done { cancel_requested }) => {
+                    if commit.next.is_some() && claim.webhook.is_some() {
+                        self.shared.ended.notify_one();
+                    }
                     metrics::histogram!("graphloom_commit_seconds").record(begun.elapsed().as_secs_f64());
                     return Ok(cancel_requested);
                 }

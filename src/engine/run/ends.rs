@@ -6,7 +6,7 @@ use tracing::{debug, info};
 
 use super::commit::Barrier;
 use super::{Driver, Halt, Position, Rest};
-use crate::engine::record::{self, Outcome, RunError};
+use crate::engine::record::{self, Notice, Outcome, RunError};
 use crate::engine::step::{self, Open};
 use crate::event::{Body, Group, RunStatus, Scope, Usage};
 use crate::failure::{ErrorKind, Failure};
@@ -85,15 +85,14 @@ impl Driver<'_> {
         rest: Rest,
     ) -> Result<(), Halt> {
         let (open, _) = at.head.frontier.held(&at.plan);
-        events.push((
-            None,
-            Body::RunFinished {
-                status: RunStatus::Interrupted,
-                output: None,
-                usage: at.head.frontier.usage,
-                interrupts: open.iter().map(Open::interrupt).collect(),
-            },
-        ));
+        let (status, usage) = (RunStatus::Interrupted, at.head.frontier.usage);
+        let interrupts: Vec<_> = open.iter().map(Open::interrupt).collect();
+        if self.claim.run.webhook.is_some() {
+            let interrupts = interrupts.clone();
+            at.notice =
+                Some(record::encode(&Notice { status, output: None, usage, error: None, interrupts }));
+        }
+        events.push((None, Body::RunFinished { status, output: None, usage, interrupts }));
         at.rest = Some(rest);
         self.commit(&mut at, events, Some((RunState::Interrupted, None))).await?;
         info!(run = %self.claim.run.run, questions = open.len(), ?rest, "Run pauses.");

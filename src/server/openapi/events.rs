@@ -13,12 +13,7 @@ pub(super) fn add(schemas: &mut Json) {
     let Some(schemas) = schemas.as_object_mut() else { return };
     let root = SchemaSettings::openapi3().into_generator().into_root_schema_for::<Body>();
     let mut root: Json = root.into();
-    walk(&mut root, &mut |object| {
-        without_null(object);
-        super::plain_numbers(object);
-        plain_enum(object);
-        rename(object);
-    });
+    walk(&mut root, &mut plain);
     if let Json::Object(used) = root["components"]["schemas"].take() {
         for (name, schema) in used {
             // The answers of other operations describe the shared ones in the same words.
@@ -52,6 +47,14 @@ pub(super) fn add(schemas: &mut Json) {
     });
     schemas.insert("ChatStreamItem".into(), item);
     schemas.sort_keys();
+}
+
+/// Makes of what is derived what the document has.
+pub(super) fn plain(object: &mut Map<String, Json>) {
+    without_null(object);
+    super::plain_numbers(object);
+    plain_enum(object);
+    rename(object);
 }
 
 /// `message.delta` is `MessageDeltaEvent`.
@@ -155,7 +158,7 @@ fn plain_enum(object: &mut Map<String, Json>) {
 }
 
 /// A run can be queued, a finished one cannot: two lists, two names.
-fn new_name(name: &str) -> String {
+pub(super) fn new_name(name: &str) -> String {
     if name == "RunStatus" { "RunOutcome".into() } else { name.into() }
 }
 

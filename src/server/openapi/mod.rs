@@ -4,6 +4,7 @@
 
 mod events;
 mod graphs;
+mod hooks;
 mod newer;
 mod refusals;
 
@@ -97,6 +98,7 @@ fn base() -> Json {
     parts(&mut document["components"]["schemas"]);
     events::add(&mut document["components"]["schemas"]);
     refusals::add(&mut document);
+    hooks::add(&mut document);
     for operation in operations(&mut document) {
         if operation["operationId"] == "ready" {
             // Whoever watches over the service has no key, and gets less of an answer.
@@ -245,6 +247,7 @@ fn plain_headers(object: &mut Map<String, Json>) {
         "X-RUN-ID" => "X-Run-Id".to_owned(),
         "LOCATION" => "Location".to_owned(),
         "CONTENT-LOCATION" => "Content-Location".to_owned(),
+        "PREFERENCE-APPLIED" => "Preference-Applied".to_owned(),
         "IDEMPOTENT-REPLAYED" => "Idempotent-Replayed".to_owned(),
         "X-NOTICE" => "X-Notice".to_owned(),
         _ => name,

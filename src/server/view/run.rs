@@ -131,6 +131,8 @@ pub(in crate::server) struct RunView {
     step: u64,
     /// When it was accepted.
     created_at: Time,
+    /// When it is due: it is delayed, and has not begun.
+    due_at: Option<Time>,
     /// When it ended.
     finished_at: Option<Time>,
     /// The graph's output, when it completed.
@@ -164,6 +166,7 @@ impl TryFrom<Run> for RunView {
             cancel_requested: run.cancel_requested,
             step: run.step,
             created_at: run.created_at.into(),
+            due_at: run.due_at.map(Time::from),
             finished_at: run.finished_at.map(Time::from),
             output,
             usage,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::tables::{KeyRow, QuestionRow, RunRow, Tables, ThreadRow, holds_thread, key};
+use super::tables::{KeyRow, QuestionRow, RunRow, Tables, ThreadRow, is_open, key};
 use crate::id::{CheckpointId, RunId, Seq, ThreadId};
 use crate::store::{Branch, Branched, EventBatch, Kept, OpenQuestion, Origin, Question, Run, RunState};
 
@@ -21,9 +21,8 @@ impl Tables {
             Origin::Head { head, result, events } => {
                 let Some(row) = self.threads.get(&place) else { return Branched::Gone };
                 let (thread, at) = (row.thread, row.head);
-                let runs = self.runs_of(thread).into_iter().map(|row| (row.run.run, row.run.state));
-                let open: Vec<(RunId, RunState)> =
-                    runs.filter(|(_, state)| holds_thread(*state) || *state == RunState::Queued).collect();
+                let runs = self.runs_of(thread).into_iter().filter(|row| is_open(&row.run));
+                let open: Vec<(RunId, RunState)> = runs.map(|row| (row.run.run, row.run.state)).collect();
                 if let Some((busy, _)) = open.iter().find(|(_, state)| *state != RunState::Interrupted) {
                     return Branched::Busy(*busy);
                 }
@@ -56,11 +55,12 @@ impl Tables {
         let events = EventBatch { fence: row.run.fence, ..events };
         row.run.state = state;
         row.run.cancel_requested = true;
-        row.run.result = Some(result);
+        row.run.result = Some(result.clone());
         row.run.finished_at = Some(Utc::now());
         row.events.insert((events.fence, events.first), events);
         self.end_questions(run, true);
         self.pending.retain(|(of, ..), _| *of != run);
+        self.tell(run, result);
     }
 
     /// Moves the head of a thread back to before a run; of an update or a fork, to what it went on from.
@@ -111,6 +111,9 @@ impl Tables {
             created_at: now,
             finished_at: (branch.state != RunState::Interrupted).then_some(now),
             kept: Kept::All,
+            due_at: None,
+            needs_reader: false,
+            webhook: None,
         };
         // A microsecond apart, so that they are listed as they were put.
         for (place, Question { id, agent, data, expires_at }) in (0..).zip(branch.questions) {
@@ -134,6 +137,7 @@ impl Tables {
             instance: String::new(),
             boot: Uuid::nil(),
             lease_until: now,
+            read_until: None,
             swept: false,
             stopped: branch.stopped,
             events: BTreeMap::from([((branch.events.fence, branch.events.first), branch.events)]),

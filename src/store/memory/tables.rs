@@ -8,10 +8,12 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use crate::id::{CacheKey, CheckpointId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey};
+use crate::id::{
+    CacheKey, CheckpointId, HookId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey,
+};
 use crate::store::{
-    Checkpoint, Claim, EventBatch, GraphVersion, Idempotency, Kept, Keyed, OpenQuestion, Process, Run,
-    RunState, Thread,
+    Checkpoint, Claim, EventBatch, GraphVersion, HookState, Idempotency, Kept, Keyed, OpenQuestion, Process,
+    Run, RunState, Thread, Wishes,
 };
 
 pub(super) type Key = (Part, Part, Part);
@@ -39,6 +41,8 @@ pub(super) struct RunRow {
     pub(super) instance: String,
     pub(super) boot: Uuid,
     pub(super) lease_until: DateTime<Utc>,
+    /// Until then it counts as read, when that matters.
+    pub(super) read_until: Option<DateTime<Utc>>,
     /// The checkpoints of its thread that are as old as it were looked at.
     pub(super) swept: bool,
     /// It waits at a breakpoint.
@@ -73,6 +77,7 @@ pub(super) struct Tables {
     pub(super) questions: BTreeMap<InterruptId, QuestionRow>,
     pub(super) pending: BTreeMap<(RunId, u64, TaskId), Vec<u8>>,
     pub(super) cache: BTreeMap<(Part, CacheKey), CacheRow>,
+    pub(super) hooks: BTreeMap<HookId, HookRow>,
     pub(super) next_ord: u64,
 }
 
@@ -81,6 +86,20 @@ pub(super) struct CacheRow {
     pub(super) thread: ThreadId,
     pub(super) data: Vec<u8>,
     pub(super) expires_at: DateTime<Utc>,
+}
+
+/// What is told; the run in it is the id of its row.
+#[derive(Debug)]
+pub(super) struct HookRow {
+    pub(super) run: RunId,
+    pub(super) url: String,
+    pub(super) data: Vec<u8>,
+    pub(super) state: HookState,
+    pub(super) attempts: u32,
+    pub(super) error: Option<String>,
+    pub(super) created_at: DateTime<Utc>,
+    pub(super) due_at: DateTime<Utc>,
+    pub(super) finished_at: Option<DateTime<Utc>>,
 }
 
 #[derive(Debug)]
@@ -133,6 +152,16 @@ pub(super) fn holds_thread(state: RunState) -> bool {
     matches!(state, RunState::Running | RunState::Interrupted)
 }
 
+/// Says whether a run waits for its turn on its thread; one that is delayed has no turn yet.
+pub(super) fn has_turn(run: &Run) -> bool {
+    run.state == RunState::Queued && run.due_at.is_none()
+}
+
+/// Says whether a run keeps others of its thread waiting.
+pub(super) fn is_open(run: &Run) -> bool {
+    holds_thread(run.state) || has_turn(run)
+}
+
 impl Tables {
     /// Returns the run when it is this owner's.
     pub(super) fn own(&mut self, owner: &Owner, run: RunId) -> Option<&mut RunRow> {
@@ -150,6 +179,11 @@ impl Tables {
         rows
     }
 
+    /// Returns the newest run of a thread; one that is delayed comes later.
+    pub(super) fn newest(&self, thread: ThreadId) -> Option<&RunRow> {
+        self.runs_of(thread).into_iter().rev().find(|row| row.run.due_at.is_none())
+    }
+
     /// Lets the questions of a run be over with it, or not any more.
     pub(super) fn end_questions(&mut self, run: RunId, over: bool) {
         for row in self.questions.values_mut().filter(|row| row.question.run == run) {
@@ -164,11 +198,17 @@ impl Tables {
         !stopped && self.questions.values().any(due)
     }
 
-    /// Replaces what a run goes on with.
-    pub(super) fn begin_with(&mut self, run: RunId, input: Option<Vec<u8>>) {
-        if let (Some(row), Some(input)) = (self.runs.get_mut(&run), input) {
+    /// Replaces what a run goes on with, and what is to come of it.
+    pub(super) fn begin_with(&mut self, run: RunId, input: Option<Vec<u8>>, wishes: Wishes) {
+        let Some(row) = self.runs.get_mut(&run) else { return };
+        if let Some(input) = input {
             row.run.input = input;
         }
+        if wishes.webhook.is_some() {
+            row.run.webhook = wishes.webhook;
+        }
+        row.read_until = wishes.read_for.map(lease);
+        row.run.needs_reader = row.read_until.is_some();
     }
 
     /// Finds what a key was used for.
@@ -232,7 +272,7 @@ impl Tables {
             graph: row.graph.clone(),
             created_at: row.created_at,
             updated_at: row.updated_at,
-            last_run: self.runs_of(row.thread).last().map(|row| (row.run.run, row.run.state)),
+            last_run: self.newest(row.thread).map(|row| (row.run.run, row.run.state)),
         }
     }
 }

@@ -92,7 +92,7 @@ async fn at_head(
     let thread = ThreadId(row.get("thread_id")?);
     let at = row.get::<Option<Uuid>>("head")?.map(CheckpointId);
     let open = "select run_id, state = 'interrupted' as waits from run where tenant = $1 and thread_id = $2 \
-         and state in ('queued', 'running', 'interrupted') order by ord";
+         and state in ('queued', 'running', 'interrupted') and not delayed order by ord";
     let values = vec![owner.tenant.as_str().into(), thread.0.into()];
     for row in read::rows(tx, "run", open, values).await? {
         let run = RunId(row.get("run_id")?);
@@ -134,7 +134,7 @@ pub(super) async fn end_waiting(
     ] {
         write(tx, text, identity()).await?;
     }
-    Ok(())
+    put::hook(tx, tenant, run.run, result).await
 }
 
 /// Asks for the end of a run, with which the head of its thread moves back.

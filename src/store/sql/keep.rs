@@ -69,7 +69,7 @@ const FORGET: &str = "with recursive line as ( \
      delete from checkpoint where tenant = $1 and thread_id = $2 and created_at < {AGO} \
        and checkpoint_id not in (select checkpoint_id from line) \
        and not exists (select 1 from run r where r.tenant = $1 and r.thread_id = $2 \
-         and r.state in ('queued', 'running', 'interrupted'))";
+         and r.state in ('queued', 'running', 'interrupted') and not r.delayed)";
 
 pub(super) async fn checkpoints(base: &Base, age: Duration, limit: u32) -> Result<u64> {
     let due = match base {

@@ -64,6 +64,7 @@ impl MigratorTrait for Migrator {
             migration!("m20261126_000007_cache"),
             migration!("m20261126_000008_rollback"),
             migration!("m20261126_000010_tenant_wall"),
+            migration!("m20261126_000011_hooks"),
         ]
     }
 }

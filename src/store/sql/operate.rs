@@ -42,14 +42,14 @@ pub(super) async fn retry(base: &Base, run: RunId) -> Result<Option<Run>> {
         read::row(&tx, "thread", lock, vec![tenant.into(), found.thread.0.into()]).await?;
     }
     let newer = "select 1 from run r join run x on x.tenant = r.tenant and x.thread_id = r.thread_id \
-           and x.ord > r.ord where r.tenant = $1 and r.run_id = $2 limit 1";
+           and x.ord > r.ord and not x.delayed where r.tenant = $1 and r.run_id = $2 limit 1";
     let identity = || vec![tenant.into(), run.0.into()];
     if read::row(&tx, "run", newer, identity()).await?.is_some() {
         return tx.rollback().await.map(|()| None);
     }
     for text in [
         "update run set state = 'queued', crashes = 0, cancel_requested = false, rollback = false, result = null, finished_at = null, \
-           kept = 2, swept = false, \
+           kept = 2, swept = false, read_until = null, \
            owner = null, boot = null, lease_until = null, available_at = {NOW} where tenant = $1 and run_id = $2",
         "update interrupt set ended = false where tenant = $1 and run_id = $2",
     ] {

@@ -21,6 +21,7 @@ use std::time::Duration;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use sea_orm::sea_query::ArrayType;
 use sea_orm::{DbBackend, DbErr, QueryResult, Value};
+use uuid::Uuid;
 
 pub(super) use self::accept::accept;
 pub(super) use self::commit::commit;
@@ -39,7 +40,7 @@ pub(super) fn millis(lease: Duration) -> Value {
     i64::try_from(lease.as_millis()).unwrap_or(i64::MAX).into()
 }
 
-fn array(sort: ArrayType, cells: Vec<Value>) -> Value {
+pub(super) fn array(sort: ArrayType, cells: Vec<Value>) -> Value {
     Value::Array(sort, Some(Box::new(cells)))
 }
 
@@ -136,6 +137,9 @@ const CANCEL: &str = "with r as ( \
      news as ( \
        insert into event (tenant, run_id, fence, first_n, last_n, data) \
        select $1, $2, r.fence, $5, $6, $7 from r where r.state = 'cancelled'), \
+     hook as ( \
+       insert into outbox (tenant, outbox_id, run_id, target, data) \
+       select $1, $8::uuid, $2, r.webhook, $4 from r where r.state = 'cancelled' and r.webhook is not null), \
      settled as ( \
        delete from pending_write p using r where r.state = 'cancelled' and p.tenant = $1 and p.run_id = $2), \
      ended as ( \
@@ -159,6 +163,7 @@ pub(super) async fn request_cancel(
         (events.first as i64).into(),
         (events.last as i64).into(),
         events.data.into(),
+        Uuid::now_v7().into(),
     ];
     let text = CANCEL.replace("{RUN}", RUN);
     let rows = query(&db.works, Some(tenant), &text, values).await.map_err(|e| unsure(&e))?;

@@ -1,7 +1,11 @@
 //! Writes that are the same on both back ends.
 
-use chrono::{TimeDelta, Utc};
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
 use sea_orm::{ConnectionTrait, DbBackend, Value};
+
+use uuid::Uuid;
 
 use super::base::Tx;
 use super::error::undone;
@@ -21,6 +25,18 @@ pub(super) fn timed<C: ConnectionTrait>(db: &C, text: &str) -> String {
         ),
     };
     text.replace("{NOW}", now).replace("{DAY_AGO}", day_ago)
+}
+
+/// Returns how the moment that is so long from now stands in a text, and its value there; nothing for no time. By the clock
+/// of the database where several processes look at one.
+pub(super) fn from_now<C: ConnectionTrait>(db: &C, place: &str, time: Option<Duration>) -> (String, Value) {
+    if db.get_database_backend() == DbBackend::Postgres {
+        let millis = time.map(|time| i64::try_from(time.as_millis()).unwrap_or(i64::MAX));
+        return (format!("clock_timestamp() + {place}::bigint * interval '1 millisecond'"), millis.into());
+    }
+    let at = |time| TimeDelta::from_std(time).ok().and_then(|time| Utc::now().checked_add_signed(time));
+    let micros = time.map(|time| at(time).unwrap_or(DateTime::<Utc>::MAX_UTC).timestamp_micros());
+    (place.to_owned(), micros.into())
 }
 
 /// Writes, and returns the number of rows.
@@ -63,6 +79,15 @@ pub(super) async fn events(tx: &Tx, tenant: &str, run: RunId, batch: EventBatch)
         batch.data.into(),
     ];
     write(tx, text, values).await.map(|_| ())
+}
+
+/// Has the end or the pause of a run told, when somebody is to be told.
+pub(super) async fn hook(tx: &Tx, tenant: &str, run: RunId, data: &[u8]) -> Result<()> {
+    let text = "insert into outbox (tenant, outbox_id, run_id, target, data, available_at, created_at) \
+         select tenant, $3, run_id, webhook, $4, {NOW}, {NOW} from run \
+         where tenant = $1 and run_id = $2 and webhook is not null";
+    let values = vec![tenant.into(), run.0.into(), Uuid::now_v7().into(), data.to_vec().into()];
+    write(tx, &timed(tx, text), values).await.map(|_| ())
 }
 
 /// Stores questions of a run; one that is there stays as it is.

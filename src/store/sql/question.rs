@@ -9,13 +9,13 @@ use uuid::Uuid;
 
 use super::base::Tx;
 use super::error::{is_race, undone};
-use super::put::{timed, write};
+use super::put::{self, timed, write};
 use super::row::{RUN, Row, moment};
 use super::{read, sql};
 use crate::id::{CheckpointId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadKey};
 use crate::store::{
     Answer, Answering, Claim, Commit, Idempotency, Keyed, OpenQuestion, Process, Result, Resume, Resumed,
-    Run, RunState, StoreError,
+    Run, RunState, StoreError, Wishes,
 };
 
 /// Questions beside their runs.
@@ -271,7 +271,7 @@ pub(super) async fn answer(tx: &Tx, answer: Answer) -> Result<Answering> {
         write(tx, put, values).await?;
     }
     if waits {
-        begin_with(tx, &run, answer.input).await?;
+        begin_with(tx, &run, answer.input, &answer.wishes).await?;
         let claim = taken(tx, &run, &answer.process).await?;
         let claim = claim.ok_or_else(|| StoreError::Unavailable("another run took the thread".into()))?;
         return Ok(Answering::Claimed(claim));
@@ -279,12 +279,23 @@ pub(super) async fn answer(tx: &Tx, answer: Answer) -> Result<Answering> {
     Ok(Answering::Stored { run, after })
 }
 
-/// Replaces what a run goes on with.
-async fn begin_with(tx: &Tx, run: &Run, input: Option<Vec<u8>>) -> Result<()> {
-    let Some(input) = input else { return Ok(()) };
-    let text = "update run set input = $3 where tenant = $1 and run_id = $2";
-    let tenant = run.key.owner.tenant.as_str();
-    write(tx, text, vec![tenant.into(), run.run.0.into(), input.into()]).await.map(|_| ())
+/// Replaces what a run goes on with, and what is to come of it.
+async fn begin_with(tx: &Tx, run: &Run, input: Option<Vec<u8>>, wishes: &Wishes) -> Result<()> {
+    let (until, time) = put::from_now(tx, "$5", wishes.read_for);
+    let text = format!(
+        "update run set input = coalesce($3, input), webhook = coalesce($4, webhook), read_until = {until}, \
+           min_engine = case when min_engine < $6 then $6 else min_engine end \
+         where tenant = $1 and run_id = $2"
+    );
+    let values = vec![
+        run.key.owner.tenant.as_str().into(),
+        run.run.0.into(),
+        input.into(),
+        wishes.webhook.as_deref().into(),
+        time,
+        wishes.engine().into(),
+    ];
+    write(tx, &text, values).await.map(|_| ())
 }
 
 /// Goes on with a run that failed, while it is the newest of its thread, or that waits.
@@ -307,7 +318,7 @@ pub(super) async fn resume(tx: &Tx, resume: &Resume) -> Result<Resumed> {
         read::row(tx, "thread", lock, vec![tenant.into(), run.thread.0.into()]).await?;
     }
     let text = "select 1 from run r join run x on x.tenant = r.tenant and x.thread_id = r.thread_id \
-           and x.ord > r.ord where r.tenant = $1 and r.run_id = $2 limit 1";
+           and x.ord > r.ord and not x.delayed where r.tenant = $1 and r.run_id = $2 limit 1";
     // Those behind one that waits do so, too.
     let newer = read::row(tx, "run", text, vec![tenant.into(), run.run.0.into()]).await?.is_some();
     if newer && run.state == RunState::Failed {
@@ -323,7 +334,7 @@ pub(super) async fn resume(tx: &Tx, resume: &Resume) -> Result<Resumed> {
     ] {
         write(tx, text, vec![tenant.into(), run.run.0.into()]).await?;
     }
-    begin_with(tx, &run, resume.input.clone()).await?;
+    begin_with(tx, &run, resume.input.clone(), &resume.wishes).await?;
     Ok(taken(tx, &run, process).await?.map_or(Resumed::Nothing, |claim| Resumed::Claimed(Box::new(claim))))
 }
 

@@ -89,7 +89,8 @@ pub(super) async fn events<C: ConnectionTrait>(
 const THREAD: &str = "select t.tenant, t.user_id, t.session_id, t.thread_id, t.head, t.created_at, t.updated_at, \
        t.graph, r.run_id as last_run, r.state as last_state \
      from thread t left join run r on r.tenant = t.tenant and r.run_id = ( \
-       select x.run_id from run x where x.tenant = t.tenant and x.thread_id = t.thread_id order by x.ord desc limit 1) \
+       select x.run_id from run x where x.tenant = t.tenant and x.thread_id = t.thread_id and not x.delayed \
+       order by x.ord desc limit 1) \
      where t.tenant = $1 and t.user_id = $2";
 
 pub(super) async fn thread<C: ConnectionTrait>(db: &C, key: &ThreadKey) -> Result<Option<Thread>> {

@@ -6,12 +6,16 @@ use chrono::{DateTime, Utc};
 use sea_orm::{DbBackend, QueryResult, TryGetable, Value};
 use uuid::Uuid;
 
-use crate::id::{CheckpointId, Owner, Part, RunId, ThreadId, ThreadKey};
-use crate::store::{Checkpoint, Counts, Kept, Result, Run, RunState, StoreError, Thread, VersionUse};
+use crate::id::{CheckpointId, HookId, Owner, Part, RunId, ThreadId, ThreadKey};
+use crate::store::{
+    Checkpoint, Counts, Hook, HookCounts, HookState, Kept, Result, Run, RunState, StoreError, Thread,
+    VersionUse,
+};
 
 /// The columns that [`Row::run`] reads.
 pub(super) const RUN: &str = "r.run_id, r.tenant, r.user_id, r.session_id, r.thread_id, r.graph, r.hash, r.state, \
-     r.fence, r.step, r.crashes, r.cancel_requested, r.rollback, r.input, r.result, r.created_at, r.finished_at, r.kept";
+     r.fence, r.step, r.crashes, r.cancel_requested, r.rollback, r.input, r.result, r.created_at, r.finished_at, r.kept, \
+     case when r.delayed then r.available_at end as due_at, r.read_until is not null as needs_reader, r.webhook";
 
 /// Returns the moment as the back end stores it.
 pub(super) fn moment(backend: DbBackend, at: DateTime<Utc>) -> Value {
@@ -112,6 +116,9 @@ impl Row {
                 1 => Kept::Lean,
                 _ => Kept::All,
             },
+            due_at: self.time_or_none("due_at")?,
+            needs_reader: self.get("needs_reader")?,
+            webhook: self.get("webhook")?,
         })
     }
 
@@ -120,9 +127,37 @@ impl Row {
         let running = self.number("running")?;
         Ok(Counts {
             queued: self.number("queued")?,
+            delayed: self.number("delayed")?,
             running,
             interrupted: self.number("active")?.saturating_sub(running),
             dead: self.number("dead")?,
+        })
+    }
+
+    /// Reads the columns of `HOOK` beside those of [`RUN`].
+    pub(super) fn hook(&self) -> Result<Hook> {
+        let word: String = self.get("hook_state")?;
+        let state = HookState::ALL.into_iter().find(|state| state.name() == word);
+        Ok(Hook {
+            id: HookId(self.get("outbox_id")?),
+            run: self.run()?,
+            url: self.get("target")?,
+            data: self.get("data")?,
+            state: state.ok_or_else(|| self.corrupt(format!("`{word}` is not a state")))?,
+            attempts: self.number("attempts")? as u32,
+            error: self.get("error")?,
+            created_at: self.time("hook_created_at")?,
+            due_at: self.time("hook_due_at")?,
+            finished_at: self.time_or_none("hook_finished_at")?,
+        })
+    }
+
+    /// Reads how much there is to tell.
+    pub(super) fn hook_counts(&self) -> Result<HookCounts> {
+        Ok(HookCounts {
+            queued: self.number("queued")?,
+            delivered: self.number("delivered")?,
+            failed: self.number("failed")?,
         })
     }
 

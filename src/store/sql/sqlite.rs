@@ -15,7 +15,7 @@ pub(super) use self::open::open;
 use super::base::Tx;
 use super::put::{self, write};
 use super::row::{RUN, Row, moment};
-use super::{ENGINE, KEY_HOURS, beat, branch, cache, question, read};
+use super::{ENGINE, KEY_HOURS, beat, branch, cache, question, read, told};
 use crate::id::{CheckpointId, Owner, RunId, Seq, ThreadId};
 use crate::store::{
     Accepted, Beat, Claim, Commit, Committed, EventBatch, Keyed, NewRun, OnBusy, Process, Result, Run,
@@ -83,8 +83,10 @@ pub(super) async fn accept(tx: &Tx, new: NewRun) -> Result<Accepted> {
     };
     let open = "select run_id, state = 'queued' as waits, \
            state = 'interrupted' and (wake_at is null or wake_at > $3) as asks from run \
-         where tenant = $1 and thread_id = $2 and state in ('queued', 'running', 'interrupted') order by ord";
-    let open = read::rows(tx, "run", open, vec![tenant.into(), thread.0.into(), at(now)]).await?;
+         where tenant = $1 and thread_id = $2 and state in ('queued', 'running', 'interrupted') \
+           and delayed = $4 order by ord";
+    let which = |delayed: bool| vec![tenant.into(), thread.0.into(), at(now), delayed.into()];
+    let open = read::rows(tx, "run", open, which(new.delay.is_some())).await?;
     for row in &open {
         if row.get("asks")? {
             return Ok(Accepted::Waits);
@@ -94,7 +96,7 @@ pub(super) async fn accept(tx: &Tx, new: NewRun) -> Result<Accepted> {
         return Ok(other);
     }
     if let Some(first) = open.first() {
-        if new.on_busy == OnBusy::Reject {
+        if new.delay.is_none() && new.on_busy == OnBusy::Reject {
             return Ok(Accepted::Busy { active: RunId(first.get("run_id")?) });
         }
         let mut waiting = 0;
@@ -132,11 +134,11 @@ pub(super) async fn accept(tx: &Tx, new: NewRun) -> Result<Accepted> {
         ];
         write(tx, insert, values).await?;
     }
-    let free = open.is_empty();
+    let free = open.is_empty() && new.delay.is_none();
     let insert = "insert into run (tenant, run_id, thread_id, user_id, session_id, ord, graph, hash, input, state, \
-           fence, owner, boot, lease_until, available_at, created_at) \
+           fence, owner, boot, lease_until, available_at, created_at, delayed, read_until, webhook, min_engine) \
          values ($1, $2, $3, $4, $5, (select coalesce(max(ord), 0) + 1 from run), $6, $7, $8, $9, $10, $11, $12, $13, \
-           $14, $14)";
+           $14, $15, $16, $17, $18, $19)";
     let values = vec![
         tenant.into(),
         new.run.0.into(),
@@ -151,7 +153,12 @@ pub(super) async fn accept(tx: &Tx, new: NewRun) -> Result<Accepted> {
         free.then_some(new.process.instance).into(),
         free.then_some(new.process.boot).into(),
         if free { until(new.process.lease) } else { Value::BigInt(None) },
+        new.delay.map_or_else(|| at(now), until),
         at(now),
+        new.delay.is_some().into(),
+        new.wishes.read_for.map_or(Value::BigInt(None), until),
+        new.wishes.webhook.as_deref().into(),
+        new.wishes.engine().into(),
     ];
     write(tx, insert, values).await?;
     let run = read_back(tx, &new.key.owner, new.run).await?;
@@ -176,6 +183,7 @@ pub(super) async fn commit(tx: &Tx, mut commit: Commit) -> Result<Committed> {
     let next = commit.next.filter(|(state, _)| *state != RunState::Running);
     let goes_on = next.is_none();
     let (state, result) = next.unzip();
+    let told = told(state, commit.notice, result.as_ref());
     let terminal = state.is_some_and(|s| !matches!(s, RunState::Queued | RunState::Interrupted));
     let gate = "update run set step = step + 1, crashes = case when $7 = 'dead' then crashes else 0 end, \
            state = coalesce($7, state), \
@@ -183,7 +191,8 @@ pub(super) async fn commit(tx: &Tx, mut commit: Commit) -> Result<Committed> {
            finished_at = $9, \
            owner = case when $7 is null then owner end, \
            boot = case when $7 is null then boot end, \
-           lease_until = $10 \
+           lease_until = $10, \
+           read_until = case when $7 = 'interrupted' then null else read_until end \
          where tenant = $1 and run_id = $2 and user_id = $3 and thread_id = $4 and fence = $5 and step = $6 \
            and state = 'running' \
          returning cancel_requested";
@@ -229,6 +238,9 @@ pub(super) async fn commit(tx: &Tx, mut commit: Commit) -> Result<Committed> {
     if pauses {
         question::wake(tx, tenant, commit.run, commit.stopped).await?;
     }
+    if let Some(told) = told {
+        put::hook(tx, tenant, commit.run, &told).await?;
+    }
     Ok(Committed::Done { cancel_requested: gate.get("cancel_requested")? })
 }
 
@@ -254,16 +266,25 @@ pub(super) async fn append_events(tx: &Tx, batches: Vec<(Owner, RunId, EventBatc
     Ok(())
 }
 
+/// Lets what is delayed take its place behind the other runs of its thread when it is due: one of a thread at a time, so
+/// that several do so in the order of their times.
+const WAKE: &str = "update run set delayed = false, ord = (select coalesce(max(ord), 0) + 1 from run) \
+     where (tenant, run_id) = ( \
+       select d.tenant, d.run_id from run d where d.state = 'queued' and d.delayed and d.available_at <= $1 \
+       order by d.available_at, d.ord limit 1)";
+
 pub(super) async fn claim(tx: &Tx, process: &Process, limit: u32) -> Result<Vec<Claim>> {
+    while write(tx, WAKE, vec![at(Utc::now())]).await? > 0 {}
     let text = format!(
         "select {RUN}, r.state = 'running' as crashed, t.head \
          from run r join thread t on t.tenant = r.tenant and t.thread_id = r.thread_id \
          where r.min_engine <= $5 and ( \
            (r.state = 'running' and (r.lease_until < $3 or (r.owner = $1 and r.boot <> $2))) \
            or (r.state = 'interrupted' and r.wake_at <= $3) \
-           or (r.state = 'queued' and r.available_at <= $3 \
+           or (r.state = 'queued' and not r.delayed and r.available_at <= $3 \
              and not exists (select 1 from run a where a.tenant = r.tenant and a.thread_id = r.thread_id \
-               and (a.state in ('running', 'interrupted') or (a.state = 'queued' and a.ord < r.ord))))) \
+               and (a.state in ('running', 'interrupted') \
+                 or (a.state = 'queued' and not a.delayed and a.ord < r.ord))))) \
          order by r.ord limit $4"
     );
     let values = vec![
@@ -329,6 +350,7 @@ pub(super) async fn request_cancel(
         RunState::Queued | RunState::Interrupted => {
             // The end of a run that had an owner sorts after all that the owner sent.
             let fence = found.fence + u64::from(found.fence > 0);
+            let told = result.clone();
             let text = "update run set state = 'cancelled', cancel_requested = true, fence = $3, result = $4, \
                    finished_at = $5 where tenant = $1 and run_id = $2";
             let values =
@@ -338,6 +360,7 @@ pub(super) async fn request_cancel(
             let settle = "delete from pending_write where tenant = $1 and run_id = $2";
             write(tx, settle, vec![tenant.into(), run.0.into()]).await?;
             leave(tx, tenant, run).await?;
+            put::hook(tx, tenant, run, &told).await?;
         }
         RunState::Running => {
             let text = "update run set cancel_requested = true where tenant = $1 and run_id = $2";

@@ -9,13 +9,13 @@ use chrono::{DateTime, Utc};
 use futures_util::stream::{self, BoxStream, StreamExt};
 use graphloom::event::Usage;
 use graphloom::id::{
-    CacheKey, CheckpointId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey,
+    CacheKey, CheckpointId, HookId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey,
 };
 use graphloom::model::{ChatModel, Chunk, ModelError, Request};
 use graphloom::store::{
     Accepted, Answer, Answering, Beat, Branch, Branched, Checkpoint, Claim, Commit, Committed, Counts,
-    EventBatch, GraphVersion, Idempotency, Kept, Keyed, NewRun, OpenQuestion, Process, Result, Resume,
-    Resumed, Run, RunFilter, Store, Thread, VersionUse,
+    EventBatch, GraphVersion, Hook, HookCounts, HookFilter, Idempotency, Kept, Keyed, NewRun, OpenQuestion,
+    Process, Result, Resume, Resumed, Run, RunFilter, Store, Thread, Told, VersionUse,
 };
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -257,6 +257,14 @@ store! {
         pending(owner: &Owner, run: RunId, step: u64) -> Vec<(TaskId, Vec<u8>)>;
         cached(tenant: &Part, keys: &[CacheKey]) -> Vec<(CacheKey, Vec<u8>)>;
         forget_cached(limit: u32) -> u64;
+        read_on(runs: &[(Part, RunId)], time: Duration) -> ();
+        unread(limit: u32) -> Vec<Run>;
+        claim_hooks(lease: Duration, limit: u32) -> Vec<Hook>;
+        told(tenant: &Part, hook: HookId, attempt: u32, told: Told) -> ();
+        hooks(filter: &HookFilter, limit: u32) -> Vec<Hook>;
+        hook_counts() -> HookCounts;
+        retry_hook(hook: HookId) -> Option<Hook>;
+        forget_hooks(delivered: Duration, failed: Duration, limit: u32) -> u64;
         resume(resume: Resume) -> Resumed;
         run(owner: &Owner, run: RunId) -> Option<Run>;
         events(owner: &Owner, run: RunId, after: Seq, limit: usize) -> Vec<EventBatch>;

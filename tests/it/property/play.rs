@@ -154,6 +154,8 @@ impl Ready<'_> {
                 on_busy: OnBusy::Enqueue,
                 durability: Some(self.durability.get()),
                 breakpoints: Breakpoints::default(),
+                delay: None,
+                wishes: graphloom::engine::Wishes::default(),
                 idempotency: None,
             };
             engine.start(&owner, start).await.unwrap();

@@ -223,6 +223,7 @@ async fn a_run_that_is_stopped_is_gone_on_with_by_a_resume_or_an_answer_alone(st
         idempotency: None,
         process: process("here"),
         input: Some(b"other".to_vec()),
+        wishes: graphloom::store::Wishes::default(),
     };
     let now = chrono::Utc::now();
     let over = Question { expires_at: Some(now), ..ask("over") };

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use graphloom::id::{CacheKey, InterruptId, RunId, ThreadKey};
 use graphloom::store::{
-    Accepted, Answer, Answering, CacheEntry, Commit, Committed, Counts, Idempotency, Question, Run,
-    RunFilter, RunState, Store,
+    Accepted, Answer, Answering, CacheEntry, Commit, Committed, Counts, Idempotency, NewRun, Question, Run,
+    RunFilter, RunState, Store, Wishes,
 };
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
 
@@ -50,7 +50,7 @@ async fn an_operator_sees_the_runs_of_all_tenants(store: Arc<dyn Store>) {
     assert_eq!(ids(&*store, filter, 10).await, [lost.run, waiting.run]);
     let filter = RunFilter { states, tenant: Some(part("bolt")), ..RunFilter::default() };
     assert_eq!(ids(&*store, filter, 10).await, [lost.run]);
-    let counts = Counts { queued: 1, running: 1, interrupted: 1, dead: 1 };
+    let counts = Counts { queued: 1, delayed: 0, running: 1, interrupted: 1, dead: 1 };
     assert_eq!(store.counts().await.unwrap(), counts);
     assert_eq!(store.find_run(lost.run).await.unwrap().map(|run| run.key), Some(other));
     assert_eq!(store.find_run(RunId::new()).await.unwrap(), None);
@@ -107,7 +107,14 @@ async fn people(store: &dyn Store) {
     for (tenant, user) in [("acme", "canary"), ("acme", "bob"), ("bolt", "canary")] {
         for name in ["one", "two", "three"] {
             let key = ThreadKey { owner: owner(tenant, user), session: part(name) };
-            let run = claimed(store, &key).await;
+            let url = Some(format!("https://{user}.example.com/{tenant}"));
+            let wishes = Wishes { webhook: url, ..Wishes::default() };
+            let told = store.accept(NewRun { wishes: wishes.clone(), ..new_run(&key) }).await.unwrap();
+            let Accepted::Claimed { run: over, .. } = told else { panic!("{told:?}") };
+            let end = Some((RunState::Completed, Some(user.as_bytes().to_vec())));
+            store.commit(Commit { next: end, ..barrier(&over) }).await.unwrap();
+            let told = store.accept(NewRun { wishes, ..new_run(&key) }).await.unwrap();
+            let Accepted::Claimed { run, .. } = told else { panic!("{told:?}") };
             let id = InterruptId(format!("{tenant}-{user}-{name}").into());
             let ask = Question { id: id.clone(), agent: true, data: b"canary".to_vec(), expires_at: None };
             let events = Some(batch(1, 2, 3, b"canary"));
@@ -130,6 +137,7 @@ async fn people(store: &dyn Store) {
                 }),
                 process: process("here"),
                 input: None,
+                wishes: graphloom::store::Wishes::default(),
             };
             assert!(matches!(store.answer(answer).await.unwrap(), Answering::Stored { .. }));
         }

@@ -59,6 +59,7 @@ fn answer(run: &Run, names: &[&str]) -> Answer {
         idempotency: None,
         process: process("here"),
         input: None,
+        wishes: graphloom::store::Wishes::default(),
     }
 }
 

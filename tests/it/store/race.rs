@@ -34,6 +34,7 @@ fn reply(run: &Run, name: &str) -> Answer {
         idempotency: None,
         process: process("here"),
         input: None,
+        wishes: graphloom::store::Wishes::default(),
     }
 }
 

@@ -154,7 +154,7 @@ async fn replicas_that_start_together_migrate_once() {
         task.unwrap().unwrap();
     }
     let db = plain(&fresh.url).await;
-    assert_eq!(numbers(&db, "select count(*) from seaql_migrations").await, [9]);
+    assert_eq!(numbers(&db, "select count(*) from seaql_migrations").await, [10]);
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 pub(crate) mod pgbouncer;
 pub(crate) mod process;
 pub(crate) mod proxy;
+pub(crate) mod receiver;
 pub(crate) mod schema;
 pub(crate) mod stream;
 pub(crate) mod turn;
@@ -16,7 +17,7 @@ use graphloom::id::{CheckpointId, Owner, Part, RunId, ThreadId, ThreadKey};
 use graphloom::store::memory::MemoryStore;
 use graphloom::store::sql::SqlStore;
 use graphloom::store::{
-    Accepted, Checkpoint, Commit, EventBatch, NewRun, OnBusy, Process, Resume, Run, RunState, Store,
+    Accepted, Checkpoint, Commit, EventBatch, NewRun, OnBusy, Process, Resume, Run, RunState, Store, Wishes,
 };
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection};
 use uuid::Uuid;
@@ -186,7 +187,14 @@ pub(crate) fn process(instance: &str) -> Process {
 
 /// Returns the wish of a process to go on with a run.
 pub(crate) fn resume(owner: &Owner, run: RunId, instance: &str) -> Resume {
-    Resume { owner: owner.clone(), run, process: process(instance), input: None, idempotency: None }
+    Resume {
+        owner: owner.clone(),
+        run,
+        process: process(instance),
+        input: None,
+        wishes: Wishes::default(),
+        idempotency: None,
+    }
 }
 
 /// Returns a plain run of process `here`.
@@ -202,6 +210,8 @@ pub(crate) fn new_run(key: &ThreadKey) -> NewRun {
         process: process("here"),
         idempotency: None,
         from: None,
+        delay: None,
+        wishes: Wishes::default(),
     }
 }
 
@@ -236,6 +246,7 @@ pub(crate) fn barrier(run: &Run) -> Commit {
         checkpoints: Vec::new(),
         events: None,
         next: None,
+        notice: None,
         stopped: false,
         lease: Duration::from_mins(1),
     }

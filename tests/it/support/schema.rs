@@ -25,6 +25,14 @@ impl EventSchema {
         }
     }
 
+    /// Panics unless a value is what the document says of its name.
+    pub(crate) fn check_as(&self, name: &str, value: &Json) {
+        let schema = self.find(&format!("#/components/schemas/{name}"));
+        if let Err(why) = self.fits(value, schema, "") {
+            panic!("{why} in {value}");
+        }
+    }
+
     fn find(&self, target: &str) -> &Json {
         self.0.pointer(target.strip_prefix('#').unwrap()).unwrap_or_else(|| panic!("nothing is at {target}"))
     }

@@ -1,6 +1,6 @@
 //! Turns of Ann on session `s` of the graph `test`, without a server between.
 
-use graphloom::engine::{Answered, Breakpoints, Engine, Follower, Start};
+use graphloom::engine::{Answered, Breakpoints, Engine, Follower, Start, Wishes};
 use graphloom::store::OnBusy;
 use serde_json::{Value as Json, json};
 
@@ -16,6 +16,8 @@ pub(crate) fn turn(text: &str) -> Start {
         on_busy: OnBusy::Enqueue,
         durability: None,
         breakpoints: Breakpoints::default(),
+        delay: None,
+        wishes: Wishes::default(),
         idempotency: None,
     }
 }

@@ -3,6 +3,7 @@
 //! Invariant: a run is stored only by a statement that saw every run that was accepted on its thread before it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait, DbBackend, QueryResult, Value};
@@ -27,9 +28,9 @@ const ACCEPT: &str = "with old as materialized ( \
            (select r.run_id from run r where r.tenant = t.tenant and r.thread_id = t.thread_id \
               and r.state in ('running', 'interrupted')), \
            (select r.run_id from run r where r.tenant = t.tenant and r.thread_id = t.thread_id \
-              and r.state = 'queued' order by r.ord limit 1)) as active, \
+              and r.state = 'queued' and not r.delayed order by r.ord limit 1)) as active, \
          (select count(*) from run r where r.tenant = t.tenant and r.thread_id = t.thread_id \
-            and r.state = 'queued') as waiting, \
+            and r.state = 'queued' and r.delayed = ($18::bigint is not null)) as waiting, \
          exists (select 1 from run r where r.tenant = t.tenant and r.thread_id = t.thread_id \
             and r.state = 'interrupted' and (r.wake_at is null or r.wake_at > now())) as asks \
        from thread t where t.tenant = $1 and t.user_id = $2 and t.session_id = $3), \
@@ -37,10 +38,10 @@ const ACCEPT: &str = "with old as materialized ( \
        select s.active, s.graph, s.hash, coalesce(s.accepted, 0) + 1 as turn, case \
          when exists (select 1 from old) then 'known' \
          when s.graph <> $5 then 'other' \
-         when s.asks then 'waits' \
+         when s.asks and $18::bigint is null then 'waits' \
          when s.hash <> $7 and s.hash <> coalesce($17, $7) then 'other' \
-         when s.active is null then 'running' \
-         when $9 then 'busy' \
+         when s.active is null and $18::bigint is null then 'running' \
+         when $9 and $18::bigint is null then 'busy' \
          when s.waiting >= $10 then 'full' \
          else 'queued' end as word \
        from (select 1) always left join seen s on true), \
@@ -58,15 +59,17 @@ const ACCEPT: &str = "with old as materialized ( \
        select $1, $2, $14, $15, $16, $6 from turn where $15 is not null), \
      stored as ( \
        insert into run (tenant, run_id, thread_id, user_id, session_id, graph, hash, input, state, fence, owner, boot, \
-         lease_until) \
+         lease_until, delayed, available_at, read_until, webhook, min_engine) \
        select $1, $6, t.thread_id, $2, $3, $5, $7, $8, t.word, \
          case when t.word = 'running' then 1 else 0 end, \
          case when t.word = 'running' then $11 end, \
          case when t.word = 'running' then $12::uuid end, \
-         case when t.word = 'running' then now() + $13::bigint * interval '1 millisecond' end \
-       from turn t returning created_at) \
+         case when t.word = 'running' then now() + $13::bigint * interval '1 millisecond' end, \
+         $18::bigint is not null, now() + coalesce($18::bigint, 0) * interval '1 millisecond', \
+         now() + $19::bigint * interval '1 millisecond', $20::text, $21::bigint \
+       from turn t returning created_at, available_at) \
      select case when v.word in ('running', 'queued') and t.thread_id is null then 'raced' else v.word end as word, \
-       v.active, v.graph, v.hash, o.run_id as first_run, o.same, o.after_fence, o.after_n, o.expired, t.thread_id, t.head, s.created_at \
+       v.active, v.graph, v.hash, o.run_id as first_run, o.same, o.after_fence, o.after_n, o.expired, t.thread_id, t.head, s.created_at, s.available_at \
      from verdict v left join old o on true left join turn t on true left join stored s on true";
 
 /// What one try came to.
@@ -78,6 +81,10 @@ enum Tried {
     Expired,
     /// Another accept came between.
     Raced,
+}
+
+fn time(of: Option<Duration>) -> Value {
+    of.map_or(Value::BigInt(None), millis)
 }
 
 pub(super) fn values(new: &NewRun) -> Vec<Value> {
@@ -100,6 +107,10 @@ pub(super) fn values(new: &NewRun) -> Vec<Value> {
         key.map(|key| key.key.as_str()).into(),
         key.map(|key| key.body_hash.as_str()).into(),
         new.from.as_deref().into(),
+        time(new.delay),
+        time(new.wishes.read_for),
+        new.wishes.webhook.as_deref().into(),
+        new.wishes.engine().into(),
     ]
 }
 
@@ -130,19 +141,24 @@ fn tried(row: &Row, new: &NewRun) -> Result<Tried> {
         "full" => Tried::Accepted(Box::new(Accepted::QueueFull)),
         word => {
             let thread = ThreadId(row.get("thread_id")?);
-            let created_at = row.time("created_at")?;
+            let times = (row.time("created_at")?, row.time("available_at")?);
             Tried::Accepted(Box::new(if word == "running" {
                 let head = row.get::<Option<Uuid>>("head")?.map(CheckpointId);
-                Accepted::Claimed { run: stored(new, thread, RunState::Running, created_at), head }
+                Accepted::Claimed { run: stored(new, thread, RunState::Running, times), head }
             } else {
-                Accepted::Queued { run: stored(new, thread, RunState::Queued, created_at) }
+                Accepted::Queued { run: stored(new, thread, RunState::Queued, times) }
             }))
         }
     })
 }
 
 /// Returns the new run as it was stored.
-fn stored(new: &NewRun, thread: ThreadId, state: RunState, created_at: DateTime<Utc>) -> Run {
+fn stored(
+    new: &NewRun,
+    thread: ThreadId,
+    state: RunState,
+    (created_at, available_at): (DateTime<Utc>, DateTime<Utc>),
+) -> Run {
     Run {
         run: new.run,
         key: new.key.clone(),
@@ -160,6 +176,9 @@ fn stored(new: &NewRun, thread: ThreadId, state: RunState, created_at: DateTime<
         created_at,
         finished_at: None,
         kept: Kept::All,
+        due_at: new.delay.map(|_| available_at),
+        needs_reader: new.wishes.read_for.is_some(),
+        webhook: new.wishes.webhook.clone(),
     }
 }
 

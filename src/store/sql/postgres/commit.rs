@@ -5,11 +5,12 @@
 
 use sea_orm::sea_query::ArrayType;
 use sea_orm::{ConnectionTrait, QueryResult, Value};
+use uuid::Uuid;
 
 use super::{Lanes, Postgres, array, millis, query};
 use crate::store::sql::base::Tx;
 use crate::store::sql::error::{undone, unsure};
-use crate::store::sql::{branch, detached, question, read, sql};
+use crate::store::sql::{branch, detached, question, read, sql, told};
 use crate::store::{CacheEntry, Commit, Committed, EventBatch, Question, Result, RunState};
 
 const COMMIT: &str = "with gate as ( \
@@ -19,10 +20,11 @@ const COMMIT: &str = "with gate as ( \
          finished_at = case when $9 then now() end, \
          owner = case when $7 is null then owner end, \
          boot = case when $7 is null then boot end, \
-         lease_until = case when $7 is null then now() + $10::bigint * interval '1 millisecond' end \
+         lease_until = case when $7 is null then now() + $10::bigint * interval '1 millisecond' end, \
+         read_until = case when $7 = 'interrupted' then null else read_until end \
        where tenant = $1 and run_id = $2 and user_id = $3 and thread_id = $4 and fence = $5 and step = $6 \
          and state = 'running' \
-       returning cancel_requested), \
+       returning cancel_requested, webhook), \
      head as ( \
        update thread set head = coalesce($11, head), updated_at = now() from gate \
        where tenant = $1 and thread_id = $4), \
@@ -101,6 +103,7 @@ fn barrier(commit: Commit) -> (String, Vec<Value>) {
     let forget = question::forgets(&commit);
     let next = commit.next.filter(|(state, _)| *state != RunState::Running);
     let (state, result) = next.unzip();
+    let told = told(state, commit.notice, result.as_ref());
     let terminal = state.is_some_and(|s| !matches!(s, RunState::Queued | RunState::Interrupted));
     let events = commit.events.as_ref();
     let number = |of: fn(&EventBatch) -> u64| Value::BigInt(events.map(|batch| of(batch) as i64));
@@ -224,6 +227,16 @@ fn barrier(commit: Commit) -> (String, Vec<Value>) {
                where p.tenant = $1 and p.run_id = $2 and p.step <= ${}::bigint)",
             values.len()
         ));
+    }
+    if let Some(told) = told {
+        text.push_str(&format!(
+            ", hook as ( \
+               insert into outbox (tenant, outbox_id, run_id, target, data) \
+               select $1, ${}::uuid, $2, webhook, ${}::bytea from gate where webhook is not null)",
+            values.len() + 1,
+            values.len() + 2,
+        ));
+        values.extend([Uuid::now_v7().into(), told.into()]);
     }
     text.push_str(" select cancel_requested from gate");
     (text, values)

@@ -10,12 +10,14 @@ use sea_orm::{DbBackend, DbErr, QueryResult, Value};
 use uuid::Uuid;
 
 use super::{Lanes, Postgres, array, is_race, millis, query};
-use crate::id::{CheckpointId, Part, RunId};
+use crate::id::{CheckpointId, HookId, Part, RunId};
 use crate::store::sql::base::Desk;
 use crate::store::sql::error::{undone, unsure};
 use crate::store::sql::row::{RUN, Row};
 use crate::store::sql::{ENGINE, beat, keep, read};
-use crate::store::{Beat, Claim, Counts, Kept, Process, Result, Run, RunFilter, VersionUse};
+use crate::store::{
+    Beat, Claim, Counts, HookCounts, HookFilter, Kept, Process, Result, Run, RunFilter, VersionUse,
+};
 
 async fn rows(lanes: &Lanes, what: &'static str, text: &str, values: Vec<Value>) -> Result<Vec<Row>> {
     let answer = lanes.run(None, text, values).await.map_err(|e| undone(&e))?;
@@ -184,7 +186,7 @@ pub(in crate::store::sql) async fn find(db: &Postgres, run: RunId) -> Result<Opt
 }
 
 pub(in crate::store::sql) async fn counts(db: &Postgres) -> Result<Counts> {
-    let text = "select queued, running, active, dead from count_runs()";
+    let text = "select queued, delayed, running, active, dead from count_runs()";
     let Some(row) = rows(&db.wide, "run", text, Vec::new()).await?.into_iter().next() else {
         return Ok(Counts::default());
     };
@@ -211,6 +213,60 @@ pub(in crate::store::sql) async fn unswept(
     let text = "select tenant, thread_id from unswept_threads($1, $2)";
     let found = rows(&db.wide, "run", text, vec![millis(age), i64::from(limit).into()]).await?;
     found.iter().map(|row| Ok((row.get("tenant")?, row.get("thread_id")?))).collect()
+}
+
+/// Lists runs that were to end when nobody reads them, and that nobody reads.
+pub(in crate::store::sql) async fn unread(db: &Postgres, limit: u32) -> Result<Vec<Run>> {
+    let text = "select tenant, run_id from unread_runs($1)";
+    runs_of(db, rows(&db.wide, "run", text, vec![i64::from(limit).into()]).await?).await
+}
+
+/// Takes what is to be told and is due; returns whose it is, its id, and the number of this try.
+pub(in crate::store::sql) async fn claim_outbox(
+    db: &Postgres,
+    lease: std::time::Duration,
+    limit: u32,
+) -> Result<Vec<(String, HookId, u32)>> {
+    let text = "select tenant, outbox_id, attempts from claim_outbox($1, $2)";
+    let found = rows(&db.wide, "webhook", text, vec![millis(lease), i64::from(limit).into()]).await?;
+    let taken =
+        |row: &Row| Ok((row.get("tenant")?, HookId(row.get("outbox_id")?), row.number("attempts")? as u32));
+    found.iter().map(taken).collect()
+}
+
+pub(in crate::store::sql) async fn list_outbox(
+    db: &Postgres,
+    filter: &HookFilter,
+    limit: u32,
+) -> Result<Vec<(String, HookId)>> {
+    let text = "select tenant, outbox_id from list_outbox($1::text[], $2::text, $3::uuid, $4)";
+    let states = filter.states.iter().map(|state| state.name().into()).collect();
+    let values = vec![
+        array(ArrayType::String, states),
+        filter.tenant.as_ref().map(Part::as_str).into(),
+        filter.id.map(|id| id.0).into(),
+        i64::from(limit).into(),
+    ];
+    let found = rows(&db.wide, "webhook", text, values).await?;
+    found.iter().map(|row| Ok((row.get("tenant")?, HookId(row.get("outbox_id")?)))).collect()
+}
+
+pub(in crate::store::sql) async fn count_outbox(db: &Postgres) -> Result<HookCounts> {
+    let text = "select queued, delivered, failed from count_outbox()";
+    let found = rows(&db.wide, "webhook", text, Vec::new()).await?;
+    found.first().map_or_else(|| Ok(HookCounts::default()), Row::hook_counts)
+}
+
+pub(in crate::store::sql) async fn forget_outbox(
+    db: &Postgres,
+    delivered: std::time::Duration,
+    failed: std::time::Duration,
+    limit: u32,
+) -> Result<u64> {
+    let values = vec![millis(delivered), millis(failed), i64::from(limit).into()];
+    let text = "select forget_outbox($1, $2, $3) as deleted";
+    let found = rows(&db.wide, "webhook", text, values).await?;
+    found.first().map_or(Ok(0), |row| row.number("deleted"))
 }
 
 pub(in crate::store::sql) async fn version_use(db: &Postgres, hash: &str) -> Result<VersionUse> {

@@ -74,7 +74,8 @@ pub(in crate::store::sql) async fn find(db: &Sqlite, run: RunId) -> Result<Optio
 
 pub(in crate::store::sql) async fn counts(db: &Sqlite) -> Result<Counts> {
     // One by one, because each state has an index of its own; a list of all has none.
-    let text = "select (select count(*) from run where state = 'queued') as queued, \
+    let text = "select (select count(*) from run where state = 'queued' and not delayed) as queued, \
+         (select count(*) from run where state = 'queued' and delayed) as delayed, \
          (select count(*) from run where state = 'running') as running, \
          (select count(*) from run where state in ('running', 'interrupted')) as active, \
          (select count(*) from run where state = 'dead') as dead";

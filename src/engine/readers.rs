@@ -1,0 +1,97 @@
+//! Who reads runs here, and the end of those that nobody reads anywhere.
+//!
+//! Invariant: a run ends for want of readers only after nobody was seen to read it for the grace, by the clock of the store.
+//! That a reader is here is said again and again, so one that dies with its process is none.
+
+use std::collections::HashMap;
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use super::recover::rest;
+use super::{Engine, Shared};
+use crate::id::{Part, RunId};
+use crate::store::{Run, StoreError};
+
+/// How many runs are ended in one step.
+const STEP: u32 = 50;
+
+/// How many read each run that needs a reader.
+pub(super) type Readers = HashMap<(Part, RunId), usize>;
+
+/// A reader of a run, for as long as it lives.
+pub(super) struct Reader {
+    shared: Arc<Shared>,
+    of: (Part, RunId),
+}
+
+impl Reader {
+    /// Counts a reader of a run that needs one.
+    pub(super) fn of(shared: &Arc<Shared>, run: &Run) -> Option<Self> {
+        let of = (run.key.owner.tenant.clone(), run.run);
+        run.needs_reader.then(|| {
+            *shared.readers().entry(of.clone()).or_default() += 1;
+            Self { shared: shared.clone(), of }
+        })
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let mut readers = self.shared.readers();
+        if let Some(count) = readers.get_mut(&self.of) {
+            *count -= 1;
+            if *count == 0 {
+                readers.remove(&self.of);
+            }
+        }
+    }
+}
+
+/// How often it is said who reads, and looked for what nobody reads.
+fn beat(grace: Duration) -> Duration {
+    (grace / 5).min(Duration::from_secs(2))
+}
+
+/// How long a run counts as read after it was said. The reader may have gone right before the next word, which may be late.
+pub(super) fn hold(grace: Duration) -> Duration {
+    grace + beat(grace) * 2
+}
+
+impl Shared {
+    fn readers(&self) -> MutexGuard<'_, Readers> {
+        self.readers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Says who reads here, as long as a run is driven, and ends the runs that nobody reads anywhere. Not at once after the
+/// start: whoever read here before is given the time to come back.
+pub(super) async fn watch(shared: Arc<Shared>) {
+    let grace = shared.settings.unread;
+    let (pause, begun) = (beat(grace), std::time::Instant::now());
+    let mut done = shared.done.subscribe();
+    while rest(&mut done, pause).await {
+        let mut read: Vec<_> = shared.readers().keys().cloned().collect();
+        read.sort_unstable();
+        if !read.is_empty()
+            && let Err(error) = shared.store.read_on(&read, hold(grace)).await
+        {
+            warn!(%error, "It cannot be noted which runs are read.");
+        }
+        if begun.elapsed() > hold(grace)
+            && let Err(error) = end_unread(&shared).await
+        {
+            warn!(%error, "Runs that nobody reads cannot be ended.");
+        }
+    }
+}
+
+async fn end_unread(shared: &Arc<Shared>) -> Result<(), StoreError> {
+    let engine = Engine { shared: shared.clone() };
+    for run in shared.store.unread(STEP).await? {
+        engine.cancel(&run.key.owner, run.run).await?;
+        info!(run = %run.run, "Run cancelled: nobody reads it.");
+    }
+    Ok(())
+}
