@@ -213,7 +213,7 @@ fn workspace_edit(
 fn item(place: usize, offer: Offer, replaced: lsp::Range) -> lsp::CompletionItem {
     use lsp::CompletionItemKind as Kind;
     let kind = match offer.what {
-        What::Node | What::Function => Kind::Function,
+        What::Node | What::Tool | What::Function => Kind::Function,
         What::Variable => Kind::Variable,
         What::Field => Kind::Field,
         What::File => Kind::File,

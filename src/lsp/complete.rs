@@ -6,12 +6,14 @@ use super::cursor::{Cursor, Place, cursor};
 use super::offer::{Offer, Root, Roots, What, Within, bind_loops, expression, within};
 use super::project::{Project, is_partial};
 use super::symbol::{Sort, Symbol};
+use super::told::is_test;
 use crate::compile::{Types, error_fields, run_fields};
 use crate::diagnostic::CODES;
 use crate::spec::grammar::{Named, Shape, Word};
 use crate::state::{Field, Type};
 
 mod shapes;
+mod told;
 
 pub(super) use shapes::{reach, table};
 
@@ -42,6 +44,9 @@ pub(super) fn complete(at: At<'_>) -> (Vec<Offer>, Range<usize>) {
     let files = offers.first().is_some_and(|offer| offer.what == What::File);
     let part =
         |c: char| c.is_alphanumeric() || c == '_' || c == '@' || (files && matches!(c, '/' | '-' | '.'));
+    // The tools of a server stand behind its name and a dot; a node has no such name.
+    let tools = offers.iter().any(|offer| offer.what == What::Tool && offer.label.contains('.'));
+    let part = |c: char| part(c) || (tools && c == '.');
     (offers, before.trim_end_matches(part).len()..at.offset)
 }
 
@@ -115,28 +120,34 @@ impl<'p> At<'p> {
             }
             // What goes on from the line before is no name.
             _ if cursor.place == Place::Key => {}
-            Shape::Name(named) => offers.extend(self.named(named)),
+            Shape::Name(named) => offers.extend(self.named(named, cursor, text)),
             Shape::Word(list) => offers.extend(words(list)),
             Shape::Kind(kinds) => {
                 offers.extend(kinds.iter().map(|k| Offer::new(k.name, What::Word).doc(Some(k.map.doc))));
             }
             Shape::Boolean => offers.extend(["true", "false"].map(|word| Offer::new(word, What::Word))),
+            // Only values of a table stand in the texts of a test.
+            Shape::Template if is_test(self.path) => {}
             Shape::Template => offers.extend(self.template(cursor.typed, self.roots(cursor))),
             _ => {}
         }
     }
 
     /// Offers names of a sort as values.
-    fn named(&self, named: Named) -> Vec<Offer> {
+    fn named(&self, named: Named, cursor: &Cursor<'_>, text: &str) -> Vec<Offer> {
+        if is_test(self.path) && matches!(named, Named::Node | Named::Event) {
+            return self.told(named, cursor, text);
+        }
         let ours = Sort::of(named).map(|sort| self.symbols(sort, self.path)).unwrap_or_default();
         ours.into_iter().chain(words(named.words())).collect()
     }
 
     /// Offers the names of a sort with their types.
-    fn symbols(&self, sort: Sort, file: &str) -> Vec<Offer> {
+    pub(super) fn symbols(&self, sort: Sort, file: &str) -> Vec<Offer> {
         let types = self.project.types();
         let what = match sort {
-            Sort::Node | Sort::Tool => What::Node,
+            Sort::Node => What::Node,
+            Sort::Tool => What::Tool,
             Sort::Channel | Sort::Input | Sort::Setting => What::Variable,
             Sort::Type => What::Type,
             Sort::Prompt | Sort::Partial | Sort::Graph => What::File,
@@ -155,6 +166,11 @@ impl<'p> At<'p> {
     /// Offers names as keys of a map.
     fn keys(&self, named: Named, cursor: &Cursor<'_>, text: &str) -> Vec<Offer> {
         let mut offers = match named {
+            Named::Code => {
+                let light = CODES.iter().filter(|info| info.can_be_allowed());
+                light.map(|info| Offer::new(info.code, What::Value).doc(Some(info.title))).collect()
+            }
+            _ if is_test(self.path) => self.told(named, cursor, text),
             Named::Channel => self.symbols(Sort::Channel, self.path),
             Named::Input => {
                 let callee = |key| Cursor::value_in(Cursor::block(text, cursor.path.get(1)?), key);
@@ -168,10 +184,6 @@ impl<'p> At<'p> {
                 tool.map(|tool| self.arguments(tool)).unwrap_or_default()
             }
             Named::Case => self.cases(cursor, text),
-            Named::Code => {
-                let light = CODES.iter().filter(|info| info.can_be_allowed());
-                light.map(|info| Offer::new(info.code, What::Value).doc(Some(info.title))).collect()
-            }
             _ => Vec::new(),
         };
         offers.retain(|offer| !cursor.siblings.contains(&offer.label.as_str()));
@@ -206,7 +218,7 @@ impl<'p> At<'p> {
     }
 
     /// Offers the arguments of a tool with their types.
-    fn arguments(&self, tool: &str) -> Vec<Offer> {
+    pub(super) fn arguments(&self, tool: &str) -> Vec<Offer> {
         let fields = self.argument_fields(tool);
         fields.iter().map(|(name, field)| Offer::typed(name, What::Variable, field)).collect()
     }

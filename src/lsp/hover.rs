@@ -141,8 +141,10 @@ fn ways(project: &Project, symbol: &Symbol, definition: Option<&Found<'_>>) -> V
             said.push(description.to_owned());
         }
     }
+    // A test names a node without leading to it.
     let places = project.places(symbol);
-    let from = named(places.iter().filter(|found| found.mark.access != Access::Define));
+    let leads = |found: &&Found<'_>| found.mark.access != Access::Define && found.path == symbol.scope;
+    let from = named(places.iter().filter(leads));
     if !from.is_empty() {
         said.push(format!("Comes from {from}."));
     }

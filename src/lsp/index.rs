@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use super::reads::Reads;
 use super::symbol::{Access, Mark, Sort, Symbol};
+use super::told::{Case, Told};
 use crate::diagnostic::{Bag, FileId, Span, Spanned};
-use crate::spec::grammar::{FRONT_MATTER, GRAPH, Map, Named, PROJECT, Shape};
+use crate::spec::grammar::{CASE, FRONT_MATTER, GRAPH, Map, Named, PROJECT, Shape, TEST};
 use crate::spec::{Files, Folder, Node, PromptFile, Tree, TypeSpec, load_files};
 
 /// What a file holds.
@@ -24,10 +25,28 @@ pub(super) struct Index {
     pub(super) types: Vec<(Symbol, TypeSpec)>,
     /// The nodes that ask with a prompt file.
     pub(super) asks: Vec<Ask>,
+    /// What the nodes call, or their bodies for each item.
+    pub(super) calls: BTreeMap<String, Callee>,
+    /// What the graph gives, where it names that itself.
+    pub(super) outputs: Option<Vec<String>>,
+    /// The names in a test.
+    pub(super) told: Vec<Told>,
+    /// These names as the graphs of the project have them.
+    pub(super) linked: Vec<Mark>,
     /// Places that may hide a name: what cannot be parsed, and `state` read as a whole.
     pub(super) hidden: Vec<Range<usize>>,
     /// What a partial reads: a root name and its first field. Who includes it says what that is.
     pub(super) free: Vec<(String, String)>,
+}
+
+/// What a node calls.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Callee {
+    Graph(String),
+    Tool(String),
+    /// A function of a host program.
+    Function(String),
+    Model,
 }
 
 /// A node that asks with a prompt file.
@@ -69,12 +88,19 @@ pub(super) fn index(folder: &Folder, bag: &Bag, root: &Path) -> BTreeMap<String,
     for graph in folder.graphs.values() {
         walk(graph.file, &|walk| {
             walk.map(&graph.tree, &GRAPH);
+            walk.index.outputs = entry(&graph.tree, "output").and_then(keys);
             walk.types(&graph.state, Sort::Channel);
             walk.types(&graph.input, Sort::Input);
         });
     }
     for prompt in folder.prompts.values() {
         walk(prompt.file, &|walk| walk.prompt(prompt));
+    }
+    for test in folder.tests.values() {
+        walk(test.file, &|walk| {
+            walk.tested = entry(&test.tree, "tests").and_then(Node::as_str).map(str::to_owned);
+            walk.map(&test.tree, &TEST);
+        });
     }
     for (server, (file, known)) in &folder.mcp {
         walk(file.file, &|walk| {
@@ -132,6 +158,10 @@ pub(super) struct Walk<'a> {
     tool: Option<String>,
     /// What the types that are walked belong to.
     owner: Option<Symbol>,
+    /// The graph that a test is of.
+    pub(super) tested: Option<String>,
+    /// The case of a test that the walk is in.
+    pub(super) case: Case,
 }
 
 impl<'a> Walk<'a> {
@@ -146,6 +176,8 @@ impl<'a> Walk<'a> {
             takes: None,
             tool: None,
             owner: None,
+            tested: None,
+            case: Case::default(),
         }
     }
 
@@ -190,6 +222,9 @@ impl<'a> Walk<'a> {
 
     fn map(&mut self, node: &Node, map: &'static Map) {
         let Tree::Map(entries) = &node.tree else { return };
+        if std::ptr::eq(map, &CASE) {
+            self.begin_case(node);
+        }
         for (key, value) in entries {
             if let Some(known) = key.as_str().and_then(|name| map.key(name)) {
                 self.keys.push(known.name.to_owned());
@@ -197,9 +232,15 @@ impl<'a> Walk<'a> {
                 self.keys.pop();
             }
         }
+        if std::ptr::eq(map, &CASE) {
+            self.end_case(node);
+        }
     }
 
-    fn shape(&mut self, node: &Node, shape: Shape) {
+    pub(super) fn shape(&mut self, node: &Node, shape: Shape) {
+        if self.filled(node, shape) {
+            return;
+        }
         match shape {
             Shape::Shared(shared) => self.shape(node, shared.shape),
             Shape::OneOf(shapes) => {
@@ -263,6 +304,9 @@ impl<'a> Walk<'a> {
     /// Takes in a map whose keys are names: definitions at the top of a file, references elsewhere.
     fn names(&mut self, node: &Node, named: Named, inner: Shape) {
         let Tree::Map(entries) = &node.tree else { return };
+        if self.tested.is_some() {
+            return self.names_told(entries, named, inner);
+        }
         let top = self.keys.len() == 1;
         for (key, value) in entries {
             let Some(name) = key.as_str() else { continue };
@@ -317,15 +361,23 @@ impl<'a> Walk<'a> {
         self.takes = graph.map(|graph| format!("{graph}.yaml"));
         if let Some(prompt) = text("prompt").map(str::to_owned) {
             self.takes = Some(format!("prompts/{prompt}.md"));
-            let with = entry(body, "with").map(|with| match &with.tree {
-                Tree::Map(entries) => entries.iter().map(|(key, _)| key.key_text()).collect(),
-                _ => Vec::new(),
-            });
-            self.index.asks.push(Ask { node: node.to_owned(), prompt, with: with.unwrap_or_default() });
+            let with = entry(body, "with").and_then(keys).unwrap_or_default();
+            self.index.asks.push(Ask { node: node.to_owned(), prompt, with });
         }
+        let callee = match text("kind") {
+            Some("llm") => Some(Callee::Model),
+            Some("graph") => text("use").map(|graph| Callee::Graph(graph.to_owned())),
+            Some("custom") => text("use").map(|name| Callee::Function(name.to_owned())),
+            Some("tool") => self.tool.clone().map(Callee::Tool),
+            _ => None,
+        };
+        self.index.calls.extend(callee.map(|callee| (node.to_owned(), callee)));
     }
 
     fn name(&mut self, node: &Node, named: Named) {
+        if self.tested.is_some() && !matches!(named, Named::Graph) {
+            return self.told(node, named);
+        }
         let Some((name, sort)) = node.as_str().zip(Sort::of(named)) else { return };
         let name = if sort == Sort::Type { name.trim_end_matches('?') } else { name };
         // Built-in types and `end` are nowhere defined.
@@ -339,8 +391,14 @@ impl<'a> Walk<'a> {
     }
 }
 
+/// Returns the keys of a map.
+fn keys(node: &Node) -> Option<Vec<String>> {
+    let Tree::Map(entries) = &node.tree else { return None };
+    Some(entries.iter().map(|(key, _)| key.key_text()).collect())
+}
+
 /// Returns the value of a key.
-fn entry<'n>(node: &'n Node, key: &str) -> Option<&'n Node> {
+pub(super) fn entry<'n>(node: &'n Node, key: &str) -> Option<&'n Node> {
     let Tree::Map(entries) = &node.tree else { return None };
     entries.iter().find(|(name, _)| name.as_str() == Some(key)).map(|(_, value)| value)
 }

@@ -18,6 +18,7 @@ mod reads;
 mod rename;
 mod server;
 mod symbol;
+mod told;
 
 use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};

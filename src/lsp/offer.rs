@@ -21,6 +21,7 @@ pub(super) struct Offer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum What {
     Node,
+    Tool,
     Variable,
     Field,
     File,

@@ -60,12 +60,17 @@ impl Project {
                 kept.adopt(text, index);
             }
         }
+        self.link();
     }
 
     /// Makes indexes of what changed.
     pub(super) fn settle(&mut self) {
+        let mut settled = false;
         for (path, kept) in self.files.iter_mut().filter(|(_, kept)| kept.open) {
-            kept.settle(path);
+            settled |= kept.settle(path);
+        }
+        if settled {
+            self.link();
         }
     }
 

@@ -7,6 +7,8 @@ use super::hover::hover;
 use super::project::Project;
 use super::rename::{prepare, rename};
 
+mod told;
+
 const PROJECT: &str = "\
 format: 1
 models:

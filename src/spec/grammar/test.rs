@@ -1,7 +1,7 @@
 //! A test file: cases for a graph, with the replies of its models.
 
 use super::graph::{ALLOW, FORMAT};
-use super::{Key, Map, Named, Shape, due, key};
+use super::{Key, Map, Named, Shape, Shared, due, key};
 
 /// A test file.
 pub static TEST: Map = Map {
@@ -110,7 +110,7 @@ static TURN_KEYS: [Key; 6] = [
     key("resume", Shape::Boolean, "Instead of `user`: goes on with the run that failed in the turn before."),
     key(
         "script",
-        Shape::Names(Named::Node, &Shape::OneOf(&SCRIPT)),
+        Shape::Names(Named::Node, &Shape::Shared(&SCRIPT)),
         "What the models and the world answer, by node: a text, `{error: timeout}`, or a list of them for successive \
          calls; `node/tool` is a tool that the node's model calls. A node that calls out without a script fails the case, \
          and so does an entry that no call takes.",
@@ -124,7 +124,14 @@ static TURN_KEYS: [Key; 6] = [
 
 static USER: [Shape; 2] = [Shape::Text, Shape::List(&Shape::Any)];
 
-static SCRIPT: [Shape; 3] = [Shape::Text, Shape::Map(&ENTRY), Shape::Filled(&Shape::OneOf(&ENTRIES))];
+/// What a node gets.
+static SCRIPT: Shared = Shared {
+    name: "script",
+    doc: "What a node gets: a text, an answer, or a list of them for successive calls.",
+    shape: Shape::OneOf(&SCRIPTS),
+};
+
+static SCRIPTS: [Shape; 3] = [Shape::Text, Shape::Map(&ENTRY), Shape::Filled(&Shape::OneOf(&ENTRIES))];
 static ENTRIES: [Shape; 2] = [Shape::Text, Shape::Map(&ENTRY)];
 
 /// The answer to one call.
@@ -145,15 +152,23 @@ static ENTRY_KEYS: [Key; 11] = [
     ),
     key(
         "calls",
-        Shape::List(&Shape::AnyMap),
+        Shape::List(&Shape::Names(Named::Tool, &Shape::Names(Named::Argument, &Shape::Any))),
         "The tools that the model calls: `[{search_kb: {query: late}}]`.",
     ),
     key("result", Shape::Any, "The result of a tool."),
     key("status", Shape::OneOf(&COUNT), "The status of the response to an `http` node. Default: 200."),
     key("json", Shape::Any, "The body of the response to an `http` node, as a plain value."),
     key("headers", Shape::AnyMap, "The headers of the response to an `http` node."),
-    key("nodes", Shape::AnyMap, "For a `graph` node: what the nodes of that graph get, by name."),
-    key("items", Shape::List(&Shape::Any), "For a `map` node: what its items get, in the order of the list."),
+    key(
+        "nodes",
+        Shape::Names(Named::Node, &Shape::Shared(&SCRIPT)),
+        "For a `graph` node: what the nodes of that graph get, by name.",
+    ),
+    key(
+        "items",
+        Shape::List(&Shape::Shared(&SCRIPT)),
+        "For a `map` node: what its items get, in the order of the list.",
+    ),
     key(
         "error",
         Shape::OneOf(&ERROR_KIND),
@@ -226,8 +241,9 @@ static EXPECT_KEYS: [Key; 11] = [
     key("prompt", Shape::Names(Named::Node, &Shape::Map(&PROMPT)), "What nodes send to their model."),
 ];
 
-static PAUSED: [Shape; 2] = [Shape::Text, Shape::List(&Shape::Text)];
-static EVENTS: [Shape; 2] = [Shape::List(&Shape::Text), ROW];
+static PAUSED: [Shape; 2] = [Shape::OneOf(&NODE), NODES];
+static EVENTS: [Shape; 2] = [Shape::List(&Shape::OneOf(&EVENT)), ROW];
+static EVENT: [Shape; 2] = [Shape::Name(Named::Event), ROW];
 static PATH: [Shape; 3] = [Shape::List(&Shape::OneOf(&STEP)), Shape::Map(&WAY), ROW];
 static STEP: [Shape; 3] = [Shape::Name(Named::Node), Shape::Filled(&Shape::OneOf(&NODE)), ROW];
 
@@ -275,7 +291,7 @@ static CALL_KEYS: [Key; 2] = [
     key("times", Shape::OneOf(&NUMBER), "How often, each attempt counted; 0 is never."),
     key(
         "with",
-        Shape::AnyMap,
+        Shape::Names(Named::Argument, &Shape::Any),
         "Parameters of every call, besides the prompt: `{temperature: 0, max_tokens: 400}`.",
     ),
 ];
