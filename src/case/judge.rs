@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use regex::Regex;
 use serde_json::{Map, Value as Json, json};
 
-use super::play::Played;
+use super::play::{Played, asker};
 use super::snapshot::{self, SnapshotError};
 use super::{Bench, Error};
 use crate::diagnostic::{Diagnostic, Span, Spanned};
@@ -160,7 +160,7 @@ impl<'a> Scene<'a> {
                 None => {
                     let what = format!("`{node}` calls {model} and has no script");
                     let finding = self.finding(&what, turn.span, "in this turn");
-                    wrong.push(finding.help(format!("add  script: {{{node}: …}}")));
+                    wrong.push(finding.help(format!("add  script: {{{}: …}}", quoted(node))));
                 }
                 Some(ScriptSpec { node: name, entries }) if calls > entries.len() => {
                     let what = format!("`{node}` calls {model} more often than its script has answers");
@@ -327,28 +327,35 @@ impl<'a> Scene<'a> {
 
     /// Compares where the run waits with where it is to wait.
     fn paused(&self) -> Option<Diagnostic> {
-        let asked: Vec<&str> = self.asked().map(|asked| asked.node.as_str()).collect();
-        let at = |nodes: &[&str]| nodes.join(", ");
-        match &self.turn().expect.paused_at {
-            None if asked.is_empty() => None,
-            None => {
-                let finding = self.finding("the run waits for a person", self.turn().span, "in this turn");
-                Some(finding.help(format!("add  expect: {{paused_at: {}}}", at(&asked))))
-            }
-            Some(due) => {
-                let mut expected: Vec<&str> = due.iter().map(|node| node.value.as_str()).collect();
-                let mut found = asked.clone();
-                expected.sort_unstable();
-                found.sort_unstable();
-                let label = if found.is_empty() {
-                    "the run does not wait".to_owned()
-                } else {
-                    format!("it waits at {}", at(&found))
-                };
-                let span = due.first().map_or(self.turn().span, |node| node.span);
-                (expected != found).then(|| self.finding("the run was to wait elsewhere", span, label))
-            }
+        let mut asked: Vec<String> = self.asked().map(asker).collect();
+        asked.sort_unstable();
+        let Some(due) = &self.turn().expect.paused_at else {
+            let finding = self.finding("the run waits for a person", self.turn().span, "in this turn");
+            let names: Vec<String> = asked.iter().map(|name| quoted(name)).collect();
+            return match names.as_slice() {
+                [] => None,
+                [name] => Some(finding.help(format!("add  expect: {{paused_at: {name}}}"))),
+                names => Some(finding.help(format!("add  expect: {{paused_at: [{}]}}", names.join(", ")))),
+            };
+        };
+        // A name without a number is that of any item.
+        let mut left = asked.clone();
+        let missing = due.iter().find(|node| {
+            let name = caller_name(&node.value);
+            let found = left.iter().position(|asks| *asks == name);
+            let found = found.or_else(|| left.iter().position(|asks| asks.split('[').next() == Some(&name)));
+            found.map(|at| left.remove(at)).is_none()
+        });
+        if missing.is_none() && left.is_empty() {
+            return None;
         }
+        let label = if asked.is_empty() {
+            "the run does not wait".to_owned()
+        } else {
+            format!("it waits at {}", asked.join(", "))
+        };
+        let span = missing.or(due.first()).map_or(self.turn().span, |node| node.span);
+        Some(self.finding("the run was to wait elsewhere", span, label))
     }
 
     fn text(&self, note: &str, what: &str, said: &str, expected: &ReplySpec) -> Vec<Diagnostic> {
@@ -513,6 +520,11 @@ fn parameters(request: &Request) -> Map<String, Json> {
     ];
     all.extend(entries.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));
     all
+}
+
+/// Writes the name of a caller as a key of a map in one line.
+fn quoted(name: &str) -> String {
+    if name.contains('[') { format!("\"{name}\"") } else { name.to_owned() }
 }
 
 fn count(n: usize, one: &str) -> String {

@@ -21,7 +21,7 @@ use crate::event::{Body, Event, Interrupt, RunStatus, Scope, Usage};
 use crate::id::{CheckpointId, InterruptId, Owner, Part, RunId, TaskId, ThreadKey};
 use crate::model::Request;
 use crate::plan::{Next, Output, Plan, Target};
-use crate::spec::{CaseSpec, OpeningSpec, TurnSpec};
+use crate::spec::{CaseSpec, OpeningSpec, TurnSpec, caller_name};
 use crate::state::{Change, Delta, Mismatch, State};
 use crate::store::memory::MemoryStore;
 use crate::store::{Accepted, Checkpoint, Commit, NewRun, OnBusy, Run, RunState, Store, StoreError};
@@ -150,7 +150,7 @@ impl<'a> Thread<'a> {
         let asks: Vec<String> = open.iter().map(|open| asker(&open.interrupt)).collect();
         let mut replies = Vec::new();
         for (name, value) in answer {
-            let mut found = open.iter().zip(&asks).filter(|(_, asks)| name.is_none_or(|name| name == *asks));
+            let mut found = open.iter().zip(&asks).filter(|(_, asks)| name.is_none_or(|name| caller_name(name) == **asks));
             let (Some((only, _)), None) = (found.next(), found.next()) else {
                 let asked = if asks.is_empty() {
                     "nothing is asked".into()
@@ -347,7 +347,7 @@ impl<'a> Thread<'a> {
 }
 
 /// Names who asks, as a test has it.
-fn asker(open: &Interrupt) -> String {
+pub(super) fn asker(open: &Interrupt) -> String {
     let mut place = Scope::new(&*open.node, TaskId("".into()), 1);
     place.path.clone_from(&open.path);
     place.item = open.item;
