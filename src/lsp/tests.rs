@@ -8,6 +8,7 @@ use super::project::Project;
 use super::rename::{prepare, rename};
 
 mod told;
+mod under;
 
 const PROJECT: &str = "\
 format: 1

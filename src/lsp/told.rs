@@ -6,10 +6,11 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::index::{Callee, Walk, entry};
+use super::index::Callee;
 use super::kept::Kept;
 use super::project::Project;
 use super::symbol::{Access, Mark, Sort, Symbol};
+use super::walk::{Walk, entry};
 use crate::spec::grammar::{Named, Shape};
 use crate::spec::{Node, Tree};
 
@@ -120,7 +121,9 @@ impl Walk<'_> {
             }
             let depth = self.case.way.len();
             match named {
-                Named::Node => self.case.way.extend(key.key_text().split('/').map(|part| plain(part).to_owned())),
+                Named::Node => {
+                    self.case.way.extend(key.key_text().split('/').map(|part| plain(part).to_owned()))
+                }
                 Named::Tool => self.case.way.push(key.key_text()),
                 _ => {}
             }

@@ -37,7 +37,8 @@ impl At<'_> {
     fn told_nodes(&self, graph: &str, cursor: &Cursor<'_>) -> Vec<Offer> {
         let typed = cursor.typed.trim_start().trim_start_matches(['"', '\'']);
         let written = typed.rsplit_once('/').map(|(before, _)| before);
-        let way = way(cursor).into_iter().chain(written.into_iter().flat_map(|way| way.split('/')).map(plain));
+        let way =
+            way(cursor).into_iter().chain(written.into_iter().flat_map(|way| way.split('/')).map(plain));
         let callee = match self.project.spot(graph, way) {
             Some(Spot::Graph(file)) => return self.symbols(Sort::Node, &file),
             Some(Spot::Node(file, node)) => self.project.callee(&file, &node),

@@ -167,7 +167,12 @@ fn a_test_is_offered_the_names_of_what_it_tests() {
 #[test]
 fn a_name_in_a_test_leads_to_the_graph() {
     for (piece, by, definition, said) in [
-        ("          find: [", "          fi‸nd: [", "desk.yaml find", "**node** `find`\n\nkind `tool`\n\nComes from `start`."),
+        (
+            "          find: [",
+            "          fi‸nd: [",
+            "desk.yaml find",
+            "**node** `find`\n\nkind `tool`\n\nComes from `start`.",
+        ),
         ("call/wonder,", "call/won‸der,", "kid.yaml wonder", "kind `ask`\n\nComes from `think`."),
         ("{think: Done.}", "{thi‸nk: Done.}", "kid.yaml think", "kind `llm`"),
         ("state: {hits: []}", "state: {hi‸ts: []}", "desk.yaml hits", "Written by `call`, `find`."),
@@ -177,7 +182,8 @@ fn a_name_in_a_test_leads_to_the_graph() {
         ("output: {hits", "output: {hi‸ts", "desk.yaml hits", "**channel** `state.hits`"),
     ] {
         let (project, text, offset) = told(TESTS, piece, by);
-        let (hovered, _) = hover(At { project: &project, path: TESTS, text: &text, offset }).unwrap_or_default();
+        let (hovered, _) =
+            hover(At { project: &project, path: TESTS, text: &text, offset }).unwrap_or_default();
         assert!(hovered.contains(said), "{by}: {hovered}");
         let (mark, _) = project.files[TESTS].mark_at(offset).unwrap_or_else(|| panic!("{by}"));
         let found = project.definition(&mark.symbol).unwrap_or_else(|| panic!("{by}"));
