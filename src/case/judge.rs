@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use regex::Regex;
 use serde_json::{Map, Value as Json, json};
 
+use super::free::Free;
 use super::play::{Played, asker};
 use super::snapshot::{self, SnapshotError};
 use super::{Bench, Error};
@@ -31,6 +32,8 @@ pub(super) struct Scene<'a> {
     pub(super) case: &'a CaseSpec,
     pub(super) number: usize,
     pub(super) played: &'a Played,
+    /// What real models and services decided.
+    pub(super) free: &'a Free,
 }
 
 /// The error that a run ended with.
@@ -64,14 +67,17 @@ pub(super) fn judge(scene: &Scene<'_>) -> Result<Vec<Diagnostic>, Error> {
         }
     }
     wrong.extend(expect.path.as_ref().and_then(|path| scene.path(path)));
-    for (name, value) in &expect.state {
+    for (name, value) in expect.state.iter().filter(|(name, _)| !scene.free.channels.contains(&name.value)) {
         wrong.extend(scene.value("state", name, value, scene.played.state.json(&name.value)));
     }
     let output = scene.played.events.iter().rev().find_map(|event| match &event.body {
         Body::RunFinished { output, .. } => output.as_ref(),
         _ => None,
     });
-    for (name, value) in &expect.output {
+    // A node that runs alone gives the channels.
+    let alone = scene.case.only.is_some();
+    let free = if alone { &scene.free.channels } else { &scene.free.outputs };
+    for (name, value) in expect.output.iter().filter(|(name, _)| !free.contains(&name.value)) {
         let found = output.and_then(|output| output.get(&name.value)).cloned();
         wrong.extend(scene.value("output", name, value, found));
     }
@@ -142,7 +148,7 @@ impl<'a> Scene<'a> {
 
     /// Counts the calls by who made them, in the order of names.
     fn callers(&self) -> BTreeMap<&'a str, usize> {
-        let others = self.played.others.iter().map(|(name, calls)| (name.as_str(), *calls));
+        let others = self.played.others.iter().map(|(name, calls)| (name.as_str(), calls.len()));
         let mut callers: BTreeMap<&str, usize> = others.collect();
         for request in &self.played.requests {
             *callers.entry(&request.node).or_default() += 1;
@@ -415,13 +421,20 @@ impl<'a> Scene<'a> {
             let what = format!("`{}` calls another number of times", name.value);
             wrong.push(self.finding(&what, times.span, format!("found {}", count(calls as usize, "call"))));
         }
+        let caller = caller_name(&name.value);
+        let sent: Vec<Json> = match self.played.others.get(&caller) {
+            Some(calls) => calls.clone(),
+            None => self.requests(&name.value).map(|request| Json::Object(parameters(request))).collect(),
+        };
+        if sent.is_empty() && expected.times.is_none() {
+            let what = format!("`{}` is to call, and does not", name.value);
+            wrong.push(self.finding(&what, name.span, "no calls"));
+        }
         for (key, value) in &expected.with {
-            let found = self
-                .requests(&name.value)
-                .map(|request| parameters(request).get(&key.value).cloned().unwrap_or(Json::Null));
+            let found = sent.iter().map(|sent| sent.get(&key.value).unwrap_or(&Json::Null));
             if let Some(other) = found.into_iter().find(|found| !same(&value.value, found, false)) {
-                let what = format!("`{}` calls its model with another `{}`", name.value, key.value);
-                wrong.push(self.finding(&what, value.span, format!("found {}", shown(&other))));
+                let what = format!("`{}` calls with another `{}`", name.value, key.value);
+                wrong.push(self.finding(&what, value.span, format!("found {}", shown(other))));
             }
         }
         wrong

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value as Json, json};
 
-use super::stage::Scene;
+use super::stage::{Calls, Scene};
 use super::{Bench, Error};
 use crate::compile::{Catalog, Compiled};
 use crate::diagnostic::Spanned;
@@ -34,8 +34,8 @@ pub(super) struct Played {
     pub(super) state: State,
     /// The calls of models; none where real ones were asked.
     pub(super) requests: Vec<Request>,
-    /// How often nodes and tools called anything else that a script stands for.
-    pub(super) others: BTreeMap<String, usize>,
+    /// What nodes and tools sent to anything else that a script stands for, call by call.
+    pub(super) others: Calls,
     /// The run was refused.
     pub(super) refused: Option<String>,
 }
@@ -104,7 +104,7 @@ impl<'a> Thread<'a> {
             events: Vec::new(),
             state: State::default(),
             requests: Vec::new(),
-            others: BTreeMap::new(),
+            others: Calls::new(),
             refused: None,
         };
         let mut settled = BTreeSet::new();
@@ -150,7 +150,10 @@ impl<'a> Thread<'a> {
         let asks: Vec<String> = open.iter().map(|open| asker(&open.interrupt)).collect();
         let mut replies = Vec::new();
         for (name, value) in answer {
-            let mut found = open.iter().zip(&asks).filter(|(_, asks)| name.is_none_or(|name| caller_name(name) == **asks));
+            let mut found = open
+                .iter()
+                .zip(&asks)
+                .filter(|(_, asks)| name.is_none_or(|name| caller_name(name) == **asks));
             let (Some((only, _)), None) = (found.next(), found.next()) else {
                 let asked = if asks.is_empty() {
                     "nothing is asked".into()

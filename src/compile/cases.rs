@@ -16,7 +16,7 @@ use crate::model::Kind;
 use crate::plan::{Output, Plan};
 use crate::spec::{CaseSpec, ExpectSpec, FailureSpec, Folder, OpeningSpec, PathSpec, TestFile, TurnSpec};
 use crate::state::{Channel, Type, check_pattern};
-use script::{Role, check_script, outer, role};
+use script::{Role, check_script, check_sent, outer, role};
 
 /// The plans of the graphs that could be read, by id.
 pub(super) type Plans<'a> = BTreeMap<&'a str, &'a Plan>;
@@ -190,17 +190,21 @@ fn check_expect(scene: &Scene<'_>, expect: &ExpectSpec, bag: &mut Bag) {
             bag.report(Diagnostic::error("M514", message, pattern.span, why));
         }
     }
-    // What only models have: parameters and prompts.
-    let calls = expect.calls.iter().map(|(name, call)| (name, !call.with.is_empty()));
-    for (name, of_model) in calls.chain(expect.prompt.iter().map(|(name, _)| (name, true))) {
+    let calls = expect.calls.iter().map(|(name, call)| (name, Some(call)));
+    for (name, call) in calls.chain(expect.prompt.iter().map(|(name, _)| (name, None))) {
         if !scene.whole {
             let node = Spanned { value: outer(&name.value).to_owned(), ..*name };
             known_node(plan, &node, bag);
             continue;
         }
-        if let Some(role) = role(plan, name, bag).filter(|role| of_model && !matches!(role, Role::Model(_))) {
-            let message = format!("`{}` calls no model", name.value);
-            bag.report(Diagnostic::error("M514", message, name.span, format!("calls {}", role.what())));
+        let Some(role) = role(plan, name, bag) else { continue };
+        match call {
+            Some(call) => check_sent(&role, name, &call.with, bag),
+            None if matches!(role, Role::Model(_)) => {}
+            None => {
+                let message = format!("`{}` calls no model", name.value);
+                bag.report(Diagnostic::error("M514", message, name.span, format!("calls {}", role.what())));
+            }
         }
     }
     for (name, _) in &expect.attempts {

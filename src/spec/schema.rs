@@ -294,7 +294,7 @@ fn is_given(named: Named, value: Shape) -> bool {
     match named {
         Named::Node => matches!(value, Shape::Kinds(..)),
         Named::Input | Named::Channel | Named::Argument => !matches!(value, Shape::Any),
-        Named::Tool => !matches!(value, Shape::Names(..)),
+        Named::Tool => !matches!(value, Shape::OneOf(..)),
         _ => true,
     }
 }

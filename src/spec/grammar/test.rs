@@ -152,7 +152,7 @@ static ENTRY_KEYS: [Key; 11] = [
     ),
     key(
         "calls",
-        Shape::List(&Shape::Names(Named::Tool, &Shape::Names(Named::Argument, &Shape::Any))),
+        Shape::List(&Shape::Names(Named::Tool, &Shape::OneOf(&ARGUMENTS))),
         "The tools that the model calls: `[{search_kb: {query: late}}]`.",
     ),
     key("result", Shape::Any, "The result of a tool."),
@@ -178,6 +178,7 @@ static ENTRY_KEYS: [Key; 11] = [
     key("after", Shape::OneOf(&AFTER), "How long the call takes: `200ms`. Default: no time."),
 ];
 
+static ARGUMENTS: [Shape; 2] = [Shape::Names(Named::Argument, &Shape::Any), ROW];
 static ERROR_KIND: [Shape; 2] = [Shape::Name(Named::ErrorKind), ROW];
 static AFTER: [Shape; 2] = [Shape::Duration, ROW];
 
@@ -221,7 +222,8 @@ static EXPECT_KEYS: [Key; 11] = [
     key(
         "calls",
         Shape::Names(Named::Node, &Shape::OneOf(&CALLS)),
-        "How often nodes call a model, a tool, an address or a graph that is scripted: `{answer: 1, answer/search_kb: 2}`.",
+        "How often, and with what, nodes call a model, a tool, an address or a graph that is scripted: \
+         `{answer: 1, answer/search_kb: {with: {query: late}}}`.",
     ),
     key(
         "attempts",
@@ -279,10 +281,10 @@ static SAID_KEYS: [Key; 4] = [
 
 static CALLS: [Shape; 3] = [Shape::Integer, Shape::Map(&CALL), ROW];
 
-/// How a node calls its model.
+/// How a node calls.
 pub static CALL: Map = Map {
     name: "call",
-    doc: "How a node calls its model. A bare number stands for `times`.",
+    doc: "How a node calls. A bare number stands for `times`.",
     groups: &[&CALL_KEYS],
     rules: &[super::Rule::AnyOf(&["times", "with"])],
 };
@@ -292,7 +294,8 @@ static CALL_KEYS: [Key; 2] = [
     key(
         "with",
         Shape::Names(Named::Argument, &Shape::Any),
-        "Parameters of every call, besides the prompt: `{temperature: 0, max_tokens: 400}`.",
+        "What every call is made with: parameters of a model besides its prompt, `{temperature: 0}`; arguments of a tool or \
+         a function, `{query: late}`; of an `http` node `method`, `url`, `headers` and `body`.",
     ),
 ];
 
