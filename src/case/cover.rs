@@ -53,27 +53,6 @@ impl Coverage {
         }
     }
 
-    /// Marks what a run went through. The edges around a node that runs alone are not those of the graph.
-    pub(super) fn mark(&mut self, events: &[Event], alone: bool) {
-        for event in events {
-            match (&event.body, &event.scope) {
-                (Body::NodeStarted { .. }, Some(place)) if place.path.is_empty() => {
-                    self.nodes.entry(place.node.clone()).and_modify(|started| *started = true);
-                }
-                (Body::EdgeTaken { from, to, condition, path, .. }, _) if !alone && path.is_empty() => {
-                    for (_, _, taken) in self
-                        .edges
-                        .iter_mut()
-                        .filter(|(leaves, edge, _)| leaves == from && is(edge, to, condition.as_deref()))
-                    {
-                        *taken = true;
-                    }
-                }
-                _ => {}
-            }
-        }
-    }
-
     /// Returns how many nodes were run.
     pub fn nodes(&self) -> Share {
         Share { part: self.nodes.values().filter(|started| **started).count(), all: self.nodes.len() }
@@ -116,6 +95,54 @@ impl Coverage {
             "edges": {"taken": edges.part, "all": edges.all, "never": self.edges_left().collect::<Vec<_>>()},
         })
     }
+}
+
+/// Marks what a run went through, in its graph and in those that were called. The edges around a node that runs alone are
+/// not those of the graph.
+pub(super) fn mark(all: &mut [Coverage], plan: &Plan, events: &[Event], alone: bool) {
+    for event in events {
+        match (&event.body, &event.scope) {
+            (Body::NodeStarted { .. }, Some(place)) => {
+                if let Some(covered) = of(all, plan, &place.path) {
+                    covered.nodes.entry(place.node.clone()).and_modify(|started| *started = true);
+                    // No event tells how a called graph begins.
+                    let begins = |leaves: &str, edge: &Edge| leaves == START && edge.condition.is_none();
+                    let edges = covered.edges.iter_mut().filter(|_| !place.path.is_empty());
+                    for (_, _, taken) in edges.filter(|(leaves, edge, _)| begins(leaves, edge)) {
+                        *taken = true;
+                    }
+                }
+            }
+            (Body::EdgeTaken { from, to, condition, path, .. }, _) if !(alone && path.is_empty()) => {
+                let edges = of(all, plan, path).into_iter().flat_map(|covered| &mut covered.edges);
+                for (_, _, taken) in
+                    edges.filter(|(leaves, edge, _)| leaves == from && is(edge, to, condition.as_deref()))
+                {
+                    *taken = true;
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn of<'c>(all: &'c mut [Coverage], plan: &Plan, path: &[String]) -> Option<&'c mut Coverage> {
+    let graph = called(plan, path)?;
+    all.iter_mut().find(|covered| covered.graph == graph)
+}
+
+/// Returns the graph that nodes lead into, one calling the next.
+fn called<'p>(plan: &'p Plan, path: &[String]) -> Option<&'p str> {
+    let mut level = plan;
+    for node in path {
+        let work = match &level.nodes.get(node)?.job.work {
+            Work::Map(each) => &each.job.work,
+            work => work,
+        };
+        let Work::Graph(call) = work else { return None };
+        level = plan.children.get(&call.graph)?;
+    }
+    Some(&level.graph)
 }
 
 fn sum(shares: impl Iterator<Item = Share>) -> Share {

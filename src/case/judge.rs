@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use regex::Regex;
 use serde_json::{Map, Value as Json, json};
 
-use super::play::Played;
+use super::free::Free;
+use super::play::{Played, asker};
 use super::snapshot::{self, SnapshotError};
 use super::{Bench, Error};
 use crate::diagnostic::{Diagnostic, Span, Spanned};
@@ -31,6 +32,8 @@ pub(super) struct Scene<'a> {
     pub(super) case: &'a CaseSpec,
     pub(super) number: usize,
     pub(super) played: &'a Played,
+    /// What real models and services decided.
+    pub(super) free: &'a Free,
 }
 
 /// The error that a run ended with.
@@ -64,14 +67,17 @@ pub(super) fn judge(scene: &Scene<'_>) -> Result<Vec<Diagnostic>, Error> {
         }
     }
     wrong.extend(expect.path.as_ref().and_then(|path| scene.path(path)));
-    for (name, value) in &expect.state {
+    for (name, value) in expect.state.iter().filter(|(name, _)| !scene.free.channels.contains(&name.value)) {
         wrong.extend(scene.value("state", name, value, scene.played.state.json(&name.value)));
     }
     let output = scene.played.events.iter().rev().find_map(|event| match &event.body {
         Body::RunFinished { output, .. } => output.as_ref(),
         _ => None,
     });
-    for (name, value) in &expect.output {
+    // A node that runs alone gives the channels.
+    let alone = scene.case.only.is_some();
+    let free = if alone { &scene.free.channels } else { &scene.free.outputs };
+    for (name, value) in expect.output.iter().filter(|(name, _)| !free.contains(&name.value)) {
         let found = output.and_then(|output| output.get(&name.value)).cloned();
         wrong.extend(scene.value("output", name, value, found));
     }
@@ -142,7 +148,7 @@ impl<'a> Scene<'a> {
 
     /// Counts the calls by who made them, in the order of names.
     fn callers(&self) -> BTreeMap<&'a str, usize> {
-        let others = self.played.others.iter().map(|(name, calls)| (name.as_str(), *calls));
+        let others = self.played.others.iter().map(|(name, calls)| (name.as_str(), calls.len()));
         let mut callers: BTreeMap<&str, usize> = others.collect();
         for request in &self.played.requests {
             *callers.entry(&request.node).or_default() += 1;
@@ -160,7 +166,7 @@ impl<'a> Scene<'a> {
                 None => {
                     let what = format!("`{node}` calls {model} and has no script");
                     let finding = self.finding(&what, turn.span, "in this turn");
-                    wrong.push(finding.help(format!("add  script: {{{node}: …}}")));
+                    wrong.push(finding.help(format!("add  script: {{{}: …}}", quoted(node))));
                 }
                 Some(ScriptSpec { node: name, entries }) if calls > entries.len() => {
                     let what = format!("`{node}` calls {model} more often than its script has answers");
@@ -327,28 +333,35 @@ impl<'a> Scene<'a> {
 
     /// Compares where the run waits with where it is to wait.
     fn paused(&self) -> Option<Diagnostic> {
-        let asked: Vec<&str> = self.asked().map(|asked| asked.node.as_str()).collect();
-        let at = |nodes: &[&str]| nodes.join(", ");
-        match &self.turn().expect.paused_at {
-            None if asked.is_empty() => None,
-            None => {
-                let finding = self.finding("the run waits for a person", self.turn().span, "in this turn");
-                Some(finding.help(format!("add  expect: {{paused_at: {}}}", at(&asked))))
-            }
-            Some(due) => {
-                let mut expected: Vec<&str> = due.iter().map(|node| node.value.as_str()).collect();
-                let mut found = asked.clone();
-                expected.sort_unstable();
-                found.sort_unstable();
-                let label = if found.is_empty() {
-                    "the run does not wait".to_owned()
-                } else {
-                    format!("it waits at {}", at(&found))
-                };
-                let span = due.first().map_or(self.turn().span, |node| node.span);
-                (expected != found).then(|| self.finding("the run was to wait elsewhere", span, label))
-            }
+        let mut asked: Vec<String> = self.asked().map(asker).collect();
+        asked.sort_unstable();
+        let Some(due) = &self.turn().expect.paused_at else {
+            let finding = self.finding("the run waits for a person", self.turn().span, "in this turn");
+            let names: Vec<String> = asked.iter().map(|name| quoted(name)).collect();
+            return match names.as_slice() {
+                [] => None,
+                [name] => Some(finding.help(format!("add  expect: {{paused_at: {name}}}"))),
+                names => Some(finding.help(format!("add  expect: {{paused_at: [{}]}}", names.join(", ")))),
+            };
+        };
+        // A name without a number is that of any item.
+        let mut left = asked.clone();
+        let missing = due.iter().find(|node| {
+            let name = caller_name(&node.value);
+            let found = left.iter().position(|asks| *asks == name);
+            let found = found.or_else(|| left.iter().position(|asks| asks.split('[').next() == Some(&name)));
+            found.map(|at| left.remove(at)).is_none()
+        });
+        if missing.is_none() && left.is_empty() {
+            return None;
         }
+        let label = if asked.is_empty() {
+            "the run does not wait".to_owned()
+        } else {
+            format!("it waits at {}", asked.join(", "))
+        };
+        let span = missing.or(due.first()).map_or(self.turn().span, |node| node.span);
+        Some(self.finding("the run was to wait elsewhere", span, label))
     }
 
     fn text(&self, note: &str, what: &str, said: &str, expected: &ReplySpec) -> Vec<Diagnostic> {
@@ -408,13 +421,20 @@ impl<'a> Scene<'a> {
             let what = format!("`{}` calls another number of times", name.value);
             wrong.push(self.finding(&what, times.span, format!("found {}", count(calls as usize, "call"))));
         }
+        let caller = caller_name(&name.value);
+        let sent: Vec<Json> = match self.played.others.get(&caller) {
+            Some(calls) => calls.clone(),
+            None => self.requests(&name.value).map(|request| Json::Object(parameters(request))).collect(),
+        };
+        if sent.is_empty() && expected.times.is_none() {
+            let what = format!("`{}` is to call, and does not", name.value);
+            wrong.push(self.finding(&what, name.span, "no calls"));
+        }
         for (key, value) in &expected.with {
-            let found = self
-                .requests(&name.value)
-                .map(|request| parameters(request).get(&key.value).cloned().unwrap_or(Json::Null));
+            let found = sent.iter().map(|sent| sent.get(&key.value).unwrap_or(&Json::Null));
             if let Some(other) = found.into_iter().find(|found| !same(&value.value, found, false)) {
-                let what = format!("`{}` calls its model with another `{}`", name.value, key.value);
-                wrong.push(self.finding(&what, value.span, format!("found {}", shown(&other))));
+                let what = format!("`{}` calls with another `{}`", name.value, key.value);
+                wrong.push(self.finding(&what, value.span, format!("found {}", shown(other))));
             }
         }
         wrong
@@ -513,6 +533,11 @@ fn parameters(request: &Request) -> Map<String, Json> {
     ];
     all.extend(entries.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));
     all
+}
+
+/// Writes the name of a caller as a key of a map in one line.
+fn quoted(name: &str) -> String {
+    if name.contains('[') { format!("\"{name}\"") } else { name.to_owned() }
 }
 
 fn count(n: usize, one: &str) -> String {

@@ -4,6 +4,7 @@
 //! Invariant: nothing that a case does is seen by another one, and no case decides anything that the engine decides.
 
 mod cover;
+mod free;
 mod judge;
 mod junit;
 mod play;
@@ -24,6 +25,8 @@ use crate::id::{PartError, sha256_hex};
 use crate::plan::Plan;
 use crate::spec::{CaseSpec, Folder};
 use crate::store::StoreError;
+
+use free::Free;
 
 pub use cover::{Coverage, Share};
 pub use junit::junit;
@@ -196,11 +199,14 @@ pub async fn run(bench: &Bench, folder: &Folder, chosen: &Chosen, bag: &Bag) -> 
         return Ok(report);
     }
     for (path, shown, test, plan) in wanted {
+        // With a script all is foretold.
+        let real = folder.graphs.get(&plan.graph).filter(|_| bench.stage.is_none());
+        let free = real.map(|graph| Free::of(graph, plan.messages.as_deref())).unwrap_or_default();
         let fits =
             |case: &&CaseSpec| chosen.filter.as_ref().is_none_or(|part| case.name.value.contains(part));
         for case in test.cases.iter().filter(fits) {
-            let covered = report.coverage.iter_mut().find(|covered| covered.graph == plan.graph);
-            report.cases.push(run_case(bench, &plan, path, shown, case, covered).await?);
+            let ran = run_case(bench, &plan, path, shown, case, &free, &mut report.coverage).await?;
+            report.cases.push(ran);
         }
     }
     Ok(report)
@@ -219,7 +225,8 @@ async fn run_case(
     path: &str,
     shown: &str,
     case: &CaseSpec,
-    mut covered: Option<&mut Coverage>,
+    free: &Free,
+    covered: &mut [Coverage],
 ) -> Result<Ran, Error> {
     let began = Instant::now();
     let mut ran = Ran {
@@ -253,10 +260,8 @@ async fn run_case(
     for number in 0..case.turns.len() {
         let played = thread.turn(number).await?;
         ran.path.push(played.path());
-        if let Some(covered) = &mut covered {
-            covered.mark(&played.events, case.only.is_some());
-        }
-        let scene = judge::Scene { bench, plan: thread.plan(), path, case, number, played: &played };
+        cover::mark(covered, plan, &played.events, case.only.is_some());
+        let scene = judge::Scene { bench, plan: thread.plan(), path, case, number, played: &played, free };
         let failures = judge::judge(&scene)?;
         if !failures.is_empty() {
             // What the next turn finds is not what it was written for.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value as Json, json};
 
-use super::stage::Scene;
+use super::stage::{Calls, Scene};
 use super::{Bench, Error};
 use crate::compile::{Catalog, Compiled};
 use crate::diagnostic::Spanned;
@@ -22,7 +22,7 @@ use crate::event::{Body, Event, Interrupt, RunStatus, Scope, Usage};
 use crate::id::{CheckpointId, InterruptId, Owner, Part, RunId, TaskId, ThreadKey};
 use crate::model::Request;
 use crate::plan::{Next, Output, Plan, Target};
-use crate::spec::{CaseSpec, OpeningSpec, TurnSpec};
+use crate::spec::{CaseSpec, OpeningSpec, TurnSpec, caller_name};
 use crate::state::{Change, Delta, Mismatch, State};
 use crate::store::memory::MemoryStore;
 use crate::store::{self, Accepted, Checkpoint, Commit, NewRun, OnBusy, Run, RunState, Store, StoreError};
@@ -35,8 +35,8 @@ pub(super) struct Played {
     pub(super) state: State,
     /// The calls of models; none where real ones were asked.
     pub(super) requests: Vec<Request>,
-    /// How often nodes and tools called anything else that a script stands for.
-    pub(super) others: BTreeMap<String, usize>,
+    /// What nodes and tools sent to anything else that a script stands for, call by call.
+    pub(super) others: Calls,
     /// The run was refused.
     pub(super) refused: Option<String>,
 }
@@ -105,7 +105,7 @@ impl<'a> Thread<'a> {
             events: Vec::new(),
             state: State::default(),
             requests: Vec::new(),
-            others: BTreeMap::new(),
+            others: Calls::new(),
             refused: None,
         };
         let mut settled = BTreeSet::new();
@@ -151,7 +151,10 @@ impl<'a> Thread<'a> {
         let asks: Vec<String> = open.iter().map(|open| asker(&open.interrupt)).collect();
         let mut replies = Vec::new();
         for (name, value) in answer {
-            let mut found = open.iter().zip(&asks).filter(|(_, asks)| name.is_none_or(|name| name == *asks));
+            let mut found = open
+                .iter()
+                .zip(&asks)
+                .filter(|(_, asks)| name.is_none_or(|name| caller_name(name) == **asks));
             let (Some((only, _)), None) = (found.next(), found.next()) else {
                 let asked = if asks.is_empty() {
                     "nothing is asked".into()
@@ -353,7 +356,7 @@ impl<'a> Thread<'a> {
 }
 
 /// Names who asks, as a test has it.
-fn asker(open: &Interrupt) -> String {
+pub(super) fn asker(open: &Interrupt) -> String {
     let mut place = Scope::new(&*open.node, TaskId("".into()), 1);
     place.path.clone_from(&open.path);
     place.item = open.item;

@@ -24,14 +24,17 @@ use crate::tool::{Call, Tool};
 #[derive(Debug, Clone)]
 pub struct Stage(Arc<ArcSwap<Scene>>);
 
+/// What was sent, by caller and call.
+pub(super) type Calls = BTreeMap<String, Vec<Json>>;
+
 /// The script of one turn, and what was asked of it.
 #[derive(Debug)]
 pub(super) struct Scene {
     /// What models say.
     models: Scripted,
     script: Vec<ScriptSpec>,
-    /// How often each caller of anything else called.
-    calls: Mutex<BTreeMap<String, usize>>,
+    /// What each caller of anything else sent, call by call.
+    calls: Mutex<Calls>,
 }
 
 impl Default for Stage {
@@ -193,7 +196,7 @@ impl Scene {
         Self { models: models(script), script: script.to_vec(), calls: Mutex::default() }
     }
 
-    fn calls(&self) -> MutexGuard<'_, BTreeMap<String, usize>> {
+    fn calls(&self) -> MutexGuard<'_, Calls> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -202,8 +205,8 @@ impl Scene {
         self.models.requests()
     }
 
-    /// Returns who else called, and how often.
-    pub(super) fn others(&self) -> BTreeMap<String, usize> {
+    /// Returns who else called, and what was sent.
+    pub(super) fn others(&self) -> Calls {
         self.calls().clone()
     }
 
@@ -211,18 +214,18 @@ impl Scene {
     pub(super) fn end(&self, asker: &str) -> Option<String> {
         let script = self.script.iter().find(|script| script.is_of(asker))?;
         let mut calls = self.calls();
-        let number = calls.entry(caller_name(asker)).or_default();
-        *number += 1;
-        Some(script.entries.get(*number - 1)?.error()?.value.clone())
+        let asked = calls.entry(caller_name(asker)).or_default();
+        asked.push(Json::Null);
+        Some(script.entries.get(asked.len() - 1)?.error()?.value.clone())
     }
 
     /// Takes the next entry of a caller that is no model.
-    async fn take(&self, from: &str) -> Result<EntrySpec, Failure> {
+    async fn take(&self, from: &str, sent: Json) -> Result<EntrySpec, Failure> {
         let number = {
             let mut calls = self.calls();
-            let number = calls.entry(caller_name(from)).or_default();
-            *number += 1;
-            *number - 1
+            let calls = calls.entry(caller_name(from)).or_default();
+            calls.push(sent);
+            calls.len() - 1
         };
         let script = self.script.iter().find(|script| script.is_of(from));
         let entry = script.and_then(|script| script.entries.get(number)).cloned();
@@ -277,6 +280,21 @@ fn words(text: &str) -> Vec<&str> {
     text.split_inclusive(' ').collect()
 }
 
+/// Writes a request as a test has it; a body that is JSON as the value that it is.
+fn sent(request: &http::Request) -> Json {
+    let headers = request.headers.iter().filter(|(_, value)| !value.is_sensitive());
+    let headers = headers.map(|(name, value)| {
+        (name.as_str().to_owned(), Json::from(String::from_utf8_lossy(value.as_bytes()).into_owned()))
+    });
+    let body = request.body.as_ref().map(|body| serde_json::from_str(body).unwrap_or_else(|_| json!(body)));
+    json!({
+        "method": request.method.as_str(),
+        "url": request.url.as_str(),
+        "headers": headers.collect::<serde_json::Map<_, _>>(),
+        "body": body,
+    })
+}
+
 #[async_trait]
 impl ChatModel for Stage {
     async fn stream(
@@ -291,7 +309,7 @@ impl ChatModel for Stage {
 #[async_trait]
 impl Tool for Stage {
     async fn call(&self, call: &Call) -> Result<Json, Failure> {
-        let entry = self.0.load_full().take(&call.caller).await?;
+        let entry = self.0.load_full().take(&call.caller, (*call.args).clone()).await?;
         Ok(match entry.answer {
             AnswerSpec::Result(value)
             | AnswerSpec::Output(value)
@@ -304,8 +322,8 @@ impl Tool for Stage {
 
 #[async_trait]
 impl Caller for Stage {
-    async fn send(&self, from: &str, _request: http::Request) -> Result<Response, Failure> {
-        let entry = self.0.load_full().take(from).await?;
+    async fn send(&self, from: &str, request: http::Request) -> Result<Response, Failure> {
+        let entry = self.0.load_full().take(from, sent(&request)).await?;
         let response = |status, headers: Vec<(String, String)>, body: ResponseBody| {
             let (kind, body) = match body {
                 ResponseBody::Nothing => (None, Vec::new()),
@@ -333,7 +351,7 @@ impl Caller for Stage {
 #[async_trait]
 impl Node for Stage {
     async fn run(&self, attempt: &Attempt) -> Result<Outcome, Failure> {
-        let entry = self.0.load_full().take(&attempt.emit.place().caller()).await?;
+        let entry = self.0.load_full().take(&attempt.emit.place().caller(), Json::Null).await?;
         let result = match entry.answer {
             AnswerSpec::Output(value) => value,
             _ => Json::Null,

@@ -3,6 +3,7 @@
 //! Invariant: only sound graphs are compared with; what follows from a broken one is not told.
 
 mod path;
+mod question;
 mod script;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,10 +13,10 @@ use serde_json::Value as Json;
 use crate::diagnostic::{Bag, Diagnostic, Span, Spanned, did_you_mean};
 use crate::event::NAMES;
 use crate::model::Kind;
-use crate::plan::{Job, Output, Plan, ToolBody, Work};
+use crate::plan::{Output, Plan};
 use crate::spec::{CaseSpec, ExpectSpec, FailureSpec, Folder, OpeningSpec, PathSpec, TestFile, TurnSpec};
 use crate::state::{Channel, Type, check_pattern};
-use script::{Role, check_script, outer, role};
+use script::{Role, check_script, check_sent, outer, role};
 
 /// The plans of the graphs that could be read, by id.
 pub(super) type Plans<'a> = BTreeMap<&'a str, &'a Plan>;
@@ -116,17 +117,20 @@ fn check_case(scene: &Scene<'_>, graph: &Spanned<String>, told: &mut BTreeSet<St
     {
         check_value("messages", messages, Type::Messages.check(&messages.value), bag);
     }
-    let mut paused = false;
+    let (mut paused, mut before) = (false, None);
     for turn in &case.turns {
         let answers = matches!(turn.opening, OpeningSpec::Answer(_) | OpeningSpec::Answers(_));
         if answers && !paused {
             let finding = Diagnostic::error("M514", "an answer without a question", turn.span, "this turn");
             bag.report(finding.help("the turn before needs  expect: {paused_at: <node>}"));
+        } else if scene.whole {
+            question::check_answers(plan, before, turn, bag);
         }
         let plain = matches!(turn.opening, OpeningSpec::Run);
         // A plain message may be an answer, too.
         check_turn(&Scene { begins: plain && !paused, ..*scene }, turn, bag);
         paused = turn.expect.paused_at.is_some();
+        before = Some(turn);
     }
 }
 
@@ -143,18 +147,6 @@ fn check_turn(scene: &Scene<'_>, turn: &TurnSpec, bag: &mut Bag) {
         check_script(scene, &turn.expect, script, bag);
     }
     check_expect(scene, &turn.expect, bag);
-}
-
-/// Says whether a run can wait at a node.
-fn may_ask(plan: &Plan, node: &str) -> bool {
-    let asks = |job: &Job| match &job.work {
-        Work::Ask(_) | Work::Graph(_) | Work::Map(_) => true,
-        Work::Tool(tool, _) => tool.approval || matches!(tool.body, ToolBody::Graph(_)),
-        Work::Node(_) => {
-            job.tools.values().any(|tool| tool.approval || matches!(tool.body, ToolBody::Graph(_)))
-        }
-    };
-    plan.nodes.get(node).is_none_or(|node| asks(&node.job))
 }
 
 fn check_expect(scene: &Scene<'_>, expect: &ExpectSpec, bag: &mut Bag) {
@@ -198,30 +190,31 @@ fn check_expect(scene: &Scene<'_>, expect: &ExpectSpec, bag: &mut Bag) {
             bag.report(Diagnostic::error("M514", message, pattern.span, why));
         }
     }
-    // What only models have: parameters and prompts.
-    let calls = expect.calls.iter().map(|(name, call)| (name, !call.with.is_empty()));
-    for (name, of_model) in calls.chain(expect.prompt.iter().map(|(name, _)| (name, true))) {
+    let calls = expect.calls.iter().map(|(name, call)| (name, Some(call)));
+    for (name, call) in calls.chain(expect.prompt.iter().map(|(name, _)| (name, None))) {
         if !scene.whole {
             let node = Spanned { value: outer(&name.value).to_owned(), ..*name };
             known_node(plan, &node, bag);
             continue;
         }
-        if let Some(role) = role(plan, name, bag).filter(|role| of_model && !matches!(role, Role::Model(_))) {
-            let message = format!("`{}` calls no model", name.value);
-            bag.report(Diagnostic::error("M514", message, name.span, format!("calls {}", role.what())));
+        let Some(role) = role(plan, name, bag) else { continue };
+        match call {
+            Some(call) => check_sent(&role, name, &call.with, bag),
+            None if matches!(role, Role::Model(_)) => {}
+            None => {
+                let message = format!("`{}` calls no model", name.value);
+                bag.report(Diagnostic::error("M514", message, name.span, format!("calls {}", role.what())));
+            }
         }
     }
     for (name, _) in &expect.attempts {
         known_node(plan, name, bag);
     }
     for node in expect.paused_at.iter().flatten() {
-        if node.value.contains(['/', '[']) {
-            continue;
-        }
-        if known_node(plan, node, bag).is_some() && scene.whole && !may_ask(plan, &node.value) {
-            let message = format!("`{}` never asks anybody", node.value);
-            let finding = Diagnostic::error("M514", message, node.span, "no run waits here");
-            bag.report(finding.help("name a node of the kind `ask`, or one whose calls need approval"));
+        if scene.whole {
+            question::asked(plan, node, bag);
+        } else {
+            known_node(plan, &Spanned { value: outer(&node.value).to_owned(), ..*node }, bag);
         }
     }
     for event in &expect.events {

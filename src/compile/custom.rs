@@ -2,12 +2,14 @@
 
 mod signature;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use indexmap::IndexMap;
 use serde_json::Value as Json;
 
+use super::Providers;
 use super::outside::Outside;
 use crate::diagnostic::{Bag, Diagnostic, Severity, Spanned, did_you_mean};
 use crate::failure::{ErrorKind, Failure};
@@ -23,6 +25,26 @@ pub(super) struct Found {
     /// What it gives.
     pub(super) result: Type,
     pub(super) function: Arc<dyn Tool>,
+}
+
+/// What a host program has registered, for editors.
+#[derive(Debug, Clone)]
+pub struct Function {
+    /// Its arguments by name, where they are known.
+    pub args: IndexMap<String, Field>,
+    /// What it gives.
+    pub result: Type,
+}
+
+/// Returns what is registered, by name.
+pub fn functions(providers: &Providers) -> BTreeMap<String, Function> {
+    let registry = providers.registry();
+    let function = |name: &str| {
+        let known = registry?.get(name)?;
+        let args = signature::args(&known.signature.args).ok().flatten().unwrap_or_default();
+        Some((name.to_owned(), Function { args, result: signature::result(&known.signature.result) }))
+    };
+    registry.into_iter().flat_map(Registry::names).filter_map(function).collect()
 }
 
 /// Finds a function that something calls. Nothing: it is reported.

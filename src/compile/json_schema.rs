@@ -64,7 +64,7 @@ impl Schemas {
 
 /// Returns the type of what a server takes or gives, as far as the type language can express it. Of an object that names
 /// its fields those are known, whatever else it may have.
-pub(super) fn lenient(schema: &Map<String, Json>, of: &Spanned<String>) -> Type {
+pub fn lenient(schema: &Map<String, Json>, of: &Spanned<String>) -> Type {
     let file = JsonFile::part(of.span.file, Json::Object(schema.clone()));
     let mut nobody = Bag::default();
     let mut reader = Reader::new(&file, of, true, &mut nobody);

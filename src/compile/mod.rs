@@ -50,6 +50,8 @@ use outside::Outside;
 use prompts::Prompts;
 use tools::{ToolDraft, Tools};
 
+pub use custom::{Function, functions};
+pub use json_schema::lenient;
 pub use mcp::{McpUse, mcp_servers, report_drift};
 pub use names::{error_fields, run_fields};
 pub use providers::Providers;

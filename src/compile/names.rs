@@ -15,17 +15,25 @@ use crate::spec::{ANY, ExprSpec, Text};
 use crate::state::{Channels, Field, Merge, Type};
 use crate::template::TemplateError;
 
-/// The fields of `run`.
-const RUN: [&str; 6] = ["id", "step", "attempt", "steps_left", "user_text", "now"];
+/// The fields of `run`, and what they are.
+const RUN: [(&str, &str); 6] = [
+    ("id", "The id of the run."),
+    ("step", "The superstep of the run, from 1 on."),
+    ("attempt", "The attempt of the node, from 1 on."),
+    ("steps_left", "How many supersteps are left until the limit."),
+    ("user_text", "The text of the new turn of the user; empty without one."),
+    ("now", "The time, as a text in UTC."),
+];
 
 /// The codes that depend on the way that led to a node: see `flow`.
 pub(super) const BY_FLOW: [&str; 2] = ["S404", "S412"];
 
 /// Returns the fields of `run` with their types.
-pub fn run_fields() -> impl Iterator<Item = (String, Type)> {
-    RUN.into_iter().map(|name| {
+pub fn run_fields() -> impl Iterator<Item = (String, Field)> {
+    RUN.into_iter().map(|(name, doc)| {
         let count = matches!(name, "step" | "attempt" | "steps_left");
-        (name.to_owned(), if count { Type::INTEGER } else { Type::STRING })
+        let field = Field::of(if count { Type::INTEGER } else { Type::STRING });
+        (name.to_owned(), Field { description: Some(doc.to_owned()), ..field })
     })
 }
 
@@ -60,9 +68,9 @@ impl Names {
             (name.clone(), Slot { ty, unset: channel.start().is_none(), untrusted, gradual })
         });
         let input = input.iter().map(|(name, field)| (name.clone(), Slot::of(field.ty.clone())));
-        let run = run_fields().map(|(name, ty)| {
+        let run = run_fields().map(|(name, field)| {
             let untrusted = name == "user_text";
-            (name, Slot { untrusted, ..Slot::of(ty) })
+            (name, Slot { untrusted, ..Slot::of(field.ty) })
         });
         let roots = [
             ("state".to_owned(), Root::Fields(state.collect())),

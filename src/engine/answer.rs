@@ -547,23 +547,5 @@ pub(super) fn fitting(open: &Open, mut value: Json) -> Result<Json, Vec<Mismatch
             _ => Err(wrong(due.to_owned())),
         };
     }
-    match &open.form {
-        Form::Text if value.as_str().is_some_and(|text| !text.trim().is_empty()) => Ok(value),
-        Form::Text => Err(wrong("a text is due".to_owned())),
-        Form::Options(options) => {
-            let given = value.as_str().map(str::trim).unwrap_or_default();
-            // People write `Approve` where `approve` is meant.
-            let meant = options.iter().find(|option| option.as_str() == given);
-            let meant = meant.or_else(|| options.iter().find(|option| option.eq_ignore_ascii_case(given)));
-            match meant {
-                Some(option) => Ok(Json::String(option.clone())),
-                None => Err(wrong(format!("one of these is due: {}", options.join(", ")))),
-            }
-        }
-        Form::Type(ty) => {
-            ty.check(&value).map_err(|mismatch| vec![mismatch])?;
-            ty.fill(&mut value);
-            Ok(value)
-        }
-    }
+    open.form.take(value)
 }

@@ -155,10 +155,12 @@ fn places(at: At<'_>) -> Vec<Found<'_>> {
 
 fn definition(server: &Server, at: At<'_>) -> Json {
     let mark = at.project.files.get(at.path).and_then(|kept| kept.mark_at(at.offset));
-    let Some((mark, _)) = mark else { return Json::Null };
-    let place = match mark.symbol.file() {
+    let Some(symbol) = mark.map(|(mark, _)| mark.symbol.clone()).or_else(|| at.meant()) else {
+        return Json::Null;
+    };
+    let place = match symbol.file() {
         Some(file) => at.project.files.contains_key(&file).then_some((file, 0..0)),
-        None => at.project.definition(&mark.symbol).map(|found| (found.path.to_owned(), found.range)),
+        None => at.project.definition(&symbol).map(|found| (found.path.to_owned(), found.range)),
     };
     json!(locations(server, at.project, place.into_iter()))
 }
@@ -213,7 +215,7 @@ fn workspace_edit(
 fn item(place: usize, offer: Offer, replaced: lsp::Range) -> lsp::CompletionItem {
     use lsp::CompletionItemKind as Kind;
     let kind = match offer.what {
-        What::Node | What::Function => Kind::Function,
+        What::Node | What::Tool | What::Registered | What::Function => Kind::Function,
         What::Variable => Kind::Variable,
         What::Field => Kind::Field,
         What::File => Kind::File,

@@ -6,12 +6,14 @@ use super::cursor::{Cursor, Place, cursor};
 use super::offer::{Offer, Root, Roots, What, Within, bind_loops, expression, within};
 use super::project::{Project, is_partial};
 use super::symbol::{Sort, Symbol};
+use super::told::is_test;
 use crate::compile::{Types, error_fields, run_fields};
 use crate::diagnostic::CODES;
 use crate::spec::grammar::{Named, Shape, Word};
 use crate::state::{Field, Type};
 
 mod shapes;
+mod told;
 
 pub(super) use shapes::{reach, table};
 
@@ -42,12 +44,16 @@ pub(super) fn complete(at: At<'_>) -> (Vec<Offer>, Range<usize>) {
     let files = offers.first().is_some_and(|offer| offer.what == What::File);
     let part =
         |c: char| c.is_alphanumeric() || c == '_' || c == '@' || (files && matches!(c, '/' | '-' | '.'));
+    // `docs.search` is one name, and so is `tickets::open`.
+    let whole = |offer: &&Offer| matches!(offer.what, What::Tool | What::Registered);
+    let signs: String = offers.iter().filter(whole).map(|offer| offer.label.as_str()).collect();
+    let part = |c: char| part(c) || (c.is_ascii_punctuation() && signs.contains(c));
     (offers, before.trim_end_matches(part).len()..at.offset)
 }
 
 impl<'p> At<'p> {
     /// Returns the byte where the template of a prompt file begins, when the place is in it.
-    fn prompt_body(&self) -> Option<usize> {
+    pub(super) fn prompt_body(&self) -> Option<usize> {
         self.path.strip_prefix("prompts/")?;
         let from = front_end(self.text);
         (self.offset >= from).then_some(from)
@@ -73,7 +79,7 @@ impl<'p> At<'p> {
             return Vec::new();
         }
         let reached = reach(Shape::Map(top), &cursor, text);
-        let mut shapes = reached.shapes(cursor.place);
+        let mut shapes = reached.shapes(&cursor);
         // What is there already tells which of several maps it is.
         let fits = |shape: &Shape| match shape {
             Shape::Map(map) => cursor.siblings.iter().all(|name| map.key(name).is_some()),
@@ -115,28 +121,38 @@ impl<'p> At<'p> {
             }
             // What goes on from the line before is no name.
             _ if cursor.place == Place::Key => {}
-            Shape::Name(named) => offers.extend(self.named(named)),
+            Shape::Name(named) => offers.extend(self.named(named, cursor, text)),
             Shape::Word(list) => offers.extend(words(list)),
             Shape::Kind(kinds) => {
                 offers.extend(kinds.iter().map(|k| Offer::new(k.name, What::Word).doc(Some(k.map.doc))));
             }
             Shape::Boolean => offers.extend(["true", "false"].map(|word| Offer::new(word, What::Word))),
+            // Only values of a table stand in the texts of a test.
+            Shape::Template if is_test(self.path) => {}
             Shape::Template => offers.extend(self.template(cursor.typed, self.roots(cursor))),
             _ => {}
         }
     }
 
     /// Offers names of a sort as values.
-    fn named(&self, named: Named) -> Vec<Offer> {
+    fn named(&self, named: Named, cursor: &Cursor<'_>, text: &str) -> Vec<Offer> {
+        if is_test(self.path) && matches!(named, Named::Node | Named::Event) {
+            return self.told(named, cursor, text);
+        }
+        if named == Named::Registered {
+            let functions = self.project.functions.keys();
+            return functions.map(|name| Offer::new(name, What::Registered)).collect();
+        }
         let ours = Sort::of(named).map(|sort| self.symbols(sort, self.path)).unwrap_or_default();
         ours.into_iter().chain(words(named.words())).collect()
     }
 
     /// Offers the names of a sort with their types.
-    fn symbols(&self, sort: Sort, file: &str) -> Vec<Offer> {
+    pub(super) fn symbols(&self, sort: Sort, file: &str) -> Vec<Offer> {
         let types = self.project.types();
         let what = match sort {
-            Sort::Node | Sort::Tool => What::Node,
+            Sort::Node => What::Node,
+            Sort::Tool => What::Tool,
             Sort::Channel | Sort::Input | Sort::Setting => What::Variable,
             Sort::Type => What::Type,
             Sort::Prompt | Sort::Partial | Sort::Graph => What::File,
@@ -155,6 +171,11 @@ impl<'p> At<'p> {
     /// Offers names as keys of a map.
     fn keys(&self, named: Named, cursor: &Cursor<'_>, text: &str) -> Vec<Offer> {
         let mut offers = match named {
+            Named::Code => {
+                let light = CODES.iter().filter(|info| info.can_be_allowed());
+                light.map(|info| Offer::new(info.code, What::Value).doc(Some(info.title))).collect()
+            }
+            _ if is_test(self.path) => self.told(named, cursor, text),
             Named::Channel => self.symbols(Sort::Channel, self.path),
             Named::Input => {
                 let callee = |key| Cursor::value_in(Cursor::block(text, cursor.path.get(1)?), key);
@@ -163,15 +184,19 @@ impl<'p> At<'p> {
                 file.map(|file| self.symbols(Sort::Input, &file)).unwrap_or_default()
             }
             Named::Argument => {
-                let tool =
-                    cursor.path.get(1).and_then(|node| Cursor::value_in(Cursor::block(text, node), "tool"));
-                tool.map(|tool| self.arguments(tool)).unwrap_or_default()
+                let block = cursor.path.get(1).map(|node| Cursor::block(text, node)).unwrap_or_default();
+                let function =
+                    Cursor::value_in(block, "use").and_then(|name| self.project.functions.get(name));
+                match (Cursor::value_in(block, "tool"), function) {
+                    (Some(tool), _) => self.arguments(tool),
+                    (None, Some(function)) => {
+                        let args = function.args.iter();
+                        args.map(|(name, field)| Offer::typed(name, What::Variable, field)).collect()
+                    }
+                    (None, None) => Vec::new(),
+                }
             }
             Named::Case => self.cases(cursor, text),
-            Named::Code => {
-                let light = CODES.iter().filter(|info| info.can_be_allowed());
-                light.map(|info| Offer::new(info.code, What::Value).doc(Some(info.title))).collect()
-            }
             _ => Vec::new(),
         };
         offers.retain(|offer| !cursor.siblings.contains(&offer.label.as_str()));
@@ -206,7 +231,7 @@ impl<'p> At<'p> {
     }
 
     /// Offers the arguments of a tool with their types.
-    fn arguments(&self, tool: &str) -> Vec<Offer> {
+    pub(super) fn arguments(&self, tool: &str) -> Vec<Offer> {
         let fields = self.argument_fields(tool);
         fields.iter().map(|(name, field)| Offer::typed(name, What::Variable, field)).collect()
     }
@@ -222,35 +247,50 @@ impl<'p> At<'p> {
     }
 
     /// Returns what an expression of a graph, or the text of a tool, can read.
-    fn roots(&self, cursor: &Cursor<'_>) -> Roots {
+    pub(super) fn roots(&self, cursor: &Cursor<'_>) -> Roots {
         let types = self.project.types();
+        let origin = |root: &str, sort| (root.to_owned(), Symbol::new(sort, self.path, ""));
         let settings = || {
             let names = self.project.names(Sort::Setting, self.path).into_iter();
             ("env".to_owned(), Root::Fields(names.map(|name| (name, Field::of(Type::STRING))).collect()))
         };
         if self.path == "project.yaml" {
             let args = cursor.path.get(1).map(|tool| self.argument_fields(tool.name)).unwrap_or_default();
-            return Roots(vec![("args".to_owned(), Root::Fields(args)), settings()]);
+            let names = vec![("args".to_owned(), Root::Fields(args)), settings()];
+            return Roots { names, origins: vec![origin("env", Sort::Setting)] };
         }
         let fields = |sort| Root::Fields(self.fields(sort, self.path, &types));
-        let run = run_fields().map(|(name, ty)| (name, Field::of(ty))).collect();
-        let mut roots = vec![
-            ("state".to_owned(), fields(Sort::Channel)),
-            ("input".to_owned(), fields(Sort::Input)),
-            ("run".to_owned(), Root::Fields(run)),
-        ];
+        let mut roots = Roots {
+            names: vec![
+                ("state".to_owned(), fields(Sort::Channel)),
+                ("input".to_owned(), fields(Sort::Input)),
+                ("run".to_owned(), Root::Fields(run_fields().collect())),
+            ],
+            origins: vec![
+                origin("state", Sort::Channel),
+                origin("input", Sort::Input),
+                origin("env", Sort::Setting),
+            ],
+        };
         if ["on_error:", "on_limit:"].iter().any(|key| self.text.contains(key)) {
             let error = error_fields().map(|(name, ty)| (name, Field::of(ty))).collect();
-            roots.push(("error".to_owned(), Root::Fields(error)));
+            roots.names.push(("error".to_owned(), Root::Fields(error)));
         }
-        let node = cursor.path.get(1).map(|node| Cursor::block(self.text, node));
-        if node.is_some_and(|node| node.contains("kind: http")) {
-            roots.push(settings());
+        let Some(node) = cursor.path.get(1) else { return roots };
+        let block = Cursor::block(self.text, node);
+        if block.contains("kind: http") {
+            roots.names.push(settings());
         }
-        if cursor.path.iter().any(|key| key.name == "into") {
-            roots.push(("result".to_owned(), Root::Value(Field::of(Type::Any))));
+        let below = |key: &str| cursor.path.iter().skip(2).any(|found| found.name == key);
+        if below("do") {
+            let name = Cursor::value_in(block, "as").unwrap_or("item");
+            roots.bind(name, Cursor::value_in(block, "over").unwrap_or_default());
+            roots.names.push(("index".to_owned(), Root::Value(Field::of(Type::INTEGER))));
+        } else if below("into") || below("emit") {
+            let given = self.project.given(self.path, node.name, &types).unwrap_or(Type::Any);
+            roots.names.push(("result".to_owned(), Root::Value(Field::of(given))));
         }
-        Roots(roots)
+        roots
     }
 
     /// Returns names with what they hold; anything, where that cannot be told.
@@ -273,33 +313,51 @@ impl<'p> At<'p> {
         }
     }
 
-    /// Offers what fits the body of a prompt file.
-    fn prompt(&self, body: usize, partial: bool) -> Vec<Offer> {
-        let before = &self.text[body..self.offset];
+    /// Returns what the body of a prompt file can read: its inputs. A partial reads what the prompts that include it
+    /// declare.
+    pub(super) fn inputs(&self, partial: bool) -> Vec<(Symbol, Field)> {
         let types = self.project.types();
-        let inputs = |file: &str| self.fields(Sort::Input, file, &types);
-        // A partial reads what the prompts that include it declare.
-        let inputs = if partial {
+        let inputs = |file: &str| -> Vec<(Symbol, Field)> {
+            let all = self.fields(Sort::Input, file, &types).into_iter();
+            all.map(|(name, field)| (Symbol::new(Sort::Input, file, &name), field)).collect()
+        };
+        if partial {
             let name = self.path.strip_prefix("prompts/").unwrap_or_default();
             let places = self.project.places(&Symbol::new(Sort::Partial, "", name));
             places.iter().flat_map(|found| inputs(found.path)).collect()
         } else {
             inputs(self.path)
-        };
+        }
+    }
+
+    /// Returns the same as the names of its expressions.
+    pub(super) fn prompt_roots(&self, partial: bool) -> Roots {
+        let mut roots = Roots::default();
+        for (symbol, field) in self.inputs(partial) {
+            roots.names.push((symbol.name.clone(), Root::Value(field)));
+            roots.origins.push((symbol.name.clone(), symbol));
+        }
+        roots
+    }
+
+    /// Offers what fits the body of a prompt file.
+    fn prompt(&self, body: usize, partial: bool) -> Vec<Offer> {
+        let before = &self.text[body..self.offset];
         let line = before.rsplit('\n').next().unwrap_or_default();
         if let Some(typed) = line.strip_prefix("@messages ").filter(|_| !partial) {
             let turns = |field: &Field| {
                 matches!(field.ty.non_null(), Type::Messages | Type::Any | Type::List(_))
                     && !typed.contains(' ')
             };
-            let fitting = inputs.iter().filter(|(_, field)| turns(field));
-            return fitting.map(|(name, field)| Offer::typed(name, What::Variable, field)).collect();
+            let fitting = self.inputs(partial).into_iter().filter(|(_, field)| turns(field));
+            return fitting
+                .map(|(symbol, field)| Offer::typed(&symbol.name, What::Variable, &field))
+                .collect();
         }
         if line.starts_with('@') && !line.contains(' ') && !partial {
             return MARKERS.map(|(name, doc)| Offer::new(name, What::Word).doc(Some(doc))).into();
         }
-        let roots = inputs.into_iter().map(|(name, field)| (name, Root::Value(field))).collect();
-        self.template(before, Roots(roots))
+        self.template(before, self.prompt_roots(partial))
     }
 }
 

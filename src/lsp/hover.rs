@@ -20,6 +20,9 @@ pub(super) fn hover(at: At<'_>) -> Option<(String, Range<usize>)> {
     if let Some((mark, range)) = kept.mark_at(at.offset) {
         return Some((about(at.project, &mark.symbol), range));
     }
+    if let Some(said) = at.under() {
+        return Some(said);
+    }
     let word = |c: char| c.is_alphanumeric() || c == '_';
     let end = at.offset + at.text[at.offset..].find(|c| !word(c)).unwrap_or(at.text.len() - at.offset);
     let start = at.text[..at.offset].trim_end_matches(word).len();
@@ -35,7 +38,7 @@ pub(super) fn hover(at: At<'_>) -> Option<(String, Range<usize>)> {
     if !matches!(cursor.place, Place::Key | Place::Item) {
         return None;
     }
-    let key = reach(Shape::Map(table(at.path)?), &cursor, text).key(cursor.place, name)?;
+    let key = reach(Shape::Map(table(at.path)?), &cursor, text).key(&cursor, name)?;
     Some((format!("**key** `{}`\n\n{}", key.name, key.doc), start..end))
 }
 
@@ -141,8 +144,10 @@ fn ways(project: &Project, symbol: &Symbol, definition: Option<&Found<'_>>) -> V
             said.push(description.to_owned());
         }
     }
+    // A test names a node without leading to it.
     let places = project.places(symbol);
-    let from = named(places.iter().filter(|found| found.mark.access != Access::Define));
+    let leads = |found: &&Found<'_>| found.mark.access != Access::Define && found.path == symbol.scope;
+    let from = named(places.iter().filter(leads));
     if !from.is_empty() {
         said.push(format!("Comes from {from}."));
     }
@@ -184,6 +189,10 @@ fn inputs(project: &Project, symbol: &Symbol, types: &Types) -> Option<String> {
 
 /// Returns the YAML of a definition, as far as it is short.
 fn piece(project: &Project, found: &Found<'_>) -> Option<String> {
+    // What a server says of itself is told in other words.
+    if found.path.ends_with(".json") {
+        return None;
+    }
     let text = project.files.get(found.path)?.text.get(found.extent.clone())?.to_owned();
     let mut lines: Vec<&str> = text.lines().take(LINES + 1).collect();
     if lines.len() > LINES {

@@ -42,16 +42,24 @@ impl Kept {
         }
     }
 
-    /// Makes an index of the text as it is now, if there is none.
-    pub(super) fn settle(&mut self, path: &str) {
+    /// Makes an index of the text as it is now, if there is none. Says whether it did.
+    pub(super) fn settle(&mut self, path: &str) -> bool {
         if self.tried.as_ref().is_some_and(|tried| Arc::ptr_eq(tried, &self.text)) {
-            return;
+            return false;
         }
         if let Some(mut index) = index_one(path, &self.text) {
             index.text = Arc::clone(&self.text);
             self.good = Some(index);
         }
         self.tried = Some(Arc::clone(&self.text));
+        true
+    }
+
+    /// Takes in what the names of a test stand for.
+    pub(super) fn link(&mut self, linked: Vec<Mark>) {
+        if let Some(index) = &mut self.good {
+            index.linked = linked;
+        }
     }
 
     /// Returns the last index. Its places are not those of the text when the file cannot be read now.
@@ -69,7 +77,7 @@ impl Kept {
         let index = self.good.as_ref()?;
         let shift = Shift::between(&index.text, &self.text);
         let place = |mark: &Mark| shift.now(&mark.range);
-        let found = index.marks.iter().filter_map(|mark| Some((mark, place(mark)?)));
+        let found = index.marks.iter().chain(&index.linked).filter_map(|mark| Some((mark, place(mark)?)));
         // Behind a name is still at the name.
         found
             .filter(|(_, range)| range.start <= offset && offset <= range.end)
@@ -79,7 +87,7 @@ impl Kept {
     /// Returns all names with their places and the places of their definitions.
     pub(super) fn marks(&self) -> impl Iterator<Item = (&Mark, Range<usize>, Range<usize>)> {
         let shift = self.good.as_ref().map(|index| Shift::between(&index.text, &self.text));
-        let marks = self.good.iter().flat_map(|index| &index.marks);
+        let marks = self.good.iter().flat_map(|index| index.marks.iter().chain(&index.linked));
         marks.filter_map(move |mark| {
             let range = shift.as_ref()?.now(&mark.range)?;
             let extent = shift.as_ref()?.now(&mark.extent).unwrap_or_else(|| range.clone());

@@ -11,6 +11,7 @@ mod cursor;
 mod hover;
 mod index;
 mod kept;
+mod made;
 mod offer;
 mod place;
 mod project;
@@ -18,20 +19,28 @@ mod reads;
 mod rename;
 mod server;
 mod symbol;
+mod told;
+mod under;
+mod walk;
 
+use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::thread;
 use std::time::Instant;
 
 use lsp_server::{Connection, Message};
 
-use crate::compile::Providers;
+use crate::compile::{Function, Providers, functions};
 use check::{Checked, Job, check};
 use server::Server;
 
 /// Room for deeply nested files, wherever the threads run.
 const STACK: usize = 32 * 1024 * 1024;
+
+/// What a host program has registered.
+type Functions = Arc<BTreeMap<String, Function>>;
 
 /// What the server hears of.
 #[derive(Debug)]
@@ -59,6 +68,7 @@ fn run(connection: Connection, providers: Providers) -> io::Result<bool> {
     let (jobs, todo) = channel();
     let Connection { sender, receiver } = connection;
     let done = events.clone();
+    let functions: Functions = Arc::new(functions(&providers));
     thread::Builder::new()
         .name("lsp-check".to_owned())
         .stack_size(STACK)
@@ -76,7 +86,7 @@ fn run(connection: Connection, providers: Providers) -> io::Result<bool> {
         let _gone = sender.send(message);
     };
     let main = thread::Builder::new().name("lsp".to_owned()).stack_size(STACK);
-    let main = main.spawn(move || answer_all(&heard, Server::new(Box::new(send), jobs)))?;
+    let main = main.spawn(move || answer_all(&heard, Server::new(Box::new(send), jobs, functions)))?;
     main.join().map_err(|_| io::Error::other("the language server stopped"))
 }
 

@@ -1,6 +1,7 @@
 //! What can be written next in an expression or a template.
 
 use super::project::below;
+use super::symbol::Symbol;
 use crate::expr::{Builtin, FILTERS, FUNCTIONS, TESTS};
 use crate::state::{Field, Type};
 
@@ -21,6 +22,9 @@ pub(super) struct Offer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum What {
     Node,
+    Tool,
+    /// A function of a host program.
+    Registered,
     Variable,
     Field,
     File,
@@ -59,7 +63,11 @@ impl Offer {
 
 /// The names at the root of an expression.
 #[derive(Debug, Default)]
-pub(super) struct Roots(pub(super) Vec<(String, Root)>);
+pub(super) struct Roots {
+    pub(super) names: Vec<(String, Root)>,
+    /// What of the project they stand for, where they do; a name that is empty comes next in the chain.
+    pub(super) origins: Vec<(String, Symbol)>,
+}
 
 #[derive(Debug)]
 pub(super) enum Root {
@@ -70,16 +78,41 @@ pub(super) enum Root {
 }
 
 impl Roots {
-    /// Returns the type of a chain such as `state.hits[0].title`.
-    fn resolve(&self, chain: &[&str]) -> Option<Field> {
+    /// Adds a name for the items of a list, which a chain tells.
+    pub(super) fn bind(&mut self, name: &str, of: &str) {
+        let chain: Vec<&str> = of.split('.').collect();
+        let field = self.resolve(&chain).map(|field| match field.ty.non_null() {
+            Type::List(item) => Field::of(item.opened()),
+            Type::Messages => Field::of(Type::List(Box::new(Type::Messages))),
+            _ => Field::of(Type::Any),
+        });
+        self.origins.extend(self.meant(&chain).map(|symbol| (name.to_owned(), symbol)));
+        self.names.push((name.to_owned(), Root::Value(field.unwrap_or_else(|| Field::of(Type::Any)))));
+    }
+
+    /// Returns the thing of the project that a chain leads to.
+    pub(super) fn meant(&self, chain: &[&str]) -> Option<Symbol> {
         let (first, rest) = chain.split_first()?;
-        let (start, rest) = match self.0.iter().rev().find(|(name, _)| name == first).map(|(_, root)| root)? {
-            Root::Value(field) => (field.clone(), rest),
-            Root::Fields(fields) => {
-                let (name, rest) = rest.split_first()?;
-                (fields.iter().find(|(known, _)| known == name)?.1.clone(), rest)
-            }
-        };
+        let mut symbol = self.origins.iter().rev().find(|(name, _)| name == first)?.1.clone();
+        let mut rest = rest.iter().filter(|name| name.parse::<usize>().is_err());
+        if symbol.name.is_empty() {
+            symbol.name = (*rest.next()?).to_owned();
+        }
+        symbol.fields.extend(rest.map(|name| (*name).to_owned()));
+        Some(symbol)
+    }
+
+    /// Returns the type of a chain such as `state.hits[0].title`.
+    pub(super) fn resolve(&self, chain: &[&str]) -> Option<Field> {
+        let (first, rest) = chain.split_first()?;
+        let (start, rest) =
+            match self.names.iter().rev().find(|(name, _)| name == first).map(|(_, root)| root)? {
+                Root::Value(field) => (field.clone(), rest),
+                Root::Fields(fields) => {
+                    let (name, rest) = rest.split_first()?;
+                    (fields.iter().find(|(known, _)| known == name)?.1.clone(), rest)
+                }
+            };
         rest.iter()
             .filter(|name| name.parse::<usize>().is_err())
             .try_fold(start, |field, name| below(&field.ty, name))
@@ -88,7 +121,7 @@ impl Roots {
     /// Returns what can follow a chain and a dot.
     fn fields(&self, chain: &[&str]) -> Vec<Offer> {
         if let [root] = chain
-            && let Some((_, Root::Fields(fields))) = self.0.iter().rev().find(|(name, _)| name == root)
+            && let Some((_, Root::Fields(fields))) = self.names.iter().rev().find(|(name, _)| name == root)
         {
             let offer = |(name, field): &(String, Field)| Offer::typed(name, What::Variable, field);
             return fields.iter().map(offer).collect();
@@ -116,36 +149,52 @@ fn turn() -> Vec<Offer> {
     ["id", "role", "content"].map(|name| Offer::new(name, What::Field)).into()
 }
 
+/// Returns the parts of the chain at the end of an expression: `state.hits[0].ti`.
+pub(super) fn chain(before: &str) -> Vec<&str> {
+    let chained = |c: char| is_word(c) || matches!(c, '.' | '[' | ']');
+    let chain = &before[before.trim_end_matches(chained).len()..];
+    if !chain.contains('.') {
+        return vec![chain];
+    }
+    chain.split(['.', '[']).map(|part| part.trim_end_matches(']')).collect()
+}
+
+/// Returns what the word at the end of an expression is one of: the filters behind `|`, the tests behind `is`.
+pub(super) fn table(before: &str) -> Option<(&'static str, &'static [Builtin])> {
+    let lead = before.trim_end_matches(is_word).trim_end();
+    if lead.ends_with('|') && !lead.ends_with("||") {
+        return Some(("filter", FILTERS));
+    }
+    let last_word = |text: &str| text.rsplit(|c: char| !is_word(c)).next().unwrap_or_default().to_owned();
+    let tests = last_word(lead) == "is"
+        || (last_word(lead) == "not" && last_word(lead[..lead.len() - 3].trim_end()) == "is");
+    tests.then_some(("test", TESTS))
+}
+
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}
+
 /// Returns what can be written at the end of an expression.
 pub(super) fn expression(before: &str, roots: &Roots) -> Vec<Offer> {
     if let Some(quote) = open_quote(before) {
         return literals(&before[..quote], roots);
     }
-    let word = |c: char| c.is_alphanumeric() || c == '_';
-    let chained = |c: char| word(c) || matches!(c, '.' | '[' | ']');
-    let chain = &before[before.trim_end_matches(chained).len()..];
-    let segments: Vec<&str> = chain.split(['.', '[']).map(|part| part.trim_end_matches(']')).collect();
+    let segments = chain(before);
     if let [all @ .., _] = segments.as_slice()
-        && chain.contains('.')
+        && !all.is_empty()
     {
         // `a[` begins a subscript, of which nothing is known.
         return roots.fields(all);
     }
-    let lead = before.trim_end_matches(word).trim_end();
-    if lead.ends_with('|') && !lead.ends_with("||") {
-        return builtins(FILTERS);
-    }
-    let last_word = |text: &str| text.rsplit(|c: char| !word(c)).next().unwrap_or_default().to_owned();
-    let tests = last_word(lead) == "is"
-        || (last_word(lead) == "not" && last_word(lead[..lead.len() - 3].trim_end()) == "is");
-    if tests {
-        return builtins(TESTS);
+    if let Some((_, table)) = table(before) {
+        return builtins(table);
     }
     let root = |(name, root): &(String, Root)| match root {
         Root::Fields(_) => Offer::new(name, What::Variable),
         Root::Value(field) => Offer::typed(name, What::Variable, field),
     };
-    roots.0.iter().map(root).chain(builtins(FUNCTIONS)).collect()
+    roots.names.iter().map(root).chain(builtins(FUNCTIONS)).collect()
 }
 
 /// Offers the texts that a value can be: behind `state.topic == '`.
@@ -182,16 +231,21 @@ fn open_quote(text: &str) -> Option<usize> {
 fn builtins(table: &[Builtin]) -> Vec<Offer> {
     let words = table.iter().filter(|known| known.name.starts_with(|c: char| c.is_ascii_alphabetic()));
     let offer = |known: &Builtin| {
-        let detail = match (known.min, known.max) {
-            (0, 0) => String::new(),
-            (min, max) if min == max => format!("({min})"),
-            (min, usize::MAX) => format!("({min}…)"),
-            (min, max) => format!("({min}…{max})"),
-        };
+        let detail = arguments(known);
         let offer = Offer::new(known.name, What::Function);
         if detail.is_empty() { offer } else { offer.detail(detail) }
     };
     words.map(offer).collect()
+}
+
+/// Says how many arguments a filter, a test or a function takes; nothing where it takes none.
+pub(super) fn arguments(known: &Builtin) -> String {
+    match (known.min, known.max) {
+        (0, 0) => String::new(),
+        (min, max) if min == max => format!("({min})"),
+        (min, usize::MAX) => format!("({min}…)"),
+        (min, max) => format!("({min}…{max})"),
+    }
 }
 
 /// What can be written at the end of a template.
@@ -247,13 +301,7 @@ pub(super) fn bind_loops(before: &str, roots: &mut Roots) {
         }
     }
     for (name, of) in open {
-        let chain: Vec<&str> = of.split('.').collect();
-        let field = roots.resolve(&chain).map(|field| match field.ty.non_null() {
-            Type::List(item) => Field::of(item.opened()),
-            Type::Messages => Field::of(Type::List(Box::new(Type::Messages))),
-            _ => Field::of(Type::Any),
-        });
-        roots.0.push((name.to_owned(), Root::Value(field.unwrap_or_else(|| Field::of(Type::Any)))));
+        roots.bind(name, of);
     }
 }
 
@@ -272,10 +320,11 @@ mod tests {
             ("best".to_owned(), Field::of(Type::Nullable(Box::new(Type::Record(hit))))),
             ("topic".to_owned(), Field::of(Type::Enum(vec!["a".to_owned(), "b".to_owned()]))),
         ];
-        Roots(vec![
+        let names = vec![
             ("state".to_owned(), Root::Fields(state)),
             ("result".to_owned(), Root::Value(Field::of(Type::STRING))),
-        ])
+        ];
+        Roots { names, ..Roots::default() }
     }
 
     #[test]

@@ -5,10 +5,11 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::index::Index;
+use super::Functions;
+use super::index::{Callee, Index};
 use super::kept::Kept;
 use super::symbol::{Access, Mark, Sort, Symbol};
-use crate::compile::Types;
+use crate::compile::{Function, Types};
 use crate::diagnostic::Bag;
 use crate::spec::{Base, TypeSpec};
 use crate::state::{Channel, Field, Type};
@@ -21,6 +22,7 @@ pub(super) struct Project {
     pub(super) files: BTreeMap<String, Kept>,
     /// Also the files that nobody has open are known.
     pub(super) whole: bool,
+    pub(super) functions: Functions,
 }
 
 /// A name somewhere in a project, with its place as it is now.
@@ -34,7 +36,7 @@ pub(super) struct Found<'p> {
 
 impl Project {
     pub(super) fn new(root: PathBuf) -> Self {
-        Self { root, files: BTreeMap::new(), whole: false }
+        Self { root, files: BTreeMap::new(), whole: false, functions: Functions::default() }
     }
 
     /// Returns the path of a file within the folder, with `/`.
@@ -60,12 +62,17 @@ impl Project {
                 kept.adopt(text, index);
             }
         }
+        self.link();
     }
 
     /// Makes indexes of what changed.
     pub(super) fn settle(&mut self) {
+        let mut settled = false;
         for (path, kept) in self.files.iter_mut().filter(|(_, kept)| kept.open) {
-            kept.settle(path);
+            settled |= kept.settle(path);
+        }
+        if settled {
+            self.link();
         }
     }
 
@@ -135,7 +142,21 @@ impl Project {
                 && mark.symbol.name == tool
                 && mark.symbol.fields.len() == 1
         };
-        marks.filter(is).filter_map(|mark| mark.symbol.fields.first().cloned()).collect()
+        let declared: Vec<String> =
+            marks.filter(is).filter_map(|mark| mark.symbol.fields.first().cloned()).collect();
+        if !declared.is_empty() {
+            return declared;
+        }
+        self.function_of(tool).map(|function| function.args.keys().cloned().collect()).unwrap_or_default()
+    }
+
+    /// Returns the function that is called by a tool which does not say what its arguments are.
+    fn function_of(&self, tool: &str) -> Option<&Function> {
+        let index = self.files.get("project.yaml")?.index()?;
+        match index.calls.get(tool)? {
+            Callee::Function(name) => self.functions.get(name),
+            _ => None,
+        }
     }
 
     /// Returns the type of a thing as it is written.
@@ -168,10 +189,31 @@ impl Project {
     pub(super) fn field(&self, symbol: &Symbol, types: &Types) -> Option<Field> {
         // Of a tool the arguments have types.
         let own = usize::from(symbol.sort == Sort::Tool).min(symbol.fields.len());
+        if symbol.sort == Sort::Tool
+            && let Some(field) = self.signed(symbol)
+        {
+            return Some(field);
+        }
         let spec = self.written(&Symbol { fields: symbol.fields[..own].to_vec(), ..symbol.clone() })?;
         symbol.fields[own..]
             .iter()
             .try_fold(types.field(spec, &mut Bag::default())?, |field, name| below(&field.ty, name))
+    }
+
+    /// Returns what a server, or a host program, says of a tool or of an argument.
+    fn signed(&self, symbol: &Symbol) -> Option<Field> {
+        let mut indexes = self.files.values().filter_map(Kept::index);
+        let Some((name, rest)) = symbol.fields.split_first() else {
+            return indexes.find_map(|index| index.signed.get(&symbol.name)).cloned();
+        };
+        let field = match indexes.find_map(|index| index.signed.get(&symbol.name)) {
+            Some(Field { ty: Type::Record(fields), .. }) => fields.get(name)?.clone(),
+            _ if self.written(&Symbol { fields: vec![name.clone()], ..symbol.clone() }).is_some() => {
+                return None;
+            }
+            _ => self.function_of(&symbol.name)?.args.get(name)?.clone(),
+        };
+        rest.iter().try_fold(field, |field, name| below(&field.ty, name))
     }
 
     /// Returns a channel as it works.

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use super::index::Walk;
 use super::symbol::{Access, Sort, Symbol};
+use super::walk::Walk;
 use crate::diagnostic::Span;
 use crate::expr::{Expr, Read};
 use crate::spec::Text;

@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::kept::Kept;
 use super::project::Project;
 use super::symbol::{Access, Mark, Sort, Symbol};
+use super::told::is_test;
 use crate::diagnostic::Lines;
 use crate::spec::check_name;
 
@@ -44,6 +45,9 @@ pub(super) fn rename(
     }
     if symbol.sort == Sort::Channel {
         check_channel(project, symbol, name)?;
+    }
+    if matches!(symbol.sort, Sort::Node | Sort::Channel) {
+        check_tests(project, symbol)?;
     }
     let places = project.places(symbol);
     // What changed on the disk without a word to us must not be edited blindly.
@@ -88,7 +92,23 @@ fn allowed(project: &Project, mark: &Mark) -> Result<(), String> {
 
 /// Tells whether a file of this path can hold names.
 fn matters(path: &str) -> bool {
-    super::complete::table(path).is_some()
+    let read_me = path.rsplit('/').next().is_some_and(|name| name.starts_with("README"));
+    super::complete::table(path).is_some() && !read_me
+}
+
+/// Refuses to rename what a test may know by a name that its table makes.
+fn check_tests(project: &Project, symbol: &Symbol) -> Result<(), String> {
+    for (path, kept) in project.files.iter().filter(|(path, _)| is_test(path)) {
+        if let Some((index, place)) = kept.index().and_then(|index| Some((index, index.hidden.first()?))) {
+            let (line, _) = Lines::of(&index.text).utf16(place.start);
+            return Err(format!(
+                "line {} of `{path}` may name `{}` in a way that cannot be told",
+                line + 1,
+                symbol.name
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Refuses to rename a channel that something may know by its name alone.

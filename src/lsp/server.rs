@@ -13,9 +13,9 @@ use serde_json::{Value as Json, json};
 
 use super::answer;
 use super::check::{Checked, Job};
-use super::hand_over;
 use super::place::{edit, path, uri};
 use super::project::{Project, root_of};
+use super::{Functions, hand_over};
 
 /// How long an editor must be still before its project is checked.
 const PAUSE: Duration = Duration::from_millis(120);
@@ -61,6 +61,7 @@ pub(super) struct Server {
     watches: bool,
     /// The editor takes edits with the versions of the texts that they are for.
     pub(super) versioned: bool,
+    functions: Functions,
     pub(super) documents: BTreeMap<PathBuf, Document>,
     pub(super) projects: BTreeMap<PathBuf, Open>,
 }
@@ -69,13 +70,14 @@ pub(super) struct Server {
 pub(super) type Refusal = (ErrorCode, String);
 
 impl Server {
-    pub(super) fn new(send: Box<dyn Fn(Message) + Send>, jobs: Sender<Job>) -> Self {
+    pub(super) fn new(send: Box<dyn Fn(Message) + Send>, jobs: Sender<Job>, functions: Functions) -> Self {
         Self {
             send,
             jobs,
             phase: Phase::Fresh,
             watches: false,
             versioned: false,
+            functions,
             documents: BTreeMap::new(),
             projects: BTreeMap::new(),
         }
@@ -270,7 +272,7 @@ impl Server {
                 open.mark_due();
             }
             if let Some(root) = root {
-                self.projects.entry(root.clone()).or_insert_with(|| Open::new(root));
+                self.projects.entry(root.clone()).or_insert_with(|| Open::new(root, &self.functions));
                 moved.push(file);
             }
         }
@@ -350,8 +352,8 @@ impl Server {
 }
 
 impl Open {
-    fn new(root: PathBuf) -> Self {
-        let project = Project::new(root);
+    fn new(root: PathBuf, functions: &Functions) -> Self {
+        let project = Project { functions: Arc::clone(functions), ..Project::new(root) };
         Self { project, change: 0, due: None, running: false, shown: BTreeMap::new() }
     }
 

@@ -7,6 +7,9 @@ use super::hover::hover;
 use super::project::Project;
 use super::rename::{prepare, rename};
 
+mod told;
+mod under;
+
 const PROJECT: &str = "\
 format: 1
 models:

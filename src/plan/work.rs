@@ -12,7 +12,7 @@ use super::Target;
 use crate::expr::{ExprTree, Scope};
 use crate::failure::Failure;
 use crate::node::{Node, Retry};
-use crate::state::{Type, Write};
+use crate::state::{Mismatch, Type, Write};
 use crate::template::Templates;
 use crate::tool::Tool;
 
@@ -160,6 +160,33 @@ pub enum Form {
     Options(Vec<String>),
     /// A value of this type.
     Type(Type),
+}
+
+impl Form {
+    /// Checks an answer, and fills in what it left out.
+    pub fn take(&self, mut value: Json) -> Result<Json, Vec<Mismatch>> {
+        let wrong = |why: String| vec![Mismatch { pointer: String::new(), why }];
+        match self {
+            Self::Text if value.as_str().is_some_and(|text| !text.trim().is_empty()) => Ok(value),
+            Self::Text => Err(wrong("a text is due".to_owned())),
+            Self::Options(options) => {
+                let given = value.as_str().map(str::trim).unwrap_or_default();
+                // People write `Approve` where `approve` is meant.
+                let meant = options.iter().find(|option| option.as_str() == given);
+                let meant =
+                    meant.or_else(|| options.iter().find(|option| option.eq_ignore_ascii_case(given)));
+                match meant {
+                    Some(option) => Ok(Json::String(option.clone())),
+                    None => Err(wrong(format!("one of these is due: {}", options.join(", ")))),
+                }
+            }
+            Self::Type(ty) => {
+                ty.check(&value).map_err(|mismatch| vec![mismatch])?;
+                ty.fill(&mut value);
+                Ok(value)
+            }
+        }
+    }
 }
 
 /// What a plain message of the user does while a question is open.

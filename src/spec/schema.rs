@@ -293,7 +293,8 @@ fn names(named: Named) -> Option<(String, &'static str)> {
 fn is_given(named: Named, value: Shape) -> bool {
     match named {
         Named::Node => matches!(value, Shape::Kinds(..)),
-        Named::Input | Named::Channel => !matches!(value, Shape::Any),
+        Named::Input | Named::Channel | Named::Argument => !matches!(value, Shape::Any),
+        Named::Tool => !matches!(value, Shape::OneOf(..)),
         _ => true,
     }
 }

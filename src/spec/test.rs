@@ -22,6 +22,8 @@ pub use expect::{CallSpec, ExpectSpec, FailureSpec, PathSpec, PromptSpec, ReplyS
 pub struct TestFile {
     /// The file.
     pub file: FileId,
+    /// The whole tree, for editors.
+    pub tree: Node,
     /// The graph that is tested.
     pub graph: Option<Spanned<String>>,
     /// The cases; one for each row where there is a table.
@@ -210,7 +212,7 @@ impl Reader<'_> {
         }
         let allow = self.allow(fields.take("allow"));
         fields.finish(self, |_| None);
-        Some(TestFile { file, graph, cases: read, allow })
+        Some(TestFile { file, tree: tree.clone(), graph, cases: read, allow })
     }
 
     /// Reads a case; with a table one for each row.

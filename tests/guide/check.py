@@ -282,7 +282,7 @@ def play(page, lines, at):
 def keys_of():
     """Returns {map: [(key, due, text)]}, from the JSON Schemas of the binary."""
     maps = {}
-    for name in ("graph", "project", "prompt"):
+    for name in ("graph", "project", "prompt", "test"):
         schema = json.loads(run(["schema", name], ROOT)[0])
         for map_name, body in {name: schema, **schema["definitions"]}.items():
             props = body.get("properties")
@@ -401,6 +401,18 @@ def check_summary(pages):
         fault("SUMMARY.md", 0, f"`{extra}` does not exist")
 
 
+def check_readme():
+    """The numbers of README.md: its points count up, and its cases are those of the shipped graphs."""
+    text = (ROOT / "README.md").read_text()
+    points = [int(n) for n in re.findall(r"^\*\*(\d+)\.", text, re.M)]
+    if points != list(range(1, len(points) + 1)):
+        fault("README.md", 0, f"the points are numbered {points}")
+    cases = len(json.loads(run(["test", "--format", "json"], ROOT)[0])["cases"])
+    shown = re.search(r"^(\d+) cases passed, (\d+) failed", text, re.M)
+    if not shown or int(shown[1]) + int(shown[2]) != cases:
+        fault("README.md", 0, f"the shipped graphs have {cases} cases")
+
+
 KEYS = keys_of()
 # The pages of codes have a form of their own, and a test of their own runs them.
 pages = sorted(p.relative_to(SRC) for p in SRC.rglob("*.md") if not re.fullmatch(r"[A-Z]\d{3}\.md", p.name))
@@ -420,6 +432,7 @@ with tempfile.TemporaryDirectory() as folder:
             (SRC / page).write_text("\n".join(lines))
 if not ONLY:
     check_summary(pages)
+    check_readme()
 faults = list(dict.fromkeys(faults))
 for text in faults:
     print(text)

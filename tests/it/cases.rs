@@ -281,6 +281,55 @@ fn everything_that_calls_is_scripted_wherever_it_stands() {
     assert!(out.contains("desk: 7 of 7 nodes run, 11 of 11 edges taken\n"), "{out}");
 }
 
+/// What a case tells of the calls of models only could be told.
+#[test]
+fn calls_are_held_against_what_they_are_made_with() {
+    let folder = Folder::new();
+    std::fs::create_dir_all(folder.path().join("graphs/tests")).unwrap();
+    for (name, text) in CALLS {
+        folder.write(&format!("graphs/{name}.yaml"), text);
+    }
+    let called = PLAYED.split("  - name: takes").next().unwrap();
+    let run = |sent: &str| {
+        let cases = called.replace("rule/judge: 1}", &format!("rule/judge: 1, {sent}}}"));
+        let cases = cases
+            .replace("search: 2, fetch: 2, 'each[0]", "'each[0]")
+            .replace(", 'each[1]/think/search_kb': 1", "");
+        folder.write("graphs/tests/desk.test.yaml", &format!("format: 1\ntests: desk\ncases:\n{cases}"));
+        let (code, out, error) = test(&folder, &["desk"]);
+        (code, out + &error)
+    };
+    for holds in [
+        "search: {times: 2, with: {query: Hello}}",
+        "'each[1]/think/search_kb': {with: {query: b}}",
+        "fetch: {with: {method: GET, url: 'https://shop.example.com/orders', body: null}}",
+    ] {
+        let (code, out) = run(holds);
+        assert_eq!(code, 0, "{holds}: {out}");
+    }
+    for (wrong, told) in [
+        ("search: {with: {query: Bye}}", r#"found "Hello""#),
+        (
+            "'each[1]/think/search_kb': {with: {query: c}}",
+            "`each[1]/think/search_kb` calls with another `query`",
+        ),
+        ("fetch: {with: {method: POST}}", r#"found "GET""#),
+        ("pick: {with: {x: 1}}", "nothing is known of what a question is called with"),
+        ("rule: {with: {x: 1}}", "nothing is known of what a graph is called with"),
+        ("fetch: {with: {address: x}}", "there are: `method`, `url`, `headers`, `body`"),
+        ("search: {with: {querry: x}}", "did you mean `query`?"),
+        ("search: {with: {query: 1}}", "`query` cannot hold this"),
+        ("note: {with: {x: 1}}", "`note` calls nothing"),
+        (
+            "'each[0]/think/search_kb': {with: {query: b}}",
+            "`each[0]/think/search_kb` is to call, and does not",
+        ),
+    ] {
+        let (code, out) = run(wrong);
+        assert!(code != 0 && out.contains(told), "{wrong}: {out}");
+    }
+}
+
 #[test]
 fn targets_and_a_filter_choose_and_too_little_coverage_fails() {
     let folder = project(HOLDS);
@@ -351,14 +400,20 @@ fn a_report_is_for_programs_and_for_servers_of_ci() {
 fn real_models_are_asked_when_wanted_and_what_needs_scripts_is_passed_over() {
     let tests = "  - name: talks\n    turns:\n      - user: Hello\n        script: {answer: Hi}\n        \
         expect: {path: [choose, answer], reply: {equals: Hi, contains: demo model}, calls: {answer: 7}}\n  \
-        - name: fails\n    turns:\n      - {user: Hello, script: {answer: {error: http_400}}, expect: {error: http_400}}\n";
+        - name: fails\n    turns:\n      - {user: Hello, script: {answer: {error: http_400}}, expect: {error: http_400}}\n  \
+        - name: views\n    given: {input: {topic: views}}\n    turns:\n      - user: Hello\n        \
+        script: {pro: Yes., contra: No.}\n        \
+        expect: {state: {views: [No., Yes.], secret: views}, output: {views: [No., Yes.], topic: views}}\n";
     let folder = project(tests);
     let (code, out, error) = test(&folder, &["--live"]);
-    assert_eq!(code, 0, "{out}{error}");
+    assert_eq!(code, 0, "what a model wrote is not foretold: {out}{error}");
     assert!(
-        out.contains("skip desk: fails: ") && out.contains("1 case passed, 0 failed, 1 skipped"),
+        out.contains("skip desk: fails: ") && out.contains("2 cases passed, 0 failed, 1 skipped"),
         "{out}"
     );
+    let folder = project(&tests.replace("secret: views", "secret: talk"));
+    let (code, out, _) = test(&folder, &["--live"]);
+    assert!(code == 1 && out.contains("`state.secret` is another value"), "what the graph wrote is: {out}");
     let (code, out, _) = test(&folder, &[]);
     assert!(code == 1 && out.contains("FAIL desk: talks\nok   desk: fails\n"), "{out}");
 }

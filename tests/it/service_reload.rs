@@ -87,6 +87,35 @@ fn scribble(folder: &std::path::Path, stop: &AtomicBool) {
     }
 }
 
+/// Says whether a model was told one of the prompts to its end.
+fn is_whole(told: &str) -> bool {
+    let rest = told.split_once("Be brief").map_or("", |(_, rest)| rest);
+    let rest =
+        rest.strip_prefix(", ").map_or(rest, |rest| rest.trim_start_matches(|c: char| c.is_ascii_digit()));
+    rest.starts_with('.') && rest.contains("hello")
+}
+
+/// A half that is a prompt of its own was served, when it was there for longer than a moment.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prompt_that_is_written_slowly_is_served_when_it_is_whole() {
+    let world = World::watching(Fresh::sqlite(), GRAPH).await;
+    let mut file = std::fs::File::create(world.folder.path().join("graphs/prompts/answer.md")).unwrap();
+    file.write_all(PROMPT.replace("brief", "kind").as_bytes()).unwrap();
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert!(heard(&world, "half").await.contains("Be brief."));
+    file.write_all(b"@system\nNever lie.\n").unwrap();
+    drop(file);
+    world.reloaded("swapped", 0).await;
+    let told = heard(&world, "whole").await;
+    assert!(told.contains("Be kind.") && told.contains("Never lie."), "{told}");
+    assert_eq!(world.reloads("swapped").await, 1);
+    // Who never closes it is not waited for without end.
+    let mut file = std::fs::File::create(world.folder.path().join("graphs/prompts/answer.md")).unwrap();
+    file.write_all(PROMPT.replace("brief", "calm").as_bytes()).unwrap();
+    world.reloaded("swapped", 1).await;
+    assert!(heard(&world, "open").await.contains("Be calm."));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn half_written_files_never_reach_a_client() {
     let world = World::watching(Fresh::sqlite(), GRAPH).await;
@@ -99,8 +128,8 @@ async fn half_written_files_never_reach_a_client() {
     let client = async |n: usize| {
         let mut turns = 0;
         while Instant::now() < until {
-            let events = world.chat(&format!("s{n}"), "hi [[tokens=3 delay=5ms]]").await.rest().await;
-            assert_eq!(status(&events), "completed", "{events:?}");
+            let told = heard(&world, &format!("s{n}-{turns}")).await;
+            assert!(is_whole(&told), "{told}");
             turns += 1;
         }
         turns
@@ -116,7 +145,7 @@ async fn half_written_files_never_reach_a_client() {
     }
     let (swapped, refused) = (world.reloads("swapped").await, world.reloads("refused").await);
     println!("turns {turns:?}, {swapped} projects served, {refused} refused");
-    assert!(swapped > 2 && refused > 2, "{swapped} {refused}");
+    assert!(swapped > 2 && refused == 0, "a half was read: {swapped} {refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,10 +1,13 @@
 //! Scripts of tests: whom they stand for, and whether what they answer fits.
 
-use super::{Scene, known_node};
+use serde_json::Value as Json;
+
+use super::{Scene, check_value, known_node};
 use crate::diagnostic::{Bag, Diagnostic, Spanned, did_you_mean, suggest};
 use crate::model::Kind;
 use crate::plan::{Ask, Job, Plan, ToolPlan, Work};
 use crate::spec::{AnswerSpec, EntrySpec, ExpectSpec, PathSpec, ScriptSpec, caller_name};
+use crate::state::Type;
 
 /// Checks the script of a caller.
 pub(super) fn check_script(scene: &Scene<'_>, expect: &ExpectSpec, script: &ScriptSpec, bag: &mut Bag) {
@@ -209,5 +212,44 @@ fn check_fits(role: &Role<'_>, entry: &EntrySpec, bag: &mut Bag) {
     if let Some(why) = mismatch {
         let message = format!("this is no answer of {}", role.what());
         bag.report(Diagnostic::error("M514", message, entry.span, why.to_string()));
+    }
+}
+
+/// What a request has that a test can tell.
+const REQUEST: [&str; 4] = ["method", "url", "headers", "body"];
+
+/// Checks what a test says of what calls are made with.
+pub(super) fn check_sent(
+    role: &Role<'_>,
+    name: &Spanned<String>,
+    with: &[(Spanned<String>, Spanned<Json>)],
+    bag: &mut Bag,
+) {
+    let unknown = |key: &Spanned<String>, known: &[&str], bag: &mut Bag| {
+        let message = format!("{} has no `{}`", role.what(), key.value);
+        let finding = Diagnostic::error("M514", message, key.span, format!("`{}` calls it", name.value));
+        bag.report(finding.help_maybe(did_you_mean(&key.value, known.iter().copied())));
+    };
+    for (key, value) in with {
+        match role {
+            // What a server takes besides is its matter, and so is what a model does.
+            Role::Model(_) | Role::Custom(_) => {}
+            Role::Tool(tool) => {
+                let Type::Record(fields) = &tool.args else { continue };
+                match fields.get(&key.value) {
+                    Some(field) => check_value(&key.value, value, field.ty.check(&value.value), bag),
+                    None if tool.schema.is_some() => {}
+                    None => unknown(key, &fields.keys().map(String::as_str).collect::<Vec<_>>(), bag),
+                }
+            }
+            Role::Request if REQUEST.contains(&key.value.as_str()) => {}
+            Role::Request => unknown(key, &REQUEST, bag),
+            Role::Graph | Role::Person(_) => {
+                let message = format!("nothing is known of what {} is called with", role.what());
+                let finding = Diagnostic::error("M514", message, key.span, "cannot be told");
+                bag.report(finding.help("write  times: 1  alone"));
+                return;
+            }
+        }
     }
 }

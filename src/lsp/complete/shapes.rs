@@ -19,17 +19,21 @@ pub(in crate::lsp) struct Reached(Vec<Shape>);
 
 impl Reached {
     /// Returns the shapes, taken apart as far as the place tells.
-    pub(in crate::lsp) fn shapes(&self, place: Place) -> Vec<Shape> {
+    pub(in crate::lsp) fn shapes(&self, cursor: &Cursor<'_>) -> Vec<Shape> {
         let mut shapes = Vec::new();
         for shape in &self.0 {
-            open(*shape, place == Place::Item, &mut shapes);
+            open(*shape, cursor.place == Place::Item, &mut shapes);
+            // `[{` begins a map that is an item.
+            if cursor.flow && cursor.place == Place::Key {
+                open(*shape, true, &mut shapes);
+            }
         }
         shapes
     }
 
     /// Finds a key of the maps that the place can be in.
-    pub(in crate::lsp) fn key(&self, place: Place, name: &str) -> Option<&'static Key> {
-        self.shapes(place).into_iter().find_map(|shape| match shape {
+    pub(in crate::lsp) fn key(&self, cursor: &Cursor<'_>, name: &str) -> Option<&'static Key> {
+        self.shapes(cursor).into_iter().find_map(|shape| match shape {
             Shape::Map(map) => map.key(name),
             _ => None,
         })

@@ -1,7 +1,7 @@
 //! A test file: cases for a graph, with the replies of its models.
 
 use super::graph::{ALLOW, FORMAT};
-use super::{Key, Map, Named, Shape, due, key};
+use super::{Key, Map, Named, Shape, Shared, due, key};
 
 /// A test file.
 pub static TEST: Map = Map {
@@ -110,7 +110,7 @@ static TURN_KEYS: [Key; 6] = [
     key("resume", Shape::Boolean, "Instead of `user`: goes on with the run that failed in the turn before."),
     key(
         "script",
-        Shape::Names(Named::Node, &Shape::OneOf(&SCRIPT)),
+        Shape::Names(Named::Node, &Shape::Shared(&SCRIPT)),
         "What the models and the world answer, by node: a text, `{error: timeout}`, or a list of them for successive \
          calls; `node/tool` is a tool that the node's model calls. A node that calls out without a script fails the case, \
          and so does an entry that no call takes.",
@@ -124,7 +124,14 @@ static TURN_KEYS: [Key; 6] = [
 
 static USER: [Shape; 2] = [Shape::Text, Shape::List(&Shape::Any)];
 
-static SCRIPT: [Shape; 3] = [Shape::Text, Shape::Map(&ENTRY), Shape::Filled(&Shape::OneOf(&ENTRIES))];
+/// What a node gets.
+static SCRIPT: Shared = Shared {
+    name: "script",
+    doc: "What a node gets: a text, an answer, or a list of them for successive calls.",
+    shape: Shape::OneOf(&SCRIPTS),
+};
+
+static SCRIPTS: [Shape; 3] = [Shape::Text, Shape::Map(&ENTRY), Shape::Filled(&Shape::OneOf(&ENTRIES))];
 static ENTRIES: [Shape; 2] = [Shape::Text, Shape::Map(&ENTRY)];
 
 /// The answer to one call.
@@ -145,15 +152,23 @@ static ENTRY_KEYS: [Key; 11] = [
     ),
     key(
         "calls",
-        Shape::List(&Shape::AnyMap),
+        Shape::List(&Shape::Names(Named::Tool, &Shape::OneOf(&ARGUMENTS))),
         "The tools that the model calls: `[{search_kb: {query: late}}]`.",
     ),
     key("result", Shape::Any, "The result of a tool."),
     key("status", Shape::OneOf(&COUNT), "The status of the response to an `http` node. Default: 200."),
     key("json", Shape::Any, "The body of the response to an `http` node, as a plain value."),
     key("headers", Shape::AnyMap, "The headers of the response to an `http` node."),
-    key("nodes", Shape::AnyMap, "For a `graph` node: what the nodes of that graph get, by name."),
-    key("items", Shape::List(&Shape::Any), "For a `map` node: what its items get, in the order of the list."),
+    key(
+        "nodes",
+        Shape::Names(Named::Node, &Shape::Shared(&SCRIPT)),
+        "For a `graph` node: what the nodes of that graph get, by name.",
+    ),
+    key(
+        "items",
+        Shape::List(&Shape::Shared(&SCRIPT)),
+        "For a `map` node: what its items get, in the order of the list.",
+    ),
     key(
         "error",
         Shape::OneOf(&ERROR_KIND),
@@ -163,6 +178,7 @@ static ENTRY_KEYS: [Key; 11] = [
     key("after", Shape::OneOf(&AFTER), "How long the call takes: `200ms`. Default: no time."),
 ];
 
+static ARGUMENTS: [Shape; 2] = [Shape::Names(Named::Argument, &Shape::Any), ROW];
 static ERROR_KIND: [Shape; 2] = [Shape::Name(Named::ErrorKind), ROW];
 static AFTER: [Shape; 2] = [Shape::Duration, ROW];
 
@@ -206,7 +222,8 @@ static EXPECT_KEYS: [Key; 11] = [
     key(
         "calls",
         Shape::Names(Named::Node, &Shape::OneOf(&CALLS)),
-        "How often nodes call a model, a tool, an address or a graph that is scripted: `{answer: 1, answer/search_kb: 2}`.",
+        "How often, and with what, nodes call a model, a tool, an address or a graph that is scripted: \
+         `{answer: 1, answer/search_kb: {with: {query: late}}}`.",
     ),
     key(
         "attempts",
@@ -226,8 +243,9 @@ static EXPECT_KEYS: [Key; 11] = [
     key("prompt", Shape::Names(Named::Node, &Shape::Map(&PROMPT)), "What nodes send to their model."),
 ];
 
-static PAUSED: [Shape; 2] = [Shape::Text, Shape::List(&Shape::Text)];
-static EVENTS: [Shape; 2] = [Shape::List(&Shape::Text), ROW];
+static PAUSED: [Shape; 2] = [Shape::OneOf(&NODE), NODES];
+static EVENTS: [Shape; 2] = [Shape::List(&Shape::OneOf(&EVENT)), ROW];
+static EVENT: [Shape; 2] = [Shape::Name(Named::Event), ROW];
 static PATH: [Shape; 3] = [Shape::List(&Shape::OneOf(&STEP)), Shape::Map(&WAY), ROW];
 static STEP: [Shape; 3] = [Shape::Name(Named::Node), Shape::Filled(&Shape::OneOf(&NODE)), ROW];
 
@@ -263,10 +281,10 @@ static SAID_KEYS: [Key; 4] = [
 
 static CALLS: [Shape; 3] = [Shape::Integer, Shape::Map(&CALL), ROW];
 
-/// How a node calls its model.
+/// How a node calls.
 pub static CALL: Map = Map {
     name: "call",
-    doc: "How a node calls its model. A bare number stands for `times`.",
+    doc: "How a node calls. A bare number stands for `times`.",
     groups: &[&CALL_KEYS],
     rules: &[super::Rule::AnyOf(&["times", "with"])],
 };
@@ -275,8 +293,9 @@ static CALL_KEYS: [Key; 2] = [
     key("times", Shape::OneOf(&NUMBER), "How often, each attempt counted; 0 is never."),
     key(
         "with",
-        Shape::AnyMap,
-        "Parameters of every call, besides the prompt: `{temperature: 0, max_tokens: 400}`.",
+        Shape::Names(Named::Argument, &Shape::Any),
+        "What every call is made with: parameters of a model besides its prompt, `{temperature: 0}`; arguments of a tool or \
+         a function, `{query: late}`; of an `http` node `method`, `url`, `headers` and `body`.",
     ),
 ];
 
