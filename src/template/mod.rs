@@ -2,6 +2,7 @@
 //!
 //! Invariant: a template is text of the project. What a template prints is never parsed again.
 
+mod library;
 mod names;
 mod pieces;
 pub mod prompt;
