@@ -124,6 +124,17 @@ impl Expr {
         let no_boolean = walk::no_boolean(&expr);
         Ok(Self(Arc::new(Parsed { source: source.to_owned(), reads: walk.reads, node, no_boolean })))
     }
+    /// Returns what an expression reads that is wrong in some of its words; nothing where it is not understood.
+    pub fn reads_of_wrong(source: &str) -> Option<Vec<Read>> {
+        let expr = syntax::parse(source).ok()?;
+        if node::lower(&expr).is_err_and(|error| error.message == node::TOO_DEEP) {
+            return None;
+        }
+        let mut walk = Walk::new(source, Place::Key);
+        walk.expr(&expr);
+        walk.errors.iter().all(|error| error.code != "E101").then_some(walk.reads)
+    }
+
 
     /// Returns the text as it was written.
     pub fn source(&self) -> &str {
