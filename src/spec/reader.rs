@@ -10,6 +10,9 @@ use crate::diagnostic::{
     Bag, CODES, Diagnostic, Severity, Span, Spanned, code_info, look_alike, our_letters, suggest,
 };
 
+/// What is due where an expression stands.
+const EXPRESSION: &str = "an expression";
+
 /// Collects findings while trees are read.
 pub(super) struct Reader<'a> {
     pub(super) bag: &'a mut Bag,
@@ -107,6 +110,13 @@ impl Reader<'_> {
                     "a number with leading zeros",
                     node.span,
                     "a text to some, a number to others",
+        let text = self.words(node, expected)?;
+        self.uncommented(node, &text, if expected == EXPRESSION { "expression" } else { "text" })?;
+        Some(text)
+    }
+
+    /// Reads a text that is a name or one of several words: a comment may stand close behind it.
+    pub(super) fn words(&mut self, node: &Node, expected: &str) -> Option<Text> {
                 );
                 self.bag.report(finding.help(format!("quote it: \"{value}\"")));
                 None
@@ -134,7 +144,7 @@ impl Reader<'_> {
     pub(super) fn literal(&mut self, node: &Node) -> Option<Spanned<serde_json::Value>> {
         let padded = node.style == Style::Plain && node.as_str().is_some_and(zero_padded);
         if padded {
-            self.text(node, "a value");
+            self.words(node, "a value");
             return None;
         }
         if node.style == Style::Absent {
@@ -158,9 +168,8 @@ impl Reader<'_> {
                 Some(Text::verbatim(&raw, node.span))
             }
             _ => {
-                let text = self.text(node, "an expression")?;
+                let text = self.text(node, EXPRESSION)?;
                 self.pasted(&text, true)?;
-                self.uncommented(node, &text)?;
                 Some(text)
             }
         }
@@ -181,8 +190,9 @@ impl Reader<'_> {
         Some(())
     }
 
-    /// Refuses an expression of which ` #` made a comment: it leaves a quote or a bracket open.
-    fn uncommented(&mut self, node: &Node, text: &Text) -> Option<()> {
+    /// Refuses a value of which ` #` made a comment: something stands close behind it, as in `order #17`, or an
+    /// expression leaves a quote or a bracket open.
+    fn uncommented(&mut self, node: &Node, text: &Text, what: &str) -> Option<()> {
         let rest = self.bag.source(node.span.file).1.get(node.span.end as usize..).unwrap_or_default();
         let commented = rest.trim_start_matches(' ').starts_with('#');
         if node.style != Style::Plain || !commented || surface::opens(&text.value).is_none() {
@@ -190,15 +200,19 @@ impl Reader<'_> {
         }
         let gap = (rest.len() - rest.trim_start_matches(' ').len()) as u32;
         let span = Span { start: node.span.end + gap, end: node.span.end + gap + 1, ..node.span };
-        let finding =
-            Diagnostic::error("Y006", "` #` cuts the expression", span, "YAML reads a comment from here on");
-        self.bag.report(finding.help("put the whole expression into double quotes"));
+        let finding = Diagnostic::error(
+            "Y006",
+            format!("` #` cuts the {what}"),
+            span,
+            "YAML reads a comment from here on",
+        );
+        self.bag.report(finding.help(format!("put the whole {what} into double quotes")));
         None
     }
 
     /// Reads a name that stands for something defined elsewhere.
     pub(super) fn name(&mut self, node: &Node, what: &str) -> Option<Spanned<String>> {
-        let text = self.text(node, what)?;
+        let text = self.words(node, what)?;
         if text.value.contains("{{") || text.value.contains("{%") {
             let finding =
                 Diagnostic::error("E105", "braces in a name", text.span, format!("this key holds {what}"));
