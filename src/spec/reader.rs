@@ -94,8 +94,29 @@ impl Reader<'_> {
         self.list(node, what)
     }
 
+    /// Checks that nothing is in a list twice.
+    pub(super) fn once(&mut self, items: &[Spanned<String>], what: &str) {
+        // A version that was stored stays as it is.
+        if self.bag.is_trusting() {
+            return;
+        }
+        for (n, item) in items.iter().enumerate() {
+            let Some(first) = items[..n].iter().find(|known| known.value == item.value) else { continue };
+            let message = format!("{what} `{}` is there twice", item.value);
+            let finding = Diagnostic::error("G105", message, item.span, "the second one");
+            self.bag.report(finding.related(first.span, "the first one").help("remove one of them"));
+        }
+    }
+
     /// Reads a text.
     pub(super) fn text(&mut self, node: &Node, expected: &str) -> Option<Text> {
+        let text = self.words(node, expected)?;
+        self.uncommented(node, &text, if expected == EXPRESSION { "expression" } else { "text" })?;
+        Some(text)
+    }
+
+    /// Reads a text that is a name or one of several words: a comment may stand close behind it.
+    pub(super) fn words(&mut self, node: &Node, expected: &str) -> Option<Text> {
         if Self::is_secret(node) {
             self.no_secret(node);
             return None;
@@ -110,13 +131,6 @@ impl Reader<'_> {
                     "a number with leading zeros",
                     node.span,
                     "a text to some, a number to others",
-        let text = self.words(node, expected)?;
-        self.uncommented(node, &text, if expected == EXPRESSION { "expression" } else { "text" })?;
-        Some(text)
-    }
-
-    /// Reads a text that is a name or one of several words: a comment may stand close behind it.
-    pub(super) fn words(&mut self, node: &Node, expected: &str) -> Option<Text> {
                 );
                 self.bag.report(finding.help(format!("quote it: \"{value}\"")));
                 None
@@ -194,8 +208,10 @@ impl Reader<'_> {
     /// expression leaves a quote or a bracket open.
     fn uncommented(&mut self, node: &Node, text: &Text, what: &str) -> Option<()> {
         let rest = self.bag.source(node.span.file).1.get(node.span.end as usize..).unwrap_or_default();
-        let commented = rest.trim_start_matches(' ').starts_with('#');
-        if node.style != Style::Plain || !commented || surface::opens(&text.value).is_none() {
+        let Some(comment) = rest.trim_start_matches(' ').strip_prefix('#') else { return Some(()) };
+        let close = comment.starts_with(|c: char| !c.is_whitespace() && c != '#') && !self.bag.is_trusting();
+        let open = what == "expression" && surface::opens(&text.value).is_some();
+        if node.style != Style::Plain || !(close || open) {
             return Some(());
         }
         let gap = (rest.len() - rest.trim_start_matches(' ').len()) as u32;
