@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 
 use super::names::Names;
 use crate::diagnostic::{Bag, Diagnostic, Span, Spanned, did_you_mean};
-use crate::expr::{Expr, Scope};
+use crate::expr::{Expr, Scope, is_total};
 use crate::plan::{END, Next, Rule, Target};
 use crate::spec::{NextSpec, RuleSpec, Text};
 use crate::state::Type;
@@ -132,7 +132,8 @@ impl<'a> Edges<'a> {
                 None => broken = true,
             }
         }
-        if !total && !broken {
+        let asked: Vec<&str> = conditions.iter().map(|(text, _)| *text).collect();
+        if !total && !broken && !is_total(&asked, &names.roots) {
             let last = rules.last().map_or(key, RuleSpec::span);
             let finding = Diagnostic::error("G207", "no rule may match", key, "the last rule is a condition")
                 .related(last, "what comes next when this does not hold?");

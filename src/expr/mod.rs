@@ -25,12 +25,11 @@ pub(crate) use builtins::environment;
 pub(crate) use eval::explain;
 pub(crate) use infer::{Around, Family, Infer, Local, Macro, Module, boolean_help};
 pub use infer::{Facts, Fault, Root, Roots, Slot, Typed, infer, narrow, odd_part};
-pub(crate) use infer::{Family, Infer, boolean_help};
 pub(crate) use node::TOO_DEEP;
 pub use scope::Scope;
+pub(crate) use syntax::{foreign_word, too_deep, within};
 pub use table::{Argument, Builtin, FILTERS, FUNCTIONS, Given, Gives, TEMPLATE_FUNCTIONS, TESTS, Takes};
 pub use total::is_total;
-pub(crate) use syntax::{foreign_word, too_deep, within};
 pub use tree::ExprTree;
 pub(crate) use walk::{Place, Walk, range};
 
@@ -124,6 +123,7 @@ impl Expr {
         let no_boolean = walk::no_boolean(&expr);
         Ok(Self(Arc::new(Parsed { source: source.to_owned(), reads: walk.reads, node, no_boolean })))
     }
+
     /// Returns what an expression reads that is wrong in some of its words; nothing where it is not understood.
     pub fn reads_of_wrong(source: &str) -> Option<Vec<Read>> {
         let expr = syntax::parse(source).ok()?;
@@ -134,7 +134,6 @@ impl Expr {
         walk.expr(&expr);
         walk.errors.iter().all(|error| error.code != "E101").then_some(walk.reads)
     }
-
 
     /// Returns the text as it was written.
     pub fn source(&self) -> &str {
