@@ -1,6 +1,6 @@
 //! `check`: finds every mistake in the graphs without starting anything.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -60,7 +60,7 @@ pub(super) fn check(host: &Host, check: &CheckFlags) -> Result<ExitCode> {
     let (errors, warnings, lints) = bag.counts();
     match check.format {
         Format::Text => {
-            let mut text = diagnostic::render_text(&bag, std::io::stdout().is_terminal());
+            let mut text = diagnostic::render_text(&bag, super::coloured(&std::io::stdout()));
             let found =
                 [(errors, "error"), (warnings, "warning"), (lints, "lint")].map(|(n, one)| count(n, one));
             if errors == 0 {

@@ -58,7 +58,9 @@ fn expressions() -> String {
     };
     format!(
         "Names       state.CHANNEL  input.NAME  run.id run.step run.attempt run.steps_left run.user_text run.now\n\
-         \x20           result (under `into`)\n\
+         \x20           result (under `into` and `emit`)  item index (in a `map`, or the name that `as` gives)\n\
+         \x20           error.kind error.message error.node error.code (in handlers)\n\
+         \x20           args.NAME (in tools)  env.NAME (in tools and http nodes)\n\
          Operators   == != < <= > >=  + - * / // % **  ~ (texts)  and or not  in, not in  is, is not  x if c else y\n\
          Literals    'text'  1  1.5  true  false  none  [1, 2]  {{'a': 1}}\n\
          Filters     {}\n\

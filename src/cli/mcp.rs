@@ -1,6 +1,6 @@
 //! `mcp`: writes down what the tools of MCP servers are, and holds it against the servers.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -149,7 +149,7 @@ fn write(path: &Path, text: &str) -> Result<()> {
 
 fn unreadable(bag: &mut Bag, why: &str) -> Result<ExitCode> {
     bag.sort();
-    let text = diagnostic::render_text(bag, std::io::stderr().is_terminal());
+    let text = diagnostic::render_text(bag, super::coloured(&std::io::stderr()));
     writeln!(std::io::stderr(), "{text}error: {why}")?;
     Ok(ExitCode::from(2))
 }

@@ -256,7 +256,7 @@ fn log_to_stderr(flags: &Flags, file: &File, serving: bool) -> Result<()> {
     // A log collector that goes away must not take the service with it.
     let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
     match flags.log_format.or(file.log_format).unwrap_or_default() {
-        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Text => builder.with_ansi(coloured(&std::io::stderr())).init(),
         LogFormat::Json => builder.json().init(),
     }
     Ok(())
@@ -301,11 +301,16 @@ impl Host {
     }
 }
 
+/// Says whether a stream is written to in colours.
+fn coloured(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && crate::config::colours()
+}
+
 /// Compiles the project folder; prints the findings and fails when there are errors.
 fn load(host: &Host) -> Result<(Builder, Project)> {
     let mut builder = host.builder();
     let told = |findings: &app::Findings| {
-        let text = findings.render(std::io::stderr().is_terminal());
+        let text = findings.render(coloured(&std::io::stderr()));
         std::io::stderr().write_all(text.as_bytes())
     };
     match builder.compile() {

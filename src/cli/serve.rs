@@ -27,7 +27,7 @@ pub(super) async fn serve(host: &Host, serve: &ServeFlags) -> Result<ExitCode> {
     let mut drifts = project.findings.sources();
     super::mcp::verify(&project.catalog, &mut drifts).await;
     if drifts.has_errors() {
-        let text = diagnostic::render_text(&drifts, std::io::stderr().is_terminal());
+        let text = diagnostic::render_text(&drifts, super::coloured(&std::io::stderr()));
         std::io::stderr().write_all(text.as_bytes())?;
         bail!("the tools of MCP servers are not those that the project knows");
     }

@@ -1,6 +1,6 @@
 //! `test`: runs the cases beside graphs.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -88,7 +88,7 @@ pub(super) async fn test(host: &Host, wanted: &TestFlags) -> Result<ExitCode> {
     let catalog = folder.as_ref().and_then(|folder| compile::compile(folder, &providers, &mut bag));
     bag.sort();
     bag.drop_lints();
-    let text = diagnostic::render_text(&bag, std::io::stderr().is_terminal());
+    let text = diagnostic::render_text(&bag, super::coloured(&std::io::stderr()));
     std::io::stderr().write_all(text.as_bytes())?;
     let Some((folder, catalog)) = folder.zip(catalog) else {
         return unreadable(&format!("the graphs in `{}` have errors", root.display()));
@@ -112,7 +112,7 @@ pub(super) async fn test(host: &Host, wanted: &TestFlags) -> Result<ExitCode> {
     let low = low(wanted, &report);
     match wanted.format {
         Format::Text => {
-            let mut text = lines(&report, &bag, std::io::stdout().is_terminal());
+            let mut text = lines(&report, &bag, super::coloured(&std::io::stdout()));
             text += &low.iter().map(|line| format!("{line}\n")).collect::<String>();
             super::print(&text)?;
         }

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value as Json;
 
+use super::unused::only_values;
 use crate::diagnostic::{Bag, Diagnostic, Span, Spanned, did_you_mean};
 use crate::event::NAMES;
 use crate::model::Kind;
@@ -48,6 +49,32 @@ pub(super) fn check_tests(folder: &Folder, plans: &Plans<'_>, whole: bool, bag: 
         let mut told = BTreeSet::new();
         for case in &test.cases {
             check_case(&Scene { plan, case, begins: true, whole }, graph, &mut told, bag);
+        }
+    }
+}
+
+/// Checks the names of nodes in the tests of graphs that have errors of values: the nodes are known nevertheless.
+pub(super) fn check_beside(folder: &Folder, bag: &mut Bag) {
+    for test in folder.tests.values() {
+        let graph = test.graph.as_ref().and_then(|name| folder.graphs.get(&name.value));
+        let Some(graph) = graph.filter(|graph| !graph.broken_nodes && bag.errors_in(graph.file) > 0) else {
+            continue;
+        };
+        if !only_values(graph.file, bag) {
+            continue;
+        }
+        let nodes: Vec<&str> = graph.nodes.iter().map(|(name, _)| name.value.as_str()).collect();
+        let expected = test.cases.iter().flat_map(|case| &case.turns).map(|turn| &turn.expect);
+        let walks = expected.clone().flat_map(|expect| match &expect.path {
+            Some(PathSpec::Exact(_, steps)) => steps.iter().flatten().collect(),
+            Some(PathSpec::Part { contains, never }) => contains.iter().chain(never).collect::<Vec<_>>(),
+            None => Vec::new(),
+        });
+        let scripts = test.cases.iter().flat_map(|case| &case.turns).flat_map(|turn| &turn.script);
+        let only = test.cases.iter().filter_map(|case| case.only.as_ref());
+        let names = walks.chain(scripts.map(|script| &script.node)).chain(only);
+        for name in names.filter(|name| !nodes.contains(&outer(&name.value))) {
+            unknown_node(name, nodes.iter().copied(), bag);
         }
     }
 }
@@ -266,14 +293,18 @@ fn known_node<'p>(plan: &'p Plan, name: &Spanned<String>, bag: &mut Bag) -> Opti
     if let Some(node) = plan.nodes.get(&name.value) {
         return Some(node.job.kind);
     }
+    unknown_node(name, plan.nodes.keys().map(String::as_str), bag);
+    None
+}
+
+fn unknown_node<'n>(name: &Spanned<String>, known: impl Iterator<Item = &'n str> + Clone, bag: &mut Bag) {
     let message = format!("unknown node `{}`", name.value);
     let finding = Diagnostic::error("M514", message, name.span, "no node of the graph has this name");
     let help = match name.value.as_str() {
         "end" | "start" => Some("a path names nodes only".to_owned()),
-        _ => did_you_mean(&name.value, plan.nodes.keys().map(String::as_str)),
+        _ => did_you_mean(&name.value, known),
     };
     bag.report(finding.help_maybe(help));
-    None
 }
 
 /// Returns a channel; an unknown one is told.

@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 
 use super::names::Names;
 use crate::diagnostic::{Bag, Diagnostic, Span, Spanned, did_you_mean};
-use crate::expr::{Expr, Scope};
+use crate::expr::{Expr, Scope, is_total};
 use crate::plan::{END, Next, Rule, Target};
 use crate::spec::{NextSpec, RuleSpec, Text};
 use crate::state::Type;
@@ -69,7 +69,9 @@ impl<'a> Edges<'a> {
                     .map(|(when, to)| {
                         let parts = (names.condition(when, bag), self.target(to, bag));
                         if let Some(expr) = &parts.0 {
-                            check_constant(expr, when, bag);
+                            let (label, help) =
+                                ("always true: taken each time", "lead there by  {all: […]}  before this");
+                            check_constant(expr, when, (label, help), bag);
                         }
                         parts.0.zip(parts.1)
                     })
@@ -114,7 +116,11 @@ impl<'a> Edges<'a> {
                     conditions.push((when.value.trim(), when.span));
                     let parts = (names.condition(when, bag), self.next(next, key, names, bag));
                     if let Some(expr) = &parts.0 {
-                        check_constant(expr, when, bag);
+                        let (label, help) = (
+                            "always true: what follows is never reached",
+                            "write  else:  for what happens in any case",
+                        );
+                        check_constant(expr, when, (label, help), bag);
                     }
                     parts.0.zip(parts.1).map(|(when, next)| Rule::When(when, next))
                 }
@@ -132,7 +138,8 @@ impl<'a> Edges<'a> {
                 None => broken = true,
             }
         }
-        if !total && !broken {
+        let asked: Vec<&str> = conditions.iter().map(|(text, _)| *text).collect();
+        if !total && !broken && !is_total(&asked, &names.roots) {
             let last = rules.last().map_or(key, RuleSpec::span);
             let finding = Diagnostic::error("G207", "no rule may match", key, "the last rule is a condition")
                 .related(last, "what comes next when this does not hold?");
@@ -260,17 +267,13 @@ impl<'a> Edges<'a> {
 /// The most wrong cases of a `match` that are told: looking for what was meant takes time.
 const MANY: usize = 20;
 
-/// Warns of a condition that asks nothing.
-fn check_constant(expr: &Expr, text: &Text, bag: &mut Bag) {
+/// Warns of a condition that asks nothing; `always` is what to say of one that is true.
+fn check_constant(expr: &Expr, text: &Text, always: (&str, &str), bag: &mut Bag) {
     if !expr.reads().is_empty() {
         return;
     }
     if let Ok(truth) = expr.eval_bool(&Scope::new()) {
-        let (label, help) = if truth {
-            ("always true: what follows is never reached", "write  else:  for what happens in any case")
-        } else {
-            ("always false: never taken", "remove the rule")
-        };
+        let (label, help) = if truth { always } else { ("always false: never taken", "remove the rule") };
         let message = "a condition that asks nothing";
         bag.report(Diagnostic::warning("G208", message, text.span, label).help(help));
     }

@@ -104,8 +104,8 @@ impl Weights {
         self.known.get(name).copied()
     }
 
-    /// Says whether an include leads back to the partial that it stands in.
-    pub(super) fn leads_back(&self, from: &str, to: &str) -> bool {
-        self.circles.get(from).is_some_and(|circle| self.circles.get(to) == Some(circle))
+    /// Returns the circle by which an include leads back to the partial that it stands in.
+    pub(super) fn leads_back(&self, from: &str, to: &str) -> Option<usize> {
+        self.circles.get(from).filter(|circle| self.circles.get(to) == Some(circle)).copied()
     }
 }

@@ -25,6 +25,7 @@ mod request;
 mod shape;
 mod tools;
 mod types;
+mod unused;
 mod version;
 
 use std::cell::RefCell;
@@ -49,6 +50,7 @@ use nodes::{Draft, Scene, Shared};
 use outside::Outside;
 use prompts::Prompts;
 use tools::{ToolDraft, Tools};
+use unused::Used;
 
 pub use custom::{Function, functions};
 pub use json_schema::lenient;
@@ -128,9 +130,7 @@ pub fn compile(folder: &Folder, providers: &Providers, bag: &mut Bag) -> Option<
         let plans: Vec<_> = checked.iter().map(|checked| (checked.graph, &checked.plan)).collect();
         check_ways_out(&plans, &folder.project, bag);
     }
-    if !bag.has_errors() {
-        report_unused(folder, &shared, &types, &prompts, bag);
-    }
+    report_unused(folder, &shared, &types, &prompts, bag);
     let templates = prompts.freeze(folder, bag);
     // The node that replies may be the one that is wrong.
     if !bag.has_errors() {
@@ -149,6 +149,7 @@ pub fn compile(folder: &Folder, providers: &Providers, bag: &mut Bag) -> Option<
         // What the graphs that are sound say of their tests is told in the same pass.
         let plans = checked.iter().map(|checked| (checked.graph.id.as_str(), &checked.plan)).collect();
         cases::check_tests(folder, &plans, false, bag);
+        cases::check_beside(folder, bag);
         silence(folder, bag);
         return None;
     }
@@ -396,8 +397,14 @@ fn silent(checked: &Checked<'_>, heads: &BTreeMap<String, Head<'_>>) -> Option<D
 
 /// Warns of what nothing uses.
 fn report_unused(folder: &Folder, shared: &Shared<'_>, types: &Types, prompts: &Prompts, bag: &mut Bag) {
-    prompts.report_unused(folder, bag);
+    let used = Used::new(folder, bag);
+    if used.knows("prompt") {
+        prompts.report_unused(folder, &used, bag);
+    }
     let mut dead = |what: &str, name: &crate::diagnostic::Spanned<String>| {
+        if !used.knows(what) || used.mentioned(&name.value, 1) {
+            return;
+        }
         let message = format!("{what} `{}` is not used", name.value);
         bag.report(Diagnostic::warning("M517", message, name.span, "nothing names it"));
     };

@@ -29,6 +29,8 @@ pub(super) struct Model {
     pub(super) forced: bool,
     /// It calls tools.
     pub(super) tools: bool,
+    /// It takes images.
+    pub(super) images: bool,
 }
 
 /// Builds all models; those that are wrong are named apart.
@@ -177,6 +179,7 @@ fn model(
             schemas: forced || supports("json_schema"),
             forced,
             tools: supports("tools"),
+            images: supports("images"),
         }),
         Err(error) => {
             let span = spec.base_url.as_ref().map_or(name.span, |url| url.span);

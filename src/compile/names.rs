@@ -153,14 +153,20 @@ impl Names {
     pub(super) fn expression(&self, text: &Text, bag: &mut Bag) -> Option<Expr> {
         match Expr::parse(&text.value) {
             Ok(expr) => {
-                if !self.reads(expr.reads(), text, false, bag) {
-                    return None;
-                }
+                let read = self.reads(expr.reads(), text, false, bag);
                 let (_, faults) = infer(expr.source(), &self.roots, &Facts::default());
-                self.faults(faults, |code| !BY_FLOW.contains(&code), |range| text.locate(range), bag)
-                    .then_some(expr)
+                let typed =
+                    self.faults(faults, |code| !BY_FLOW.contains(&code), |range| text.locate(range), bag);
+                (read && typed).then_some(expr)
             }
             Err(errors) => {
+                // What is wrong with one word does not hide what is wrong with another.
+                if let Some(reads) = Expr::reads_of_wrong(&text.value) {
+                    self.reads(&reads, text, false, bag);
+                    let (_, mut faults) = infer(&text.value, &self.roots, &Facts::default());
+                    faults.retain(|fault| errors.iter().all(|error| error.range != fault.error.range));
+                    self.faults(faults, |code| !BY_FLOW.contains(&code), |range| text.locate(range), bag);
+                }
                 report_expr(errors, text, bag);
                 None
             }
@@ -267,13 +273,28 @@ impl Names {
 
     /// Checks what is read; false when something was reported.
     pub(super) fn reads(&self, reads: &[Read], text: &Text, prompt: bool, bag: &mut Bag) -> bool {
+        self.reads_at(reads, text, prompt, None, bag)
+    }
+
+    /// The same for what a partial reads where it is included.
+    pub(super) fn reads_at(
+        &self,
+        reads: &[Read],
+        text: &Text,
+        prompt: bool,
+        include: Option<Span>,
+        bag: &mut Bag,
+    ) -> bool {
         let mut fine = true;
         for read in reads {
             if !fine && bag.is_full(text.span.file) {
                 break;
             }
             if let Some(finding) = self.read(read, text, prompt) {
-                bag.report(finding);
+                bag.report(match include {
+                    Some(include) => finding.related(include, "included here"),
+                    None => finding,
+                });
                 fine = false;
             } else {
                 // What is broken elsewhere has no type here.

@@ -8,6 +8,7 @@ mod llm;
 mod map;
 mod misfit;
 mod sent;
+mod turns;
 mod words;
 mod write;
 

@@ -10,13 +10,14 @@ use super::declared::Declared;
 use super::includes::{Sum, Weight, Weights};
 use super::names::{BY_FLOW, Names, report_template};
 use super::types::Types;
+use super::unused::Used;
 use crate::diagnostic::{Bag, Diagnostic, Span, did_you_mean};
 use crate::expr::{Facts, Read, Roots, Scope};
 use crate::model::Role;
 use crate::spec::{Folder, ParamsSpec, Project, PromptFile, Text, Tree};
 use crate::state::{Field, Type};
 use crate::template::prompt::{Section, SectionRole, check_partial, split};
-use crate::template::{Found, Parsed, Set, Templates, check_types, unbraced};
+use crate::template::{DEEPEST_INCLUDE, Found, Parsed, Set, Templates, check_types, unbraced};
 
 /// A part of a prompt file.
 #[derive(Debug, Clone)]
@@ -43,6 +44,8 @@ pub(super) struct Prompt {
     /// Its text, and the parts of it that are system messages.
     pub(super) body: Text,
     pub(super) systems: Vec<Range<usize>>,
+    /// Where each of its templates begins in its text.
+    starts: BTreeMap<String, usize>,
     /// What its templates can read, and where that is declared.
     pub(super) names: Names,
     /// Parameters of calls with it.
@@ -84,7 +87,13 @@ impl Prompts {
             }
             report_template(wrong, text, 0, bag);
             match prompts.set.add(name, &text.value) {
-                Ok(parsed) => drop(prompts.partials.insert(name.clone(), parsed)),
+                Ok(mut parsed) => {
+                    if !parsed.errors.is_empty() {
+                        prompts.broken_partials.insert(name.clone());
+                    }
+                    report_template(std::mem::take(&mut parsed.errors), text, 0, bag);
+                    prompts.partials.insert(name.clone(), parsed);
+                }
                 Err(errors) => {
                     report_template(errors, text, 0, bag);
                     prompts.broken_partials.insert(name.clone());
@@ -105,6 +114,7 @@ impl Prompts {
     fn check_partials(&mut self, folder: &Folder, bag: &mut Bag) {
         self.weights = Weights::of(&self.partials);
         let bounded = !bag.is_trusting();
+        let mut told = BTreeSet::new();
         for (name, parsed) in &self.partials {
             let Some(text) = folder.partials.get(name) else { continue };
             let mut sum = Sum::of_partial();
@@ -113,10 +123,14 @@ impl Prompts {
                 if !self.include_exists(included, span, bag) {
                     continue;
                 }
-                let wrong = if self.weights.leads_back(name, included) {
-                    let message = format!("`{name}` includes itself");
-                    let finding = Diagnostic::error("T305", message, span, "leads back here");
-                    Some(finding.help("take one of the includes out"))
+                let wrong = if let Some(circle) = self.weights.leads_back(name, included) {
+                    self.broken_partials.insert(name.clone());
+                    // A circle is told once, at the first of its files.
+                    told.insert(circle).then(|| {
+                        let message = format!("`{name}` includes itself");
+                        let finding = Diagnostic::error("T305", message, span, "leads back here");
+                        finding.help("take one of the includes out")
+                    })
                 } else {
                     match self.weights.get(included) {
                         Some(weight) if bounded && weight.fits() => sum.add(weight, span),
@@ -198,13 +212,16 @@ impl Prompts {
         let mut includes = BTreeSet::new();
         let mut plain = false;
         let mut systems = Vec::new();
+        let mut starts = BTreeMap::new();
         for (n, section) in sections.iter().enumerate() {
             match section {
                 Section::Text { role, range } => {
                     let template = format!("prompts/{name}.md#{n}");
                     let text = file.body.value.get(range.clone()).unwrap_or_default();
                     match self.set.add(&template, text) {
-                        Ok(parsed) => {
+                        Ok(mut parsed) => {
+                            sound &= parsed.errors.is_empty();
+                            report_template(std::mem::take(&mut parsed.errors), &file.body, range.start, bag);
                             sound &= self.check(
                                 &parsed,
                                 &file.body,
@@ -229,6 +246,7 @@ impl Prompts {
                         SectionRole::User => Role::User,
                         SectionRole::Assistant => Role::Assistant,
                     };
+                    starts.insert(template.clone(), range.start);
                     pieces.push(Part::Turn(role, template));
                 }
                 Section::Messages { name: None, .. } => {
@@ -283,6 +301,7 @@ impl Prompts {
             includes,
             body: file.body.clone(),
             systems,
+            starts,
             names,
             params: file.params.clone(),
             top,
@@ -315,7 +334,7 @@ impl Prompts {
         let mut fine = names.reads(&shifted, text, prompt, bag);
         read.extend(shifted.into_iter().map(|read| read.root));
         let mut sum = Sum::default();
-        for (name, range) in &parsed.includes {
+        for ((name, range), bound) in parsed.includes.iter().zip(&parsed.bound) {
             let span = text.locate(range.start + from..range.end + from);
             if !self.include_exists(name, span, bag) || self.broken_partials.contains(name) {
                 fine = false;
@@ -327,16 +346,42 @@ impl Prompts {
                 return false;
             }
             for included in self.closure(name) {
-                for inner in self.partials.get(&included).map(|p| p.reads.as_slice()).unwrap_or_default() {
-                    read.insert(inner.root.clone());
-                    let as_read =
-                        crate::expr::Read { range: range.start + from..range.end + from, ..inner.clone() };
-                    fine &= names.reads(&[as_read], text, prompt, bag);
-                }
+                let reads = self.partials.get(&included).map(|part| part.reads.as_slice());
+                read.extend(reads.unwrap_or_default().iter().map(|inner| inner.root.clone()));
                 includes.insert(included);
             }
+            if !bag.is_trusting() {
+                fine &= self.reads_within(name, bound, span, names, prompt, 0, bag);
+            }
         }
-        fine && self.types(text, from..from + parsed.len, names, prompt, bag)
+        self.types(text, from..from + parsed.len, names, prompt, bag) && fine
+    }
+
+    /// Checks what a partial reads where it is included, and what it includes itself; `bound` are the names around it.
+    #[expect(clippy::too_many_arguments, reason = "what is around the place")]
+    fn reads_within(
+        &self,
+        name: &str,
+        bound: &[String],
+        include: Span,
+        names: &Names,
+        prompt: bool,
+        depth: usize,
+        bag: &mut Bag,
+    ) -> bool {
+        let (Some(part), Some(text)) = (self.partials.get(name), self.partial_texts.get(name)) else {
+            return false;
+        };
+        if depth > DEEPEST_INCLUDE {
+            return false;
+        }
+        let free: Vec<Read> = part.reads.iter().filter(|read| !bound.contains(&read.root)).cloned().collect();
+        let mut fine = names.reads_at(&free, text, prompt, Some(include), bag);
+        for ((inner, _), own) in part.includes.iter().zip(&part.bound) {
+            let bound: Vec<String> = bound.iter().chain(own).cloned().collect();
+            fine &= self.reads_within(inner, &bound, include, names, prompt, depth + 1, bag);
+        }
+        fine
     }
 
     /// Checks the types of a part of a text. In a text of a graph, what depends on the way that leads there is left to
@@ -371,7 +416,9 @@ impl Prompts {
         facts: &Facts,
         no_field: &'static str,
     ) -> Found {
-        let part = |name: &str| self.partial_texts.get(name).map(|text| text.value.as_str());
+        // One that was not understood is looked at no further.
+        let known = |name: &str| self.partial_texts.get(name).filter(|_| self.partials.contains_key(name));
+        let part = |name: &str| known(name).map(|text| text.value.as_str());
         check_types(source, roots, facts, no_field, &part)
     }
 
@@ -406,10 +453,13 @@ impl Prompts {
         bag: &mut Bag,
     ) -> Option<(String, BTreeSet<String>)> {
         match self.set.add(name, &text.value) {
-            Ok(parsed) => {
+            Ok(mut parsed) => {
                 let mut includes = BTreeSet::new();
+                let known = parsed.errors.is_empty();
+                report_template(std::mem::take(&mut parsed.errors), text, 0, bag);
                 let fine =
-                    self.check(&parsed, text, 0, names, false, &mut BTreeSet::new(), &mut includes, bag);
+                    self.check(&parsed, text, 0, names, false, &mut BTreeSet::new(), &mut includes, bag)
+                        && known;
                 self.included.extend(includes.iter().cloned());
                 if let Some((range, fixed)) = unbraced(&text.value) {
                     let message = "an expression without double braces";
@@ -467,12 +517,14 @@ impl Prompts {
     }
 
     /// Reports what nothing uses.
-    pub(super) fn report_unused(&self, folder: &Folder, bag: &mut Bag) {
-        for (name, prompt) in self.known.iter().filter(|(_, prompt)| !prompt.used.get()) {
+    pub(super) fn report_unused(&self, folder: &Folder, used: &Used, bag: &mut Bag) {
+        let unused = self.known.iter().filter(|(_, prompt)| !prompt.used.get());
+        for (name, prompt) in unused.filter(|(name, _)| !used.mentioned(name, 0)) {
             let message = format!("prompt `{name}` is not used");
             bag.report(Diagnostic::warning("T309", message, prompt.top, "no node names it"));
         }
-        for (name, text) in folder.partials.iter().filter(|(name, _)| !self.included.contains(*name)) {
+        let unused = folder.partials.iter().filter(|(name, _)| !self.included.contains(*name));
+        for (name, text) in unused.filter(|(name, _)| !used.mentioned(name, 0)) {
             let span = Span { end: text.span.start, ..text.span };
             bag.report(Diagnostic::warning(
                 "T309",
@@ -544,7 +596,13 @@ impl Prompts {
                     && let Err(error) = templates.render(template, &scope)
                 {
                     let message = "the prompt cannot be rendered with its sample";
-                    bag.report(Diagnostic::error("T306", message, sample.span, error.to_string()));
+                    let finding = Diagnostic::error("T306", message, sample.span, error.to_string());
+                    let from = prompt.starts.get(template).copied().unwrap_or_default();
+                    let at = error.range.map(|at| prompt.body.locate(at.start + from..at.end + from));
+                    bag.report(match at {
+                        Some(at) => finding.related(at, "this fails"),
+                        None => finding,
+                    });
                 }
             }
         }

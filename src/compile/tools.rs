@@ -363,6 +363,16 @@ pub(super) fn find_graph<'h, 'a>(
         let finding =
             Diagnostic::error("G107", message, name.span, format!("looked for {}.yaml", name.value));
         let bare = name.value.trim_end_matches(".yaml");
+        // The file may be there in another spelling.
+        let same = |path: &&String| {
+            let stem = path.strip_suffix(".yaml").or_else(|| path.strip_suffix(".yml"));
+            stem.is_some_and(|stem| stem.eq_ignore_ascii_case(&name.value))
+        };
+        if let Some(sibling) = folder.unread.iter().find(same) {
+            bag.retract("G108", sibling);
+            bag.report(finding.help(format!("`{sibling}` is there: rename it to `{}.yaml`", name.value)));
+            return None;
+        }
         let help = if heads.contains_key(bare) {
             Some(format!("write `{bare}`: without the ending"))
         } else {

@@ -302,6 +302,15 @@ fn elsewhere(name: &str) -> Option<String> {
 
 /// Puts the bounds of a descriptor into its type.
 fn bounded(ty: Type, d: &Descriptor, bag: &mut Bag) -> Option<Type> {
+    if let (Some(min), Some(max)) = (&d.min, &d.max)
+        && min.value > max.value
+        && !bag.is_trusting()
+    {
+        let message = "no value is at least `min` and at most `max`";
+        let finding = Diagnostic::error("S408", message, max.span, format!("less than {}", min.value));
+        bag.report(finding.related(min.span, "the least").help("exchange the two"));
+        return None;
+    }
     let bounds = [("min", &d.min), ("max", &d.max)];
     let mut wrong = |key: &str, span: Span, ty: &Type| {
         let message = format!("`{key}` does not apply to {ty}");

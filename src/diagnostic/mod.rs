@@ -108,6 +108,20 @@ pub struct Bag {
     seen: BTreeMap<(FileId, Severity), usize>,
 }
 
+/// What is wrong in one place, seen from several others, is one mistake: the first finding shows the others.
+fn fold_same(findings: &mut Vec<Diagnostic>) {
+    findings.dedup_by(|next, told| {
+        let same = next.label == told.label && next.code == told.code && next.message == told.message;
+        if same {
+            let more = std::mem::take(&mut next.related);
+            let new = more.into_iter().filter(|label| !told.related.contains(label));
+            let room = SHOWN.saturating_sub(told.related.len());
+            told.related.extend(new.collect::<Vec<_>>().into_iter().take(room));
+        }
+        same
+    });
+}
+
 /// A name that is unknown in several places of a file is one mistake: the first finding shows the others.
 fn fold_unknown(findings: &mut Vec<Diagnostic>) {
     const NAMES: [&str; 5] = ["G201", "M501", "S401", "S409", "T305"];
@@ -339,6 +353,7 @@ impl Bag {
             a_file.cmp(b_file).then_with(|| key(a).cmp(&key(b)))
         });
         findings.dedup();
+        fold_same(&mut findings);
         fold_unknown(&mut findings);
         // What is an error needs no hint as well.
         let errors: BTreeSet<(FileId, u32)> = findings

@@ -1,4 +1,4 @@
-//! The closed list of filters, tests and functions, and the environment that knows them.
+//! The environment that knows the closed list of filters, tests and functions, and those of them that are our own.
 
 use std::fmt::Write as _;
 
@@ -8,151 +8,6 @@ use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehav
 use serde_json::Value as Json;
 
 use super::scope::to_json;
-
-/// What a filter or function gives, as far as its name tells.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Gives {
-    /// It depends on what it is given.
-    Unknown,
-    /// `true` or `false`.
-    Boolean,
-    /// A number.
-    Number,
-    /// A text.
-    Text,
-    /// A list.
-    List,
-    /// An object.
-    Object,
-}
-
-/// A filter, test or function.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Builtin {
-    /// Its name.
-    pub name: &'static str,
-    /// The fewest arguments in parentheses.
-    pub min: usize,
-    /// The most arguments in parentheses.
-    pub max: usize,
-    /// What it gives.
-    pub gives: Gives,
-}
-
-const MANY: usize = usize::MAX;
-
-const fn builtin(name: &'static str, min: usize, max: usize, gives: Gives) -> Builtin {
-    Builtin { name, min, max, gives }
-}
-
-const fn test(name: &'static str, arguments: usize) -> Builtin {
-    builtin(name, arguments, arguments, Gives::Boolean)
-}
-
-/// Every filter, sorted. HTML escaping has no place in prompts, so its filters are left out.
-pub const FILTERS: &[Builtin] = &[
-    builtin("abs", 0, 0, Gives::Number),
-    builtin("attr", 1, 1, Gives::Unknown),
-    builtin("batch", 1, 2, Gives::List),
-    builtin("bool", 0, 0, Gives::Boolean),
-    builtin("capitalize", 0, 0, Gives::Text),
-    builtin("chain", 1, MANY, Gives::Unknown),
-    builtin("count", 0, 0, Gives::Number),
-    builtin("d", 0, 2, Gives::Unknown),
-    builtin("default", 0, 2, Gives::Unknown),
-    builtin("dictsort", 0, 3, Gives::List),
-    builtin("first", 0, 0, Gives::Unknown),
-    builtin("float", 0, 1, Gives::Number),
-    builtin("format", 0, MANY, Gives::Text),
-    builtin("groupby", 1, 3, Gives::List),
-    builtin("indent", 0, 3, Gives::Text),
-    builtin("int", 0, 2, Gives::Number),
-    builtin("items", 0, 0, Gives::List),
-    builtin("join", 0, 2, Gives::Text),
-    builtin("last", 0, 0, Gives::Unknown),
-    builtin("last_text", 0, 0, Gives::Text),
-    builtin("length", 0, 0, Gives::Number),
-    builtin("lines", 0, 0, Gives::List),
-    builtin("list", 0, 0, Gives::List),
-    builtin("lower", 0, 0, Gives::Text),
-    builtin("map", 1, MANY, Gives::List),
-    builtin("max", 0, 2, Gives::Unknown),
-    builtin("min", 0, 2, Gives::Unknown),
-    builtin("quoted", 0, 0, Gives::Text),
-    builtin("reject", 0, MANY, Gives::List),
-    builtin("rejectattr", 1, MANY, Gives::List),
-    builtin("replace", 2, 3, Gives::Text),
-    builtin("reverse", 0, 0, Gives::Unknown),
-    builtin("round", 0, 2, Gives::Number),
-    builtin("select", 0, MANY, Gives::List),
-    builtin("selectattr", 1, MANY, Gives::List),
-    builtin("slice", 1, 2, Gives::List),
-    builtin("sort", 0, 3, Gives::List),
-    builtin("split", 0, 2, Gives::List),
-    builtin("string", 0, 0, Gives::Text),
-    builtin("sum", 0, 2, Gives::Number),
-    builtin("title", 0, 0, Gives::Text),
-    builtin("tojson", 0, 1, Gives::Text),
-    builtin("trim", 0, 1, Gives::Text),
-    builtin("unique", 0, 2, Gives::List),
-    builtin("upper", 0, 0, Gives::Text),
-    builtin("urlencode", 0, 0, Gives::Text),
-    builtin("zip", 1, MANY, Gives::List),
-];
-
-/// Every test (`x is odd`), sorted. Those that are signs stand in `select` and its like only.
-pub const TESTS: &[Builtin] = &[
-    test("!=", 1),
-    test("<", 1),
-    test("<=", 1),
-    test("==", 1),
-    test(">", 1),
-    test(">=", 1),
-    test("boolean", 0),
-    test("defined", 0),
-    test("divisibleby", 1),
-    test("endingwith", 1),
-    test("eq", 1),
-    test("equalto", 1),
-    test("even", 0),
-    test("false", 0),
-    test("float", 0),
-    test("ge", 1),
-    test("greaterthan", 1),
-    test("gt", 1),
-    test("in", 1),
-    test("int", 0),
-    test("integer", 0),
-    test("iterable", 0),
-    test("le", 1),
-    test("lessthan", 1),
-    test("lower", 0),
-    test("lt", 1),
-    test("mapping", 0),
-    test("ne", 1),
-    test("none", 0),
-    test("number", 0),
-    test("odd", 0),
-    test("sameas", 1),
-    test("sequence", 0),
-    test("startingwith", 1),
-    test("string", 0),
-    test("true", 0),
-    test("undefined", 0),
-    test("upper", 0),
-];
-
-/// Every function, sorted.
-pub const FUNCTIONS: &[Builtin] =
-    &[builtin("dict", 0, MANY, Gives::Object), builtin("range", 1, 3, Gives::List)];
-
-/// The functions that only templates have.
-pub const TEMPLATE_FUNCTIONS: &[Builtin] = &[builtin("namespace", 0, MANY, Gives::Object)];
-
-/// Returns the entry of a name.
-pub(crate) fn find(table: &'static [Builtin], name: &str) -> Option<&'static Builtin> {
-    table.iter().find(|builtin| builtin.name == name)
-}
 
 /// How deep a rendering may nest: an include counts ten, a macro five, a loop one. It is enough for the includes that
 /// the compiler lets pass with loops around them, and little enough for the stack of any thread.
@@ -192,6 +47,15 @@ pub(crate) fn environment(fuel: u64) -> Environment<'static> {
             builtin.call(state, &args)
         });
     }
+    // The built-in ones give nothing at all of an empty list, which no type could tell.
+    env.add_filter("first", |state: &State, value: &Value| end_of(state, value, false));
+    env.add_filter("last", |state: &State, value: &Value| end_of(state, value, true));
+    env.add_filter("max", |state: &State, value: Value, kwargs: Kwargs| {
+        filters::max(state, value, kwargs).map(or_null)
+    });
+    env.add_filter("min", |state: &State, value: Value, kwargs: Kwargs| {
+        filters::min(state, value, kwargs).map(or_null)
+    });
     env.add_filter("d", default);
     env.add_filter("default", default);
     env.add_filter("join", join);
@@ -217,6 +81,34 @@ pub(super) fn text_of(value: &Value) -> Result<String, Error> {
 
 fn refused(why: &'static str) -> Error {
     Error::new(ErrorKind::InvalidOperation, why)
+}
+
+fn or_null(value: Value) -> Value {
+    if value.is_undefined() { Value::from(()) } else { value }
+}
+
+/// Returns the first or the last item: null of an empty list, and of an empty text an empty text.
+fn end_of(state: &State, value: &Value, last: bool) -> Result<Value, Error> {
+    if value.is_undefined() {
+        return Err(Error::from(ErrorKind::UndefinedError));
+    }
+    if let Some(text) = value.as_str() {
+        let found = if last { text.chars().next_back() } else { text.chars().next() };
+        return Ok(found.map_or_else(|| Value::from(""), Value::from));
+    }
+    let count = value.len().filter(|_| value.kind() == ValueKind::Seq);
+    if let (true, Some(end)) = (last, count.and_then(|count| count.checked_sub(1))) {
+        return value.get_item_by_index(end);
+    }
+    let mut items = value.try_iter()?;
+    let mut found = items.next();
+    if last {
+        for item in items {
+            charge(state, 0)?;
+            found = Some(item);
+        }
+    }
+    Ok(found.map_or_else(|| Value::from(()), or_null))
 }
 
 /// Replaces undefined and null; with `true` as second argument everything that counts as false.
@@ -387,6 +279,7 @@ pub(super) fn call(name: &str, args: &[Value], state: &mut State) -> Result<Valu
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::expr::table::{FILTERS, FUNCTIONS, TESTS};
 
     /// The tables are sorted, and the environment knows exactly what they name.
     #[test]

@@ -6,6 +6,8 @@
 mod branches;
 mod facts;
 mod filters;
+mod items;
+mod locals;
 mod operators;
 mod typed;
 
@@ -17,11 +19,12 @@ use minijinja::value::ValueKind;
 
 pub use branches::odd_part;
 pub use facts::Facts;
+pub(crate) use locals::{Around, Local, Macro, Module};
 pub(crate) use operators::boolean_help;
 pub(crate) use typed::Family;
 pub use typed::Typed;
 
-use super::walk::range;
+use super::walk::{chain, index, range};
 use super::{ExprError, Place, syntax};
 use crate::diagnostic::did_you_mean;
 use crate::state::{Field, Type, either};
@@ -76,7 +79,7 @@ pub(crate) struct Infer<'e> {
     /// The names of the surroundings.
     pub(crate) roots: &'e Roots,
     /// The names that the template itself binds, the innermost last.
-    pub(crate) locals: Vec<(String, Slot)>,
+    pub(crate) locals: Vec<(String, Local)>,
     /// What is known here.
     pub(crate) facts: Facts,
     /// The code of a field that does not exist.
@@ -163,7 +166,10 @@ impl<'e> Infer<'e> {
             ast::Expr::Slice(slice) => {
                 let held = self.expr(&slice.expr);
                 for bound in [&slice.start, &slice.stop, &slice.step].into_iter().flatten() {
-                    self.expr(bound);
+                    let typed = self.expr(bound);
+                    if !typed.null && !typed.must_be(&[Family::Number]) {
+                        self.misfit(bound, &typed, "a slice goes from one number to another");
+                    }
                 }
                 let held = self.some(&slice.expr, held, "a slice");
                 match held.family() {
@@ -214,7 +220,8 @@ impl<'e> Infer<'e> {
     /// Finds the type of an operand that may have no value: a name with its fields, or an item of a list that may be
     /// empty. What stands deeper has to have one.
     fn maybe(&mut self, expr: &ast::Expr<'_>) -> Typed {
-        if facts::path_of(expr).is_none() {
+        let part = matches!(expr, ast::Expr::GetItem(_) | ast::Expr::GetAttr(_));
+        if !part && facts::path_of(expr).is_none() {
             return self.expr(expr);
         }
         let before = std::mem::replace(&mut self.lenient, true);
@@ -232,9 +239,8 @@ impl<'e> Infer<'e> {
     }
 
     fn name(&mut self, name: &str, range: Range<usize>) -> Typed {
-        if let Some((_, slot)) = self.locals.iter().rev().find(|(known, _)| known == name) {
-            let slot = slot.clone();
-            return self.slot(&slot, name.to_owned(), range);
+        if let Some(local) = self.local(name).cloned() {
+            return self.local_value(&local, name, range);
         }
         match self.roots.get(name) {
             Some(Root::Value(slot)) => self.slot(slot, name.to_owned(), range),
@@ -247,10 +253,10 @@ impl<'e> Infer<'e> {
         }
     }
 
-    /// Reads a field of `state`, `input` or `run`; nothing when the name is none of these.
+    /// Reads a field of `state`, `input`, `run` or `loop`; nothing when the name is none of these.
     fn root_field(&mut self, root: &str, name: &str, range: Range<usize>) -> Option<Typed> {
-        if self.locals.iter().any(|(known, _)| known == root) {
-            return None;
+        if let Some(local) = self.local(root).cloned() {
+            return self.local_field(&local, root, name, range);
         }
         let Some(Root::Fields(fields)) = self.roots.get(root) else { return None };
         // An unknown field was reported when the names were looked at.
@@ -276,7 +282,18 @@ impl<'e> Infer<'e> {
         let object = self.some(expr, object, "a field");
         let path = object.path.as_ref().map(|path| format!("{path}.{name}"));
         let untrusted = object.untrusted;
+        let told = path.as_ref().is_some_and(|path| self.facts.is_defined(path));
         let found = match &object.ty {
+            Type::Record(_) if of_calls(&object.ty, name).is_some() => {
+                if !self.lenient && !told {
+                    let message = format!("`{}.{name}` may be unset here", self.text(expr));
+                    let help = "guard it with `is defined`, or give a value instead with `default`";
+                    let at = self.last_part(expr, range.clone());
+                    let label = "only turns about tools have it";
+                    self.fault("S404", message, at, label, Some(help.to_owned()), None);
+                }
+                of_calls(&object.ty, name).unwrap_or(Type::Any)
+            }
             Type::Record(fields) => match fields.get(name) {
                 Some(field) => field.ty.clone(),
                 None => {
@@ -344,7 +361,6 @@ impl<'e> Infer<'e> {
                 Type::Any
             }
         };
-        let told = path.as_ref().is_some_and(|path| self.facts.is_defined(path));
         if object.gradual && !self.lenient && !told {
             let named = path.clone().unwrap_or_else(|| format!("{}.{name}", self.text(expr)));
             let message = format!("`{named}` may be unset here");
@@ -365,24 +381,6 @@ impl<'e> Infer<'e> {
         let gap = rest.len() - rest.trim_start_matches([')', '.', '[', ' ', '\'', '"']).len();
         let tail = rest.trim_end_matches([']', ' ', '\'', '"']).len();
         if gap < tail { from + gap..from + tail } else { whole }
-    }
-
-    fn item(&mut self, item: &ast::GetItem<'_>, whole: Range<usize>) -> Typed {
-        if let ast::Expr::Const(key) = &item.subscript_expr
-            && let Some(name) = key.value.as_str()
-        {
-            if let ast::Expr::Var(root) = &item.expr
-                && let Some(found) = self.root_field(root.id, name, whole.clone())
-            {
-                return found;
-            }
-            let object = self.holder(&item.expr);
-            return self.field(&item.expr, object, name, whole);
-        }
-        let object = self.holder(&item.expr);
-        self.expr(&item.subscript_expr);
-        let object = self.some(&item.expr, object, "an item");
-        Typed::of(object.items().unwrap_or(Type::Any)).trust(&object)
     }
 
     fn list(&mut self, items: &[ast::Expr<'_>]) -> Typed {
@@ -408,21 +406,6 @@ impl<'e> Infer<'e> {
         let record = Typed::record(fields.into_iter());
         // An object whose keys are computed has fields that are looked for when it runs.
         if known { record } else { Typed { untrusted: record.untrusted, ..Typed::any() } }
-    }
-
-    fn call(&mut self, call: &ast::Call<'_>) -> Typed {
-        let mut untrusted = false;
-        for arg in &call.args {
-            let (ast::CallArg::Pos(value)
-            | ast::CallArg::Kwarg(_, value)
-            | ast::CallArg::PosSplat(value)
-            | ast::CallArg::KwargSplat(value)) = arg;
-            untrusted |= self.expr(value).untrusted;
-        }
-        match &call.expr {
-            ast::Expr::Var(var) if var.id == "range" => Typed::of(Type::List(Box::new(Type::INTEGER))),
-            _ => Typed { untrusted, ..Typed::any() },
-        }
     }
 
     /// Says what an expression is called in a message.
@@ -483,6 +466,16 @@ fn in_branches(all: &[Type], name: &str) -> (Option<Type>, bool) {
 fn turn() -> Type {
     let fields = [("id", Type::STRING), ("role", Type::STRING), ("content", Type::Any)];
     Type::Record(fields.into_iter().map(|(name, ty)| (name.to_owned(), Field::of(ty))).collect())
+}
+
+/// Returns the type of what only those chat turns have that call tools, or answer for them.
+fn of_calls(object: &Type, name: &str) -> Option<Type> {
+    let ty = match name {
+        "tool_calls" => Type::List(Box::new(Type::Any)),
+        "tool_call_id" => Type::STRING,
+        _ => return None,
+    };
+    (*object == turn()).then_some(ty)
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@ mod infer;
 mod node;
 mod scope;
 mod syntax;
+mod table;
+mod total;
 mod tree;
 mod walk;
 mod words;
@@ -20,13 +22,14 @@ use minijinja::value::ValueKind;
 use serde_json::Value as Json;
 
 pub(crate) use builtins::environment;
-pub use builtins::{Builtin, FILTERS, FUNCTIONS, Gives, TEMPLATE_FUNCTIONS, TESTS};
 pub(crate) use eval::explain;
+pub(crate) use infer::{Around, Family, Infer, Local, Macro, Module, boolean_help};
 pub use infer::{Facts, Fault, Root, Roots, Slot, Typed, infer, narrow, odd_part};
-pub(crate) use infer::{Family, Infer, boolean_help};
 pub(crate) use node::TOO_DEEP;
 pub use scope::Scope;
 pub(crate) use syntax::{foreign_word, too_deep, within};
+pub use table::{Argument, Builtin, FILTERS, FUNCTIONS, Given, Gives, TEMPLATE_FUNCTIONS, TESTS, Takes};
+pub use total::is_total;
 pub use tree::ExprTree;
 pub(crate) use walk::{Place, Walk, range};
 
@@ -119,6 +122,17 @@ impl Expr {
         let node = node.map_err(|e| vec![e])?;
         let no_boolean = walk::no_boolean(&expr);
         Ok(Self(Arc::new(Parsed { source: source.to_owned(), reads: walk.reads, node, no_boolean })))
+    }
+
+    /// Returns what an expression reads that is wrong in some of its words; nothing where it is not understood.
+    pub fn reads_of_wrong(source: &str) -> Option<Vec<Read>> {
+        let expr = syntax::parse(source).ok()?;
+        if node::lower(&expr).is_err_and(|error| error.message == node::TOO_DEEP) {
+            return None;
+        }
+        let mut walk = Walk::new(source, Place::Key);
+        walk.expr(&expr);
+        walk.errors.iter().all(|error| error.code != "E101").then_some(walk.reads)
     }
 
     /// Returns the text as it was written.

@@ -5,9 +5,9 @@ use std::ops::Range;
 use minijinja::machinery::ast::{self, BinOpKind, CallArg, UnaryOpKind};
 use minijinja::value::ValueKind;
 
-use super::builtins::{Builtin, FILTERS, FUNCTIONS, Gives, TEMPLATE_FUNCTIONS, TESTS, find};
 use super::node::TOO_DEEP;
 use super::syntax::within;
+use super::table::{Builtin, FILTERS, FUNCTIONS, Gives, TEMPLATE_FUNCTIONS, TESTS, find};
 use super::words::{filter_for, replacement};
 use super::{ExprError, Read};
 use crate::diagnostic::suggest;
@@ -236,7 +236,8 @@ impl<'a> Walk<'a> {
             }
             ast::Expr::GetAttr(attr) => {
                 self.args(&call.args);
-                // Modules, namespaces and `loop` of a template have functions of their own.
+                // Modules and `loop` of a template have functions of their own: what each of them has is known with
+                // the types.
                 let root = chain(&attr.expr).map(|(root, _)| root);
                 if root.is_some_and(|root| self.is_bound(root)) {
                     return;
@@ -441,16 +442,25 @@ pub(super) fn chain<'e, 'a>(expr: &'e ast::Expr<'a>) -> Option<(&'a str, Vec<Str
                 at = &attr.expr;
             }
             ast::Expr::GetItem(item) => {
-                let ast::Expr::Const(key) = &item.subscript_expr else { return None };
-                match key.value.kind() {
-                    ValueKind::String => path.push(key.value.as_str()?.to_owned()),
-                    ValueKind::Number => path.push(key.value.as_usize()?.to_string()),
-                    _ => return None,
+                match &item.subscript_expr {
+                    ast::Expr::Const(key) if key.value.kind() == ValueKind::String => {
+                        path.push(key.value.as_str()?.to_owned());
+                    }
+                    number => path.push(index(number)?.to_string()),
                 }
                 at = &item.expr;
             }
             _ => return None,
         }
+    }
+}
+
+/// Returns the number that a subscript is, where it is fixed.
+pub(super) fn index(expr: &ast::Expr<'_>) -> Option<i64> {
+    match expr {
+        ast::Expr::Const(key) if key.value.is_integer() => key.value.as_i64(),
+        ast::Expr::UnaryOp(op) if matches!(op.op, UnaryOpKind::Neg) => index(&op.expr)?.checked_neg(),
+        _ => None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! What people who know other languages write, and what they mean by it.
 
-use super::builtins::{Builtin, FILTERS, find};
+use super::table::{Builtin, FILTERS, find};
 use crate::diagnostic::suggest;
 
 /// Returns the filter that does what a function or method of this name does elsewhere.

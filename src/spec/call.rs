@@ -147,17 +147,10 @@ impl Reader<'_> {
     }
 
     fn options(&mut self, node: &Node) -> Vec<Spanned<String>> {
-        let mut options: Vec<Spanned<String>> = Vec::new();
-        for item in self.filled(node, "answers") {
-            let Some(text) = self.text(item, "a text") else { continue };
-            if let Some(first) = options.iter().find(|known| known.value == text.value) {
-                let message = format!("the answer `{}` is there twice", text.value);
-                let finding = Diagnostic::error("G105", message, text.span, "the second one");
-                self.bag.report(finding.related(first.span, "the first one").help("remove one of them"));
-                continue;
-            }
-            options.push(Spanned { value: text.value, span: text.span });
-        }
+        let items = self.filled(node, "answers").iter();
+        let texts = items.filter_map(|item| self.text(item, "a text"));
+        let options: Vec<_> = texts.map(|text| Spanned { value: text.value, span: text.span }).collect();
+        self.once(&options, "the answer");
         options
     }
 

@@ -193,7 +193,7 @@ impl Reader<'_> {
             stop: stop.unwrap_or_default(),
             reasoning_effort: fields
                 .take("reasoning_effort")
-                .and_then(|node| self.text(node, "a word such as `low`"))
+                .and_then(|node| self.words(node, "a word such as `low`"))
                 .map(|text| Spanned { value: text.value, span: text.span }),
             extra: extra.unwrap_or_default(),
         }

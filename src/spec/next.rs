@@ -128,6 +128,7 @@ impl Reader<'_> {
             .iter()
             .filter_map(|item| self.name(item, "the name of a node"))
             .collect();
+        self.once(&names, "the branch");
         fields.finish(self, |_| None);
         (!names.is_empty()).then_some(NextSpec::All(names, node.span))
     }

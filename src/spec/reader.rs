@@ -10,6 +10,9 @@ use crate::diagnostic::{
     Bag, CODES, Diagnostic, Severity, Span, Spanned, code_info, look_alike, our_letters, suggest,
 };
 
+/// What is due where an expression stands.
+const EXPRESSION: &str = "an expression";
+
 /// Collects findings while trees are read.
 pub(super) struct Reader<'a> {
     pub(super) bag: &'a mut Bag,
@@ -91,8 +94,29 @@ impl Reader<'_> {
         self.list(node, what)
     }
 
+    /// Checks that nothing is in a list twice.
+    pub(super) fn once(&mut self, items: &[Spanned<String>], what: &str) {
+        // A version that was stored stays as it is.
+        if self.bag.is_trusting() {
+            return;
+        }
+        for (n, item) in items.iter().enumerate() {
+            let Some(first) = items[..n].iter().find(|known| known.value == item.value) else { continue };
+            let message = format!("{what} `{}` is there twice", item.value);
+            let finding = Diagnostic::error("G105", message, item.span, "the second one");
+            self.bag.report(finding.related(first.span, "the first one").help("remove one of them"));
+        }
+    }
+
     /// Reads a text.
     pub(super) fn text(&mut self, node: &Node, expected: &str) -> Option<Text> {
+        let text = self.words(node, expected)?;
+        self.uncommented(node, &text, if expected == EXPRESSION { "expression" } else { "text" })?;
+        Some(text)
+    }
+
+    /// Reads a text that is a name or one of several words: a comment may stand close behind it.
+    pub(super) fn words(&mut self, node: &Node, expected: &str) -> Option<Text> {
         if Self::is_secret(node) {
             self.no_secret(node);
             return None;
@@ -134,7 +158,7 @@ impl Reader<'_> {
     pub(super) fn literal(&mut self, node: &Node) -> Option<Spanned<serde_json::Value>> {
         let padded = node.style == Style::Plain && node.as_str().is_some_and(zero_padded);
         if padded {
-            self.text(node, "a value");
+            self.words(node, "a value");
             return None;
         }
         if node.style == Style::Absent {
@@ -158,9 +182,8 @@ impl Reader<'_> {
                 Some(Text::verbatim(&raw, node.span))
             }
             _ => {
-                let text = self.text(node, "an expression")?;
+                let text = self.text(node, EXPRESSION)?;
                 self.pasted(&text, true)?;
-                self.uncommented(node, &text)?;
                 Some(text)
             }
         }
@@ -181,24 +204,31 @@ impl Reader<'_> {
         Some(())
     }
 
-    /// Refuses an expression of which ` #` made a comment: it leaves a quote or a bracket open.
-    fn uncommented(&mut self, node: &Node, text: &Text) -> Option<()> {
+    /// Refuses a value of which ` #` made a comment: something stands close behind it, as in `order #17`, or an
+    /// expression leaves a quote or a bracket open.
+    fn uncommented(&mut self, node: &Node, text: &Text, what: &str) -> Option<()> {
         let rest = self.bag.source(node.span.file).1.get(node.span.end as usize..).unwrap_or_default();
-        let commented = rest.trim_start_matches(' ').starts_with('#');
-        if node.style != Style::Plain || !commented || surface::opens(&text.value).is_none() {
+        let Some(comment) = rest.trim_start_matches(' ').strip_prefix('#') else { return Some(()) };
+        let close = comment.starts_with(|c: char| !c.is_whitespace() && c != '#') && !self.bag.is_trusting();
+        let open = what == "expression" && surface::opens(&text.value).is_some();
+        if node.style != Style::Plain || !(close || open) {
             return Some(());
         }
         let gap = (rest.len() - rest.trim_start_matches(' ').len()) as u32;
         let span = Span { start: node.span.end + gap, end: node.span.end + gap + 1, ..node.span };
-        let finding =
-            Diagnostic::error("Y006", "` #` cuts the expression", span, "YAML reads a comment from here on");
-        self.bag.report(finding.help("put the whole expression into double quotes"));
+        let finding = Diagnostic::error(
+            "Y006",
+            format!("` #` cuts the {what}"),
+            span,
+            "YAML reads a comment from here on",
+        );
+        self.bag.report(finding.help(format!("put the whole {what} into double quotes")));
         None
     }
 
     /// Reads a name that stands for something defined elsewhere.
     pub(super) fn name(&mut self, node: &Node, what: &str) -> Option<Spanned<String>> {
-        let text = self.text(node, what)?;
+        let text = self.words(node, what)?;
         if text.value.contains("{{") || text.value.contains("{%") {
             let finding =
                 Diagnostic::error("E105", "braces in a name", text.span, format!("this key holds {what}"));

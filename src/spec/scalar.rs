@@ -133,7 +133,7 @@ impl Reader<'_> {
             self.wrong(node, &format!("one of {list}"));
             return None;
         }
-        let text = self.text(node, &format!("one of {list}"))?;
+        let text = self.words(node, &format!("one of {list}"))?;
         if let Some(word) = words.iter().find(|w| **w == text.value) {
             return Some(Spanned { value: word, span: text.span });
         }

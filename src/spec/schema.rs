@@ -335,8 +335,13 @@ fn rules(rules: &[Rule], schema: &mut Object) {
                 depends(needs, schema);
             }
             Rule::If { key, is, due } => {
-                schema.insert("if".into(), json!({"required": [key], "properties": {*key: {"const": is}}}));
-                schema.insert("then".into(), json!({"required": [due]}));
+                let rule = json!({
+                    "if": {"required": [key], "properties": {*key: {"const": is}}},
+                    "then": {"required": [due]}
+                });
+                if let Json::Array(all) = schema.entry("allOf").or_insert_with(|| json!([])) {
+                    all.push(rule);
+                }
             }
         }
     }

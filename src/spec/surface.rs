@@ -121,6 +121,11 @@ pub(super) fn explain(source: &Source<'_>, error: &ScanError, last: usize) -> Di
     {
         return braces(source, line + start);
     }
+    if let Some(directive) = text.lines().next().filter(|first| first.starts_with('%')) {
+        let span = source.span(0, directive.trim_end().len());
+        return Diagnostic::error("Y001", "a directive of YAML", span, "nothing is read from it")
+            .help("remove the line: every file is YAML 1.2");
+    }
     let near = text[..line].trim_end().rfind('\n').map_or(0, |at| at + 1);
     let block = &text[near..source.line_end(at)];
     if let Some((offset, c, meant)) = typography(block) {
@@ -170,6 +175,11 @@ pub(super) fn explain(source: &Source<'_>, error: &ScanError, last: usize) -> Di
             Diagnostic::error("Y001", "this is not YAML", span, error.kind().to_string())
                 .help("look at the indent, the colons and the quotes here and in the line before")
         }),
+        ErrorKind::CommentInterceptedScalar => {
+            let message = "` #` cuts a text of several lines";
+            Diagnostic::error("Y006", message, source.span(at, at + 1), "YAML reads a comment from here on")
+                .help("put the text into double quotes, or write it as a block after `|`")
+        }
         ErrorKind::UnclosedQuotedScalar => {
             Diagnostic::error("Y001", "a quote without an end", span, "it opens here").help("close the quote")
         }

@@ -175,6 +175,7 @@ impl Reader<'_> {
                     Some(Spanned { value: text.value, span: text.span })
                 })
                 .collect();
+            self.once(&values, "the value");
             (!values.is_empty()).then_some(Base::Enum(values))
         } else if let Some(record) = fields.take("fields") {
             self.record(record).map(Base::Fields)

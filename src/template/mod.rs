@@ -2,6 +2,7 @@
 //!
 //! Invariant: a template is text of the project. What a template prints is never parsed again.
 
+mod library;
 mod names;
 mod pieces;
 pub mod prompt;
@@ -56,8 +57,10 @@ pub struct Parsed {
     pub reads: Vec<Read>,
     /// The templates that it includes or imports, in the order written.
     pub includes: Vec<(String, Range<usize>)>,
-    /// For each include the names that are bound around it.
-    bound: Vec<Vec<String>>,
+    /// For each include the names that are bound around it: it sees them.
+    pub bound: Vec<Vec<String>>,
+    /// What is wrong with its names. The rest is known nevertheless, but it cannot be rendered.
+    pub errors: Vec<TemplateError>,
     /// Its length in bytes.
     pub len: usize,
 }
@@ -180,8 +183,9 @@ fn parsed(name: &str, source: &str) -> Result<Parsed, Vec<TemplateError>> {
             related: None,
         })]
     })?;
-    let (parsed, errors) = names::names(source, &template);
-    if errors.is_empty() { Ok(parsed) } else { Err(errors) }
+    let parsed = names::names(source, &template);
+    // What is no template, or nests too deeply, is looked at no further.
+    if parsed.errors.iter().any(|error| error.code == "T301") { Err(parsed.errors) } else { Ok(parsed) }
 }
 
 /// The templates of a project while they are being read.
@@ -211,9 +215,13 @@ impl Set {
         Self { env, sources: BTreeMap::new() }
     }
 
-    /// Parses a template and adds it under a name; a second one of that name replaces the first.
+    /// Parses a template and adds it under a name; a second one of that name replaces the first. One with errors in its
+    /// names is not added.
     pub fn add(&mut self, name: &str, source: &str) -> Result<Parsed, Vec<TemplateError>> {
         let parsed = parsed(name, source)?;
+        if !parsed.errors.is_empty() {
+            return Ok(parsed);
+        }
         self.env.template_from_named_str(name, source).map(drop).map_err(|found| {
             vec![TemplateError {
                 code: "T301",

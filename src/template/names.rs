@@ -8,7 +8,7 @@ use super::{Parsed, TemplateError};
 use crate::expr::{ExprError, Place, Walk, range};
 
 /// Goes through a parsed template.
-pub(super) fn names<'a>(source: &'a str, template: &Stmt<'a>) -> (Parsed, Vec<TemplateError>) {
+pub(super) fn names<'a>(source: &'a str, template: &Stmt<'a>) -> Parsed {
     let mut names = Names {
         walk: Walk::new(source, Place::Template),
         includes: Vec::new(),
@@ -22,7 +22,7 @@ pub(super) fn names<'a>(source: &'a str, template: &Stmt<'a>) -> (Parsed, Vec<Te
     errors.sort_by_key(|error| (error.range.start, error.range.end));
     let mut reads = walk.reads;
     reads.sort_by_key(|read| (read.range.start, read.range.end));
-    (Parsed { reads, includes, bound, len: source.len() }, errors)
+    Parsed { reads, includes, bound, errors, len: source.len() }
 }
 
 impl From<ExprError> for TemplateError {

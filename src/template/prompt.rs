@@ -51,9 +51,10 @@ struct Marker<'a> {
 const WORDS: [&str; 4] = ["system", "user", "assistant", "messages"];
 
 /// Splits a prompt's body into messages. The whole body is parsed first, so that a block which holds a
-/// marker is seen; each text is a template of its own afterwards, and what one sets another does not see.
+/// marker is seen; each text is a template of its own afterwards, and what one sets another does not see. What is wrong
+/// with names is told of each text, or here where there are none.
 pub fn split(body: &str) -> Result<Vec<Section>, Vec<TemplateError>> {
-    parsed("prompt", body)?;
+    let whole = parsed("prompt", body)?;
     let (pieces, _) = pieces(body);
     let mut errors = Vec::new();
     let mut found: Vec<(Range<usize>, Section)> = Vec::new();
@@ -66,8 +67,7 @@ pub fn split(body: &str) -> Result<Vec<Section>, Vec<TemplateError>> {
     }
     // What stands around a wrong marker may belong to it.
     if !errors.is_empty() {
-        errors.sort_by_key(|error| (error.range.start, error.range.end));
-        return Err(errors);
+        return Err(sorted(errors, whole.errors));
     }
     if found.is_empty() {
         let range = trimmed(body, 0..body.len());
@@ -110,8 +110,13 @@ pub fn split(body: &str) -> Result<Vec<Section>, Vec<TemplateError>> {
     if errors.is_empty() {
         return Ok(sections);
     }
+    Err(sorted(errors, whole.errors))
+}
+
+fn sorted(mut errors: Vec<TemplateError>, more: Vec<TemplateError>) -> Vec<TemplateError> {
+    errors.extend(more);
     errors.sort_by_key(|error| (error.range.start, error.range.end));
-    Err(errors)
+    errors
 }
 
 /// Returns the markers of a file that must have none, because others include it.

@@ -29,7 +29,8 @@ fn render(source: &str) -> Result<String, String> {
 }
 
 fn errors(source: &str) -> Vec<String> {
-    let found = Set::new().add("main", source).err().unwrap_or_else(|| panic!("{source} is right"));
+    let found = Set::new().add("main", source).map_or_else(|errors| errors, |parsed| parsed.errors);
+    assert!(!found.is_empty(), "{source} is right");
     found
         .into_iter()
         .map(|e| {
@@ -298,5 +299,78 @@ fn a_tag_that_would_overflow_the_parser_is_refused_at_its_place() {
         // As long as it may be, it is parsed without an accident.
         let most = &long[..long.len().min(8_000)];
         let _parsed_or_refused = Set::new().add("t", &format!("{{{{ {most} }}}}"));
+    }
+}
+
+/// Returns the codes and the places of what is found in the types of a template that has `names`, `rows` and `r`.
+fn typed(parts: &[(&str, &str)], source: &str) -> String {
+    use crate::expr::{Facts, Root, Slot};
+    use crate::state::{Field, Type};
+    let list = |ty: Type| Type::List(Box::new(ty));
+    let row = Type::Record([("a".to_owned(), Field::of(Type::STRING))].into());
+    let names = [
+        ("names", list(Type::STRING)),
+        ("rows", list(row.clone())),
+        ("pairs", list(list(Type::INTEGER))),
+        ("r", row),
+    ];
+    let roots: crate::expr::Roots =
+        names.map(|(name, ty)| (name.to_owned(), Root::Value(Slot::of(ty)))).into();
+    let part = |name: &str| parts.iter().find(|(known, _)| *known == name).map(|(_, text)| *text);
+    let found = check_types(source, &roots, &Facts::default(), "T302", &part);
+    let shown = found.faults.into_iter().map(|(within, fault)| {
+        let text = within.as_deref().and_then(part).unwrap_or(source);
+        format!("{} {}", fault.error.code, &text[fault.error.range])
+    });
+    shown.collect::<Vec<_>>().join(", ")
+}
+
+#[test]
+fn a_loop_and_what_it_goes_through_have_types() {
+    for (source, found) in [
+        ("{% for x in names %}{{ loop.index }}{{ loop.last }}{{ loop.cycle('a', 'b') }}{% endfor %}", ""),
+        ("{% for x in names %}{{ loop.indx }}{% endfor %}", "T302 loop.indx"),
+        ("{% for x in names %}{{ loop.index + 'a' }}{% endfor %}", "S403 'a'"),
+        ("{% for x in names %}{{ loop.foo() }}{% endfor %}", "E103 .foo"),
+        ("{% for x in names %}{{ loop(names) }}{% endfor %}", "E103 loop"),
+        ("{% for x in rows recursive %}{% if loop.depth < 2 %}{{ loop(rows) }}{% endif %}{% endfor %}", ""),
+        ("{% for x in names %}{{ loop }}{% endfor %}", "T308 loop"),
+        ("{% for x in names %}{{ loop.previtem }}{% endfor %}", "S404 loop.previtem"),
+        ("{% for x in names %}{{ loop.previtem | default('-') }}{% endfor %}", ""),
+        ("{% for x in rows %}{% if not loop.first %}{{ loop.previtem.a }}{% endif %}{% endfor %}", ""),
+        ("{% for x in rows %}{% if not loop.last %}{{ loop.nextitem.b }}{% endif %}{% endfor %}", "T302 b"),
+        ("{% for x in rows %}{% if loop.changed(x.a) %}{{ x.a }}{% endif %}{% endfor %}", ""),
+        ("{% for x in rows %}{{ rows[0].a }}{% endfor %}{{ rows[0].a }}", "S404 rows[0]"),
+        ("{% if rows %}{{ rows[0].a }}{% endif %}", ""),
+        ("{% for a, b in names %}{{ a }}{% endfor %}", "S403 a, b"),
+        ("{% for a, b in pairs %}{{ a + b }}{% endfor %}", ""),
+        ("{% for a, b in r | items %}{{ a }}{% endfor %}", ""),
+        ("{% set a, b = [1, 2, 3] %}{{ a }}", "S403 [1, 2, 3]"),
+        ("{% for x in rows %}{{ x.a.strip() }}{% endfor %}", "E103 .strip"),
+        ("{% filter indent('x') %}a{% endfilter %}", "S403 'x'"),
+    ] {
+        assert_eq!(typed(&[], source), found, "{source}");
+    }
+}
+
+#[test]
+fn a_macro_gets_what_it_takes() {
+    let file =
+        "{% macro card(title, body, mark='-') %}{{ title }}{{ body }}{{ mark }}{% endmacro %}{% set x = 1 %}";
+    for (source, found) in [
+        ("{% from '_macros/m.md' import card %}{{ card('a', 'b') }}{{ card('a', body='b', mark='c') }}", ""),
+        ("{% from '_macros/m.md' import card, nope %}{{ nope(1) }}", "T305 nope"),
+        ("{% from '_macros/m.md' import x %}{{ x }}", ""),
+        ("{% from '_macros/m.md' import card as c %}{{ c('a') }}", "E103 c"),
+        ("{% from '_macros/m.md' import card %}{{ card('a', 'b', 'c', 'd') }}", "E103 card"),
+        ("{% from '_macros/m.md' import card %}{{ card('a', bdy='b') }}", "E103 'b'"),
+        ("{% import '_macros/m.md' as m %}{{ m.card('a', 'b') }}{{ m.x }}", ""),
+        ("{% import '_macros/m.md' as m %}{{ m.cart('a', 'b') }}", "T305 m.cart"),
+        ("{% import '_macros/m.md' as m %}{{ m.card('a') }}", "E103 m.card"),
+        ("{% macro m(a) %}{{ a }}{{ caller() }}{% endmacro %}{% call m() %}x{% endcall %}", "E103 m"),
+        ("{% macro m(a) %}{{ a }}{% endmacro %}{{ m(*names) }}", ""),
+        ("{% import '_macros/gone.md' as m %}{{ m.any(1) }}", ""),
+    ] {
+        assert_eq!(typed(&[("_macros/m.md", file)], source), found, "{source}");
     }
 }

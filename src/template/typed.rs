@@ -1,12 +1,13 @@
 //! The types of what a template prints, loops over and asks.
 
 use std::ops::Range;
+use std::rc::Rc;
 
 use minijinja::machinery::ast::{self, Stmt};
 use minijinja::machinery::parse;
 
-use super::{DEEPEST_INCLUDE, MOST_INCLUDES, syntax};
-use crate::expr::{Facts, Family, Fault, Infer, Place, Roots, Slot, Typed, range};
+use super::{DEEPEST_INCLUDE, MOST_INCLUDES, library, syntax};
+use crate::expr::{Around, Facts, Family, Fault, Infer, Local, Module, Place, Roots, Slot, Typed, range};
 use crate::state::Type;
 
 /// Finds the text of a partial by its name.
@@ -68,31 +69,35 @@ impl Typer<'_, '_> {
         }
     }
 
-    fn bind(&mut self, name: &str, slot: Slot) {
+    fn bind(&mut self, name: &str, local: Local) {
         self.infer.facts.unset(name);
-        self.infer.locals.push((name.to_owned(), slot));
+        self.infer.locals.push((name.to_owned(), local));
     }
 
     fn bind_target(&mut self, target: &ast::Expr<'_>, typed: &Typed) {
-        let part = Slot { untrusted: typed.untrusted, ..Slot::of(Type::Any) };
-        match target {
+        let targets = match target {
             ast::Expr::Var(var) => {
-                self.bind(var.id, Slot { untrusted: typed.untrusted, ..Slot::of(typed.whole()) });
+                let slot = Slot { untrusted: typed.untrusted, ..Slot::of(typed.whole()) };
+                return self.bind(var.id, Local::Value(slot));
             }
-            ast::Expr::List(list) => list.items.iter().for_each(|item| self.bind_part(item, &part)),
-            ast::Expr::Tuple(tuple) => tuple.items.iter().for_each(|item| self.bind_part(item, &part)),
-            _ => {}
+            ast::Expr::List(list) => &list.items,
+            ast::Expr::Tuple(tuple) => &tuple.items,
+            _ => return,
+        };
+        if !typed.null && !typed.must_be(&[Family::List]) {
+            let message = format!("{} names for one value", targets.len());
+            let label = format!("it is {typed}, which has no items");
+            self.infer.fault("S403", message, range(target), label, None, typed.path.clone());
         }
-    }
-
-    fn bind_part(&mut self, target: &ast::Expr<'_>, slot: &Slot) {
-        if let ast::Expr::Var(var) = target {
-            self.bind(var.id, slot.clone());
+        let part = typed.items().unwrap_or(Type::Any);
+        let part = Typed { untrusted: typed.untrusted, ..Typed::of(part) };
+        for target in targets {
+            self.bind_target(target, &part);
         }
     }
 
     /// Goes through a body of which the names and what is known are gone after it. Returns what it set.
-    fn scoped(&mut self, body: &[Stmt<'_>]) -> Vec<(String, Slot)> {
+    fn scoped(&mut self, body: &[Stmt<'_>]) -> Vec<(String, Local)> {
         let (names, facts) = (self.infer.locals.len(), self.infer.facts.clone());
         self.stmts(body);
         self.infer.facts = facts;
@@ -125,8 +130,14 @@ impl Typer<'_, '_> {
             iter.items().map_or_else(Typed::any, Typed::of)
         };
         let (names, facts) = (self.infer.locals.len(), self.infer.facts.clone());
-        self.bind("loop", Slot::of(Type::Any));
-        self.bind_target(&each.target, &Typed { untrusted: iter.untrusted, ..item });
+        let item = Typed { untrusted: iter.untrusted, ..item };
+        let slot = Slot { untrusted: item.untrusted, ..Slot::of(item.whole()) };
+        self.bind("loop", Local::Loop(Rc::new(Around::of(&slot, each.recursive))));
+        // Whatever is gone through has items.
+        if let Some(path) = &iter.path {
+            self.infer.facts.fill(format!("{path}[]"));
+        }
+        self.bind_target(&each.target, &item);
         if let Some(filter) = &each.filter_expr {
             self.infer.condition(filter);
             self.infer.assume(filter, true);
@@ -146,8 +157,12 @@ impl Typer<'_, '_> {
         let other = self.scoped(&cond.false_body);
         self.infer.facts = before;
         // What a branch set is not known to be of one type after it.
-        for (name, slot) in then.into_iter().chain(other) {
-            self.bind(&name, Slot { untrusted: slot.untrusted, ..Slot::of(Type::Any) });
+        for (name, local) in then.into_iter().chain(other) {
+            let local = match local {
+                Local::Value(slot) => Local::Value(Slot { untrusted: slot.untrusted, ..Slot::of(Type::Any) }),
+                _ => Local::Unknown,
+            };
+            self.bind(&name, local);
         }
     }
 
@@ -155,7 +170,8 @@ impl Typer<'_, '_> {
         match stmt {
             Stmt::Template(template) => self.stmts(&template.children),
             Stmt::EmitExpr(emit) => self.print(&emit.expr),
-            Stmt::EmitRaw(_) | Stmt::Do(_) => {}
+            Stmt::EmitRaw(_) => {}
+            Stmt::Do(run) => drop(self.infer.call(&run.call)),
             Stmt::ForLoop(each) => self.each(each),
             Stmt::IfCond(cond) => self.choice(cond),
             Stmt::WithBlock(with) => {
@@ -170,12 +186,16 @@ impl Typer<'_, '_> {
             }
             Stmt::Set(set) => {
                 let typed = self.infer.expr(&set.expr);
+                self.counted(&set.target, &set.expr);
                 self.bind_target(&set.target, &typed);
             }
             Stmt::SetBlock(set) => {
                 // What is captured is printed where the name is.
                 let before = self.found.untrusted.len();
                 self.scoped(&set.body);
+                if let Some(filter) = &set.filter {
+                    self.infer.expr(filter);
+                }
                 let untrusted = self.found.untrusted.len() > before;
                 self.found.untrusted.truncate(before);
                 self.bind_target(&set.target, &Typed { untrusted, ..Typed::of(Type::STRING) });
@@ -183,6 +203,7 @@ impl Typer<'_, '_> {
             Stmt::AutoEscape(escape) => self.stmts(&escape.body),
             Stmt::FilterBlock(filter) => {
                 let before = self.found.untrusted.len();
+                self.infer.expr(&filter.filter);
                 self.scoped(&filter.body);
                 if matches!(&filter.filter, ast::Expr::Filter(filter) if filter.name == "quoted") {
                     self.found.untrusted.truncate(before);
@@ -191,33 +212,70 @@ impl Typer<'_, '_> {
             Stmt::Block(block) => drop(self.scoped(&block.body)),
             Stmt::Import(import) => {
                 self.part(&import.expr);
-                self.bind_target(&import.name, &Typed::any());
+                let local =
+                    self.module(&import.expr).map_or(Local::Unknown, |module| Local::Module(Rc::new(module)));
+                if let ast::Expr::Var(name) = &import.name {
+                    self.bind(name.id, local);
+                }
             }
             Stmt::FromImport(import) => {
                 self.part(&import.expr);
+                let module = self.module(&import.expr);
                 for (name, alias) in &import.names {
-                    self.bind_target(alias.as_ref().unwrap_or(name), &Typed::any());
+                    let ast::Expr::Var(wanted) = name else { continue };
+                    let local = match &module {
+                        Some(module) => self.infer.imported(module, wanted.id, range(name)),
+                        None => Local::Unknown,
+                    };
+                    if let ast::Expr::Var(name) = alias.as_ref().unwrap_or(name) {
+                        self.bind(name.id, local);
+                    }
                 }
             }
             Stmt::Extends(extends) => self.part(&extends.name),
             Stmt::Include(include) => self.part(&include.name),
             Stmt::Macro(decl) => {
-                self.bind(decl.name, Slot::of(Type::Any));
+                self.bind(decl.name, Local::Macro(Rc::new(library::takes(decl))));
                 self.declared(decl);
             }
-            Stmt::CallBlock(block) => self.declared(&block.macro_decl),
+            Stmt::CallBlock(block) => {
+                self.infer.call(&block.call);
+                self.declared(&block.macro_decl);
+            }
         }
     }
 
     fn declared(&mut self, decl: &ast::Macro<'_>) {
         let (names, facts) = (self.infer.locals.len(), self.infer.facts.clone());
-        self.bind("caller", Slot::of(Type::Any));
+        self.bind("caller", Local::Unknown);
         for arg in &decl.args {
             self.bind_target(arg, &Typed::any());
         }
         self.stmts(&decl.body);
         self.infer.locals.truncate(names);
         self.infer.facts = facts;
+    }
+
+    /// Checks that a list that is written out has an item for each name.
+    fn counted(&mut self, target: &ast::Expr<'_>, value: &ast::Expr<'_>) {
+        let count = |expr: &ast::Expr<'_>| match expr {
+            ast::Expr::List(list) => Some(list.items.len()),
+            ast::Expr::Tuple(tuple) => Some(tuple.items.len()),
+            _ => None,
+        };
+        if let (Some(names), Some(values)) = (count(target), count(value))
+            && names != values
+        {
+            let (message, label) = (format!("{names} names for {values} values"), "one each");
+            self.infer.fault("S403", message, range(value), label, None, None);
+        }
+    }
+
+    /// Returns what a file has for those who import it.
+    fn module(&self, name: &ast::Expr<'_>) -> Option<Module> {
+        let ast::Expr::Const(literal) = name else { return None };
+        let file = literal.value.as_str()?;
+        library::module(file, (self.parts)(file)?)
     }
 
     /// Looks into a partial with the names that it sees here.

@@ -34,7 +34,7 @@ nodes:
     over: '[1, input.n]'
     as: n
     do: {kind: graph, use: child, with: {n: n}}
-    into: {log: \"['each ' ~ (result | length) ~ ' ' ~ (result[1].said)]\"}
+    into: {log: \"['each ' ~ (result | length) ~ ' ' ~ (result | map(attribute='said') | last | default(''))]\"}
     next: join
   slow: {kind: say, text: Slowly., next: kept}
   kept: {kind: graph, use: keeps, scope: thread, into: {log: \"'kept ' ~ result.times\"}, max_visits: 2, on_max: join, next: kept}

@@ -180,7 +180,8 @@ impl<'a> Flow<'a> {
         bag: &mut Bag,
     ) {
         for mut fault in faults.into_iter().filter(|fault| BY_FLOW.contains(&fault.error.code)) {
-            if fault.error.code != "S404" {
+            // An item of a list has no way on which somebody writes it.
+            if fault.error.code != "S404" || fault.about.is_none() {
                 names.faults(vec![fault], |_| true, |range| text.locate(range), bag);
                 continue;
             }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::misfit::misfit;
+use super::turns::{check_images, check_order};
 use super::words::check_words;
 use super::{Gives, LlmDraft, Model, Scene, Step};
 use crate::compile::models::{all_fit, chain};
@@ -72,6 +73,7 @@ impl Scene<'_> {
         prompts: &mut Prompts,
         bag: &mut Bag,
     ) -> Option<LlmDraft> {
+        let name = step.name;
         let replies = llm.reply.as_ref().is_some_and(|reply| reply.value);
         let reply = match &llm.reply {
             Some(reply) if reply.value => Some(self.conversation("`reply`", reply.span, bag)),
@@ -128,7 +130,10 @@ impl Scene<'_> {
             price: model.price,
         });
         let links = links.collect();
+        let sends = check_images(self.names, llm, &chain, bag);
         let (pieces, binds) = prompted?;
+        let at = llm.prompt.as_ref().map(|prompt| prompt.span).or(llm.text.as_ref().map(|text| text.span));
+        let fits = fits & sends & check_order(&pieces, at.unwrap_or(name.span), &chain, bag);
         if (!step.taken && !replies) || !tools || !fits {
             return None;
         }

@@ -168,6 +168,12 @@ fn leaf(expr: &ast::Expr<'_>, truth: bool, place: Place) -> Facts {
                 facts.fill(format!("{path}[]"));
             }
         }
+        // Only the first round has none before it, and only the last one none after it.
+        other if !truth && place == Place::Template => match path_of(other).as_deref() {
+            Some("loop.first") => facts.define("loop.previtem"),
+            Some("loop.last") => facts.define("loop.nextitem"),
+            _ => {}
+        },
         _ => {}
     }
     facts
@@ -183,18 +189,25 @@ fn length_of(expr: &ast::Expr<'_>) -> Option<String> {
     }
 }
 
+/// The most items of a list that are known one by one.
+const COUNTED: usize = 32;
+
 /// The length of a list is compared with a number: where that leaves out zero, the list has items.
 fn counts(op: &ast::BinOp<'_>, truth: bool, facts: &mut Facts) -> bool {
     let (Some(path), ast::Expr::Const(number)) = (length_of(&op.left), &op.right) else { return false };
     let Some(number) = number.value.as_usize() else { return false };
-    let filled = match (&op.op, truth) {
-        (BinOpKind::Gt, true) | (BinOpKind::Lte, false) => true,
-        (BinOpKind::Gte | BinOpKind::Eq, true) | (BinOpKind::Lt | BinOpKind::Ne, false) => number > 0,
-        (BinOpKind::Ne, true) | (BinOpKind::Eq, false) => number == 0,
-        _ => false,
+    let least = match (&op.op, truth) {
+        (BinOpKind::Gt, true) | (BinOpKind::Lte, false) => number.saturating_add(1),
+        (BinOpKind::Gte | BinOpKind::Eq, true) | (BinOpKind::Lt | BinOpKind::Ne, false) => number,
+        (BinOpKind::Ne, true) | (BinOpKind::Eq, false) => usize::from(number == 0),
+        _ => 0,
     };
-    if filled {
+    if least > 0 {
         facts.fill(format!("{path}[]"));
+    }
+    for n in 1..least.min(COUNTED) {
+        facts.define(format!("{path}.{n}"));
+        facts.define(format!("{path}.-{}", n + 1));
     }
     true
 }
@@ -260,7 +273,7 @@ mod tests {
             ("state.a | length > 0", "a[]", ""),
             ("state.a | length == 0", "", "a[]"),
             ("state.a | length >= 1", "a[]", ""),
-            ("state.a | length < 3", "", "a[]"),
+            ("state.a | length < 3", "", "a.-2? a.-3? a.1? a.2? a[]"),
             ("state.a | length > 0 and state.b is not none", "a[] b", ""),
         ] {
             let expr = minijinja::machinery::parse_expr(condition).unwrap();

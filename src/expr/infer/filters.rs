@@ -5,22 +5,31 @@ use std::ops::Range;
 use minijinja::machinery::ast::{self, CallArg};
 
 use super::typed::{self, Family, Typed};
-use super::{Infer, in_branches, range};
+use super::{Infer, facts, in_branches, index, range};
 use crate::diagnostic::did_you_mean;
 use crate::expr::Place;
-use crate::expr::builtins::{FILTERS, Gives, find};
+use crate::expr::table::{Builtin, FILTERS, Given, Gives, Takes, find};
 use crate::state::{Field, Type, either, nullable};
+
+/// The arguments of a call.
+pub(super) struct Args {
+    /// Those by place.
+    pub(super) placed: Vec<Typed>,
+    /// One of them holds text from outside.
+    pub(super) untrusted: bool,
+}
 
 impl Infer<'_> {
     pub(super) fn filter(&mut self, filter: &ast::Filter<'_>, whole: Range<usize>) -> Typed {
+        let builtin = find(FILTERS, filter.name);
         let Some(value) = &filter.expr else {
             // The body of a `{% filter %}` block is a text.
-            self.args(&filter.args);
+            self.args("filter", builtin, &filter.args);
             return Typed::of(Type::STRING);
         };
         if matches!(filter.name, "default" | "d") {
             let given = self.maybe(value);
-            let other = self.args(&filter.args).into_iter().next();
+            let other = self.args("filter", builtin, &filter.args).placed.into_iter().next();
             let other = other.unwrap_or_else(|| Typed::of(Type::STRING));
             if given.null {
                 return other;
@@ -30,7 +39,7 @@ impl Infer<'_> {
             return Typed { path, ..some.union(other) };
         }
         let given = self.expr(value);
-        let args = self.args(&filter.args);
+        let args = self.args("filter", builtin, &filter.args).placed;
         // These say something of null too.
         if given.may_be_null() && matches!(filter.name, "tojson" | "bool") {
             return Typed { untrusted: given.untrusted, ..known(filter.name) };
@@ -45,17 +54,60 @@ impl Infer<'_> {
         }
     }
 
-    fn args(&mut self, args: &[CallArg<'_>]) -> Vec<Typed> {
-        let mut typed = Vec::new();
-        for arg in args {
-            match arg {
-                CallArg::Pos(value) => typed.push(self.expr(value)),
-                CallArg::Kwarg(_, value) | CallArg::PosSplat(value) | CallArg::KwargSplat(value) => {
-                    self.expr(value);
-                }
+    /// Finds the types of arguments, and checks that each is what it has to be.
+    pub(super) fn args(&mut self, sort: &str, known: Option<&Builtin>, args: &[CallArg<'_>]) -> Args {
+        let mut found = Args { placed: Vec::new(), untrusted: false };
+        for (n, arg) in args.iter().enumerate() {
+            let (CallArg::Pos(value)
+            | CallArg::Kwarg(_, value)
+            | CallArg::PosSplat(value)
+            | CallArg::KwargSplat(value)) = arg;
+            let typed = self.expr(value);
+            found.untrusted |= typed.untrusted;
+            if let Some(known) = known.filter(|known| !known.args.is_empty()) {
+                self.argument(sort, known, (n, arg), value, &typed);
+            }
+            if matches!(arg, CallArg::Pos(_)) {
+                found.placed.push(typed);
             }
         }
-        typed
+        found
+    }
+
+    /// Checks one argument: that it can be given like this, and what it is.
+    fn argument(
+        &mut self,
+        sort: &str,
+        known: &Builtin,
+        (n, arg): (usize, &CallArg<'_>),
+        value: &ast::Expr<'_>,
+        typed: &Typed,
+    ) {
+        let named = || known.args.iter().filter(|arg| arg.given != Given::Place).map(|arg| arg.name);
+        let argument = match arg {
+            CallArg::Pos(_) => known.at(n),
+            CallArg::Kwarg(name, _) => known.named(name),
+            CallArg::PosSplat(_) | CallArg::KwargSplat(_) => return,
+        };
+        match (argument, arg) {
+            (Some(argument), _) => {
+                if let Some(due) = unfit(argument.takes, value, typed) {
+                    let message = format!("`{}` of the {sort} `{}` is {due}", argument.name, known.name);
+                    self.misfit(value, typed, &message);
+                }
+            }
+            (None, CallArg::Kwarg(name, _)) => {
+                let message = format!("the {sort} `{}` has no argument `{name}`", known.name);
+                let help = did_you_mean(name, named().collect::<Vec<_>>());
+                self.fault("E103", message, range(value), "no argument has this name", help, None);
+            }
+            (None, _) => {
+                let message = format!("the {sort} `{}` takes its arguments by name", known.name);
+                let text = self.text(value);
+                let help = named().next().map(|name| format!("write  {}({name}={text})", known.name));
+                self.fault("E103", message, range(value), "has no name", help, None);
+            }
+        }
     }
 
     fn filtered(
@@ -303,10 +355,35 @@ impl Infer<'_> {
 
     /// Returns the type of an item that is there unless the list is empty. A conversation is never empty in a run.
     fn one_of(&self, value: &ast::Expr<'_>, given: &Typed, item: &Type) -> Typed {
-        let filled = is_filled(value)
-            || given.path.as_ref().is_some_and(|path| self.facts.is_some(&format!("{path}[]")));
+        let filled = self.filled(value);
         let conversation = matches!(given.ty, Type::Messages);
         Typed::of(if filled || conversation { item.clone() } else { nullable(item.clone()) })
+    }
+
+    /// Says whether a list is known to have items: it is written out, perhaps in another order, or was asked for.
+    pub(super) fn filled(&self, expr: &ast::Expr<'_>) -> bool {
+        if facts::path_of(expr).is_some_and(|path| self.facts.is_some(&format!("{path}[]"))) {
+            return true;
+        }
+        match expr {
+            ast::Expr::List(list) => !list.items.is_empty(),
+            ast::Expr::Tuple(list) => !list.items.is_empty(),
+            ast::Expr::Filter(filter)
+                if matches!(
+                    filter.name,
+                    "sort" | "reverse" | "unique" | "list" | "map" | "default" | "d"
+                ) =>
+            {
+                filter.expr.as_ref().is_some_and(|list| self.filled(list))
+            }
+            ast::Expr::IfExpr(cond) => {
+                self.filled(&cond.true_expr) && cond.false_expr.as_ref().is_some_and(|list| self.filled(list))
+            }
+            ast::Expr::BinOp(op) if matches!(op.op, ast::BinOpKind::Add) => {
+                self.filled(&op.left) || self.filled(&op.right)
+            }
+            _ => false,
+        }
     }
 
     /// Returns the type of the field that `attribute=` names.
@@ -347,7 +424,13 @@ impl Infer<'_> {
                         return Type::Any;
                     }
                 },
-                _ => return Type::Any,
+                Type::Any => return Type::Any,
+                Type::List(item) if part.parse::<usize>().is_ok() => item.opened(),
+                other => {
+                    let message = format!("the items have no field `{part}`");
+                    self.fault(self.no_field, message, at, format!("an item is {other}"), None, None);
+                    return Type::Any;
+                }
             };
         }
         ty
@@ -370,6 +453,22 @@ fn known(name: &str) -> Typed {
     }
 }
 
+/// Says what an argument has to be, where it is not. Null stands for none at all.
+fn unfit(takes: Takes, value: &ast::Expr<'_>, typed: &Typed) -> Option<&'static str> {
+    use Family::{Boolean, List, Number, Object, Text};
+    let (families, due): (&[Family], _) = match takes {
+        Takes::Any => return None,
+        Takes::Text => (&[Text], "a text"),
+        Takes::Whole => (&[Number], "a whole number"),
+        Takes::Count => (&[Number], "a whole number of 1 or more"),
+        Takes::Switch => (&[Boolean], "`true` or `false`"),
+        Takes::Width => (&[Number, Boolean], "a whole number or `true`"),
+        Takes::Items => (&[List, Object, Text], "a list"),
+    };
+    let below = takes == Takes::Count && index(value).is_some_and(|number| number < 1);
+    (below || !typed.must_be(families)).then_some(due)
+}
+
 /// Returns what a test of values asks for.
 fn tested(test: &str) -> Option<Family> {
     Some(match test {
@@ -380,26 +479,6 @@ fn tested(test: &str) -> Option<Family> {
         "sequence" => Family::List,
         _ => return None,
     })
-}
-
-/// Says whether a list is seen to have items: it is written out, perhaps in another order.
-fn is_filled(expr: &ast::Expr<'_>) -> bool {
-    match expr {
-        ast::Expr::List(list) => !list.items.is_empty(),
-        ast::Expr::Tuple(list) => !list.items.is_empty(),
-        ast::Expr::Filter(filter)
-            if matches!(filter.name, "sort" | "reverse" | "unique" | "list" | "map") =>
-        {
-            filter.expr.as_ref().is_some_and(is_filled)
-        }
-        ast::Expr::IfExpr(cond) => {
-            is_filled(&cond.true_expr) && cond.false_expr.as_ref().is_some_and(is_filled)
-        }
-        ast::Expr::BinOp(op) if matches!(op.op, ast::BinOpKind::Add) => {
-            is_filled(&op.left) || is_filled(&op.right)
-        }
-        _ => false,
-    }
 }
 
 /// Returns a text that is the nth argument, and its place.

@@ -3,9 +3,10 @@
 use minijinja::machinery::ast::{self, BinOpKind, CompareOpKind, UnaryOpKind};
 
 use super::typed::{Family, Typed, family};
-use super::{Infer, range};
+use super::{Infer, index, range};
 use crate::diagnostic::did_you_mean;
 use crate::expr::Place;
+use crate::expr::table::{TESTS, find};
 use crate::state::Type;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -71,6 +72,11 @@ impl Infer<'_> {
                 let (left, right) = (self.expr(&op.left), self.expr(&op.right));
                 let left = self.number(&op.left, left);
                 let right = self.number(&op.right, right);
+                let divides = matches!(op.op, BinOpKind::Div | BinOpKind::FloorDiv | BinOpKind::Rem);
+                if divides && index(&op.right) == Some(0) {
+                    let message = "this divides by zero".to_owned();
+                    self.fault("S403", message, range(&op.right), "this is 0", None, None);
+                }
                 let natural = matches!(&op.right, ast::Expr::Const(n) if n.value.as_usize().is_some());
                 let whole = match op.op {
                     BinOpKind::Div => false,
@@ -345,13 +351,12 @@ impl Infer<'_> {
             "defined" | "undefined" => self.maybe(&test.expr),
             _ => self.expr(&test.expr),
         };
-        let mut args = Vec::new();
-        for arg in &test.args {
-            if let ast::CallArg::Pos(value) | ast::CallArg::Kwarg(_, value) = arg {
-                args.push((value, self.expr(value)));
-            }
-        }
-        match (test.name, args.first()) {
+        let given = self.args("test", find(TESTS, test.name), &test.args).placed;
+        let first = match test.args.first() {
+            Some(ast::CallArg::Pos(value)) => given.first().map(|typed| (value, typed)),
+            _ => None,
+        };
+        match (test.name, first) {
             ("odd" | "even" | "divisibleby", _) => {
                 let typed = self.some(&test.expr, typed, "a test");
                 if !typed.must_be(&[Family::Number]) {
