@@ -1,5 +1,7 @@
 //! Rules of the house that the compiler does not know.
 
+mod interface;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
