@@ -1,4 +1,4 @@
-//! A program of its own with graphloom inside: a function in Rust that a model calls as a tool, one that is a node, and an
+//! A program of its own with graphloom inside: a type in Rust that a model calls as a tool, a function that is a node, and an
 //! answer that is read as it comes.
 //!
 //! ```sh
@@ -12,8 +12,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use graphloom::event::Body;
-use graphloom::{App, Context, ErrorKind, Failure, Registry, cli};
+use graphloom::{App, Body, Context, ErrorKind, Failure, Function, Registry, cli};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -70,13 +69,24 @@ struct Ticket {
     queue: String,
 }
 
-async fn open_ticket(args: OpenTicket, context: Context) -> Result<Ticket, Failure> {
-    if args.subject.trim().is_empty() {
-        return Err(Failure::new(ErrorKind::Tool, "a ticket needs a subject"));
+/// The help desk: what it needs is its own, such as a client or a pool of connections.
+struct Desk {
+    urgent_queue: &'static str,
+}
+
+impl Function for Desk {
+    const NAME: &'static str = "tickets::open";
+    type Args = OpenTicket;
+    type Output = Ticket;
+
+    async fn call(&self, args: OpenTicket, context: Context) -> Result<Ticket, Failure> {
+        if args.subject.trim().is_empty() {
+            return Err(Failure::new(ErrorKind::Tool, "a ticket needs a subject"));
+        }
+        // The same key over all attempts: a desk that knows it opens one ticket.
+        let id = format!("{}-{}", context.tenant(), &context.idempotency_key[..8]);
+        Ok(Ticket { id, queue: if args.urgent { self.urgent_queue } else { "soon" }.into() })
     }
-    // The same key over all attempts: a desk that knows it opens one ticket.
-    let id = format!("{}-{}", context.tenant(), &context.idempotency_key[..8]);
-    Ok(Ticket { id, queue: if args.urgent { "today" } else { "soon" }.into() })
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -91,7 +101,7 @@ async fn weigh(args: Text, context: Context) -> Result<u32, Failure> {
 }
 
 fn registry() -> Registry {
-    Registry::new().custom("tickets::open", open_ticket).custom("words::weigh", weigh)
+    Registry::new().function(Desk { urgent_queue: "today" }).custom("words::weigh", weigh)
 }
 
 fn main() -> ExitCode {

@@ -17,7 +17,14 @@ pub use sink::{Emitter, Sink};
 pub use stored::{DecodeError, decode, encode};
 
 /// Tokens used by model calls.
+///
+/// ```
+/// let mut all = graphloom::Usage::default();
+/// all += graphloom::Usage { input_tokens: 120, output_tokens: 30, model_calls: 1, ..Default::default() };
+/// assert_eq!(all.tokens(), 150);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[schemars(description = "Tokens used by model calls.")]
 pub struct Usage {
     /// Tokens of the prompts.
     pub input_tokens: u64,
@@ -63,16 +70,30 @@ fn is_zero(n: &u64) -> bool {
 
 impl Usage {
     /// Says whether nothing was used.
+    ///
+    /// ```
+    /// assert!(graphloom::Usage::default().is_none());
+    /// ```
     pub fn is_none(&self) -> bool {
         *self == Self::default()
     }
 
     /// Returns the tokens of prompts and answers.
+    ///
+    /// ```
+    /// let usage = graphloom::Usage { input_tokens: 120, output_tokens: 30, ..Default::default() };
+    /// assert_eq!(usage.tokens(), 150);
+    /// ```
     pub fn tokens(&self) -> u64 {
         self.input_tokens.saturating_add(self.output_tokens)
     }
 
     /// Returns what was used since an earlier sum.
+    ///
+    /// ```
+    /// let of = |model_calls| graphloom::Usage { model_calls, ..Default::default() };
+    /// assert_eq!(of(5).since(of(3)), of(2));
+    /// ```
     #[must_use]
     pub fn since(self, before: Self) -> Self {
         self.each(before, u64::saturating_sub)
@@ -98,7 +119,21 @@ impl std::ops::AddAssign for Usage {
 }
 
 /// How a run ended, or paused.
+///
+/// ```
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let text = "format: 1\nstate: {messages: messages}\nstart: a\nnodes: {a: {kind: say, text: Hi, next: end}}";
+/// # let app = graphloom::App::builder().file("chat.yaml", text).build().await?;
+/// use graphloom::RunStatus;
+///
+/// let finished = app.thread("acme", "ada", "desk")?.start("chat", "Hello!").await?.finish().await?;
+/// assert_eq!(finished.status, RunStatus::Completed);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(description = "How a run ended, or paused.")]
 #[serde(rename_all = "snake_case")]
 pub enum RunStatus {
     /// Reached its end.
@@ -116,7 +151,25 @@ pub enum RunStatus {
 }
 
 /// How a node ended.
+///
+/// ```
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let text = "format: 1\nstate: {messages: messages}\nstart: a\nnodes: {a: {kind: say, text: Hi, next: end}}";
+/// # let app = graphloom::App::builder().file("chat.yaml", text).build().await?;
+/// use graphloom::{Body, NodeStatus};
+///
+/// let mut turn = app.thread("acme", "ada", "desk")?.start("chat", "Hello!").await?;
+/// while let Some(event) = turn.next().await {
+///     if let Body::NodeFinished { status, .. } = event?.body {
+///         assert_eq!(status, NodeStatus::Completed);
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(description = "How a node ended.")]
 #[serde(rename_all = "snake_case")]
 pub enum NodeStatus {
     /// Its writes are part of the barrier.
@@ -130,7 +183,23 @@ pub enum NodeStatus {
 }
 
 /// Where in the graph an event comes from.
+///
+/// ```
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let text = "format: 1\nstate: {messages: messages}\nstart: a\nnodes: {a: {kind: say, text: Hi, next: end}}";
+/// # let app = graphloom::App::builder().file("chat.yaml", text).build().await?;
+/// let mut turn = app.thread("acme", "ada", "desk")?.start("chat", "Hello!").await?;
+/// while let Some(event) = turn.next().await {
+///     if let Some(scope) = event?.scope {
+///         assert_eq!((scope.node.as_str(), scope.attempt, scope.path.len()), ("a", 1, 0));
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(description = "Where in the graph an event comes from.")]
 pub struct Scope {
     /// The node.
     pub node: String,
@@ -149,11 +218,27 @@ pub struct Scope {
 
 impl Scope {
     /// Makes the place of a node of the run's own graph.
+    #[doc(hidden)]
     pub fn new(node: impl Into<String>, task_id: TaskId, attempt: u32) -> Self {
         Self { node: node.into(), task_id, attempt, path: Vec::new(), item: None }
     }
 
     /// Names whoever calls out from here: `node`, `caller/node` within a called graph, `node[2]` for an item of a list.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let text = "format: 1\nstate: {messages: messages}\nstart: a\nnodes: {a: {kind: say, text: Hi, next: end}}";
+    /// # let app = graphloom::App::builder().file("chat.yaml", text).build().await?;
+    /// let mut turn = app.thread("acme", "ada", "desk")?.start("chat", "Hello!").await?;
+    /// while let Some(event) = turn.next().await {
+    ///     if let Some(scope) = event?.scope {
+    ///         assert_eq!(scope.caller(), "a");
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn caller(&self) -> String {
         let mut name = self.path.iter().chain([&self.node]).cloned().collect::<Vec<_>>().join("/");
         if let Some(item) = self.item {
@@ -164,7 +249,19 @@ impl Scope {
 }
 
 /// Who is asked.
+///
+/// ```
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let text = "format: 1\nstate: {messages: messages}\nstart: a\nnodes: {a: {kind: ask, who: agent, question: Sure?, next: end}}";
+/// # let app = graphloom::App::builder().file("chat.yaml", text).build().await?;
+/// let waits = app.thread("acme", "ada", "desk")?.start("chat", "Delete it").await?.finish().await?;
+/// assert_eq!(waits.interrupts[0].who, graphloom::Who::Agent);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(description = "Who is asked.")]
 #[serde(rename_all = "snake_case")]
 pub enum Who {
     /// The user of the conversation.
@@ -174,7 +271,21 @@ pub enum Who {
 }
 
 /// A question to a person, on which a branch of the run waits.
+///
+/// ```
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let text = "format: 1\nstate: {messages: messages}\nstart: a\nnodes: {a: {kind: ask, question: Sure?, options: [y, n], next: end}}";
+/// # let app = graphloom::App::builder().file("chat.yaml", text).build().await?;
+/// let waits = app.thread("acme", "ada", "desk")?.start("chat", "Delete it").await?.finish().await?;
+/// let asked = &waits.interrupts[0];
+/// assert_eq!((asked.node.as_str(), asked.question.as_str()), ("a", "Sure?"));
+/// assert_eq!(asked.options, ["y", "n"]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(description = "A question to a person, on which a branch of the run waits.")]
 pub struct Interrupt {
     /// Its id, by which it is answered.
     pub interrupt_id: String,
@@ -209,7 +320,28 @@ pub struct Interrupt {
 }
 
 /// What happened.
+///
+/// ```
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let text = "format: 1\nstate: {messages: messages}\nstart: a\nnodes: {a: {kind: say, text: Hi, next: end}}";
+/// # let app = graphloom::App::builder().file("chat.yaml", text).build().await?;
+/// use graphloom::Body;
+///
+/// let mut turn = app.thread("acme", "ada", "desk")?.start("chat", "Hello!").await?;
+/// while let Some(event) = turn.next().await {
+///     match event?.body {
+///         Body::MessageDelta { delta, .. } => print!("{delta}"),
+///         Body::ToolFinished { tool, error: Some(why), .. } => eprintln!("{tool} failed: {why}"),
+///         Body::RunFinished { usage, .. } => println!("{} tokens", usage.tokens()),
+///         _ => {}
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(description = "What happened.")]
 #[serde(tag = "type")]
 pub enum Body {
     /// The run is under way.
@@ -453,7 +585,27 @@ pub enum Body {
 }
 
 /// One operation of a JSON Patch (RFC 6902).
+///
+/// ```
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let text = "format: 1\nstate: {messages: messages, n: integer?}\nstart: a\nnodes: {a: {kind: set, set: {n: 3}, next: end}}";
+/// # let app = graphloom::App::builder().file("chat.yaml", text).build().await?;
+/// use graphloom::Body;
+///
+/// let mut turn = app.thread("acme", "ada", "desk")?.start("chat", "Hello!").await?;
+/// let mut written = Vec::new();
+/// while let Some(event) = turn.next().await {
+///     if let Body::StatePatch { patch, .. } = event?.body {
+///         written.extend(patch.into_iter().map(|operation| operation.path));
+///     }
+/// }
+/// assert!(written.iter().any(|path| path == "/n"), "{written:?}");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(description = "One operation of a JSON Patch (RFC 6902).")]
 pub struct PatchOp {
     /// `add`, `replace` or `remove`.
     pub op: String,
@@ -465,6 +617,18 @@ pub struct PatchOp {
 }
 
 /// One event of a run.
+///
+/// ```
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let text = "format: 1\nstate: {messages: messages}\nstart: a\nnodes: {a: {kind: say, text: Hi, next: end}}";
+/// # let app = graphloom::App::builder().file("chat.yaml", text).build().await?;
+/// let mut turn = app.thread("acme", "ada", "desk")?.start("chat", "Hello!").await?;
+/// let first = turn.next().await.expect("it begins")?;
+/// assert_eq!((first.body.name(), first.seq.n), ("run.started", 1));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
     /// Its place in the run.
@@ -478,6 +642,14 @@ pub struct Event {
 }
 
 /// A group of events that a client can choose by `include`.
+///
+/// ```
+/// use graphloom::{Event, Group};
+///
+/// fn is_shown(event: &Event) -> bool {
+///     matches!(event.body.group(), Group::Run | Group::Messages)
+/// }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Group {
     /// The run itself; always sent.
@@ -498,11 +670,17 @@ pub enum Group {
 
 impl Body {
     /// Makes the end of a run that gives no output.
+    #[doc(hidden)]
     pub fn ended(status: RunStatus, usage: Usage) -> Self {
         Self::RunFinished { status, output: None, usage, interrupts: Vec::new() }
     }
 
     /// Returns the name of the event.
+    ///
+    /// ```
+    /// let body = graphloom::Body::Custom { name: "progress".into(), data: 3.into() };
+    /// assert_eq!(body.name(), "custom");
+    /// ```
     pub fn name(&self) -> &'static str {
         match self {
             Self::RunStarted { .. } => "run.started",
@@ -534,6 +712,13 @@ impl Body {
     }
 
     /// Returns the group that the event belongs to.
+    ///
+    /// ```
+    /// use graphloom::{Body, Group};
+    ///
+    /// let delta = Body::MessageDelta { message_id: "m".into(), delta: "Hel".into() };
+    /// assert_eq!(delta.group(), Group::Messages);
+    /// ```
     pub fn group(&self) -> Group {
         match self {
             // A reset concerns whoever shows messages, so no filter may hide it.
@@ -599,6 +784,19 @@ pub fn to_millis(at: DateTime<Utc>) -> DateTime<Utc> {
 
 impl Event {
     /// Returns the compact JSON that goes to clients.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let text = "format: 1\nstate: {messages: messages}\nstart: a\nnodes: {a: {kind: say, text: Hi, next: end}}";
+    /// # let app = graphloom::App::builder().file("chat.yaml", text).build().await?;
+    /// let mut turn = app.thread("acme", "ada", "desk")?.start("chat", "Hello!").await?;
+    /// let first = turn.next().await.expect("it begins")?;
+    /// let wire: serde_json::Value = serde_json::from_slice(&first.to_json(turn.run()))?;
+    /// assert_eq!((&wire["type"], &wire["graph"]), (&"run.started".into(), &"chat".into()));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn to_json(&self, run: RunId) -> Bytes {
         #[derive(Serialize)]
         struct Wire<'a> {

@@ -50,6 +50,10 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// Returns the most specific name, as `error.kind` and `catch` have it.
+    ///
+    /// ```
+    /// assert_eq!(graphloom::ErrorKind::RateLimit.name(), "rate_limit");
+    /// ```
     pub fn name(self) -> String {
         match self {
             Self::Timeout => "timeout".into(),
@@ -69,6 +73,10 @@ impl ErrorKind {
     }
 
     /// Returns the wider kinds that it belongs to, besides `any`.
+    ///
+    /// ```
+    /// assert_eq!(graphloom::ErrorKind::Http(429).groups(), ["http_4xx", "rate_limit"]);
+    /// ```
     pub fn groups(self) -> &'static [&'static str] {
         match self {
             Self::Http(408) => &["http_4xx", "timeout"],
@@ -80,6 +88,12 @@ impl ErrorKind {
     }
 
     /// Says whether the same work may succeed later.
+    ///
+    /// ```
+    /// use graphloom::ErrorKind;
+    ///
+    /// assert!(ErrorKind::Timeout.retryable() && !ErrorKind::Schema.retryable());
+    /// ```
     pub fn retryable(self) -> bool {
         matches!(
             self,
@@ -136,6 +150,13 @@ pub struct Failure {
 impl Failure {
     /// Makes a failure whose code is its kind. Of a message too long for a sentence, as a tool may give it, the beginning is
     /// kept: it goes into events, checkpoints and conversations.
+    ///
+    /// ```
+    /// use graphloom::{ErrorKind, Failure};
+    ///
+    /// let failure = Failure::new(ErrorKind::Connection, "the warehouse does not answer");
+    /// assert_eq!((failure.code.as_str(), failure.undone), ("connection", false));
+    /// ```
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         let mut message = message.into();
         message.truncate(message.floor_char_boundary(MAX_MESSAGE));
@@ -143,6 +164,13 @@ impl Failure {
     }
 
     /// Says whether it is of a kind that a `catch` or the `for` of a retry policy names.
+    ///
+    /// ```
+    /// use graphloom::{ErrorKind, Failure};
+    ///
+    /// let failure = Failure::new(ErrorKind::Http(503), "no");
+    /// assert!(failure.is("http_503") && failure.is("server_error") && failure.is("any") && !failure.is("tool"));
+    /// ```
     pub fn is(&self, kind: &str) -> bool {
         self.kind.name() == kind
             || kind == "any"
@@ -151,6 +179,13 @@ impl Failure {
     }
 
     /// Says whether the call that it is of was surely not made, or refused by the other side.
+    ///
+    /// ```
+    /// use graphloom::{ErrorKind, Failure};
+    ///
+    /// assert!(Failure::new(ErrorKind::Http(404), "no").is_undone());
+    /// assert!(!Failure::new(ErrorKind::Timeout, "it may have been done").is_undone());
+    /// ```
     pub fn is_undone(&self) -> bool {
         self.undone
             || matches!(self.kind, ErrorKind::RateLimit | ErrorKind::Template)
@@ -158,6 +193,12 @@ impl Failure {
     }
 
     /// Says whether a graph may handle it: a limit ends the run, or goes to `on_limit`.
+    ///
+    /// ```
+    /// use graphloom::{ErrorKind, Failure};
+    ///
+    /// assert!(Failure::new(ErrorKind::Tool, "no").can_be_caught());
+    /// ```
     pub fn can_be_caught(&self) -> bool {
         self.kind != ErrorKind::Limit
     }

@@ -11,6 +11,11 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 /// Why a text cannot be part of a thread's identity.
+///
+/// ```
+/// let error = "a:b".parse::<graphloom::Part>().unwrap_err();
+/// assert_eq!(error.found, "a:b");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{found}` may hold only letters, digits and `. _ @ -`, 1 to 128 of them")]
 pub struct PartError {
@@ -19,11 +24,24 @@ pub struct PartError {
 }
 
 /// One part of a thread's identity: `[A-Za-z0-9._@-]{1,128}`, so never a `:`.
+///
+/// ```
+/// use graphloom::Part;
+///
+/// assert!("ada@example.com".parse::<Part>().is_ok());
+/// assert!("a:b".parse::<Part>().is_err() && "".parse::<Part>().is_err());
+/// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Part(Arc<str>);
 
 impl Part {
     /// Returns the text.
+    ///
+    /// ```
+    /// let user: graphloom::Part = "ada".parse()?;
+    /// assert_eq!(user.as_str(), "ada");
+    /// # Ok::<(), graphloom::PartError>(())
+    /// ```
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -63,6 +81,12 @@ impl fmt::Debug for Part {
 }
 
 /// Who asks: the tenant and the user that authentication found.
+///
+/// ```
+/// let ada = graphloom::Owner { tenant: "acme".parse()?, user: "ada".parse()? };
+/// assert_eq!(ada.tenant.as_str(), "acme");
+/// # Ok::<(), graphloom::PartError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Owner {
     /// The customer that the data belongs to.
@@ -72,6 +96,14 @@ pub struct Owner {
 }
 
 /// A thread's identity, three parts that are never joined except for people.
+///
+/// ```
+/// use graphloom::{Owner, ThreadKey};
+///
+/// let owner = Owner { tenant: "acme".parse()?, user: "ada".parse()? };
+/// assert_eq!(ThreadKey { owner, session: "desk".parse()? }.to_string(), "acme:ada:desk");
+/// # Ok::<(), graphloom::PartError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ThreadKey {
     /// Tenant and user.
@@ -95,6 +127,7 @@ macro_rules! uuid_id {
 
         impl $name {
             /// Makes a new id; ids sort by the time they were made.
+            #[doc(hidden)]
             #[must_use]
             pub fn new() -> Self {
                 Self(Uuid::now_v7())
@@ -131,10 +164,26 @@ macro_rules! uuid_id {
 
 uuid_id! {
     /// One execution on a thread.
+    ///
+    /// ```
+    /// use graphloom::RunId;
+    ///
+    /// let id: RunId = "0190a5c0-9b4e-7d3a-8a8e-3f2b6c1d0e9f".parse()?;
+    /// assert_eq!(id.to_string(), "0190a5c0-9b4e-7d3a-8a8e-3f2b6c1d0e9f");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     RunId
 }
 uuid_id! {
     /// A saved barrier of a thread.
+    ///
+    /// ```
+    /// use graphloom::CheckpointId;
+    ///
+    /// let id: CheckpointId = "0190a5c0-9b4e-7d3a-8a8e-3f2b6c1d0e9f".parse()?;
+    /// assert_eq!(id.to_string(), "0190a5c0-9b4e-7d3a-8a8e-3f2b6c1d0e9f");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     CheckpointId
 }
 uuid_id! {
@@ -147,12 +196,28 @@ uuid_id! {
 }
 
 /// One node in one superstep; the same after a crash, so results and outside idempotency keys match.
+///
+/// ```
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let text = "format: 1\nstate: {messages: messages}\nstart: a\nnodes: {a: {kind: say, text: Hi, next: end}}";
+/// # let app = graphloom::App::builder().file("chat.yaml", text).build().await?;
+/// let mut turn = app.thread("acme", "ada", "desk")?.start("chat", "Hello!").await?;
+/// while let Some(event) = turn.next().await {
+///     if let Some(scope) = event?.scope {
+///         assert_eq!(scope.task_id.to_string().len(), 20);
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct TaskId(pub Arc<str>);
 
 impl TaskId {
     /// Derives the id from what identifies the task: 20 hex digits of a SHA-256.
+    #[doc(hidden)]
     #[must_use]
     pub fn derive(run: RunId, step: u64, node: &str, rank: u64) -> Self {
         let mut hash = Sha256::new();
@@ -164,6 +229,7 @@ impl TaskId {
     }
 
     /// Derives the id of a part of this task: of a node of a graph that it calls, of an item, of a tool's call.
+    #[doc(hidden)]
     #[must_use]
     pub fn part(&self, step: u64, node: &str, rank: u64) -> Self {
         let mut hash = Sha256::new();
@@ -189,12 +255,24 @@ impl CacheKey {
 }
 
 /// A question to a person; the same after a crash.
+///
+/// ```
+/// use graphloom::AnswerError;
+///
+/// fn told(error: &AnswerError) -> String {
+///     match error {
+///         AnswerError::Taken { id, by, .. } => format!("{by} was first to answer {id}"),
+///         other => other.to_string(),
+///     }
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct InterruptId(pub Arc<str>);
 
 impl InterruptId {
     /// Returns the id of the question that a task asks.
+    #[doc(hidden)]
     #[must_use]
     pub fn of(task: &TaskId) -> Self {
         Self(format!("i_{task}").into())
@@ -214,6 +292,13 @@ impl fmt::Display for TaskId {
 }
 
 /// The place of an event in its run: ordered by fence, then by number.
+///
+/// ```
+/// use graphloom::Seq;
+///
+/// // What the next owner of a run tells comes after all that the one before it told.
+/// assert!(Seq { fence: 2, n: 1 } > Seq { fence: 1, n: 900 });
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Seq {
     /// The owner's fence when the event was made.

@@ -19,7 +19,7 @@ use crate::spec::{self, Files, Folder};
 use crate::store::memory::MemoryStore;
 use crate::store::sql::SqlStore;
 use crate::store::{Store, StoreError};
-use crate::tool::custom::{Context, Registry};
+use crate::tool::custom::{Context, Function, Registry};
 
 /// Finds something by its name.
 type Finder<T> = Box<dyn Fn(&str) -> Option<T> + Send + Sync>;
@@ -206,6 +206,29 @@ impl Builder {
         Fut: Future<Output = Result<T, E>> + Send + 'static,
     {
         self.registry = Some(self.registry.unwrap_or_default().custom(name, function));
+        self
+    }
+
+    /// Registers a value that is a [`Function`], under the name that its type has; see [`Registry::function`].
+    ///
+    /// ```
+    /// use graphloom::{Context, Failure, Function};
+    ///
+    /// struct Now;
+    ///
+    /// impl Function for Now {
+    ///     const NAME: &'static str = "clock::now";
+    ///     type Args = ();
+    ///     type Output = String;
+    ///
+    ///     async fn call(&self, (): (), _: Context) -> Result<String, Failure> {
+    ///         Ok("noon".into())
+    ///     }
+    /// }
+    /// let builder = graphloom::App::builder().function(Now);
+    /// ```
+    pub fn function(mut self, function: impl Function) -> Self {
+        self.registry = Some(self.registry.unwrap_or_default().function(function));
         self
     }
 

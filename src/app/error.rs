@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::Value as Json;
 
-use crate::diagnostic::{Bag, Diagnostic, render_json, render_text};
+use crate::diagnostic::{Bag, render_json, render_text};
 use crate::egress;
 use crate::store::StoreError;
 
@@ -56,7 +56,7 @@ pub enum BuildError {
 /// # let text = "format: 1\nstate: {messages: messages}\nstart: a\nnodes: {a: {kind: say, text: Hi, next: end}}";
 /// # let app = graphloom::App::builder().file("chat.yaml", text).build().await?;
 /// let findings = app.findings();
-/// assert!(findings.is_empty() && findings.iter().next().is_none());
+/// assert!(findings.is_empty());
 /// assert_eq!(findings.to_json()["summary"]["errors"], 0);
 /// # Ok(())
 /// # }
@@ -66,16 +66,31 @@ pub struct Findings(pub(super) Bag);
 
 impl Findings {
     /// Says whether there is none.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let text = "format: 1\nstate: {messages: messages}\nstart: a\nnodes: {a: {kind: say, text: Hi, next: end}}";
+    /// # let app = graphloom::App::builder().file("chat.yaml", text).build().await?;
+    /// assert!(app.findings().is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Returns them one by one.
-    pub fn iter(&self) -> impl Iterator<Item = &Diagnostic> {
-        self.0.findings().iter()
-    }
-
     /// Returns what `graphloom check --format json` prints.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let text = "format: 1\nstate: {messages: messages}\nstart: a\nnodes: {a: {kind: say, text: Hi, next: end}}";
+    /// # let app = graphloom::App::builder().file("chat.yaml", text).build().await?;
+    /// assert_eq!(app.findings().to_json()["findings"].as_array().map(Vec::len), Some(0));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn to_json(&self) -> Json {
         render_json(&self.0)
     }

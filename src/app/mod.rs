@@ -4,6 +4,7 @@
 
 mod builder;
 mod error;
+mod request;
 mod thread;
 mod turn;
 
@@ -14,12 +15,13 @@ use futures_util::stream;
 use crate::engine::Engine;
 use crate::id::{Owner, PartError, RunId, ThreadKey};
 use crate::server::{ServeError, Server, Settings, Word};
-use crate::store::{Run, StoreError};
+use crate::store::{RunState, StoreError};
 
 pub use builder::Builder;
 pub(crate) use builder::{Project, Seen, open_store, seen};
 pub use error::{BuildError, Findings};
-pub use thread::{Request, Thread};
+pub use request::{Fork, Request, Resume, Update};
+pub use thread::Thread;
 pub use turn::Turn;
 
 /// A project that runs in this program. Clones are the same one.
@@ -27,8 +29,7 @@ pub use turn::Turn;
 /// ```
 /// # #[tokio::main]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// use graphloom::App;
-/// use graphloom::event::Body;
+/// use graphloom::{App, Body};
 ///
 /// let app = App::builder()
 ///     .file(
@@ -105,7 +106,7 @@ impl App {
         Ok(Thread::new(self.engine.clone(), ThreadKey { owner, session: session.parse()? }))
     }
 
-    /// Asks for the end of a run, and returns it as it is now; nothing when this owner has no such run. Its calls under
+    /// Asks for the end of a run, and returns where it stands now; nothing when this owner has no such run. Its calls under
     /// way are dropped.
     ///
     /// ```
@@ -113,18 +114,18 @@ impl App {
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let text = "format: 1\nstate: {messages: messages}\nstart: a\nnodes: {a: {kind: ask, question: Sure?, next: end}}";
     /// # let app = graphloom::App::builder().file("chat.yaml", text).build().await?;
-    /// use graphloom::event::RunStatus;
+    /// use graphloom::{RunState, RunStatus};
     ///
     /// let thread = app.thread("acme", "ada", "desk")?;
     /// let waits = thread.start("chat", "Delete it").await?.finish().await?;
     /// assert_eq!(waits.status, RunStatus::Interrupted);
-    /// app.cancel(thread.owner(), waits.run).await?;
+    /// assert_eq!(app.cancel(thread.owner(), waits.run).await?, Some(RunState::Cancelled));
     /// assert!(thread.questions().await?.is_empty());
     /// # Ok(())
     /// # }
     /// ```
-    pub async fn cancel(&self, owner: &Owner, run: RunId) -> Result<Option<Run>, StoreError> {
-        self.engine.cancel(owner, run).await
+    pub async fn cancel(&self, owner: &Owner, run: RunId) -> Result<Option<RunState>, StoreError> {
+        Ok(self.engine.cancel(owner, run).await?.map(|run| run.state))
     }
 
     /// Returns the warnings of the project.
@@ -142,18 +143,9 @@ impl App {
         &self.findings
     }
 
-    /// Returns the engine, for what is not here: histories, lists of threads, what is asked of agents, reloads. It is no
-    /// part of the stable interface.
-    ///
-    /// ```
-    /// # #[tokio::main]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let text = "format: 1\nstate: {messages: messages}\nstart: a\nnodes: {a: {kind: say, text: Hi, next: end}}";
-    /// # let app = graphloom::App::builder().file("chat.yaml", text).build().await?;
-    /// assert_eq!(app.engine().catalog().graphs.keys().collect::<Vec<_>>(), ["chat"]);
-    /// # Ok(())
-    /// # }
-    /// ```
+    /// Returns the engine, for what is not here: lists of threads, what is asked of agents, reloads. It is no part of the
+    /// interface.
+    #[doc(hidden)]
     pub fn engine(&self) -> &Engine {
         &self.engine
     }
@@ -166,7 +158,7 @@ impl App {
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let text = "format: 1\nstate: {messages: messages}\nstart: a\nnodes: {a: {kind: say, text: Hi, next: end}}";
     /// # let app = graphloom::App::builder().file("chat.yaml", text).build().await?;
-    /// use graphloom::server::{Auth, Settings, Word};
+    /// use graphloom::{Auth, Settings, Word};
     ///
     /// let settings = Settings::new("127.0.0.1:0".parse()?, Auth::None);
     /// # let stop = async { Word::Interrupt };

@@ -1,15 +1,16 @@
-//! A conversation, and what is said in it.
+//! A conversation: what is said in it, its past, and other ways that it could go.
 
-use serde_json::{Map, Value as Json};
+use serde_json::Value as Json;
 
-use super::Turn;
+use super::{Fork, Request, Resume, Turn, Update};
 use crate::engine::step::Reply;
 use crate::engine::{
-    AnswerError, Answered, Answerer, Breakpoints, Engine, Resume, Said, Start, StartError, ThreadView, Wishes,
+    self, AnswerError, Answered, Answerer, CheckpointView, Engine, Said, Start, StartError, ThreadView,
+    Wishes,
 };
 use crate::event::Interrupt;
-use crate::id::{InterruptId, Owner, ThreadKey};
-use crate::store::{OnBusy, StoreError};
+use crate::id::{CheckpointId, InterruptId, Owner, Part, RunId, ThreadKey};
+use crate::store::StoreError;
 
 /// A conversation of a user with a graph. It belongs to the graph that it begins with.
 ///
@@ -32,97 +33,24 @@ pub struct Thread {
     key: ThreadKey,
 }
 
-/// What a run begins with: a message of the user, inputs, or both.
-///
-/// ```
-/// # #[tokio::main]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// use graphloom::Request;
-///
-/// let text = "
-/// format: 1
-/// input: {n: integer}
-/// state: {double: integer?}
-/// output: {double: state.double}
-/// start: work
-/// nodes:
-///   work: {kind: set, set: {double: input.n * 2}, next: end}
-/// ";
-/// let app = graphloom::App::builder().file("double.yaml", text).build().await?;
-/// let thread = app.thread("acme", "ada", "sums")?;
-/// let finished = thread.start("double", Request::new().input("n", 21)).await?.finish().await?;
-/// assert_eq!(finished.output.expect("it has an output")["double"], 42);
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Debug, Clone, Default)]
-pub struct Request {
-    message: Option<Json>,
-    input: Map<String, Json>,
-    on_busy: OnBusy,
-}
-
-impl Request {
-    /// Makes one without a message and without inputs.
-    ///
-    /// ```
-    /// let nothing = graphloom::Request::new();
-    /// ```
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Says something: a text, or a list of parts. A text alone is a request, too: `thread.start("chat", "Hello!")`.
-    ///
-    /// ```
-    /// let hello = graphloom::Request::new().message("Hello!");
-    /// ```
-    #[must_use]
-    pub fn message(self, message: impl Into<Json>) -> Self {
-        Self { message: Some(message.into()), ..self }
-    }
-
-    /// Gives an input of the graph a value.
-    ///
-    /// ```
-    /// let hello = graphloom::Request::from("Where is it?").input("order", "A-17");
-    /// ```
-    #[must_use]
-    pub fn input(mut self, name: impl Into<String>, value: impl Into<Json>) -> Self {
-        self.input.insert(name.into(), value.into());
-        self
-    }
-
-    /// Says what to do while the thread has a run that is not over: wait for its turn (as it is unless said), be refused, or
-    /// end what came before.
-    ///
-    /// ```
-    /// use graphloom::store::OnBusy;
-    ///
-    /// let instead = graphloom::Request::from("No, wait!").on_busy(OnBusy::Interrupt);
-    /// ```
-    #[must_use]
-    pub fn on_busy(self, on_busy: OnBusy) -> Self {
-        Self { on_busy, ..self }
-    }
-}
-
-impl From<&str> for Request {
-    fn from(message: &str) -> Self {
-        Self::new().message(message)
-    }
-}
-
-impl From<String> for Request {
-    fn from(message: String) -> Self {
-        Self::new().message(message)
-    }
-}
-
 impl Thread {
     pub(super) fn new(engine: Engine, key: ThreadKey) -> Self {
         Self { engine, key }
+    }
+
+    /// Returns the conversation's name.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let text = "format: 1\nstate: {messages: messages}\nstart: a\nnodes: {a: {kind: say, text: Hi, next: end}}";
+    /// # let app = graphloom::App::builder().file("chat.yaml", text).build().await?;
+    /// assert_eq!(app.thread("acme", "ada", "desk")?.session().as_str(), "desk");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn session(&self) -> &Part {
+        &self.key.session
     }
 
     /// Returns whose it is.
@@ -154,7 +82,7 @@ impl Thread {
     /// # }
     /// ```
     pub async fn start(&self, graph: &str, request: impl Into<Request>) -> Result<Turn, StartError> {
-        let Request { message, input, on_busy } = request.into();
+        let Request { message, input, on_busy, durability, breakpoints } = request.into();
         let session = self.key.session.clone();
         let start = Start {
             graph: graph.to_owned(),
@@ -162,8 +90,8 @@ impl Thread {
             message,
             input,
             on_busy,
-            durability: None,
-            breakpoints: Breakpoints::default(),
+            durability,
+            breakpoints,
             delay: None,
             wishes: Wishes::default(),
             idempotency: None,
@@ -248,7 +176,30 @@ impl Thread {
     /// # }
     /// ```
     pub async fn resume(&self) -> Result<Turn, AnswerError> {
-        Ok(self.turn(&self.engine.resume(&self.key, Resume::default()).await?))
+        self.resume_with(Resume::new()).await
+    }
+
+    /// The same, and tells the run anew where to stop, or when its supersteps are stored.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let text = "format: 1\nstate: {messages: messages}\nstart: a\nnodes: {a: {kind: say, text: Hi, next: b}, b: {kind: say, text: Bye, next: end}}";
+    /// # let app = graphloom::App::builder().file("chat.yaml", text).build().await?;
+    /// use graphloom::{Request, Resume, RunStatus};
+    ///
+    /// let thread = app.thread("acme", "ada", "desk")?;
+    /// let hello = Request::from("Hello!").interrupt_before(["*"]);
+    /// assert_eq!(thread.start("chat", hello).await?.finish().await?.reply(), None);
+    /// // It goes on to the end from here.
+    /// let finished = thread.resume_with(Resume::new().interrupt_before([""; 0])).await?.finish().await?;
+    /// assert_eq!((finished.status, finished.reply()), (RunStatus::Completed, Some("Bye")));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn resume_with(&self, resume: Resume) -> Result<Turn, AnswerError> {
+        let resume = engine::Resume { terms: resume.terms, idempotency: None };
+        Ok(self.turn(&self.engine.resume(&self.key, resume).await?))
     }
 
     fn turn(&self, answered: &Answered) -> Turn {
@@ -272,6 +223,100 @@ impl Thread {
     /// ```
     pub async fn view(&self) -> Result<Option<ThreadView>, StoreError> {
         self.engine.view(&self.key, None).await
+    }
+
+    /// The same as it was at a checkpoint; nothing when the thread has no such one.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let text = "format: 1\nstate: {messages: messages}\nstart: a\nnodes: {a: {kind: say, text: Hi, next: end}}";
+    /// # let app = graphloom::App::builder().file("chat.yaml", text).build().await?;
+    /// let thread = app.thread("acme", "ada", "desk")?;
+    /// thread.start("chat", "Hello!").await?.finish().await?;
+    /// let input = thread.history(None, 10).await?.pop().expect("it begins with its input");
+    /// let then = thread.view_at(input.checkpoint).await?.expect("it is there");
+    /// assert_eq!(then.messages.len(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn view_at(&self, checkpoint: CheckpointId) -> Result<Option<ThreadView>, StoreError> {
+        self.engine.view(&self.key, Some(checkpoint)).await
+    }
+
+    /// Lists the checkpoints, newest first: those before one of them, or from the head on; so many at most.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let text = "format: 1\nstate: {messages: messages}\nstart: a\nnodes: {a: {kind: say, text: Hi, next: end}}";
+    /// # let app = graphloom::App::builder().file("chat.yaml", text).build().await?;
+    /// let thread = app.thread("acme", "ada", "desk")?;
+    /// thread.start("chat", "Hello!").await?.finish().await?;
+    /// let newest = thread.history(None, 1).await?.remove(0);
+    /// let older = thread.history(Some(newest.checkpoint), 10).await?;
+    /// assert_eq!((newest.step, older[0].step), (1, 0));
+    /// assert_eq!((older[0].source.as_str(), &older[0].next[..]), ("input", &["a".to_owned()][..]));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn history(
+        &self,
+        before: Option<CheckpointId>,
+        limit: u32,
+    ) -> Result<Vec<CheckpointView>, StoreError> {
+        Ok(self.engine.history(&self.key, before, limit).await?.unwrap_or_default())
+    }
+
+    /// Changes the state in the name of a node, and returns the run that goes on from there by [`resume`](Self::resume). The
+    /// edges of the node say what runs next. What waits in the thread is ended, and its open questions are closed.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use graphloom::{Request, Update};
+    ///
+    /// let text = "
+    /// format: 1
+    /// state: {messages: messages, queue: {type: string, default: none}}
+    /// start: triage
+    /// nodes:
+    ///   triage: {kind: set, set: {queue: \"'orders'\"}, next: tell}
+    ///   tell: {kind: say, text: \"It is with {{ state.queue }}.\", next: end}
+    /// ";
+    /// let app = graphloom::App::builder().file("desk.yaml", text).build().await?;
+    /// let thread = app.thread("acme", "ada", "desk")?;
+    /// thread.start("desk", Request::from("Where is it?").interrupt_after(["triage"])).await?.finish().await?;
+    /// thread.update(Update::as_node("triage").value("queue", "returns")).await?;
+    /// assert_eq!(thread.resume().await?.finish().await?.reply(), Some("It is with returns."));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn update(&self, update: Update) -> Result<RunId, StartError> {
+        Ok(self.engine.update(&self.key, &update.0).await?.run.run)
+    }
+
+    /// Makes another thread of the same user that goes on by [`resume`](Self::resume) from a checkpoint of this one: from its
+    /// head, unless the fork names another. This one stays as it is.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let text = "format: 1\nstate: {messages: messages}\nstart: a\nnodes: {a: {kind: say, text: Hi, next: end}}";
+    /// # let app = graphloom::App::builder().file("chat.yaml", text).build().await?;
+    /// use graphloom::Fork;
+    ///
+    /// let thread = app.thread("acme", "ada", "desk")?;
+    /// thread.start("chat", "Hello!").await?.finish().await?;
+    /// let input = thread.history(None, 10).await?.pop().expect("it begins with its input");
+    /// let again = thread.fork(Fork::new().session("again".parse()?).checkpoint(input.checkpoint)).await?;
+    /// assert_eq!(again.resume().await?.finish().await?.reply(), Some("Hi"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn fork(&self, fork: Fork) -> Result<Self, StartError> {
+        let forked = self.engine.fork(&self.key, &fork.0).await?;
+        Ok(Self::new(self.engine.clone(), forked.run.key))
     }
 
     /// Deletes the thread with all that hangs on it; false when there was none.

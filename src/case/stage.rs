@@ -214,9 +214,9 @@ impl Scene {
     pub(super) fn end(&self, asker: &str) -> Option<String> {
         let script = self.script.iter().find(|script| script.is_of(asker))?;
         let mut calls = self.calls();
-        let asked = calls.entry(caller_name(asker)).or_default();
-        asked.push(Json::Null);
-        Some(script.entries.get(asked.len() - 1)?.error()?.value.clone())
+        let questions = calls.entry(caller_name(asker)).or_default();
+        questions.push(Json::Null);
+        Some(script.entries.get(questions.len() - 1)?.error()?.value.clone())
     }
 
     /// Takes the next entry of a caller that is no model.

@@ -81,7 +81,7 @@ enum Command {
     Runs(runs::RunsFlags),
     /// Looks after what is told of the ends of runs
     Webhooks(webhooks::WebhooksFlags),
-    /// Looks into threads, changes their state, and forks them
+    /// Looks into threads, changes their state, forks them, and goes on with them
     Threads(threads::ThreadsFlags),
     /// Deletes all that there is of a tenant, or of one of its users
     Erase(erase::EraseFlags),
@@ -112,6 +112,12 @@ struct Host {
 
 /// Reads the command line and does what it says. Exit codes: 0 done, 1 errors in the graphs or at run
 /// time, 2 wrong usage or a project that cannot be read.
+///
+/// ```no_run
+/// fn main() -> std::process::ExitCode {
+///     graphloom::cli::main()
+/// }
+/// ```
 pub fn main() -> ExitCode {
     main_with(Registry::new())
 }

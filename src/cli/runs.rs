@@ -15,7 +15,9 @@ use crate::id::{Part, RunId};
 use crate::store::{Run, RunFilter, RunState, Store};
 
 /// The flags of `runs`.
+// The database may be named behind the action, too.
 #[derive(Debug, Args)]
+#[command(mut_arg("database_url", |flag| flag.global(true)))]
 pub(super) struct RunsFlags {
     #[command(subcommand)]
     action: Action,

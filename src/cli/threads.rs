@@ -12,11 +12,18 @@ use serde_json::{Map, Value as Json, json};
 use super::Host;
 use super::runs::{Format, pretty};
 use crate::config::DatabaseFlag;
-use crate::engine::{self, Branched, CheckpointView, Engine, Fork, Settings, StartError, Update};
+use crate::engine::{
+    self, AnswerError, Branched, Breakpoints, CheckpointView, Engine, Fork, Resume, Settings, StartError,
+    Terms, Update,
+};
+use crate::event::RunStatus;
 use crate::id::{CheckpointId, Owner, Part, ThreadKey};
+use crate::state::Mismatch;
 
 /// The flags of `threads`.
+// The database may be named behind the action, too.
 #[derive(Debug, Args)]
+#[command(mut_arg("database_url", |flag| flag.global(true)))]
 pub(super) struct ThreadsFlags {
     #[command(subcommand)]
     action: Action,
@@ -89,6 +96,23 @@ enum Action {
         /// Where it goes on; without, at the head
         #[arg(long)]
         checkpoint: Option<CheckpointId>,
+    },
+    /// Goes on with a run that is stopped at a breakpoint, after an update or a fork, or that failed, by the graphs in the
+    /// project folder, and prints as JSON what came of it
+    ///
+    /// It works in this process. Ctrl-C gives the run back, for a service to go on with it. Exit codes: 0 it completed, or waits
+    /// again; 1 it did not.
+    Resume {
+        /// The thread
+        #[arg(value_name = "TENANT:USER:SESSION", value_parser = thread)]
+        thread: ThreadKey,
+        /// Stops it before this node begins, or `*` for every node, in the place of all breakpoints that it had; may be given
+        /// again
+        #[arg(long, value_name = "NODE")]
+        interrupt_before: Vec<String>,
+        /// The same after this node ended
+        #[arg(long, value_name = "NODE")]
+        interrupt_after: Vec<String>,
     },
 }
 
@@ -182,7 +206,47 @@ pub(super) async fn threads(host: &Host, threads: &ThreadsFlags) -> Result<ExitC
             engine.close(Duration::ZERO, Duration::from_secs(5)).await;
             stands(done, thread)
         }
+        Action::Resume { thread, interrupt_before, interrupt_after } => {
+            let stops = Breakpoints { before: interrupt_before.clone(), after: interrupt_after.clone() };
+            let engine = open(host, &url).await?;
+            let came = resume(&engine, thread, stops).await;
+            engine.close(Duration::ZERO, Duration::from_secs(5)).await;
+            came
+        }
     }
+}
+
+/// Goes on with what waits in a thread, and prints what came of it.
+async fn resume(engine: &Engine, thread: &ThreadKey, stops: Breakpoints) -> Result<ExitCode> {
+    if engine.thread(thread).await?.is_none() {
+        bail!(missing(thread));
+    }
+    let breakpoints = Some(stops).filter(|some| !some.is_none());
+    let resume = Resume { terms: Terms { breakpoints, ..Terms::default() }, idempotency: None };
+    let went = match engine.resume(thread, resume).await {
+        Ok(went) => went,
+        Err(AnswerError::Unprocessable(wrong)) => bail!(unfit(&wrong)),
+        Err(AnswerError::Waits(open)) => bail!("the thread waits for an answer to {}", open.join(", ")),
+        Err(error) => return Err(error.into()),
+    };
+    let mut follower = engine.follower(&thread.owner, &went.run, went.after, false);
+    let finished = tokio::select! {
+        finished = follower.drain() => finished?,
+        _ = tokio::signal::ctrl_c() => return Ok(ExitCode::from(130)),
+    };
+    let said: Vec<Json> =
+        finished.messages.iter().map(|said| json!({"node": said.node, "content": said.content})).collect();
+    super::print(&pretty(&json!({
+        "run_id": finished.run,
+        "status": finished.status,
+        "messages": said,
+        "output": finished.output,
+        "error": finished.error,
+        "interrupts": finished.interrupts,
+        "usage": finished.usage,
+    }))?)?;
+    let well = matches!(finished.status, RunStatus::Completed | RunStatus::Interrupted);
+    Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Opens an engine that leaves the queue to others.
@@ -199,12 +263,14 @@ fn stands(done: Result<Branched, StartError>, of: &ThreadKey) -> Result<ExitCode
             super::print(&format!("{} stands there; run {} is {}.\n", run.key, run.run, run.state.name()))
         }
         Err(StartError::NotFound) => bail!(missing(of)),
-        Err(StartError::Unprocessable(wrong)) => {
-            let wrong: Vec<String> = wrong.iter().map(|at| format!("{}: {}", at.pointer, at.why)).collect();
-            bail!("the graph does not take this:\n  {}", wrong.join("\n  "))
-        }
+        Err(StartError::Unprocessable(wrong)) => bail!(unfit(&wrong)),
         Err(error) => Err(error.into()),
     }
+}
+
+fn unfit(wrong: &[Mismatch]) -> String {
+    let wrong: Vec<String> = wrong.iter().map(|at| format!("{}: {}", at.pointer, at.why)).collect();
+    format!("the graph does not take this:\n  {}", wrong.join("\n  "))
 }
 
 fn missing(thread: &ThreadKey) -> String {

@@ -32,17 +32,30 @@ use self::tape::Asked;
 pub const ERROR_BODY_LIMIT: usize = 64 * 1024;
 
 /// A key or password. It has no `Serialize`, and `Debug` hides it, so it cannot slip into a log.
+///
+/// ```
+/// let key = graphloom::Secret::new("s3cret");
+/// assert_eq!(format!("{key:?}"), "Secret(…)");
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
     /// Wraps a secret text.
+    ///
+    /// ```
+    /// let key = graphloom::Secret::new("s3cret");
+    /// ```
     #[must_use]
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
     /// Returns the text, for the one place that sends it.
+    ///
+    /// ```
+    /// assert_eq!(graphloom::Secret::from("s3cret").expose(), "s3cret");
+    /// ```
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
@@ -62,6 +75,14 @@ impl fmt::Debug for Secret {
 }
 
 /// A host and a port, as `host:port`.
+///
+/// ```
+/// use graphloom::Target;
+///
+/// let target: Target = "Models.Example.com:8443".parse()?;
+/// assert_eq!(target.to_string(), "models.example.com:8443");
+/// # Ok::<(), graphloom::EgressError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Target {
@@ -72,6 +93,12 @@ pub struct Target {
 
 impl Target {
     /// Reads a host without a port, and puts the port to it. An address of version 6 may stand without its brackets.
+    ///
+    /// ```
+    /// let target = graphloom::Target::on_port("::1", 8000)?;
+    /// assert_eq!(target.to_string(), "[::1]:8000");
+    /// # Ok::<(), graphloom::EgressError>(())
+    /// ```
     pub fn on_port(host: &str, port: u16) -> Result<Self, Error> {
         match host.parse::<std::net::Ipv6Addr>() {
             Ok(address) => format!("[{address}]:{port}").parse(),
@@ -80,18 +107,38 @@ impl Target {
     }
 
     /// Returns the host: a name in lower case without a final dot, or an address.
+    ///
+    /// ```
+    /// let target: graphloom::Target = "localhost:8000".parse()?;
+    /// assert_eq!(target.host(), "localhost");
+    /// # Ok::<(), graphloom::EgressError>(())
+    /// ```
     #[must_use]
     pub fn host(&self) -> &str {
         &self.host
     }
 
     /// Returns the port.
+    ///
+    /// ```
+    /// let target: graphloom::Target = "localhost:8000".parse()?;
+    /// assert_eq!(target.port(), 8000);
+    /// # Ok::<(), graphloom::EgressError>(())
+    /// ```
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
     }
 
     /// Returns what kind of non-public host this is, as far as the text alone tells.
+    ///
+    /// ```
+    /// use graphloom::Target;
+    ///
+    /// assert!("127.0.0.1:80".parse::<Target>()?.private().is_some());
+    /// assert!("example.com:443".parse::<Target>()?.private().is_none());
+    /// # Ok::<(), graphloom::EgressError>(())
+    /// ```
     #[must_use]
     pub fn private(&self) -> Option<&'static str> {
         let host = self.host.trim_start_matches('[').trim_end_matches(']');
@@ -103,6 +150,7 @@ impl Target {
     }
 
     /// Returns the host and port that `url` calls.
+    #[doc(hidden)]
     pub fn of(url: &Url) -> Result<Self, Error> {
         if !matches!(url.scheme(), "http" | "https") {
             return Err(Error::Scheme { scheme: url.scheme().to_owned() });
@@ -164,6 +212,12 @@ impl Default for Settings {
 }
 
 /// Why a call did not happen or broke. Targets are named; keys, queries and bodies never are.
+///
+/// ```
+/// use graphloom::{EgressError, Target};
+///
+/// assert!(matches!("localhost".parse::<Target>(), Err(EgressError::Target)));
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The text is no `http://` or `https://` URL with a host.
@@ -216,6 +270,11 @@ pub enum Error {
 
 impl Error {
     /// Says whether nothing of the request was sent.
+    ///
+    /// ```
+    /// let wrong = "localhost".parse::<graphloom::Target>().unwrap_err();
+    /// assert!(wrong.is_unsent());
+    /// ```
     pub fn is_unsent(&self) -> bool {
         match self {
             Self::Connect { source, .. } => source.is_connect(),

@@ -82,6 +82,23 @@ pub struct Answered {
 }
 
 /// Why an answer was not taken. Nothing was stored.
+///
+/// ```
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let text = "format: 1\nstate: {messages: messages}\nstart: a\nnodes: {a: {kind: ask, question: Sure?, options: [y, n], next: end}}";
+/// # let app = graphloom::App::builder().file("chat.yaml", text).build().await?;
+/// use graphloom::AnswerError;
+///
+/// let thread = app.thread("acme", "ada", "desk")?;
+/// let waits = thread.start("chat", "Delete it").await?.finish().await?;
+/// let asked = &waits.interrupts[0].interrupt_id;
+/// assert!(matches!(thread.answer(asked, "perhaps").await, Err(AnswerError::Unfit(..))));
+/// assert!(matches!(thread.answer("i_other", "y").await, Err(AnswerError::Unknown(_))));
+/// assert!(matches!(thread.resume().await, Err(AnswerError::Waits(open)) if open[0] == *asked));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum AnswerError {
     /// There is no such question, or not for this caller.

@@ -16,7 +16,7 @@ use crate::id::{RunId, TaskId};
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let text = "format: 1\nstate: {messages: messages}\nstart: a\nnodes: {a: {kind: say, text: Hi, next: b}, b: {kind: fail, error: no}}";
 /// # let app = graphloom::App::builder().file("chat.yaml", text).build().await?;
-/// use graphloom::event::RunStatus;
+/// use graphloom::RunStatus;
 ///
 /// let finished = app.thread("acme", "ada", "desk")?.start("chat", "Hello!").await?.finish().await?;
 /// assert_eq!(finished.status, RunStatus::Failed);
@@ -45,6 +45,18 @@ pub struct Finished {
 }
 
 /// A whole message to the user, of [`Finished::messages`].
+///
+/// ```
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let text = "format: 1\nstate: {messages: messages}\nstart: a\nnodes: {a: {kind: say, text: Hi, next: end}}";
+/// # let app = graphloom::App::builder().file("chat.yaml", text).build().await?;
+/// let finished = app.thread("acme", "ada", "desk")?.start("chat", "Hello!").await?.finish().await?;
+/// let said = &finished.messages[0];
+/// assert_eq!((said.node.as_str(), said.content.as_str()), ("a", "Hi"));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Message {

@@ -28,6 +28,19 @@ const FIRST: Seq = Seq { fence: 0, n: 1 };
 pub(super) const PAGE: usize = 256 * 1024;
 
 /// The owner of the run went away before its end: come back with the last id.
+///
+/// ```
+/// use graphloom::{Aborted, Turn};
+///
+/// async fn told(mut turn: Turn) {
+///     while let Some(event) = turn.next().await {
+///         match event {
+///             Ok(event) => println!("{}", event.body.name()),
+///             Err(Aborted) => println!("another process goes on with run {}", turn.run()),
+///         }
+///     }
+/// }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the run goes on elsewhere")]
 pub struct Aborted;

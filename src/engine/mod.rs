@@ -157,6 +157,23 @@ pub struct Started {
 }
 
 /// Why a run was not accepted. Nothing was stored.
+///
+/// ```
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let text = "format: 1\nstate: {messages: messages}\nstart: a\nnodes: {a: {kind: say, text: Hi, next: end}}";
+/// # let app = graphloom::App::builder().file("chat.yaml", text).build().await?;
+/// use graphloom::{Request, StartError};
+///
+/// let thread = app.thread("acme", "ada", "desk")?;
+/// assert!(matches!(thread.start("chta", "Hello!").await, Err(StartError::UnknownGraph(_))));
+/// let Err(StartError::Unprocessable(wrong)) = thread.start("chat", Request::new().input("n", 1)).await else {
+///     panic!("it has no inputs");
+/// };
+/// assert_eq!(wrong[0].pointer, "/input/n");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// There is no such graph.

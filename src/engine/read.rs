@@ -14,6 +14,21 @@ use crate::state::State;
 use crate::store::{Checkpoint, Counts, Store, StoreError, Thread};
 
 /// A thread at one of its checkpoints.
+///
+/// ```
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let text = "format: 1\nstate: {messages: messages, n: {type: integer, default: 3}}\nstart: a\nnodes: {a: {kind: say, text: Hi, next: end}}";
+/// # let app = graphloom::App::builder().file("chat.yaml", text).build().await?;
+/// let thread = app.thread("acme", "ada", "desk")?;
+/// thread.start("chat", "Hello!").await?.finish().await?;
+/// let view = thread.view().await?.expect("it was talked in");
+/// assert_eq!(view.messages[0]["content"], "Hello!");
+/// assert_eq!(view.state["n"], 3);
+/// assert!(view.checkpoint.is_some() && view.children.is_empty());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct ThreadView {
     /// The checkpoint; absent before the first barrier.
@@ -27,6 +42,23 @@ pub struct ThreadView {
 }
 
 /// A checkpoint without its state.
+///
+/// ```
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let text = "format: 1\nstate: {messages: messages}\nstart: a\nnodes: {a: {kind: say, text: Hi, next: end}}";
+/// # let app = graphloom::App::builder().file("chat.yaml", text).build().await?;
+/// let thread = app.thread("acme", "ada", "desk")?;
+/// let turn = thread.start("chat", "Hello!").await?;
+/// let run = turn.run();
+/// turn.finish().await?;
+/// let points = thread.history(None, 10).await?;
+/// assert_eq!((points[0].run, points[0].step), (Some(run), 1));
+/// assert_eq!(points[0].parent, Some(points[1].checkpoint));
+/// assert!(points[0].next.is_empty(), "nothing was left to do");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct CheckpointView {
     /// Its id.

@@ -37,6 +37,19 @@ fn is_zero(n: &u64) -> bool {
 }
 
 /// Why a run failed.
+///
+/// ```
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let text = "format: 1\nstate: {messages: messages}\nstart: a\nnodes: {a: {kind: fail, error: sold out}}";
+/// # let app = graphloom::App::builder().file("chat.yaml", text).build().await?;
+/// let finished = app.thread("acme", "ada", "desk")?.start("chat", "Hello!").await?.finish().await?;
+/// let error = finished.error.expect("it failed");
+/// assert_eq!((error.code.as_str(), error.message.as_str()), ("failed", "sold out"));
+/// assert_eq!((error.node.as_deref(), error.retryable), (Some("a"), false));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RunError {
     /// A stable code.

@@ -137,6 +137,13 @@ impl Default for Limits {
 }
 
 /// When the supersteps of a run are stored.
+///
+/// ```
+/// use graphloom::{Durability, Request};
+///
+/// // A crash takes the run back to its begin; the answer comes a little earlier.
+/// let request = Request::from("Hello!").durability(Durability::Exit);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Durability {
@@ -151,6 +158,12 @@ pub enum Durability {
 
 impl Durability {
     /// Returns the mode of a name.
+    ///
+    /// ```
+    /// use graphloom::Durability;
+    ///
+    /// assert_eq!(Durability::named("async"), Some(Durability::Async));
+    /// ```
     pub fn named(name: &str) -> Option<Self> {
         match name {
             "sync" => Some(Self::Sync),

@@ -25,6 +25,13 @@ const AGENT: &str = "agent";
 const NOBODY: &str = "dev";
 
 /// How callers are identified.
+///
+/// ```
+/// use graphloom::Auth;
+///
+/// let behind_a_proxy = Auth::Proxy(vec!["10.0.0.0/8".parse()?]);
+/// # Ok::<(), graphloom::AuthError>(())
+/// ```
 #[derive(Debug, Clone, Default)]
 pub enum Auth {
     /// Not at all: only for loopback. The caller may name tenant and user in the headers.
@@ -37,6 +44,12 @@ pub enum Auth {
 }
 
 /// Settings of authentication that cannot work.
+///
+/// ```
+/// use graphloom::{ApiKeys, AuthError};
+///
+/// assert!(matches!(ApiKeys::new([]), Err(AuthError::Nobody(_))));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AuthError {
     /// A hash is not a SHA-256 in hex.
@@ -57,6 +70,15 @@ pub enum AuthError {
 }
 
 /// One API key, of which only the hash is kept. The key itself is `gl_<id>_<secret>`.
+///
+/// ```
+/// use graphloom::ApiKey;
+///
+/// // `graphloom key` makes one: the key for its owner, the hash of its secret for the settings.
+/// let hash = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+/// let key = ApiKey::new("bot", hash, "acme".parse()?, Some("bot".parse()?), None)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct ApiKey {
     id: String,
@@ -70,6 +92,13 @@ pub struct ApiKey {
 impl ApiKey {
     /// Makes a key from its visible id and the hex SHA-256 of its secret. Without a user, the caller
     /// names the user in `X-User-Id`.
+    ///
+    /// ```
+    /// let hash = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+    /// let key = graphloom::ApiKey::new("desk", hash, "acme".parse()?, None, None)?;
+    /// assert!(graphloom::ApiKey::new("desk", "secret", "acme".parse()?, None, None).is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn new(
         id: &str,
         hash: &str,
@@ -85,6 +114,12 @@ impl ApiKey {
     }
 
     /// Gives the key the role `agent`: it answers what is asked of agents of its tenant.
+    ///
+    /// ```
+    /// let hash = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+    /// let agent = graphloom::ApiKey::new("desk", hash, "acme".parse()?, None, None)?.as_agent(true);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn as_agent(self, agent: bool) -> Self {
         Self { agent, ..self }
@@ -92,11 +127,27 @@ impl ApiKey {
 }
 
 /// The keys that are valid, by id.
+///
+/// ```
+/// use graphloom::{ApiKey, ApiKeys, Auth};
+///
+/// let hash = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+/// let key = ApiKey::new("bot", hash, "acme".parse()?, Some("bot".parse()?), None)?;
+/// let auth = Auth::ApiKeys(ApiKeys::new([key])?);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct ApiKeys(BTreeMap<String, ApiKey>);
 
 impl ApiKeys {
     /// Collects keys; their ids must differ, and there must be one.
+    ///
+    /// ```
+    /// let hash = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+    /// let key = graphloom::ApiKey::new("bot", hash, "acme".parse()?, None, None)?;
+    /// assert!(graphloom::ApiKeys::new([key.clone(), key]).is_err(), "two keys of one id");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn new(keys: impl IntoIterator<Item = ApiKey>) -> Result<Self, AuthError> {
         let mut by_id = BTreeMap::new();
         for key in keys {
@@ -121,6 +172,12 @@ impl ApiKeys {
 }
 
 /// An address or a network of peers.
+///
+/// ```
+/// use graphloom::Network;
+///
+/// assert!("10.0.0.0/8".parse::<Network>().is_ok() && "10.0.0.0/33".parse::<Network>().is_err());
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Network {
     address: IpAddr,
@@ -142,6 +199,12 @@ impl FromStr for Network {
 
 impl Network {
     /// Says whether an address belongs to the network.
+    ///
+    /// ```
+    /// let inside: graphloom::Network = "10.0.0.0/8".parse()?;
+    /// assert!(inside.contains("10.1.2.3".parse()?) && !inside.contains("192.0.2.1".parse()?));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn contains(&self, address: IpAddr) -> bool {
         // A dual-stack socket shows IPv4 peers as `::ffff:a.b.c.d`.
         let same = |a: u128, b: u128, width: u32| {

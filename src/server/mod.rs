@@ -58,6 +58,15 @@ use runs::Runs;
 use threads::Threads;
 
 /// How the service answers.
+///
+/// ```
+/// use graphloom::{Auth, Settings};
+///
+/// let mut settings = Settings::new("127.0.0.1:8080".parse()?, Auth::None);
+/// settings.cors_origins = vec!["https://app.example.org".into()];
+/// settings.docs = false;
+/// # Ok::<(), std::net::AddrParseError>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Where to listen; port 0 takes a free one.
@@ -80,6 +89,14 @@ pub struct Settings {
 
 impl Settings {
     /// Returns the defaults.
+    ///
+    /// ```
+    /// use graphloom::{Auth, Settings};
+    ///
+    /// let settings = Settings::new("127.0.0.1:0".parse()?, Auth::None);
+    /// assert_eq!((settings.body_limit, settings.docs), (1024 * 1024, true));
+    /// # Ok::<(), std::net::AddrParseError>(())
+    /// ```
     pub fn new(bind: SocketAddr, auth: Auth) -> Self {
         let open_metrics = matches!(auth, Auth::None);
         Self {
@@ -99,6 +116,17 @@ impl Settings {
 const AT_ONCE: Duration = Duration::from_secs(2);
 
 /// How a stop goes; all counted from the word to stop.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use graphloom::{Auth, Drain, Settings};
+///
+/// let mut settings = Settings::new("127.0.0.1:0".parse()?, Auth::None);
+/// // No load balancer has to notice.
+/// settings.drain = Drain { notice: Duration::ZERO, ..Drain::default() };
+/// # Ok::<(), std::net::AddrParseError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Drain {
     /// So long the service says that it is not ready, and takes what comes: load balancers have to notice.
@@ -117,6 +145,15 @@ impl Default for Drain {
 }
 
 /// The word to stop.
+///
+/// ```
+/// use graphloom::Word;
+///
+/// async fn stop() -> Word {
+///     tokio::signal::ctrl_c().await.ok();
+///     Word::Interrupt
+/// }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Word {
     /// By whoever runs the service: others may still send requests here for a while.
@@ -126,6 +163,20 @@ pub enum Word {
 }
 
 /// Why the service cannot begin.
+///
+/// ```
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let text = "format: 1\nstate: {messages: messages}\nstart: a\nnodes: {a: {kind: say, text: Hi, next: end}}";
+/// # let app = graphloom::App::builder().file("chat.yaml", text).build().await?;
+/// use graphloom::{Auth, ServeError, Settings, Word};
+///
+/// let settings = Settings::new("0.0.0.0:0".parse()?, Auth::None);
+/// let refused = app.serve(settings, async { Word::Interrupt }).await;
+/// assert!(matches!(refused, Err(ServeError::Exposed(_))));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// Everybody could act as anybody.

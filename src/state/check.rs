@@ -10,6 +10,23 @@ use super::Knot;
 use super::types::{Channel, Merge, ROLES, Type};
 
 /// Why a value does not have a type.
+///
+/// ```
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let text = "format: 1\nstate: {messages: messages, n: integer?}\nstart: a\nnodes: {a: {kind: say, text: Hi, next: end}}";
+/// # let app = graphloom::App::builder().file("chat.yaml", text).build().await?;
+/// use graphloom::{StartError, Update};
+///
+/// let thread = app.thread("acme", "ada", "desk")?;
+/// thread.start("chat", "Hello!").await?.finish().await?;
+/// let Err(StartError::Unprocessable(wrong)) = thread.update(Update::as_node("a").value("n", "three")).await else {
+///     panic!("it is a number");
+/// };
+/// assert_eq!(wrong[0].pointer, "/values/n");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}{why}", if pointer.is_empty() { String::new() } else { format!("at `{pointer}`: ") })]
 pub struct Mismatch {

@@ -24,6 +24,21 @@ use crate::id::{
 const ERASED: &str = "(erased)";
 
 /// Where a run stands. `Completed`, `Failed`, `Cancelled`, `RolledBack` and `Dead` are terminal.
+///
+/// ```
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let text = "format: 1\nstate: {messages: messages}\nstart: a\nnodes: {a: {kind: say, text: Hi, next: end}}";
+/// # let app = graphloom::App::builder().file("chat.yaml", text).build().await?;
+/// use graphloom::RunState;
+///
+/// let thread = app.thread("acme", "ada", "desk")?;
+/// let finished = thread.start("chat", "Hello!").await?.finish().await?;
+/// // Too late.
+/// assert_eq!(app.cancel(thread.owner(), finished.run).await?, Some(RunState::Completed));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RunState {
     /// Waits for its turn on the thread, for a free owner or for `available_at`.
@@ -46,6 +61,10 @@ pub enum RunState {
 
 impl RunState {
     /// Returns its name, as it is stored and told.
+    ///
+    /// ```
+    /// assert_eq!(graphloom::RunState::RolledBack.name(), "rolled_back");
+    /// ```
     pub fn name(self) -> &'static str {
         match self {
             Self::Queued => "queued",
@@ -181,6 +200,12 @@ pub struct Process {
 }
 
 /// What to do when the thread already has a run that is not terminal.
+///
+/// ```
+/// use graphloom::{OnBusy, Request};
+///
+/// let request = Request::from("Hello!").on_busy(OnBusy::Reject);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnBusy {
     /// Waits for its turn, first come first served.
@@ -551,6 +576,14 @@ pub struct Counts {
 }
 
 /// Why the store could not answer.
+///
+/// ```
+/// use graphloom::StoreError;
+///
+/// fn may_be_tried_again(error: &StoreError) -> bool {
+///     matches!(error, StoreError::Unavailable(_))
+/// }
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The database is away or refuses; trying again later can help.

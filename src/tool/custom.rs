@@ -62,6 +62,80 @@ pub struct Registry {
     functions: BTreeMap<String, Registered>,
 }
 
+/// A function as a type of its own: with its name, what it takes and gives, and what it needs for its work. Graphs call it as
+/// a tool and as a node, as any other; see [`Registry::function`].
+///
+/// ```
+/// use std::sync::atomic::{AtomicU64, Ordering};
+///
+/// use graphloom::{Context, ErrorKind, Failure, Function};
+/// use schemars::JsonSchema;
+/// use serde::Deserialize;
+///
+/// /// Counts what is taken from the shelf.
+/// struct Take {
+///     left: AtomicU64,
+/// }
+///
+/// #[derive(Deserialize, JsonSchema)]
+/// struct Pieces {
+///     n: u64,
+/// }
+///
+/// impl Function for Take {
+///     const NAME: &'static str = "shelf::take";
+///     type Args = Pieces;
+///     type Output = u64;
+///
+///     async fn call(&self, Pieces { n }: Pieces, _: Context) -> Result<u64, Failure> {
+///         let take = |left: u64| left.checked_sub(n);
+///         match self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) {
+///             Ok(before) => Ok(before - n),
+///             Err(left) => Err(Failure::new(ErrorKind::Tool, format!("there are only {left}"))),
+///         }
+///     }
+/// }
+/// # async fn test() -> Result<(), Box<dyn std::error::Error>> {
+/// let context = Context::new("acme".parse()?, "ada".parse()?, "desk".parse()?);
+/// let shelf = Take { left: 5.into() };
+/// assert_eq!(shelf.call(Pieces { n: 3 }, context.clone()).await?, 2);
+/// assert_eq!(shelf.call(Pieces { n: 3 }, context).await.unwrap_err().message, "there are only 2");
+/// # Ok(())
+/// # }
+/// # tokio::runtime::Runtime::new().unwrap().block_on(test()).unwrap();
+/// ```
+pub trait Function: Send + Sync + 'static {
+    /// The name that graphs call it by.
+    const NAME: &'static str;
+    /// Its arguments: a struct whose fields are the arguments by name; `()` takes none.
+    type Args: DeserializeOwned + JsonSchema + Send + 'static;
+    /// What it gives.
+    type Output: Serialize + JsonSchema + 'static;
+
+    /// Does the work. A panic is the failure of the node. Dropping the future is how a call is stopped: at a timeout, or when
+    /// the run is cancelled.
+    ///
+    /// ```
+    /// # use graphloom::{Context, Failure, Function};
+    /// struct Greet;
+    ///
+    /// impl Function for Greet {
+    ///     const NAME: &'static str = "words::greet";
+    ///     type Args = ();
+    ///     type Output = String;
+    ///
+    ///     async fn call(&self, (): (), context: Context) -> Result<String, Failure> {
+    ///         Ok(format!("Hello {}!", context.user()))
+    ///     }
+    /// }
+    /// ```
+    fn call(
+        &self,
+        args: Self::Args,
+        context: Context,
+    ) -> impl Future<Output = Result<Self::Output, Failure>> + Send;
+}
+
 /// A registered function.
 #[derive(Clone)]
 pub(crate) struct Registered {
@@ -86,6 +160,13 @@ struct RegistryFile {
 }
 
 /// Why a text is no registry file.
+///
+/// ```
+/// use graphloom::{Registry, RegistryError};
+///
+/// let newer = Registry::from_json(r#"{"format": 2, "custom": {}}"#);
+/// assert!(matches!(newer, Err(RegistryError::Format(2))));
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
     /// It does not hold a registry.
@@ -162,9 +243,37 @@ impl Registry {
             };
             work.boxed()
         };
-        let function: Arc<dyn Tool> = Arc::new(Function(Box::new(call)));
+        let function: Arc<dyn Tool> = Arc::new(Erased(Box::new(call)));
         self.functions.insert(name.into(), Registered { signature, function: Some(function) });
         self
+    }
+
+    /// Adds a value that is a [`Function`], under the name that its type has. One of the same name is replaced.
+    ///
+    /// ```
+    /// use graphloom::{Context, Failure, Function, Registry};
+    ///
+    /// struct Now;
+    ///
+    /// impl Function for Now {
+    ///     const NAME: &'static str = "clock::now";
+    ///     type Args = ();
+    ///     type Output = String;
+    ///
+    ///     async fn call(&self, (): (), _: Context) -> Result<String, Failure> {
+    ///         Ok("noon".into())
+    ///     }
+    /// }
+    /// let registry = Registry::new().function(Now);
+    /// assert_eq!(registry.names().collect::<Vec<_>>(), ["clock::now"]);
+    /// ```
+    #[must_use]
+    pub fn function<F: Function>(self, function: F) -> Self {
+        let function = Arc::new(function);
+        self.custom(F::NAME, move |args, context| {
+            let function = Arc::clone(&function);
+            async move { function.call(args, context).await }
+        })
     }
 
     /// Returns the names in order.
@@ -233,18 +342,18 @@ impl fmt::Debug for Registry {
 }
 
 /// A function whose types are forgotten.
-struct Function(Erased);
+struct Erased(Box<Work>);
 
-type Erased = Box<dyn Fn(&Json, Context) -> BoxFuture<'static, Result<Json, Failure>> + Send + Sync>;
+type Work = dyn Fn(&Json, Context) -> BoxFuture<'static, Result<Json, Failure>> + Send + Sync;
 
-impl fmt::Debug for Function {
+impl fmt::Debug for Erased {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Function")
+        f.write_str("Erased")
     }
 }
 
 #[async_trait]
-impl Tool for Function {
+impl Tool for Erased {
     async fn call(&self, call: &Call) -> Result<Json, Failure> {
         let context = Context {
             thread: call.thread.clone(),
@@ -311,7 +420,7 @@ impl Context {
     /// ```
     /// let context = graphloom::Context::new("acme".parse()?, "ada".parse()?, "desk".parse()?);
     /// assert_eq!((context.session(), context.attempt), ("desk", 1));
-    /// # Ok::<(), graphloom::id::PartError>(())
+    /// # Ok::<(), graphloom::PartError>(())
     /// ```
     #[must_use]
     pub fn new(tenant: Part, user: Part, session: Part) -> Self {
@@ -332,7 +441,7 @@ impl Context {
     /// ```
     /// # let context = graphloom::Context::new("acme".parse()?, "ada".parse()?, "desk".parse()?);
     /// assert_eq!(context.tenant(), "acme");
-    /// # Ok::<(), graphloom::id::PartError>(())
+    /// # Ok::<(), graphloom::PartError>(())
     /// ```
     pub fn tenant(&self) -> &str {
         self.thread.owner.tenant.as_str()
@@ -343,7 +452,7 @@ impl Context {
     /// ```
     /// # let context = graphloom::Context::new("acme".parse()?, "ada".parse()?, "desk".parse()?);
     /// assert_eq!(context.user(), "ada");
-    /// # Ok::<(), graphloom::id::PartError>(())
+    /// # Ok::<(), graphloom::PartError>(())
     /// ```
     pub fn user(&self) -> &str {
         self.thread.owner.user.as_str()
@@ -354,7 +463,7 @@ impl Context {
     /// ```
     /// # let context = graphloom::Context::new("acme".parse()?, "ada".parse()?, "desk".parse()?);
     /// assert_eq!(context.session(), "desk");
-    /// # Ok::<(), graphloom::id::PartError>(())
+    /// # Ok::<(), graphloom::PartError>(())
     /// ```
     pub fn session(&self) -> &str {
         self.thread.session.as_str()
@@ -366,7 +475,7 @@ impl Context {
     /// ```
     /// # let context = graphloom::Context::new("acme".parse()?, "ada".parse()?, "desk".parse()?);
     /// context.emit("progress", serde_json::json!({"read": 3, "of": 10}));
-    /// # Ok::<(), graphloom::id::PartError>(())
+    /// # Ok::<(), graphloom::PartError>(())
     /// ```
     pub fn emit(&self, name: impl Into<String>, data: impl Into<Json>) {
         self.emit.send(Body::Custom { name: name.into(), data: data.into() });

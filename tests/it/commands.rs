@@ -7,7 +7,7 @@ use graphloom::store::sql::SqlStore;
 use graphloom::store::{RunState, Store};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 use crate::support::process::{Folder, binary};
 use crate::support::{Fresh, claimed, last_barrier, new_run, session};
@@ -364,6 +364,8 @@ async fn runs_that_were_given_up_are_listed_shown_tried_again_and_put_away() {
     let ids: Vec<&str> =
         listed["runs"].as_array().unwrap().iter().map(|run| run["run_id"].as_str().unwrap()).collect();
     assert_eq!(ids, [&lost[1], &lost[0]]);
+    let (code, out, error) = graphloom(&folder, &["runs", "show", &lost[0], "--database-url", &fresh.url]);
+    assert!(code == 0 && out.contains(&lost[0]), "{out}{error}");
     let (code, out, _) = runs(&["show", &lost[0]]);
     assert!(
         code == 0 && out.contains("status            dead") && out.contains("session           s"),
@@ -428,6 +430,31 @@ fn a_thread_is_looked_into_stopped_changed_forked_and_gone_on_with() {
     assert!(code == 0 && out.contains("is interrupted"), "{out}{error}");
     let (_, out, _) = at("chat", &["hello", "--session", "other", "--resume"]);
     assert_eq!(out, "Hello you, you said bye.\n");
+    // The flag stands behind the action as well as before it.
+    let behind = |arguments: &[&str]| {
+        graphloom(&folder, &[&["threads"], arguments, &["--database-url", &fresh.url]].concat())
+    };
+    let (code, out, error) = behind(&["fork", key, "again", "--checkpoint", input]);
+    assert!(code == 0 && out.contains("terminal:terminal:again stands there"), "{out}{error}");
+    let again = "terminal:terminal:again";
+    let (code, _, error) = behind(&["resume", again, "--interrupt-after", "helo"]);
+    assert!(code == 1 && error.contains("/interrupt_after/0: there is no node `helo`"), "{error}");
+    let (code, out, error) = behind(&["resume", again]);
+    let over: Json = serde_json::from_str(&out).unwrap_or_else(|_| panic!("{out}{error}"));
+    assert_eq!((code, &over["status"], &over["interrupts"]), (0, &"completed".into(), &json!([])));
+    assert_eq!(over["messages"], json!([{"node": "hello", "content": "Hello you, you said hi."}]));
+    for (arguments, why) in [
+        (["resume", again].as_slice(), "nothing waits to go on"),
+        (&["resume", "terminal:terminal:nobody"], "there is no thread terminal:terminal:nobody"),
+    ] {
+        let (code, _, error) = behind(arguments);
+        assert!(code == 1 && error.contains(why), "{error}");
+    }
+    let twice = graphloom(
+        &folder,
+        &["--database-url", "memory:", "threads", "list", "terminal:terminal", "--database-url", &fresh.url],
+    );
+    assert!(twice.0 == 0 && twice.1.lines().count() == 3, "what stands last counts: {}{}", twice.1, twice.2);
     let (code, _, error) = at("threads", &["update", key, "--as-node", "x", "y=1"]);
     assert!(code == 1 && error.contains("/values/y") && error.contains("/as_node"), "{error}");
     let (code, _, error) = at("threads", &["state", "a:b:c"]);
@@ -489,8 +516,14 @@ fn flags_of_serve_stand_without_the_command_and_not_before_another_one() {
     {
         assert!(code == 0 && out.contains(flag), "{flag}: {out}");
     }
-    let (code, _, error) = graphloom(&folder, &["--bind", "127.0.0.1:1", "check"]);
-    assert!(code == 2 && error.contains("`--bind` is a flag of `serve`"), "{code} {error}");
+    for (flag, arguments) in [
+        ("bind", ["--bind", "127.0.0.1:1", "check"].as_slice()),
+        ("bind", &["--bind", "127.0.0.1:1", "runs", "list"]),
+        ("database-url", &["--database-url", "memory:", "check"]),
+    ] {
+        let (code, _, error) = graphloom(&folder, arguments);
+        assert!(code == 2 && error.contains(&format!("`--{flag}` is a flag of `serve`")), "{code} {error}");
+    }
     // Refused before the database is touched.
     let (code, _, error) =
         graphloom(&folder, &["--bind", "0.0.0.0:0", "--database-url", "sqlite://x.db?mode=rwc"]);

@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use graphloom::compile::{Catalog, Providers, compile};
 use graphloom::diagnostic::{Bag, render_text};
-use graphloom::event::{Body, RunStatus};
 use graphloom::spec::{Files, load_files};
-use graphloom::{App, BuildError, Context, ErrorKind, Failure, Registry, Request};
+use graphloom::{
+    App, Body, BuildError, Context, Durability, ErrorKind, Failure, Fork, Function, Registry, Request,
+    Resume, RunStatus, StartError, Update,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
@@ -347,6 +349,70 @@ async fn a_list_goes_through_a_function_item_by_item() {
     let app = App::builder().file("sums.yaml", graph).custom("sums::tens", function).build().await.unwrap();
     assert_eq!(output(&app, Request::new()).await, (RunStatus::Completed, json!({"all": [10, null, 30]})));
     assert_eq!(most.load(Ordering::Relaxed), 3);
+}
+
+/// A type is a function like any other, and holds what it counts in.
+struct Shelf(AtomicU32);
+
+impl Function for Shelf {
+    const NAME: &'static str = "shelf::take";
+    type Args = Number;
+    type Output = i64;
+
+    async fn call(&self, Number { n }: Number, context: Context) -> Result<i64, Failure> {
+        assert_eq!(context.caller, "take");
+        if n < 0 {
+            return Err(Failure::new(ErrorKind::Tool, "nothing is put back"));
+        }
+        tokio::task::yield_now().await;
+        Ok(i64::from(self.0.fetch_sub(1, Ordering::Relaxed)))
+    }
+}
+
+/// A run is stopped, looked at, changed and gone on with; what was before is gone on with, too, beside it.
+#[tokio::test]
+async fn a_thread_is_stopped_looked_at_changed_forked_and_gone_on_with() {
+    let fresh = crate::support::Fresh::sqlite();
+    let graph = "format: 1\ninput: {n: {type: integer, default: 1}}\nstate: {left: {type: integer, default: 0}, told: {type: integer, default: 0}, \
+                 secret: {type: integer, default: 0, private: true}}\noutput: [left, told]\nstart: take\nnodes:\n  \
+                 take: {kind: custom, use: 'shelf::take', with: {n: input.n}, into: left, next: tell}\n  \
+                 tell: {kind: set, set: {told: state.left + state.secret}, next: end}\n";
+    let builder = App::builder().file("shelf.yaml", graph).store(&fresh.url);
+    let app = builder.function(Shelf(7.into())).build().await.unwrap();
+    let thread = app.thread("acme", "ada", "desk").unwrap();
+    assert!(thread.history(None, 10).await.unwrap().is_empty());
+    assert!(matches!(thread.update(Update::as_node("take")).await, Err(StartError::NotFound)));
+    let wrong = Request::new().interrupt_after(["tale"]);
+    let Err(StartError::Unprocessable(wrong)) = thread.start("shelf", wrong).await else { panic!() };
+    assert_eq!(wrong[0].pointer, "/interrupt_after/0");
+
+    let request = Request::new().interrupt_before(["*"]).durability(Durability::Exit);
+    let stopped = thread.start("shelf", request).await.unwrap().finish().await.unwrap();
+    assert_eq!((stopped.status, stopped.interrupts.len()), (RunStatus::Interrupted, 0));
+    // Where it stops was told for every node, and is told anew.
+    let on = Resume::new().interrupt_after(["take"]).durability(Durability::Sync);
+    assert_eq!(thread.resume_with(on).await.unwrap().finish().await.unwrap().status, RunStatus::Interrupted);
+    let points = thread.history(None, 10).await.unwrap();
+    assert_eq!(points.iter().map(|point| point.next.join(" ")).collect::<Vec<_>>(), ["tell", "take"]);
+    let before = thread.view_at(points[1].checkpoint).await.unwrap().unwrap();
+    assert_eq!((&before.state["left"], &before.state["secret"]), (&json!(0), &Json::Null));
+    assert_eq!(thread.view().await.unwrap().unwrap().state["left"], 7);
+
+    let refused = thread.update(Update::as_node("take").value("secret", 1)).await;
+    assert!(matches!(refused, Err(StartError::Unprocessable(_))), "{refused:?}");
+    let changed = Update::as_node("take").value("left", 40).value("secret", 2).private();
+    let run = thread.update(changed).await.unwrap();
+    let over = thread.resume().await.unwrap().finish().await.unwrap();
+    assert_eq!((over.run, over.output), (run, Some(json!({"left": 40, "told": 42}))));
+
+    let session = || "again".parse::<graphloom::Part>().unwrap();
+    let again = thread.fork(Fork::new().session(session()).checkpoint(points[1].checkpoint)).await.unwrap();
+    assert_eq!((again.session(), again.owner()), (&session(), thread.owner()));
+    let over = again.resume().await.unwrap().finish().await.unwrap();
+    assert_eq!(over.output, Some(json!({"left": 6, "told": 6})), "it took another one");
+    let taken = thread.fork(Fork::new().session(session())).await;
+    assert!(matches!(taken, Err(StartError::Exists)));
+    assert_eq!(thread.view().await.unwrap().unwrap().state["told"], 42, "the first one stays as it is");
 }
 
 #[tokio::test]

@@ -1,9 +1,9 @@
 //! What LangGraph can do, and where it is known to go wrong: `tests/parity.md` names a test for each line, and what no
 //! other test shows is shown here.
 
+mod table;
+
 use std::collections::BTreeSet;
-use std::fs;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -190,49 +190,4 @@ nodes:
         assert_eq!(words, heard, "{stream}");
         assert!(!events.iter().any(|event| event["node"] == "think" && event["type"] == "message.started"));
     }
-}
-
-fn sources(folder: &Path, found: &mut Vec<(PathBuf, String)>) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            sources(&path, found);
-        } else if path.extension().is_some_and(|ending| ending == "rs") {
-            found.push((path.clone(), fs::read_to_string(&path).unwrap()));
-        }
-    }
-}
-
-#[test]
-fn every_test_that_the_table_of_parity_names_is_there() {
-    let mut files = Vec::new();
-    sources(Path::new("src"), &mut files);
-    sources(Path::new("tests"), &mut files);
-    let table = fs::read_to_string("tests/parity.md").unwrap();
-    let rows: Vec<&str> =
-        table.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| What")).collect();
-    let mut wrong = Vec::new();
-    for row in &rows {
-        let shown = row.trim_end_matches(" |").rsplit(" | ").next().unwrap();
-        let named: Vec<&str> =
-            shown.split('`').skip(1).step_by(2).filter(|name| name.contains("::")).collect();
-        if named.is_empty() && !shown.starts_with("open") && !shown.starts_with("left out") {
-            wrong.push(format!("no test, and neither open nor left out: {row}"));
-        }
-        for name in named {
-            let (modules, test) = name.rsplit_once("::").unwrap();
-            let first = modules.split("::").next().unwrap();
-            let is_there = files.iter().any(|(path, text)| {
-                let place = path.to_string_lossy();
-                let inside =
-                    place.contains(&format!("/{first}/")) || place.ends_with(&format!("/{first}.rs"));
-                inside && text.contains(&format!("fn {test}("))
-            });
-            if !is_there {
-                wrong.push(format!("there is no test {name}"));
-            }
-        }
-    }
-    assert!(rows.len() > 40, "the table is not read: {}", rows.len());
-    assert_eq!(wrong, Vec::<String>::new());
 }

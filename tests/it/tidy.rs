@@ -1,10 +1,12 @@
 //! Rules of the house that the compiler does not know.
 
+mod interface;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Returns every Rust file of a folder, sorted.
-fn rust_files(folder: &Path) -> Vec<PathBuf> {
+pub(super) fn rust_files(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {

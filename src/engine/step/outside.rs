@@ -14,7 +14,7 @@ use super::held::{Called, Frame, Going, ItemStage, Open, Question, Stage};
 use super::join::settle;
 use super::{Frontier, Granted, Taken};
 use crate::diagnostic::suggest;
-use crate::event::Usage;
+use crate::event::{Interrupt, Usage};
 use crate::id::{InterruptId, RunId, TaskId};
 use crate::node::{self, RunFacts};
 use crate::plan::{END, Job, Plan, START, Work};
@@ -47,9 +47,36 @@ pub struct Changed {
 }
 
 /// A called graph that is in the middle of its work.
+///
+/// ```
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let desk = "
+/// format: 1
+/// state: {messages: messages}
+/// start: lookup
+/// nodes:
+///   lookup: {kind: graph, use: inner, next: end}
+/// ";
+/// let inner = "
+/// format: 1
+/// start: sure
+/// nodes:
+///   sure: {kind: ask, question: Sure?, next: end}
+/// ";
+/// let app = graphloom::App::builder().file("desk.yaml", desk).file("inner.yaml", inner).build().await?;
+/// let thread = app.thread("acme", "ada", "desk")?;
+/// thread.start("desk", "Delete it").await?.finish().await?;
+/// let view = thread.view().await?.expect("it was talked in");
+/// let child = &view.children[0];
+/// assert_eq!((&child.path[..], &child.next[..]), (&["lookup".to_owned()][..], &["sure".to_owned()][..]));
+/// assert_eq!(child.open[0].question, "Sure?");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Child {
-    /// The nodes that called it, as [`Change::path`] names them.
+    /// The nodes that called it, as an [update](crate::Update::path) names them.
     pub path: Vec<String>,
     /// The index within the innermost `map` around it.
     pub item: Option<u64>,
@@ -58,7 +85,7 @@ pub struct Child {
     /// The nodes that run next in it.
     pub next: Vec<String>,
     /// The questions that are open in it.
-    pub open: Vec<Open>,
+    pub open: Vec<Interrupt>,
 }
 
 /// Changes the state of a run, or of a graph that is called in it, at its last barrier. The edges of the node, on the state
@@ -275,7 +302,12 @@ impl Frontier {
                     item,
                     state: frame.state.public(&child.channels),
                     next,
-                    open: frame.frontier.open_in(root, child, &names, item),
+                    open: frame
+                        .frontier
+                        .open_in(root, child, &names, item)
+                        .iter()
+                        .map(Open::interrupt)
+                        .collect(),
                 });
                 frame.frontier.collect(root, child, &path, &names, item, children);
             }

@@ -19,7 +19,7 @@ impl At<'_> {
             Named::Channel => self.symbols(Sort::Channel, &file),
             Named::Input => self.symbols(Sort::Input, &file),
             Named::Output => match self.project.outputs(&file) {
-                Some(names) => names.iter().map(|name| Offer::new(name, What::Variable)).collect(),
+                Some(fields) => fields.iter().map(|name| Offer::new(name, What::Variable)).collect(),
                 None => self.symbols(Sort::Channel, &file),
             },
             Named::Tool => self.symbols(Sort::Tool, &file),

@@ -177,7 +177,7 @@ pub(in crate::server) struct ChildView {
 impl From<Child> for ChildView {
     fn from(child: Child) -> Self {
         let Child { path, item, state, next, open } = child;
-        let interrupts = open.iter().map(|open| open.question.id.to_string()).collect();
+        let interrupts = open.into_iter().map(|open| open.interrupt_id).collect();
         Self { path, item, state, frontier: next, interrupts }
     }
 }
