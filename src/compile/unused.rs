@@ -9,10 +9,10 @@ use super::Folder;
 use crate::diagnostic::{Bag, FileId, Severity};
 
 /// Errors of values, types and ways: the names of things beside them are those that were meant.
-const OF_VALUES: [&str; 31] = [
-    "E101", "E102", "E103", "E104", "E105", "E106", "G205", "G207", "G208", "G210", "G211", "G218", "M502",
-    "M508", "M510", "M511", "M514", "S401", "S402", "S403", "S404", "S406", "S408", "S412", "S416", "T301",
-    "T302", "T303", "T304", "T307", "T308",
+const OF_VALUES: [&str; 30] = [
+    "E101", "E102", "E103", "E104", "E106", "G205", "G207", "G208", "G210", "G211", "G218", "M502", "M508",
+    "M510", "M511", "M514", "S401", "S402", "S403", "S404", "S406", "S408", "S412", "S416", "T301", "T302",
+    "T303", "T304", "T307", "T308",
 ];
 
 /// Errors of names that are nowhere, and the sorts that they may mean.

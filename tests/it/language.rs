@@ -229,7 +229,7 @@ fn mistakes_that_do_not_follow_from_one_another_are_told_in_one_pass() {
             "S401 chat.yaml state.y",
             "E102 chat.yaml foo",
             "E103 chat.yaml lenght",
-            "S403 chat.yaml 'x'",
+            "S403 chat.yaml \"'x'\"",
             "E103 chat.yaml uper",
             "S401 chat.yaml state.m",
             "S403 chat.yaml 'x'",
