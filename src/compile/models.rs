@@ -12,6 +12,7 @@ use crate::node::{Price, Retry};
 use crate::spec::{Folder, ModelSpec, ParamsSpec, TimeoutSpec};
 
 /// A model that can be called.
+#[expect(clippy::struct_excessive_bools, reason = "each of them is something that a model can do or not")]
 #[derive(Debug, Clone)]
 pub(super) struct Model {
     pub(super) name: Spanned<String>,

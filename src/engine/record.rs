@@ -51,6 +51,7 @@ fn is_zero(n: &u64) -> bool {
 /// # }
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(description = "Why a run failed.")]
 pub struct RunError {
     /// A stable code.
     pub code: String,

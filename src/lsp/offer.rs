@@ -96,7 +96,7 @@ impl Roots {
         let mut symbol = self.origins.iter().rev().find(|(name, _)| name == first)?.1.clone();
         let mut rest = rest.iter().filter(|name| name.parse::<usize>().is_err());
         if symbol.name.is_empty() {
-            symbol.name = (*rest.next()?).to_owned();
+            (*rest.next()?).clone_into(&mut symbol.name);
         }
         symbol.fields.extend(rest.map(|name| (*name).to_owned()));
         Some(symbol)

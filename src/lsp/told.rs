@@ -98,8 +98,8 @@ impl Walk<'_> {
         let rows = std::mem::take(&mut self.case.rows);
         let before = self.index.told.len();
         for row in &rows {
-            let keys = path.split('.').skip(1);
-            if let Some(found) = keys.fold(Some(row), |node, key| entry(node?, key)) {
+            let mut keys = path.split('.').skip(1);
+            if let Some(found) = keys.try_fold(row, |node, key| entry(node, key)) {
                 each(self, found);
             }
         }
@@ -122,7 +122,7 @@ impl Walk<'_> {
             let depth = self.case.way.len();
             match named {
                 Named::Node => {
-                    self.case.way.extend(key.key_text().split('/').map(|part| plain(part).to_owned()))
+                    self.case.way.extend(key.key_text().split('/').map(|part| plain(part).to_owned()));
                 }
                 Named::Tool => self.case.way.push(key.key_text()),
                 _ => {}

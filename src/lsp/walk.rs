@@ -93,7 +93,7 @@ impl<'a> Walk<'a> {
 
     pub(super) fn map(&mut self, node: &Node, map: &'static Map) {
         let Tree::Map(entries) = &node.tree else { return };
-        if std::ptr::eq(map, &CASE) {
+        if std::ptr::eq(map, &raw const CASE) {
             self.begin_case(node);
         }
         for (key, value) in entries {
@@ -103,7 +103,7 @@ impl<'a> Walk<'a> {
                 self.keys.pop();
             }
         }
-        if std::ptr::eq(map, &CASE) {
+        if std::ptr::eq(map, &raw const CASE) {
             self.end_case(node);
         }
     }

@@ -218,8 +218,8 @@ fn mistakes_that_do_not_follow_from_one_another_are_told_in_one_pass() {
         .findings()
         .iter()
         .map(|f| {
-            let (path, text) = bag.source(f.label.span.file);
-            format!("{} {path} {}", f.code, &text[f.label.span.start as usize..f.label.span.end as usize])
+            let (path, source) = bag.source(f.label.span.file);
+            format!("{} {path} {}", f.code, &source[f.label.span.start as usize..f.label.span.end as usize])
         })
         .collect();
     assert_eq!(

@@ -160,9 +160,8 @@ impl Infer<'_> {
                         (format!("`{}` is no function", var.id), format!("this is {}", slot.ty));
                     self.fault("E103", message, at, label, None, None);
                 }
-                Some(_) => {}
                 None if var.id == "range" => return Typed::of(Type::List(Box::new(Type::INTEGER))),
-                None => {}
+                Some(_) | None => {}
             },
             ast::Expr::GetAttr(attr) => {
                 let root = match &attr.expr {

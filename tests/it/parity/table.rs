@@ -98,7 +98,7 @@ fn tests_of(path: &Path, names: &mut BTreeSet<String>) {
             Some(_) => {}
             None => {
                 marked = code.starts_with("#[") && code.contains("test")
-                    || marked && code.starts_with(['#', '/', ')'])
+                    || marked && code.starts_with(['#', '/', ')']);
             }
         }
     }
@@ -119,19 +119,21 @@ fn rows<'t>(table: &'t str, heading: &str) -> Vec<(&'t str, &'t str)> {
 fn the_table_leaves_out_no_line_of_the_facts_and_names_only_tests_that_are_there() {
     let mut names = BTreeSet::new();
     for folder in ["src", "tests"] {
-        rust_files(Path::new(folder)).iter().for_each(|path| tests_of(path, &mut names));
+        for path in rust_files(Path::new(folder)) {
+            tests_of(&path, &mut names);
+        }
     }
     assert!(names.len() > 500, "the tests were not found: {}", names.len());
     let table = fs::read_to_string("tests/parity.md").unwrap();
     let (can, wrong) = (rows(&table, "What it can do"), rows(&table, "Where it is known to go wrong"));
     let mut missing = Vec::new();
     for (what, shown) in can.iter().chain(&wrong) {
-        let named: Vec<&str> =
+        let shown_by: Vec<&str> =
             shown.split('`').skip(1).step_by(2).filter(|name| name.contains("::")).collect();
-        if named.is_empty() && !shown.starts_with("open: ") && !shown.starts_with("left out: ") {
+        if shown_by.is_empty() && !shown.starts_with("open: ") && !shown.starts_with("left out: ") {
             missing.push(format!("no test, and neither open nor left out with a reason: {what}"));
         }
-        let gone = named.into_iter().filter(|name| !names.contains(*name));
+        let gone = shown_by.into_iter().filter(|name| !names.contains(*name));
         missing.extend(gone.map(|name| format!("there is no test {name}")));
     }
     for feature in FEATURES {
