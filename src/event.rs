@@ -253,7 +253,7 @@ impl Scope {
 /// ```
 /// # #[tokio::main]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let text = "format: 1\nstate: {messages: messages}\nstart: a\nnodes: {a: {kind: ask, who: agent, question: Sure?, next: end}}";
+/// # let text = "format: 1\nstate: {messages: messages, sure: string?}\nstart: a\nnodes: {a: {kind: ask, who: agent, question: Sure?, into: sure, next: end}}";
 /// # let app = graphloom::App::builder().file("chat.yaml", text).build().await?;
 /// let waits = app.thread("acme", "ada", "desk")?.start("chat", "Delete it").await?.finish().await?;
 /// assert_eq!(waits.interrupts[0].who, graphloom::Who::Agent);

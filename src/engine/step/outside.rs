@@ -60,6 +60,7 @@ pub struct Changed {
 /// ";
 /// let inner = "
 /// format: 1
+/// state: {messages: messages}
 /// start: sure
 /// nodes:
 ///   sure: {kind: ask, question: Sure?, next: end}
