@@ -187,9 +187,9 @@ begin atomic
     where (states = '{}' or (r.state = 'dead' and 'dead' = any(states)) or (r.state = 'queued' and 'queued' = any(states))
         or (r.state = 'running' and 'running' = any(states))
         or (r.state = 'interrupted' and 'interrupted' = any(states)) or r.state = any(states))
-      and (of_tenant is null or r.tenant = of_tenant) and (before is null or r.ord < (select b.ord from run b where b.run_id = before))
+      and (of_tenant is null or r.tenant = of_tenant) and (before is null or r.run_id < before)
       and (of_thread is null or r.thread_id = of_thread)
-    order by r.ord desc limit most;
+    order by r.run_id desc limit most;
 end;
 
 create function count_runs() returns table (queued bigint, running bigint, active bigint, dead bigint)

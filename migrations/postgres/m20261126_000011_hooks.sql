@@ -45,6 +45,20 @@ create policy looks on outbox for select to graphloom_claimer using (true);
 create policy claims on outbox for update to graphloom_claimer using (state = 'queued');
 create policy forgets_old on outbox for delete to graphloom_claimer using (finished_at is not null);
 
+-- As before, by the order of acceptance: ids are made before that.
+create or replace function list_runs(states text[], of_tenant text, before uuid, of_thread uuid, most bigint)
+    returns table (tenant text, run_id uuid) language sql stable security definer
+begin atomic
+    select r.tenant, r.run_id from run r
+    where (states = '{}' or (r.state = 'dead' and 'dead' = any(states)) or (r.state = 'queued' and 'queued' = any(states))
+        or (r.state = 'running' and 'running' = any(states))
+        or (r.state = 'interrupted' and 'interrupted' = any(states)) or r.state = any(states))
+      and (of_tenant is null or r.tenant = of_tenant)
+      and (before is null or r.ord < (select b.ord from run b where b.run_id = before))
+      and (of_thread is null or r.thread_id = of_thread)
+    order by r.ord desc limit most;
+end;
+
 -- As before, and what is delayed takes its place behind the other runs of its thread when it is due: one of a thread at a
 -- time, so that several do so in the order of their times. A run that waits for another reason keeps its place.
 create or replace function claim_runs(me text, my_boot uuid, lease_ms bigint, most bigint, engine bigint)
@@ -153,7 +167,7 @@ declare
 begin
     for wide in
         select p.oid from pg_proc p where p.pronamespace = current_schema()::regnamespace and p.prosecdef
-          and p.proname in ('claim_runs', 'count_runs', 'unread_runs', 'claim_outbox', 'list_outbox', 'count_outbox',
+          and p.proname in ('claim_runs', 'count_runs', 'list_runs', 'unread_runs', 'claim_outbox', 'list_outbox', 'count_outbox',
                             'forget_outbox')
     loop
         execute format('revoke all on function %s from public', wide);

@@ -172,7 +172,7 @@ fn told(run: &Run) -> Result<Json> {
         "cancel_requested": run.cancel_requested,
         "created_at": time(run.created_at),
     });
-    if let Some(at) = run.due_at {
+    if let Some(at) = run.due_at.filter(|_| run.state == RunState::Queued) {
         json["due_at"] = time(at).into();
     }
     if run.webhook.is_some() {

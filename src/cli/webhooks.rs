@@ -15,7 +15,9 @@ use crate::id::{HookId, Part};
 use crate::store::{Hook, HookFilter, HookState};
 
 /// The flags of `webhooks`.
+// The database may be named behind the action, too.
 #[derive(Debug, Args)]
+#[command(mut_arg("database_url", |flag| flag.global(true)))]
 pub(super) struct WebhooksFlags {
     #[command(subcommand)]
     action: Action,

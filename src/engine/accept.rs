@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use serde_json::Value as Json;
 use tracing::warn;
@@ -175,9 +176,10 @@ impl Engine {
     ) -> Result<T, StoreError> {
         let shared = self.shared.clone();
         let task = self.shared.tracker.spawn(async move {
+            let asked = Instant::now();
             let (came, claim) = work.await?;
             if let Some((claim, plan)) = claim {
-                shared.launch(claim, plan);
+                shared.launch(claim, plan, asked);
             }
             Ok(came)
         });

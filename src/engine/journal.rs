@@ -114,13 +114,21 @@ impl Open {
         !self.is_node() && !self.is_standing_call()
     }
 
-    /// Says whether an event ends it; both are of one task.
-    fn ends_by(&self, body: &Body) -> bool {
+    /// Says whether it is this call. A model begins it in its node's task, and it is made in a task of its own: they have the
+    /// place of the node in common.
+    fn is_call(&self, at: &Scope, id: &str, of: &Scope) -> bool {
+        matches!(self, Self::Tool { call_id, .. } if call_id == id)
+            && (&at.node, &at.path, at.item) == (&of.node, &of.path, of.item)
+    }
+
+    /// Says whether an event ends it.
+    fn ends_by(&self, at: &Scope, body: &Body, of: &Scope) -> bool {
+        let same = at.task_id == of.task_id;
         match (self, body) {
-            (Self::Node { .. }, Body::NodeFinished { .. }) => true,
+            (Self::Node { .. }, Body::NodeFinished { .. }) => same,
             (Self::Message(id), Body::MessageFinished { message_id, .. })
-            | (Self::Reasoning(id), Body::ReasoningFinished { message_id }) => id == message_id,
-            (Self::Tool { call_id: id, .. }, Body::ToolFinished { call_id, .. }) => id == call_id,
+            | (Self::Reasoning(id), Body::ReasoningFinished { message_id }) => same && id == message_id,
+            (Self::Tool { .. }, Body::ToolFinished { call_id, .. }) => self.is_call(at, call_id, of),
             _ => false,
         }
     }
@@ -166,13 +174,17 @@ impl Inner {
                 Open::Tool { call_id: call_id.clone(), tool: tool.clone(), stays: false }
             }
             Body::ToolCalled { call_id, tool, .. } => {
-                let this = |open: &Open| matches!(open, Open::Tool { call_id: id, .. } if id == call_id);
-                self.open.retain(|(s, o)| !same(s) || !this(o));
-                Open::Tool { call_id: call_id.clone(), tool: tool.clone(), stays: true }
+                match self.open.iter_mut().find(|(s, open)| open.is_call(s, call_id, scope)) {
+                    Some((_, Open::Tool { stays, .. })) => {
+                        *stays = true;
+                        return;
+                    }
+                    _ => Open::Tool { call_id: call_id.clone(), tool: tool.clone(), stays: true },
+                }
             }
             // A reset takes back everything that the attempt showed.
             Body::NodeReset { .. } => return self.open.retain(|(s, o)| !same(s) || !o.is_of_attempt()),
-            _ => return self.open.retain(|(s, o)| !same(s) || !o.ends_by(body)),
+            _ => return self.open.retain(|(s, open)| !open.ends_by(s, body, scope)),
         };
         self.open.push((scope.clone(), begun));
     }
@@ -276,9 +288,7 @@ impl Journal {
     /// their calls.
     pub(super) fn settle(&self, events: &[(Option<Scope>, Body)], alive: &BTreeSet<TaskId>) {
         let ends = |scope: &Scope, open: &Open| {
-            events.iter().any(|(of, body)| {
-                open.ends_by(body) && of.as_ref().is_some_and(|of| of.task_id == scope.task_id)
-            })
+            events.iter().any(|(of, body)| of.as_ref().is_some_and(|of| open.ends_by(scope, body, of)))
         };
         let open: Vec<_> = self.lock().open.clone();
         for (scope, open) in open.into_iter().rev() {

@@ -324,8 +324,8 @@ impl Shared {
         self.lives().get(&run).cloned()
     }
 
-    /// Begins to drive a claimed run.
-    fn launch(self: &Arc<Self>, claim: Claim, accepted: Option<Arc<Plan>>) {
+    /// Begins to drive a run that was claimed since then.
+    fn launch(self: &Arc<Self>, claim: Claim, accepted: Option<Arc<Plan>>, since: Instant) {
         let live = Arc::new(Live {
             run: claim.run.run,
             key: claim.run.key.clone(),
@@ -333,7 +333,7 @@ impl Shared {
             accepted,
             journal: Arc::new(Journal::new(claim.run.run, claim.run.fence)),
             stop: watch::Sender::new(claim.run.cancel_requested.then_some(Stop::Cancel)),
-            since: Instant::now(),
+            since,
         });
         if let Some(former) = self.lives().insert(claim.run.run, live.clone()) {
             // This process lost the run to itself: its own lease ran out while it was stalled.

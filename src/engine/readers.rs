@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
@@ -66,23 +66,23 @@ impl Shared {
 }
 
 /// Says who reads here, as long as a run is driven, and ends the runs that nobody reads anywhere. Not at once after the
-/// start: whoever read here before is given the time to come back.
+/// start, nor after an outage of the store: whoever read before is given the time to come back, and to say so.
 pub(super) async fn watch(shared: Arc<Shared>) {
     let grace = shared.settings.unread;
-    let (pause, begun) = (beat(grace), std::time::Instant::now());
+    let (pause, mut since) = (beat(grace), Instant::now());
     let mut done = shared.done.subscribe();
     while rest(&mut done, pause).await {
         let mut read: Vec<_> = shared.readers().keys().cloned().collect();
         read.sort_unstable();
-        if !read.is_empty()
-            && let Err(error) = shared.store.read_on(&read, hold(grace)).await
-        {
+        let noted = if read.is_empty() { Ok(()) } else { shared.store.read_on(&read, hold(grace)).await };
+        let looked = match noted {
+            Ok(()) if since.elapsed() > hold(grace) => end_unread(&shared).await,
+            noted => noted,
+        };
+        if let Err(error) = looked {
             warn!(%error, "It cannot be noted which runs are read.");
-        }
-        if begun.elapsed() > hold(grace)
-            && let Err(error) = end_unread(&shared).await
-        {
-            warn!(%error, "Runs that nobody reads cannot be ended.");
+            // While the store was away nobody could say that he reads.
+            since = Instant::now();
         }
     }
 }

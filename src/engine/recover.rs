@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -48,6 +48,7 @@ async fn claim(shared: Arc<Shared>) {
         }
         let room = shared.settings.runs.saturating_sub(shared.lives().len());
         let limit = shared.settings.claims.min(u32::try_from(room).unwrap_or(u32::MAX));
+        let asked = Instant::now();
         let claims =
             if limit == 0 { Ok(Vec::new()) } else { shared.store.claim(&shared.process, limit).await };
         match claims {
@@ -58,7 +59,7 @@ async fn claim(shared: Arc<Shared>) {
                         info!(run = %claim.run.run, fence = claim.run.fence, "Run taken over from a dead process.");
                         metrics::counter!("graphloom_lease_steals_total").increment(1);
                     }
-                    shared.launch(claim, None);
+                    shared.launch(claim, None, asked);
                 }
                 if again {
                     continue;

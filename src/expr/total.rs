@@ -58,8 +58,7 @@ impl<'s> Held<'s> {
     }
 
     fn text(&self, expr: &ast::Expr<'_>) -> String {
-        let text = self.source.get(range(expr)).unwrap_or_default();
-        text.split_whitespace().collect::<Vec<_>>().join(" ")
+        self.source.get(range(expr)).unwrap_or_default().to_owned()
     }
 
     /// Takes in what is enough for a condition to be `truth`: of several parts one is.
@@ -179,6 +178,7 @@ mod tests {
             (&["input.n < 3", "input.n >= 3"], true),
             (&["input.n < 3", "input.n > 3"], false),
             (&["input.n == 1", "input.n == 2"], false),
+            (&["input.e == 'a  b'", "input.e != 'a b'"], false),
         ] {
             assert_eq!(is_total(conditions, &roots), total, "{conditions:?}");
         }

@@ -23,14 +23,12 @@ pub(super) fn hover(at: At<'_>) -> Option<(String, Range<usize>)> {
     if let Some(said) = at.under() {
         return Some(said);
     }
-    let word = |c: char| c.is_alphanumeric() || c == '_';
-    let end = at.offset + at.text[at.offset..].find(|c| !word(c)).unwrap_or(at.text.len() - at.offset);
-    let start = at.text[..at.offset].trim_end_matches(word).len();
+    let Range { start, end } = at.word()?;
     let name = &at.text[start..end];
     if let Some(info) = code_info(name) {
         return Some((info.page.to_owned(), start..end));
     }
-    if name.is_empty() || !at.text[end..].starts_with(':') {
+    if !at.text[end..].starts_with(':') {
         return None;
     }
     let (text, offset) = At { offset: end, ..at }.yaml_part()?;

@@ -97,7 +97,7 @@ impl<'w, 'a> Reads<'w, 'a> {
         for field in fields {
             let part = place(field);
             // The items of a list are all of one type.
-            if field.bytes().all(|b| b.is_ascii_digit()) {
+            if field.parse::<i64>().is_ok() {
                 continue;
             }
             symbol.fields.push(field.clone());

@@ -337,20 +337,28 @@ nodes:
 
 /// Returns that project with a piece of a file in other words, and the place of `‸`.
 fn calls(path: &str, piece: &str, by: &str) -> (Project, String, usize) {
-    let mut project = Project::new(PathBuf::from("/p"));
+    reworded(Project::new(PathBuf::from("/p")), &CALLS, (path, piece, by))
+}
+
+/// Opens files, then puts other words in the place of a piece of one; returns its text, and the place of `‸`.
+fn reworded(
+    mut project: Project,
+    files: &[(&str, &str)],
+    (path, piece, by): (&str, &str, &str),
+) -> (Project, String, usize) {
     let (mut found, mut at) = (String::new(), 0);
-    for (name, text) in CALLS {
+    for (name, text) in files {
         // First as it is: what cannot be read later is remembered.
-        project.files.entry(name.to_owned()).or_default().set(text.into(), true);
+        project.files.entry((*name).to_owned()).or_default().set((*text).into(), true);
         project.settle();
-        if name == path {
+        if *name == path {
             assert!(text.contains(piece), "{piece}");
             let text = text.replacen(piece, by, 1);
             at = text.find('‸').unwrap();
             found = text.replace('‸', "");
-            project.files.entry(name.to_owned()).or_default().set(found.as_str().into(), true);
         }
     }
+    project.files.entry(path.to_owned()).or_default().set(found.as_str().into(), true);
     project.settle();
     project.whole = true;
     (project, found, at)

@@ -39,7 +39,7 @@ impl<'p> At<'p> {
     }
 
     /// Returns the word around the place.
-    fn word(&self) -> Option<Range<usize>> {
+    pub(super) fn word(&self) -> Option<Range<usize>> {
         let word = |c: char| c.is_alphanumeric() || c == '_';
         let rest = &self.text[self.offset..];
         let end = self.offset + rest.find(|c| !word(c)).unwrap_or(rest.len());

@@ -2,6 +2,8 @@
 //!
 //! Invariant: a part that cannot be read is reported once and left out; what depends on it is not reported.
 
+use std::collections::BTreeMap;
+
 use super::grammar::{self, RESERVED};
 use super::surface;
 use super::text::Text;
@@ -100,11 +102,14 @@ impl Reader<'_> {
         if self.bag.is_trusting() {
             return;
         }
-        for (n, item) in items.iter().enumerate() {
-            let Some(first) = items[..n].iter().find(|known| known.value == item.value) else { continue };
-            let message = format!("{what} `{}` is there twice", item.value);
-            let finding = Diagnostic::error("G105", message, item.span, "the second one");
-            self.bag.report(finding.related(first.span, "the first one").help("remove one of them"));
+        let mut known = BTreeMap::new();
+        for item in items {
+            let first = *known.entry(item.value.as_str()).or_insert(item.span);
+            if first != item.span {
+                let message = format!("{what} `{}` is there twice", item.value);
+                let finding = Diagnostic::error("G105", message, item.span, "the second one");
+                self.bag.report(finding.related(first, "the first one").help("remove one of them"));
+            }
         }
     }
 

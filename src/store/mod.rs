@@ -125,7 +125,8 @@ pub struct Run {
     pub finished_at: Option<DateTime<Utc>>,
     /// What is kept of its events.
     pub kept: Kept,
-    /// When it is due: it is delayed, has not begun, and has no place among the runs of its thread before then.
+    /// When it is due, or was to be when it was cancelled before: it is delayed, has not begun, and has no place among the
+    /// runs of its thread.
     pub due_at: Option<DateTime<Utc>>,
     /// It ends when nobody reads it.
     pub needs_reader: bool,

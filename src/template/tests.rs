@@ -346,6 +346,18 @@ fn a_loop_and_what_it_goes_through_have_types() {
         ("{% for a, b in pairs %}{{ a + b }}{% endfor %}", ""),
         ("{% for a, b in r | items %}{{ a }}{% endfor %}", ""),
         ("{% set a, b = [1, 2, 3] %}{{ a }}", "S403 [1, 2, 3]"),
+        ("{% set n, label = [1, 'x'] %}{{ n + 1 }}{{ label }}", ""),
+        ("{% for name, count in [['a', 1]] %}{{ name }}{{ count + 1 }}{% endfor %}", ""),
+        ("{% for a, all in rows | groupby('a') %}{{ a }}{{ all | length }}{% endfor %}", ""),
+        ("{% for group in rows | groupby('a') %}{{ group.grouper }}{{ group[1] | length }}{% endfor %}", ""),
+        (
+            "{% for x in rows %}{% set outer = loop %}{% for y in rows %}{{ outer.index }}{% endfor %}{% endfor %}",
+            "",
+        ),
+        (
+            "{% for x in rows %}{% with outer = loop %}{{ outer.indx }}{% endwith %}{% endfor %}",
+            "T302 outer.indx",
+        ),
         ("{% for x in rows %}{{ x.a.strip() }}{% endfor %}", "E103 .strip"),
         ("{% filter indent('x') %}a{% endfilter %}", "S403 'x'"),
     ] {

@@ -74,6 +74,18 @@ impl Typer<'_, '_> {
         self.infer.locals.push((name.to_owned(), local));
     }
 
+    /// Gives a value a name; what is no value, such as `loop`, keeps what it is.
+    fn assign(&mut self, target: &ast::Expr<'_>, value: &ast::Expr<'_>) {
+        let typed = self.infer.expr(value);
+        if let (ast::Expr::Var(name), ast::Expr::Var(of)) = (target, value)
+            && let Some(local) = self.infer.local(of.id).filter(|local| !matches!(local, Local::Value(_)))
+        {
+            let local = local.clone();
+            return self.bind(name.id, local);
+        }
+        self.bind_target(target, &typed);
+    }
+
     fn bind_target(&mut self, target: &ast::Expr<'_>, typed: &Typed) {
         let targets = match target {
             ast::Expr::Var(var) => {
@@ -89,7 +101,11 @@ impl Typer<'_, '_> {
             let label = format!("it is {typed}, which has no items");
             self.infer.fault("S403", message, range(target), label, None, typed.path.clone());
         }
-        let part = typed.items().unwrap_or(Type::Any);
+        // Where the parts are of several kinds, which is where is not in the type.
+        let part = match typed.items() {
+            None | Some(Type::Union(_) | Type::Nullable(_)) => Type::Any,
+            Some(part) => part,
+        };
         let part = Typed { untrusted: typed.untrusted, ..Typed::of(part) };
         for target in targets {
             self.bind_target(target, &part);
@@ -177,17 +193,15 @@ impl Typer<'_, '_> {
             Stmt::WithBlock(with) => {
                 let (names, facts) = (self.infer.locals.len(), self.infer.facts.clone());
                 for (target, value) in &with.assignments {
-                    let typed = self.infer.expr(value);
-                    self.bind_target(target, &typed);
+                    self.assign(target, value);
                 }
                 self.stmts(&with.body);
                 self.infer.locals.truncate(names);
                 self.infer.facts = facts;
             }
             Stmt::Set(set) => {
-                let typed = self.infer.expr(&set.expr);
                 self.counted(&set.target, &set.expr);
-                self.bind_target(&set.target, &typed);
+                self.assign(&set.target, &set.expr);
             }
             Stmt::SetBlock(set) => {
                 // What is captured is printed where the name is.

@@ -261,8 +261,9 @@ def play(page, lines, at):
         source = at / before.replace("/", "_")
         if not source.is_dir():
             play(before, (SRC / before).read_text().split("\n"), at)
-        shutil.copytree(source, project, dirs_exist_ok=True)
-    project.mkdir(exist_ok=True)
+        shutil.copytree(source, project)
+    else:
+        project.mkdir()
     out, last = [], 0
     for info, line, content in blocks(lines):
         try:
@@ -414,8 +415,10 @@ def check_readme():
 
 
 KEYS = keys_of()
-# The pages of codes have a form of their own, and a test of their own runs them.
-pages = sorted(p.relative_to(SRC) for p in SRC.rglob("*.md") if not re.fullmatch(r"[A-Z]\d{3}\.md", p.name))
+# The pages of codes have a form of their own, and a test of their own runs them. The tutorial's pages come in the order
+# of their numbers, so that each is played once, in an empty folder, after the one that it continues.
+pages = sorted((p.relative_to(SRC) for p in SRC.rglob("*.md") if not re.fullmatch(r"[A-Z]\d{3}\.md", p.name)),
+               key=lambda page: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(page))])
 counted = {}
 with tempfile.TemporaryDirectory() as folder:
     for page in map(str, pages):

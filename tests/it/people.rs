@@ -69,6 +69,8 @@ impl Node for Wants {
                 Ok(Done { result, ..Done::default() }.into())
             }
             None => {
+                // As a model that writes a call.
+                attempt.emit.send(Body::ToolStarted { call_id: "c1".into(), tool: "pay".into() });
                 let wanted = Wanted { id: "c1".into(), tool: "pay".into(), args: Ok(json!({"n": 1})) };
                 Ok(Outcome::More(Round { calls: vec![wanted], ..Round::default() }))
             }

@@ -65,8 +65,9 @@ impl Told {
     fn command(&self, arguments: &[&str]) -> (bool, String) {
         let mut command = binary(&self.world.folder);
         let Output { status, stdout, stderr } = command
-            .args(["webhooks", "--database-url", &self.world.fresh.url])
+            .arg("webhooks")
             .args(arguments)
+            .args(["--database-url", &self.world.fresh.url])
             .output()
             .unwrap();
         (status.success(), String::from_utf8([stdout, stderr].concat()).unwrap())

@@ -9,7 +9,7 @@ use super::{Infer, facts, in_branches, index, range};
 use crate::diagnostic::did_you_mean;
 use crate::expr::Place;
 use crate::expr::table::{Builtin, FILTERS, Given, Gives, Takes, find};
-use crate::state::{Field, Type, either, nullable};
+use crate::state::{Type, either, nullable};
 
 /// The arguments of a call.
 pub(super) struct Args {
@@ -340,10 +340,8 @@ impl Infer<'_> {
                 if let Some((name, at)) = text_arg(filter, 0) {
                     self.attribute_of(item, &name, at);
                 }
-                let fields = [("grouper", Type::Any), ("list", Type::List(Box::new(item.clone())))];
-                list(Type::Record(
-                    fields.into_iter().map(|(name, ty)| (name.to_owned(), Field::of(ty))).collect(),
-                ))
+                // A group is a record and a pair at once.
+                list(Type::Any)
             }
             "chain" => {
                 let more: Option<Vec<Type>> = args.iter().map(Typed::items).collect();

@@ -66,7 +66,7 @@ impl Around {
 
 impl Infer<'_> {
     /// Returns what the template itself binds to a name.
-    pub(super) fn local(&self, name: &str) -> Option<&Local> {
+    pub(crate) fn local(&self, name: &str) -> Option<&Local> {
         self.locals.iter().rev().find(|(known, _)| known == name).map(|(_, local)| local)
     }
 

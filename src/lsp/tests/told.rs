@@ -65,24 +65,8 @@ const TESTS: &str = "tests/desk.test.yaml";
 
 /// Returns the project with a piece of a file in other words, and the place of `‸`.
 fn told(path: &str, piece: &str, by: &str) -> (Project, String, usize) {
-    let mut project = Project::new(PathBuf::from("/p"));
     let files = [("project.yaml", PROJECT), ("desk.yaml", DESK), ("kid.yaml", KID), (TESTS, TEST)];
-    let (mut found, mut at) = (String::new(), 0);
-    for (name, text) in files {
-        // First as it is: what cannot be read later is remembered.
-        project.files.entry(name.to_owned()).or_default().set(text.into(), true);
-        project.settle();
-        if name == path {
-            assert!(text.contains(piece), "{piece}");
-            let text = text.replacen(piece, by, 1);
-            at = text.find('‸').unwrap();
-            found = text.replace('‸', "");
-        }
-    }
-    project.files.entry(path.to_owned()).or_default().set(found.as_str().into(), true);
-    project.settle();
-    project.whole = true;
-    (project, found, at)
+    reworded(Project::new(PathBuf::from("/p")), &files, (path, piece, by))
 }
 
 /// A project with one test let nothing be renamed.

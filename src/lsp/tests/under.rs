@@ -91,24 +91,15 @@ const REGISTERED: &str = r#"{"format": 1, "custom": {
 fn values(path: &str, piece: &str, by: &str) -> (Project, String, usize) {
     let registry = Registry::from_json(REGISTERED).unwrap();
     let providers = Providers::without_secrets().unwrap().with_registry(Some(registry));
-    let mut project =
-        Project { functions: Arc::new(functions(&providers)), ..Project::new(PathBuf::from("/p")) };
-    let (mut found, mut at) = (String::new(), 0);
+    let functions = Arc::new(functions(&providers));
+    let project = || Project { functions: Arc::clone(&functions), ..Project::new(PathBuf::from("/p")) };
+    let mut sound = project();
     for (name, text) in FILES {
-        project.files.entry(name.to_owned()).or_default().set(text.into(), true);
-        project.settle();
-        assert!(name.starts_with("prompts/_") || project.files[name].is_sound(), "{name}");
-        if name == path {
-            assert!(text.contains(piece), "{piece}");
-            let text = text.replacen(piece, by, 1);
-            at = text.find('‸').unwrap();
-            found = text.replace('‸', "");
-        }
+        sound.files.entry(name.to_owned()).or_default().set(text.into(), true);
+        sound.settle();
+        assert!(name.starts_with("prompts/_") || sound.files[name].is_sound(), "{name}");
     }
-    project.files.entry(path.to_owned()).or_default().set(found.as_str().into(), true);
-    project.settle();
-    project.whole = true;
-    (project, found, at)
+    reworded(project(), &FILES, (path, piece, by))
 }
 
 #[test]

@@ -89,6 +89,8 @@ impl Completion {
                 None
             }
             Chunk::ToolArgs { index, delta } if self.answer == Some(index) => Some(Chunk::Text(delta)),
+            // No other tool is offered, and there is one answer.
+            Chunk::ToolCall { .. } | Chunk::ToolArgs { .. } if self.forced.is_some() => None,
             other => Some(other),
         }
     }

@@ -360,7 +360,8 @@ async fn a_model_without_schemas_answers_by_the_call_of_a_tool() {
         format!("data: {}\n\n", json!({"choices": [{"delta": {"tool_calls": [call]}}]}))
     };
     let end = "data: {\"choices\":[{\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
-    let answer = format!("{HEAD}{}{}{end}", piece("{\"n\":"), piece("1}"));
+    let second = piece("{}").replace("\"index\":0", "\"index\":1").replace("\"id\":\"a\"", "\"id\":\"b\"");
+    let answer = format!("{HEAD}{}{}{second}{end}", piece("{\"n\":"), piece("1}"));
     let (address, requests) = serve(vec![answer.into_bytes()]);
     let schema = json!({"type": "object"});
     let output = OutputSchema { name: "answer".into(), schema: schema.clone(), bounded: Json::Null };

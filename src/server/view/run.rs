@@ -166,7 +166,7 @@ impl TryFrom<Run> for RunView {
             cancel_requested: run.cancel_requested,
             step: run.step,
             created_at: run.created_at.into(),
-            due_at: run.due_at.map(Time::from),
+            due_at: run.due_at.filter(|_| run.state == RunState::Queued).map(Time::from),
             finished_at: run.finished_at.map(Time::from),
             output,
             usage,

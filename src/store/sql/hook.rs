@@ -8,6 +8,7 @@ use std::time::Duration;
 use chrono::{TimeDelta, Utc};
 use sea_orm::sea_query::ArrayType;
 use sea_orm::{ConnectionTrait, DbBackend, Value};
+use tracing::warn;
 use uuid::Uuid;
 
 use super::base::{Base, Desk, Sqlite, Tx};
@@ -17,7 +18,7 @@ use super::read;
 use super::row::{RUN, Row, moment};
 use super::sqlite::wide::ago;
 use crate::id::{HookId, Part, RunId};
-use crate::store::{Hook, HookCounts, HookFilter, Result, Run, Told};
+use crate::store::{Hook, HookCounts, HookFilter, Result, Run, StoreError, Told};
 
 /// The columns that [`Row::hook`] reads beside those of a run.
 const HOOK: &str = "o.outbox_id, o.target, o.data, o.state as hook_state, o.attempts, o.error, \
@@ -88,7 +89,7 @@ async fn claim_on_sqlite(tx: &Tx, lease: Duration, limit: u32) -> Result<Vec<Hoo
              where tenant = $1 and outbox_id = $2";
         let until = moment(DbBackend::Sqlite, until.unwrap_or(now));
         write(tx, text, vec![tenant.as_str().into(), id.into(), until]).await?;
-        taken.extend(one(tx, &tenant, HookId(id)).await?);
+        taken.extend(readable(one(tx, &tenant, HookId(id)).await)?);
     }
     Ok(taken)
 }
@@ -101,6 +102,17 @@ async fn one<C: ConnectionTrait>(db: &C, tenant: &str, id: HookId) -> Result<Opt
     read::row(db, "webhook", &text, vec![tenant.into(), id.0.into()]).await?.map(|row| row.hook()).transpose()
 }
 
+/// Passes over a row that cannot be read, perhaps of a newer build: it keeps no other from being told.
+fn readable(found: Result<Option<Hook>>) -> Result<Option<Hook>> {
+    match found {
+        Err(StoreError::Corrupt { what, why }) => {
+            warn!(what, why, "A webhook cannot be told.");
+            Ok(None)
+        }
+        found => found,
+    }
+}
+
 /// Takes what is due.
 pub(super) async fn claim(base: &Base, lease: Duration, limit: u32) -> Result<Vec<Hook>> {
     match base {
@@ -108,7 +120,7 @@ pub(super) async fn claim(base: &Base, lease: Duration, limit: u32) -> Result<Ve
             let mut hooks = Vec::new();
             for (tenant, id, attempts) in postgres::wide::claim_outbox(db, lease, limit).await? {
                 // It is gone with its thread, or somebody else's by now.
-                let found = one(&base.works(&tenant), &tenant, id).await?;
+                let found = readable(one(&base.works(&tenant), &tenant, id).await)?;
                 hooks.extend(found.filter(|hook| hook.attempts == attempts));
             }
             Ok(hooks)

@@ -1,5 +1,7 @@
 //! What is sent to a tool, and what its answer is worth.
 
+use std::collections::HashSet;
+
 use rmcp::model::{CallToolResponse, CallToolResult, ContentBlock, ResourceContents};
 use serde_json::{Map, Value as Json};
 
@@ -26,10 +28,7 @@ pub(super) fn sendable(args: &Json, schema: &Map<String, Json>) -> Map<String, J
 /// Leaves out what schemas declare and none of them asks for.
 fn thin(value: &mut Json, schemas: &[&Json], root: &Json, deep: usize) {
     let Some(deep) = deep.checked_sub(1) else { return };
-    let mut parts = Vec::new();
-    for schema in schemas {
-        flatten(schema, root, &mut parts);
-    }
+    let parts = flatten(schemas, root);
     let all = |keyword: &'static str| parts.iter().filter_map(move |part| part.get(keyword));
     let declared = |name: &str| all("properties").filter_map(|fields| fields.get(name)).collect::<Vec<_>>();
     match value {
@@ -51,18 +50,21 @@ fn thin(value: &mut Json, schemas: &[&Json], root: &Json, deep: usize) {
     }
 }
 
-/// Gathers a schema and what it is made of besides: what it refers to, and its branches.
-fn flatten<'s>(schema: &'s Json, root: &'s Json, parts: &mut Vec<&'s Json>) {
-    if parts.iter().any(|known| std::ptr::eq(*known, schema)) {
-        return;
+/// Gathers schemas and what they are made of besides: what they refer to, and their branches.
+fn flatten<'s>(schemas: &[&'s Json], root: &'s Json) -> Vec<&'s Json> {
+    let (mut parts, mut known) = (Vec::new(), HashSet::new());
+    let mut due = schemas.to_vec();
+    while let Some(schema) = due.pop() {
+        if !known.insert(std::ptr::from_ref(schema)) {
+            continue;
+        }
+        parts.push(schema);
+        let named = schema.get("$ref").and_then(Json::as_str).and_then(|name| name.strip_prefix('#'));
+        due.extend(named.and_then(|pointer| root.pointer(pointer)));
+        let branches = ["anyOf", "oneOf", "allOf"].into_iter().filter_map(|key| schema.get(key)?.as_array());
+        due.extend(branches.flatten());
     }
-    parts.push(schema);
-    let named = schema.get("$ref").and_then(Json::as_str).and_then(|name| name.strip_prefix('#'));
-    let named = named.and_then(|pointer| root.pointer(pointer));
-    let branches = ["anyOf", "oneOf", "allOf"].into_iter().filter_map(|key| schema.get(key)?.as_array());
-    for part in named.into_iter().chain(branches.flatten()) {
-        flatten(part, root, parts);
-    }
+    parts
 }
 
 /// Reads an answer: the value that is due, or a text.
@@ -176,6 +178,9 @@ mod tests {
         let thin = json!({"y": null});
         let sent = json!({"q": "a", "due": null, "items": [thin, null], "one": thin, "free": both});
         assert_eq!(sendable(&args, &schema), object(sent));
+        let links = (0..40_000).map(|n| (n.to_string(), json!({"$ref": format!("#/$defs/{}", n + 1)})));
+        let chain = object(json!({"$ref": "#/$defs/0", "$defs": Json::Object(links.collect())}));
+        assert_eq!(sendable(&json!({"a": 1}), &chain), object(json!({"a": 1})));
         let round = object(json!({"$ref": "#", "anyOf": [{"$ref": "#"}, {"$ref": "#"}]}));
         assert_eq!(sendable(&json!({"a": 1}), &round), object(json!({"a": 1})));
     }
