@@ -41,14 +41,14 @@ impl Provider {
     }
 
     fn model(&self) -> OpenAi {
-        let client = Client::new(Settings::default()).unwrap();
+        let client = Client::new(Settings::default());
         let key = Some(Secret::new("sk-test"));
         OpenAi::new(&client, &format!("http://{}/v1", self.address), "mock".to_owned(), key, true).unwrap()
     }
 
     /// Returns a model of each protocol.
     fn models(&self) -> [Arc<dyn ChatModel>; 2] {
-        let client = Client::new(Settings::default()).unwrap();
+        let client = Client::new(Settings::default());
         let (url, key) = (format!("http://{}", self.address), Some(Secret::new("sk-test")));
         let anthropic = Anthropic::new(&client, &url, "mock".to_owned(), key, true).unwrap();
         [Arc::new(self.model()), Arc::new(anthropic)]

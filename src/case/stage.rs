@@ -11,8 +11,9 @@ use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use serde_json::{Value as Json, json};
 
+use crate::compile::entry_of;
 use crate::failure::{ErrorKind, Failure};
-use crate::model::scripted::{Entry, Scripted};
+use crate::model::scripted::Scripted;
 use crate::model::{ChatModel, Chunk, Kind, ModelError, Request};
 use crate::node::{Attempt, Done, Node, Outcome};
 use crate::plan::{Ask, Each, GraphCall, Job, Plan, ToolBody, ToolPlan, Work};
@@ -250,34 +251,9 @@ fn failure(kind: &str) -> Failure {
 
 fn models(script: &[ScriptSpec]) -> Scripted {
     Scripted::new(script.iter().map(|script| {
-        let entries = script.entries.iter().map(|spec| {
-            let entry = match &spec.answer {
-                // The check knows all names of kinds; what it does not know is no kind.
-                AnswerSpec::Error(kind) => Entry::error(Kind::named(&kind.value).unwrap_or(Kind::Schema)),
-                AnswerSpec::Text(text) => Entry::chunks(words(text)),
-                AnswerSpec::Output(value) => Entry::text(answer(value)),
-                AnswerSpec::Calls(text, calls) => {
-                    Entry::chunks(words(text.as_deref().unwrap_or_default())).and_calls(calls.clone())
-                }
-                AnswerSpec::Result(_) | AnswerSpec::Response { .. } => Entry::text(""),
-            };
-            entry.after(spec.after.unwrap_or_default())
-        });
+        let entries = script.entries.iter().map(entry_of);
         (caller_name(&script.node.value), entries.collect())
     }))
-}
-
-/// Writes a value as a model does: what is no object is the field `value` of one, since providers take objects only.
-fn answer(value: &Json) -> String {
-    match value {
-        Json::Object(_) => value.to_string(),
-        other => json!({"value": other}).to_string(),
-    }
-}
-
-/// Cuts an answer into words, as a model sends it.
-fn words(text: &str) -> Vec<&str> {
-    text.split_inclusive(' ').collect()
 }
 
 /// Writes a request as a test has it; a body that is JSON as the value that it is.

@@ -10,6 +10,7 @@ mod explain;
 mod keys;
 mod lsp;
 mod mcp;
+mod preview;
 mod registry;
 mod reload;
 mod render;
@@ -67,6 +68,8 @@ enum Command {
     Mcp(mcp::McpFlags),
     /// Prints the drawing of a graph
     Render(render::RenderFlags),
+    /// Prints what a model is sent: a prompt, rendered with the values of its `sample`
+    Preview(preview::PreviewFlags),
     /// Talks to a graph in the terminal, without a server
     Chat(chat::ChatFlags),
     /// Runs the cases beside the graphs, with scripts in the place of the models
@@ -169,6 +172,7 @@ fn run(cli: Cli, own: Registry) -> Result<ExitCode> {
         Command::Explain(topic) => explain::explain(&topic),
         Command::Mcp(mcp) => runtime()?.block_on(mcp::mcp(host, &mcp)),
         Command::Render(render) => render::render(host, &render),
+        Command::Preview(preview) => preview::preview(host, &preview),
         Command::Chat(chat) => runtime()?.block_on(chat::chat(host, &chat)),
         Command::Test(test) => runtime()?.block_on(test::test(host, &test)),
         Command::Openapi(openapi) => {

@@ -64,16 +64,18 @@ impl<'a> Edges<'a> {
                 targets.into_iter().collect::<Option<_>>().map(Next::All)
             }
             NextSpec::Some(arms, otherwise, span) => {
-                let arms: Vec<_> = arms
+                let arms: Vec<Option<Vec<_>>> = arms
                     .iter()
                     .map(|(when, to)| {
-                        let parts = (names.condition(when, bag), self.target(to, bag));
+                        let to: Vec<_> = to.iter().map(|to| self.target(to, bag)).collect();
+                        let parts = (names.condition(when, bag), to.into_iter().collect::<Option<Vec<_>>>());
                         if let Some(expr) = &parts.0 {
                             let (label, help) =
                                 ("always true: taken each time", "lead there by  {all: […]}  before this");
                             check_constant(expr, when, (label, help), bag);
                         }
-                        parts.0.zip(parts.1)
+                        let (when, to) = parts.0.zip(parts.1)?;
+                        Some(to.into_iter().map(|to| (when.clone(), to)).collect())
                     })
                     .collect();
                 let Some(otherwise) = otherwise else {
@@ -84,6 +86,7 @@ impl<'a> Edges<'a> {
                 };
                 let otherwise = self.next(otherwise, key, names, bag);
                 let arms = arms.into_iter().collect::<Option<Vec<_>>>();
+                let arms = arms.map(|arms| arms.into_iter().flatten().collect());
                 arms.zip(otherwise).map(|(arms, otherwise)| Next::Some(arms, Box::new(otherwise)))
             }
             NextSpec::Rules(rules, _) => self.rules(rules, key, names, bag),

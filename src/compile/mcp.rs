@@ -199,7 +199,7 @@ pub fn mcp_servers(folder: &Folder, providers: &Providers, bag: &mut Bag) -> Opt
         let draft = server(name, spec, folder, &outside, &mut prompts, bag);
         known.extend(draft.map(|draft| (name.value.clone(), draft)));
     }
-    let templates = prompts.freeze(&Folder::default(), bag);
+    let (templates, _) = prompts.freeze(&Folder::default(), bag);
     let servers = Servers { known, broken: BTreeSet::new() };
     (bag.counts().0 == errors).then(|| servers.finish(&templates, providers).into_values().collect())
 }

@@ -33,10 +33,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value as Json;
+
 use crate::diagnostic::{Bag, Diagnostic, Span, did_you_mean};
 use crate::node::Retry;
 use crate::plan::{Durability, Limits, Plan, Sealed, ToolPlan};
-use crate::spec::{Folder, Graph, RetentionSpec, RetrySpec, ToolBodySpec};
+use crate::spec::{Folder, Graph, LimitsSpec, RetentionSpec, RetrySpec, ToolBodySpec};
 use crate::template::Templates;
 use crate::tool::mcp::Server;
 use calls::{Calls, calls, check_depth, check_ways_out};
@@ -57,6 +59,7 @@ pub use json_schema::lenient;
 pub use mcp::{McpUse, mcp_servers, report_drift};
 pub use names::{error_fields, run_fields};
 pub use providers::Providers;
+pub(crate) use providers::entry_of;
 pub use types::Types;
 pub use version::{revive, revive_as_stored, stored_canonical};
 
@@ -67,6 +70,8 @@ pub struct Catalog {
     pub graphs: BTreeMap<String, Compiled>,
     /// The text of project.yaml; empty when there is none.
     pub project: Vec<u8>,
+    /// The chat turns of each prompt, rendered with its `sample`; nothing of one that has none.
+    pub previews: BTreeMap<String, Option<Vec<Json>>>,
     /// How long what is over is kept.
     pub retention: RetentionSpec,
     /// The MCP servers that graphs call.
@@ -124,6 +129,7 @@ pub fn compile(folder: &Folder, providers: &Providers, bag: &mut Bag) -> Option<
         outside: &outside,
     };
     check_default_model(folder, &shared, bag);
+    check_cost(&folder.project.limits, &shared, bag);
     let checked: Vec<Checked<'_>> =
         heads.values().filter_map(|head| check_graph(head, &shared, &mut prompts, bag)).collect();
     if !bag.has_errors() {
@@ -131,7 +137,7 @@ pub fn compile(folder: &Folder, providers: &Providers, bag: &mut Bag) -> Option<
         check_ways_out(&plans, &folder.project, bag);
     }
     report_unused(folder, &shared, &types, &prompts, bag);
-    let templates = prompts.freeze(folder, bag);
+    let (templates, previews) = prompts.freeze(folder, bag);
     // The node that replies may be the one that is wrong.
     if !bag.has_errors() {
         checked.iter().filter_map(|checked| silent(checked, &heads)).for_each(|finding| bag.report(finding));
@@ -155,6 +161,7 @@ pub fn compile(folder: &Folder, providers: &Providers, bag: &mut Bag) -> Option<
     }
     let servers = servers.finish(&templates, providers);
     let catalog = finish(folder, checked, &tools, &servers, &templates, &outside);
+    let catalog = Catalog { previews, ..catalog };
     let plans = catalog.graphs.iter().map(|(id, compiled)| (id.as_str(), &*compiled.plan)).collect();
     cases::check_tests(folder, &plans, true, bag);
     silence(folder, bag);
@@ -205,7 +212,7 @@ fn finish(
     let retention = folder.project.retention;
     let called: BTreeSet<&String> = plans.values().flat_map(|(_, calls)| &calls.tools).collect();
     let mcp = uses(called.into_iter().filter_map(|name| tools.known.get(name)), servers);
-    let mut catalog = Catalog { graphs: BTreeMap::new(), project, retention, mcp };
+    let mut catalog = Catalog { project, retention, mcp, ..Catalog::default() };
     for (id, (mut plan, calls)) in plans {
         let children = calls.graphs.iter().filter_map(|id| Some((id.clone(), Arc::clone(single.get(id)?))));
         plan.children = children.collect();
@@ -284,7 +291,8 @@ fn check_graph<'a>(
         );
         return None;
     }
-    check_cost(graph, shared, bag);
+    check_cost(&graph.limits, shared, bag);
+    let limits = graph.limits.or(&shared.project.limits);
     let Head { channels, broken, input, messages, names, .. } = head;
     let untyped =
         shared.project.unsure || shared.project.file.is_some_and(|project| bag.errors_in(project) > 0);
@@ -301,6 +309,7 @@ fn check_graph<'a>(
     let on_limit = graph.on_limit.as_ref().map(|name| edges.target(name, bag));
     let mut scene = Scene {
         graph,
+        limits: &limits,
         shared,
         edges: &edges,
         names,
@@ -334,7 +343,7 @@ fn check_graph<'a>(
         output: head.output.clone()?,
         start: start?,
         nodes: drafts.iter().map(Draft::outline).collect(),
-        limits: limits(graph),
+        limits: limits_of(&limits),
         durability: graph
             .durability
             .as_ref()
@@ -348,7 +357,7 @@ fn check_graph<'a>(
     .seal();
     // A graph with a broken node is not judged as a whole.
     if drafts.len() == graph.nodes.len() && !graph.broken_nodes && !bag.is_trusting() {
-        let sound = shape::check_shape(graph, &plan, bag);
+        let sound = shape::check_shape(graph, &plan, limits.steps.as_ref(), bag);
         if sound && bag.errors_in(graph.file) == 0 {
             let gives: Vec<_> = drafts.iter().map(|draft| &draft.gives).collect();
             Flow::new(head, &handlers, with_error, prompts, shared, &gives).check(bag);
@@ -358,18 +367,17 @@ fn check_graph<'a>(
 }
 
 /// Tells a limit of cost that counts nothing, because no model has a price.
-fn check_cost(graph: &Graph, shared: &Shared<'_>, bag: &mut Bag) {
+fn check_cost(limits: &LimitsSpec, shared: &Shared<'_>, bag: &mut Bag) {
     let priced = |model: &Model| model.price.is_some();
-    if let Some(cost) = graph.limits.cost_usd.as_ref().filter(|_| !shared.models.values().any(priced)) {
+    if let Some(cost) = limits.cost_usd.as_ref().filter(|_| !shared.models.values().any(priced)) {
         let message = "a limit of cost, and no model has a price";
         let finding = Diagnostic::lint("G224", message, cost.span, "every run costs nothing");
         bag.report(finding.help("add  price: {input: 3, output: 15}  to the models of project.yaml"));
     }
 }
 
-fn limits(graph: &Graph) -> Limits {
+fn limits_of(spec: &LimitsSpec) -> Limits {
     let default = Limits::default();
-    let spec = &graph.limits;
     Limits {
         steps: spec.steps.as_ref().map_or(default.steps, |steps| steps.value),
         time: spec.time.unwrap_or(default.time).max(Duration::from_millis(1)),

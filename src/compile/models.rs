@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::outside::{Address, Outside};
 use super::providers::{Providers, url_of};
 use crate::diagnostic::{Bag, Diagnostic, Span, Spanned, did_you_mean};
-use crate::model::ChatModel;
 use crate::model::anthropic::Anthropic;
+use crate::model::{ChatModel, Kind};
 use crate::node::{Price, Retry};
 use crate::spec::{Folder, ModelSpec, ParamsSpec, TimeoutSpec};
 
@@ -157,7 +157,7 @@ fn model(
             outside.secret(secret, bag).ok()?
         }
     };
-    if !params_fit(provider, &spec.params, bag) {
+    if !params_fit(provider, &spec.params, bag) || !can_fail(spec, bag) {
         return None;
     }
     let supports = |word| spec.supports.as_ref().is_none_or(|words| words.contains(&word));
@@ -189,6 +189,19 @@ fn model(
             None
         }
     }
+}
+
+/// Checks the errors of a scripted model; false: the bag says what.
+fn can_fail(spec: &ModelSpec, bag: &mut Bag) -> bool {
+    let errors = spec.script.iter().filter_map(|line| line.entry.error());
+    let unknown: Vec<_> = errors.filter(|kind| Kind::named(&kind.value).is_none()).collect();
+    for kind in &unknown {
+        let message = format!("a call to a model cannot fail with `{}`", kind.value);
+        let finding = Diagnostic::error("M513", message, kind.span, "no kind of its errors");
+        let kinds = ["timeout", "connection", "rate_limit", "server_error", "schema"];
+        bag.report(finding.help_maybe(did_you_mean(&kind.value, kinds)));
+    }
+    unknown.is_empty()
 }
 
 /// Checks what the providers of a chain would refuse of parameters; false: the bag says what.

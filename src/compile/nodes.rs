@@ -38,7 +38,8 @@ use crate::diagnostic::{Bag, Diagnostic, Span, Spanned, did_you_mean};
 use crate::node::Retry;
 use crate::plan::{Catch, Effects, Fallback, Next, Target};
 use crate::spec::{
-    ANY, CacheSpec, DefaultsSpec, Folder, Graph, IntoSpec, KindSpec, LlmSpec, NodeSpec, Project, TimeoutSpec,
+    ANY, CacheSpec, DefaultsSpec, Folder, Graph, IntoSpec, KindSpec, LimitsSpec, LlmSpec, NodeSpec, Project,
+    TimeoutSpec,
 };
 use crate::state::{Channels, Field, Type};
 
@@ -86,6 +87,8 @@ pub(super) struct Step<'s> {
 /// A graph's surroundings while its nodes are checked.
 pub(super) struct Scene<'a> {
     pub(super) graph: &'a Graph,
+    /// Those of the graph, and of the project.
+    pub(super) limits: &'a LimitsSpec,
     pub(super) shared: &'a Shared<'a>,
     pub(super) edges: &'a Edges<'a>,
     pub(super) names: &'a Names,
@@ -252,7 +255,7 @@ impl Scene<'_> {
         // What must not happen twice is not tried elsewhere.
         links.truncate(if effects == Effects::AtMostOnce { 1 } else { links.len() });
         if let (Some(own), Some(span), Some(limit)) =
-            (step.timeout.total, step.timeout.span, self.graph.limits.time)
+            (step.timeout.total, step.timeout.span, self.limits.time)
         {
             let attempts = links.iter().fold(0_u32, |sum, link| sum.saturating_add(link.retry.attempts));
             let all = own.saturating_mul(attempts);

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use indexmap::IndexMap;
+use serde_json::Value as Json;
 
 use super::declared::Declared;
 use super::includes::{Sum, Weight, Weights};
@@ -18,6 +19,9 @@ use crate::spec::{Folder, ParamsSpec, Project, PromptFile, Text, Tree};
 use crate::state::{Field, Type};
 use crate::template::prompt::{Section, SectionRole, check_partial, split};
 use crate::template::{DEEPEST_INCLUDE, Found, Parsed, Set, Templates, check_types, unbraced};
+
+/// The chat turns of prompts with the values of their samples; nothing of those that have none.
+pub(super) type Previews = BTreeMap<String, Option<Vec<Json>>>;
 
 /// A part of a prompt file.
 #[derive(Debug, Clone)]
@@ -535,11 +539,13 @@ impl Prompts {
         }
     }
 
-    /// Closes the set, and renders every prompt that has a sample.
-    pub(super) fn freeze(self, folder: &Folder, bag: &mut Bag) -> Templates {
+    /// Closes the set, and renders every prompt that has a sample: also returns the chat turns that come of it.
+    pub(super) fn freeze(self, folder: &Folder, bag: &mut Bag) -> (Templates, Previews) {
         let templates = self.set.freeze();
+        let mut previews = Previews::new();
         for (name, prompt) in &self.known {
             let Some(sample) = folder.prompts.get(name).and_then(|file| file.sample.as_ref()) else {
+                previews.insert(name.clone(), None);
                 continue;
             };
             let Tree::Map(entries) = &sample.tree else {
@@ -552,6 +558,7 @@ impl Prompts {
                 continue;
             };
             let mut scope = Scope::new();
+            let mut values = BTreeMap::new();
             let mut fine = true;
             for (key, value) in entries {
                 let input = key.key_text();
@@ -575,14 +582,14 @@ impl Prompts {
                     fine = false;
                 }
                 field.ty.fill(&mut json);
-                scope = scope.json(&input, Arc::new(json));
+                values.insert(input, Arc::new(json));
             }
             for (input, field) in &prompt.inputs {
                 if entries.iter().any(|(key, _)| key.as_str() == Some(input)) {
                     continue;
                 }
                 if field.may_be_left_out() {
-                    scope = scope.json(input, Arc::new(field.default.clone().unwrap_or_default()));
+                    values.insert(input.clone(), Arc::new(field.default.clone().unwrap_or_default()));
                 } else if fine {
                     let message = format!("the sample lacks `{input}`");
                     let finding =
@@ -591,22 +598,45 @@ impl Prompts {
                     fine = false;
                 }
             }
+            for (input, value) in &values {
+                scope = scope.json(input, Arc::clone(value));
+            }
+            let mut turns = Vec::new();
             for part in prompt.parts.iter().filter(|_| fine) {
-                if let Part::Turn(_, template) = part
-                    && let Err(error) = templates.render(template, &scope)
-                {
-                    let message = "the prompt cannot be rendered with its sample";
-                    let finding = Diagnostic::error("T306", message, sample.span, error.to_string());
-                    let from = prompt.starts.get(template).copied().unwrap_or_default();
-                    let at = error.range.map(|at| prompt.body.locate(at.start + from..at.end + from));
-                    bag.report(match at {
-                        Some(at) => finding.related(at, "this fails"),
-                        None => finding,
-                    });
+                let (role, template) = match part {
+                    Part::Turn(role, template) => (role, template),
+                    Part::Messages(input) => {
+                        turns.extend(
+                            values
+                                .get(input)
+                                .and_then(|turns| turns.as_array())
+                                .into_iter()
+                                .flatten()
+                                .cloned(),
+                        );
+                        continue;
+                    }
+                    Part::Conversation => continue,
+                };
+                match templates.render(template, &scope) {
+                    Ok(text) => turns.push(serde_json::json!({"role": role, "content": text.trim()})),
+                    Err(error) => {
+                        let message = "the prompt cannot be rendered with its sample";
+                        let finding = Diagnostic::error("T306", message, sample.span, error.to_string());
+                        let from = prompt.starts.get(template).copied().unwrap_or_default();
+                        let at = error.range.map(|at| prompt.body.locate(at.start + from..at.end + from));
+                        bag.report(match at {
+                            Some(at) => finding.related(at, "this fails"),
+                            None => finding,
+                        });
+                    }
                 }
             }
+            if fine {
+                previews.insert(name.clone(), Some(turns));
+            }
         }
-        templates
+        (templates, previews)
     }
 }
 

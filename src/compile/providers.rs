@@ -2,20 +2,21 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
+use serde_json::{Value as Json, json};
 
 use super::custom::Unregistered;
 use crate::diagnostic::Severity;
 use crate::egress::{self, Client, Secret, Tape, Target};
 use crate::failure::{ErrorKind, Failure};
-use crate::model::ChatModel;
 use crate::model::anthropic::Anthropic;
 use crate::model::demo::Demo;
+use crate::model::lines::Lines;
 use crate::model::openai::OpenAi;
-use crate::model::scripted::Scripted;
-use crate::spec::ModelSpec;
+use crate::model::scripted::{Entry, Scripted};
+use crate::model::{ChatModel, Kind};
+use crate::spec::{AnswerSpec, EntrySpec, ModelSpec};
 use crate::tool::Tool;
 use crate::tool::custom::Registry;
 use crate::tool::http::{Caller, Request, Response};
@@ -29,6 +30,22 @@ pub(super) fn url_of(spec: &ModelSpec) -> Option<&str> {
         _ => return None,
     };
     Some(spec.base_url.as_ref().map_or(default, |url| url.value.as_str()))
+}
+
+/// Returns what a model says by a script.
+pub(crate) fn entry_of(spec: &EntrySpec) -> Entry {
+    let words = |text: &str| Entry::chunks(text.split_inclusive(' ').collect::<Vec<_>>());
+    let entry = match &spec.answer {
+        // The check knows all names of kinds; what it does not know is no kind.
+        AnswerSpec::Error(kind) => Entry::error(Kind::named(&kind.value).unwrap_or(Kind::Schema)),
+        AnswerSpec::Text(text) => words(text),
+        // What is no object is the field `value` of one, since providers take objects only.
+        AnswerSpec::Output(value @ Json::Object(_)) => Entry::text(value.to_string()),
+        AnswerSpec::Output(value) => Entry::text(json!({"value": value}).to_string()),
+        AnswerSpec::Calls(text, calls) => words(text.as_deref().unwrap_or_default()).and_calls(calls.clone()),
+        AnswerSpec::Result(_) | AnswerSpec::Response { .. } => Entry::text(""),
+    };
+    entry.after(spec.after.unwrap_or_default())
 }
 
 /// Finds a secret by its name.
@@ -81,7 +98,7 @@ impl Providers {
     /// Builds models whose secrets must be there.
     pub fn new(secrets: Secrets) -> Result<Self, egress::Error> {
         Ok(Self {
-            client: Client::new(egress::Settings::default())?,
+            client: Client::new(egress::Settings::default()),
             secrets: Some(Arc::from(secrets)),
             settings: None,
             caller: None,
@@ -100,7 +117,7 @@ impl Providers {
 
     /// Builds models without looking for secrets.
     pub fn without_secrets() -> Result<Self, egress::Error> {
-        let client = Client::new(egress::Settings::default())?;
+        let client = Client::new(egress::Settings::default());
         Ok(Self {
             client,
             secrets: None,
@@ -250,7 +267,11 @@ impl Providers {
             return Ok(Arc::clone(model));
         }
         let Some(url) = url_of(spec) else {
-            return Ok(Arc::new(Demo { delay: Duration::from_millis(15) }));
+            let lines = spec.script.iter().map(|line| (line.contains.clone(), entry_of(&line.entry)));
+            return Ok(match spec.provider.value {
+                "scripted" => Arc::new(Lines::new(lines)),
+                _ => Arc::new(Demo::default()),
+            });
         };
         let model = spec.model.clone().unwrap_or_default();
         let schemas = spec.supports.as_ref().is_none_or(|words| words.contains(&"json_schema"));

@@ -8,7 +8,7 @@ use crate::plan::{Next, Plan, PlanNode, START, Target, Work};
 use crate::spec::{Graph, KindSpec, NodeSpec};
 
 /// Checks the shape of a graph whose edges are all known; false when a run may never end.
-pub(super) fn check_shape(graph: &Graph, plan: &Plan, bag: &mut Bag) -> bool {
+pub(super) fn check_shape(graph: &Graph, plan: &Plan, steps: Option<&Spanned<u64>>, bag: &mut Bag) -> bool {
     let at: BTreeMap<&str, Span> =
         graph.nodes.iter().map(|(name, _)| (name.value.as_str(), name.span)).collect();
     let specs: BTreeMap<&str, &NodeSpec> =
@@ -17,7 +17,7 @@ pub(super) fn check_shape(graph: &Graph, plan: &Plan, bag: &mut Bag) -> bool {
     let endless = check_ends(graph, plan, &at, bag);
     let sound = !endless && !check_loops(graph, plan, &at, bag);
     check_half_used(graph, plan, &specs, bag);
-    check_steps(graph, plan, bag);
+    check_steps(plan, steps, bag);
     sound
 }
 
@@ -286,8 +286,8 @@ fn check_half_used(graph: &Graph, plan: &Plan, specs: &BTreeMap<&str, &NodeSpec>
 }
 
 /// Reports a limit of supersteps that no run can keep.
-fn check_steps(graph: &Graph, plan: &Plan, bag: &mut Bag) {
-    let Some(limit) = &graph.limits.steps else { return };
+fn check_steps(plan: &Plan, limit: Option<&Spanned<u64>>, bag: &mut Bag) {
+    let Some(limit) = limit else { return };
     let mut distance: BTreeMap<String, u64> = BTreeMap::new();
     let mut todo: VecDeque<(String, u64)> = nodes_of(plan.start.targets()).map(|name| (name, 1)).collect();
     let mut shortest = if plan.start.targets().contains(&Target::End) { Some(0) } else { None };
@@ -305,7 +305,7 @@ fn check_steps(graph: &Graph, plan: &Plan, bag: &mut Bag) {
     }
     if let Some(shortest) = shortest.filter(|shortest| *shortest > limit.value) {
         let message = format!("the limit of {} supersteps is too low", limit.value);
-        let label = format!("the shortest way to an end has {shortest}");
+        let label = format!("the shortest way to an end of `{}` has {shortest}", plan.graph);
         bag.report(
             Diagnostic::error("G218", message, limit.span, label).help(format!("allow {shortest} or more")),
         );

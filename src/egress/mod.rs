@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::error::Error as StdError;
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -330,12 +330,49 @@ pub struct Client {
     tape: Option<Tape>,
 }
 
-/// Two pools, because a resolver sees a name but no port: only the exact `host:port` is exempt.
+/// Two pools, because a resolver sees a name but no port: only the exact `host:port` is exempt. Each is made for its first
+/// call, since that reads all certificates that the system trusts, and many a process makes none.
 struct Pools {
+    connect_timeout: Duration,
+    idle_timeout: Duration,
+    lookup: guard::Lookup,
     /// Its resolver refuses names that lead to private addresses.
-    guarded: reqwest::Client,
+    guarded: OnceLock<reqwest::Client>,
     /// Used only for allowed targets.
-    open: reqwest::Client,
+    open: OnceLock<reqwest::Client>,
+}
+
+impl Pools {
+    fn guarded(&self) -> Result<&reqwest::Client, Error> {
+        made(&self.guarded, || self.builder().dns_resolver(guard::Guard::new(Arc::clone(&self.lookup))))
+    }
+
+    fn open(&self) -> Result<&reqwest::Client, Error> {
+        made(&self.open, || self.builder())
+    }
+
+    fn builder(&self) -> reqwest::ClientBuilder {
+        reqwest::Client::builder()
+            .user_agent(concat!("graphloom/", env!("CARGO_PKG_VERSION")))
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .referer(false)
+            .tcp_nodelay(true)
+            .connect_timeout(self.connect_timeout)
+            .pool_idle_timeout(self.idle_timeout)
+    }
+}
+
+/// Returns what is in the cell, made where nothing is.
+fn made(
+    cell: &OnceLock<reqwest::Client>,
+    builder: impl FnOnce() -> reqwest::ClientBuilder,
+) -> Result<&reqwest::Client, Error> {
+    if let Some(client) = cell.get() {
+        return Ok(client);
+    }
+    let client = builder().build().map_err(Error::Setup)?;
+    Ok(cell.get_or_init(|| client))
 }
 
 impl fmt::Debug for Client {
@@ -346,26 +383,27 @@ impl fmt::Debug for Client {
 
 impl Client {
     /// Builds the client and installs the crypto provider.
-    pub fn new(settings: Settings) -> Result<Self, Error> {
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
         Self::with_lookup(settings, guard::system())
     }
 
-    fn with_lookup(settings: Settings, lookup: guard::Lookup) -> Result<Self, Error> {
+    fn with_lookup(settings: Settings, lookup: guard::Lookup) -> Self {
         install_crypto();
-        let builder = || {
-            reqwest::Client::builder()
-                .user_agent(concat!("graphloom/", env!("CARGO_PKG_VERSION")))
-                .redirect(reqwest::redirect::Policy::none())
-                .no_proxy()
-                .referer(false)
-                .tcp_nodelay(true)
-                .connect_timeout(settings.connect_timeout)
-                .pool_idle_timeout(settings.pool_idle_timeout)
+        let pools = Pools {
+            connect_timeout: settings.connect_timeout,
+            idle_timeout: settings.pool_idle_timeout,
+            lookup,
+            guarded: OnceLock::new(),
+            open: OnceLock::new(),
         };
-        let guarded = builder().dns_resolver(guard::Guard::new(lookup)).build().map_err(Error::Setup)?;
-        let open = builder().build().map_err(Error::Setup)?;
         let allow = Arc::new(settings.allow.into_iter().collect());
-        Ok(Self { pools: Arc::new(Pools { guarded, open }), allow, ports: Arc::default(), tape: None })
+        Self { pools: Arc::new(pools), allow, ports: Arc::default(), tape: None }
+    }
+
+    /// Makes both pools, for a service whose first call is not to wait for it.
+    pub fn prepare(&self) -> Result<(), Error> {
+        self.pools.guarded().and(self.pools.open()).map(drop)
     }
 
     /// Returns a handle whose calls are recorded, or played.
@@ -479,14 +517,14 @@ impl Client {
     /// Chooses the pool for a call, or refuses the call by what the URL alone says.
     fn pool(&self, url: &Url, target: &Target) -> Result<&reqwest::Client, Error> {
         if self.allow.contains(target) {
-            return Ok(&self.pools.open);
+            return self.pools.open();
         }
         let listed = matches!(target.port, 80 | 443) || self.ports.contains(target);
         let what = target.private().or((!listed).then_some("a port that is not listed"));
         let what = what.or((!url.username().is_empty()).then_some("a URL with a user name"));
         match what {
             Some(what) => Err(Error::Refused { target: target.clone(), what }),
-            None => Ok(&self.pools.guarded),
+            None => self.pools.guarded(),
         }
     }
 }

@@ -7,7 +7,7 @@ use super::*;
 
 fn client(allow: &[&str]) -> Client {
     let allow = allow.iter().map(|target| target.parse().unwrap()).collect();
-    Client::new(Settings { allow, ..Settings::default() }).unwrap()
+    Client::new(Settings { allow, ..Settings::default() })
 }
 
 fn refused_by_url(client: &Client, url: &str) -> bool {
@@ -100,7 +100,7 @@ fn a_listed_port_is_called_and_a_private_host_stays_one() {
     assert!(!refused_by_url(&client, "https://shop.example.com:8443/"));
     let url = Url::parse("https://shop.example.com:8443/").unwrap();
     let pool = client.pool(&url, &Target::of(&url).unwrap()).unwrap();
-    assert!(std::ptr::eq(pool, &raw const client.pools.guarded), "its addresses are checked");
+    assert!(std::ptr::eq(pool, &raw const *client.pools.guarded().unwrap()), "its addresses are checked");
     assert!(!refused_by_url(&client, "http://localhost:9000/"), "the operator allows it");
     for url in ["https://shop.example.com:8444/", "http://localhost:8080/", "http://10.0.0.1:8080/"] {
         assert!(refused_by_url(&client, url), "{url}");
@@ -172,10 +172,10 @@ async fn a_name_that_leads_to_a_private_address_is_never_connected() {
     let port = server.local_addr().unwrap().port();
     for answer in [vec!["127.0.0.1:0"], vec!["8.8.8.8:0", "127.0.0.1:0"], vec!["[::ffff:127.0.0.1]:0"]] {
         let (lookup, calls) = lookup(vec![answer]);
-        let client = Client::with_lookup(Settings::default(), lookup).unwrap();
+        let client = Client::with_lookup(Settings::default(), lookup);
         // Past the URL check on purpose: the port of the test server is not one that a URL may name.
         let url = format!("http://rebound.example.com:{port}/");
-        let error = client.pools.guarded.post(url).send().await.unwrap_err();
+        let error = client.pools.guarded().unwrap().post(url).send().await.unwrap_err();
         assert_eq!(guard::refusal(&error), Some("loopback"));
         assert_eq!(calls.load(Ordering::SeqCst), 1);
     }
@@ -186,7 +186,7 @@ async fn a_name_that_leads_to_a_private_address_is_never_connected() {
 #[tokio::test]
 async fn a_refusal_by_the_resolver_is_told_apart_from_a_broken_connection() {
     let (lookup, _) = lookup(vec![vec!["10.0.0.1:0"]]);
-    let client = Client::with_lookup(Settings::default(), lookup).unwrap();
+    let client = Client::with_lookup(Settings::default(), lookup);
     let url = parse_url("https://rebound.example.com/x?key=secret").unwrap();
     let error = client.post_json(&url, HeaderMap::new(), Vec::new()).await.unwrap_err();
     assert!(matches!(error, Error::Refused { what: "private", .. }), "{error:?}");

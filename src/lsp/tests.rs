@@ -189,7 +189,7 @@ fn the_other_files_of_a_project_have_their_own_offers() {
     for (path, piece, by, expected) in [
         ("project.yaml", "default_model: smart", "default_model: ‸", "smart backup"),
         ("project.yaml", "retry: standard", "retry: ‸", "standard"),
-        ("project.yaml", "provider: demo}", "provider: ‸}", "openai anthropic demo"),
+        ("project.yaml", "provider: demo}", "provider: ‸}", "openai anthropic demo scripted"),
         (
             "project.yaml",
             "note: string?",
@@ -498,7 +498,7 @@ fn no_text_and_no_place_is_too_odd() {
     {
         for text in texts {
             // Each beginning is what somebody who types it has.
-            for end in (0..=text.len()).step_by(3).map(|end| text.floor_char_boundary(end)) {
+            for end in (0..=text.len()).step_by(7).map(|end| text.floor_char_boundary(end)) {
                 let (project, text, _) = project(path, &text[..end]);
                 for offset in [0, end / 2, end].map(|at| text.floor_char_boundary(at)) {
                     let at = At { project: &project, path, text: &text, offset };

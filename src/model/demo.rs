@@ -79,7 +79,7 @@ fn words(text: &str) -> Vec<String> {
 }
 
 /// Returns the texts of a turn, without images and files.
-fn text(turn: &Turn) -> String {
+pub(super) fn text(turn: &Turn) -> String {
     match &turn.content {
         Json::String(text) => text.clone(),
         Json::Array(parts) => {

@@ -7,6 +7,7 @@ pub mod demo;
 mod http;
 mod ids;
 mod names;
+pub(crate) mod lines;
 pub mod openai;
 pub mod scripted;
 mod sse;

@@ -101,6 +101,17 @@ impl Entry {
         self
     }
 
+    /// Puts the place in a conversation into the ids of calls.
+    #[must_use]
+    pub(super) fn at(mut self, place: usize) -> Self {
+        for chunk in &mut self.chunks {
+            if let Chunk::ToolCall { index, id, .. } = chunk {
+                *id = format!("call_{place}_{}", *index + 1);
+            }
+        }
+        self
+    }
+
     /// Wants this back while tools are called.
     #[must_use]
     pub fn kept(mut self, kept: serde_json::Value) -> Self {

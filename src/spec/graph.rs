@@ -83,6 +83,21 @@ pub struct LimitsSpec {
     pub parallel: Option<u64>,
 }
 
+impl LimitsSpec {
+    /// Takes those of another where these say nothing.
+    #[must_use]
+    pub fn or(&self, other: &Self) -> Self {
+        Self {
+            steps: self.steps.clone().or_else(|| other.steps.clone()),
+            time: self.time.or(other.time),
+            calls: self.calls.or(other.calls),
+            tokens: self.tokens.or(other.tokens),
+            cost_usd: self.cost_usd.clone().or_else(|| other.cost_usd.clone()),
+            parallel: self.parallel.or(other.parallel),
+        }
+    }
+}
+
 /// `defaults:` as written.
 #[derive(Debug, Clone, Default)]
 pub struct DefaultsSpec {
@@ -247,7 +262,8 @@ impl Reader<'_> {
             .collect()
     }
 
-    fn limits(&mut self, node: &Node) -> LimitsSpec {
+    /// Reads `limits`.
+    pub(super) fn limits(&mut self, node: &Node) -> LimitsSpec {
         let Some(mut fields) = self.fields(node, &grammar::LIMITS, "the limits") else {
             return LimitsSpec::default();
         };

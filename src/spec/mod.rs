@@ -42,7 +42,7 @@ pub use migrate::MigrateSpec;
 pub use next::{NextSpec, RuleSpec};
 pub use node::{CacheSpec, KindSpec, NodeSpec};
 pub use on_error::{CatchSpec, ErrorSpec, OnErrorSpec};
-pub use project::{ModelSpec, Project, RetentionSpec, RetrySpec};
+pub use project::{LineSpec, ModelSpec, Project, RetentionSpec, RetrySpec};
 pub use prompt::PromptFile;
 pub use reader::check_name;
 pub use request::{AuthSpec, HeaderSpec, RequestSpec};

@@ -16,7 +16,7 @@ pub enum NextSpec {
     /// `{all: […]}`.
     All(Vec<Spanned<String>>, Span),
     /// `{some: [{when, to}, …], else: …}`.
-    Some(Vec<(Text, Spanned<String>)>, Option<Box<NextSpec>>, Span),
+    Some(Vec<(Text, Vec<Spanned<String>>)>, Option<Box<NextSpec>>, Span),
     /// A list of rules.
     Rules(Vec<RuleSpec>, Span),
 }
@@ -50,7 +50,7 @@ impl NextSpec {
             Self::All(names, _) => names.iter().collect(),
             Self::Some(arms, otherwise, _) => {
                 let otherwise = otherwise.iter().flat_map(|next| next.targets());
-                arms.iter().map(|(_, to)| to).chain(otherwise).collect()
+                arms.iter().flat_map(|(_, to)| to).chain(otherwise).collect()
             }
             Self::Rules(rules, _) => rules.iter().flat_map(RuleSpec::targets).collect(),
         }
@@ -136,14 +136,14 @@ impl Reader<'_> {
     fn some(&mut self, node: &Node) -> Option<NextSpec> {
         let mut fields = self.fields(node, &SOME, "a fan-out")?;
         let arms = fields.take("some")?;
-        let arms: Vec<Option<(Text, Spanned<String>)>> = self
+        let arms: Vec<Option<(Text, Vec<Spanned<String>>)>> = self
             .filled(arms, "conditions and names")
             .iter()
             .map(|item| {
                 let mut arm = self.fields(item, &BRANCH, "a branch")?;
                 let when = arm.require(self, "when", "{when: input.docs, to: search_docs}", item.span)?;
                 let to = arm.require(self, "to", "{when: input.docs, to: search_docs}", item.span)?;
-                let arm_parts = (self.expression(when), self.name(to, "the name of a node"));
+                let arm_parts = (self.expression(when), self.branch(to));
                 arm.finish(self, |_| None);
                 Some((arm_parts.0?, arm_parts.1?))
             })
@@ -154,6 +154,17 @@ impl Reader<'_> {
             return None;
         }
         Some(NextSpec::Some(arms.into_iter().collect::<Option<_>>()?, otherwise, node.span))
+    }
+
+    /// Reads where a branch of `some` leads to: a node, or all of several.
+    fn branch(&mut self, node: &Node) -> Option<Vec<Spanned<String>>> {
+        if !matches!(node.tree, Tree::Map(_)) {
+            return self.name(node, "the name of a node").map(|name| vec![name]);
+        }
+        match self.all(node)? {
+            NextSpec::All(names, _) => Some(names),
+            _ => None,
+        }
     }
 
     fn rule(&mut self, node: &Node) -> Option<RuleSpec> {

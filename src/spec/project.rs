@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use super::fields::Fields;
 use super::grammar;
-use super::graph::TimeoutSpec;
+use super::graph::{LimitsSpec, TimeoutSpec};
 use super::llm::ParamsSpec;
 use super::mcp::McpSpec;
 use super::reader::Reader;
+use super::test::EntrySpec;
 use super::tool::{EnvSpec, HostSpec, ToolSpec};
 use super::tree::{Node, Tree};
 use super::types::TypeSpec;
@@ -50,6 +51,8 @@ pub struct Project {
     pub env: Vec<(Spanned<String>, EnvSpec)>,
     /// Names of settings that are there but cannot be read.
     pub broken_env: Vec<String>,
+    /// What stops runs of graphs that do not say otherwise.
+    pub limits: LimitsSpec,
     /// How long what is over is kept.
     pub retention: RetentionSpec,
     /// Codes that are silenced in this file.
@@ -72,7 +75,7 @@ pub struct RetentionSpec {
 /// A chat model.
 #[derive(Debug, Clone)]
 pub struct ModelSpec {
-    /// `openai`, `anthropic` or `demo`.
+    /// `openai`, `anthropic`, `demo` or `scripted`.
     pub provider: Spanned<&'static str>,
     /// The provider's name of the model.
     pub model: Option<String>,
@@ -92,6 +95,17 @@ pub struct ModelSpec {
     pub fallback: Vec<Spanned<String>>,
     /// What its tokens cost.
     pub price: Option<PriceSpec>,
+    /// What a `scripted` one says.
+    pub script: Vec<LineSpec>,
+}
+
+/// A line of a scripted model.
+#[derive(Debug, Clone)]
+pub struct LineSpec {
+    /// What was said last has this in it.
+    pub contains: Option<String>,
+    /// What it says.
+    pub entry: EntrySpec,
 }
 
 /// What tokens cost, in US dollars for a million.
@@ -158,6 +172,7 @@ impl Reader<'_> {
                 project.types = self.typed(types, "a type", false, &mut project.broken);
             }
             self.outside(&mut fields, &mut project);
+            project.limits = fields.take("limits").map(|node| self.limits(node)).unwrap_or_default();
             if let Some(node) = fields.take("retention") {
                 project.retention = self.retention(node);
             }
@@ -188,7 +203,8 @@ impl Reader<'_> {
     fn model(&mut self, name: &Spanned<String>, node: &Node) -> Option<ModelSpec> {
         let mut fields = self.fields(node, &grammar::MODEL, format!("model `{}`", name.value))?;
         let provider = fields.require(self, "provider", "provider: openai", name.span);
-        let provider = provider.and_then(|node| self.word(node, &["openai", "anthropic", "demo"]));
+        let provider =
+            provider.and_then(|node| self.word(node, &["openai", "anthropic", "demo", "scripted"]));
         let model = fields.take("model").and_then(|node| self.text(node, "the provider's name of a model"));
         let base_url = fields.take("base_url").and_then(|node| self.url(node));
         let api_key = fields.take("api_key").and_then(|node| self.secret(node));
@@ -207,10 +223,37 @@ impl Reader<'_> {
             items.iter().filter_map(|item| self.name(item, "the name of a model")).collect()
         });
         let price = fields.take_entry("price").and_then(|(at, node)| self.price(at, node));
+        let script = fields.take_entry("script").map(|(at, node)| (at, self.lines(node)));
         let odd = fields.is_odd();
         fields.finish(self, |_| None);
         let provider = provider?;
-        if provider.value != "demo" && model.is_none() {
+        let script = match (provider.value, script) {
+            ("scripted", Some((_, lines))) => lines?,
+            ("scripted", None) => {
+                if !odd {
+                    let message = "a `scripted` model needs `script`";
+                    let finding = Diagnostic::error("G104", message, name.span, "`script` is missing");
+                    self.bag.report(finding.help("write  script: [{text: Hello}]"));
+                }
+                return None;
+            }
+            (_, Some((at, _))) => {
+                let finding = Diagnostic::error(
+                    "G105",
+                    "only a `scripted` model has a `script`",
+                    at,
+                    "nobody reads it",
+                );
+                self.bag.report(
+                    finding
+                        .related(provider.span, "the provider")
+                        .help("remove it, or write  provider: scripted"),
+                );
+                return None;
+            }
+            (_, None) => Vec::new(),
+        };
+        if matches!(provider.value, "openai" | "anthropic") && model.is_none() {
             if !odd {
                 let (message, help) = match provider.value {
                     "openai" => ("an `openai` model needs `model`", "write  model: gpt-5"),
@@ -234,7 +277,38 @@ impl Reader<'_> {
             retry,
             fallback,
             price,
+            script,
         })
+    }
+
+    /// Reads what a scripted model says.
+    fn lines(&mut self, node: &Node) -> Option<Vec<LineSpec>> {
+        let lines: Vec<Option<LineSpec>> =
+            self.filled(node, "lines").iter().map(|line| self.line(line)).collect();
+        lines.into_iter().collect::<Option<Vec<_>>>().filter(|lines| !lines.is_empty())
+    }
+
+    fn line(&mut self, node: &Node) -> Option<LineSpec> {
+        let mut fields = self.fields(node, &grammar::LINE, "a line")?;
+        let odd = fields.is_odd();
+        let contains = fields.take("contains").map(|node| self.text(node, "a text"));
+        let mut entry = node.clone();
+        if let Tree::Map(entries) = &mut entry.tree {
+            entries.retain(|(key, _)| key.as_str() != Some("contains"));
+        }
+        for key in ["text", "output", "calls", "error", "after"] {
+            fields.take(key);
+        }
+        fields.finish(self, |_| None);
+        if odd {
+            return None;
+        }
+        let entry = self.entry(&entry)?;
+        let contains = match contains {
+            Some(text) => Some(text?.value),
+            None => None,
+        };
+        Some(LineSpec { contains, entry })
     }
 
     /// Reads what tokens cost.

@@ -358,7 +358,8 @@ impl Reader<'_> {
         }
     }
 
-    fn entry(&mut self, node: &Node) -> Option<EntrySpec> {
+    /// Reads the answer to one call.
+    pub(super) fn entry(&mut self, node: &Node) -> Option<EntrySpec> {
         if !matches!(node.tree, Tree::Map(_)) {
             let text = self.text(node, "an answer: a text, or a map")?;
             return Some(EntrySpec { span: text.span, answer: AnswerSpec::Text(text.value), after: None });

@@ -12,7 +12,7 @@ from pathlib import Path
 try:
     import yaml
 except ImportError:
-    # Whole files are read by graphloom itself; only fragments go unread then.
+    # graphloom itself reads the rest; only fragments of other programs' files go unread then.
     yaml = None
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -155,6 +155,39 @@ def known(parts):
     return None
 
 
+def unshaped(what, text):
+    """Returns what is wrong with the shape of a part of a file; names that stand elsewhere may be unknown."""
+    inner = "".join("  " + row if row.strip() else row for row in text.splitlines(True))
+    around = {
+        "project": "format: 1\n",
+        "models": "format: 1\nmodels:\n",
+        "set": "format: 1\nstart: a\nnodes:\n a:\n  kind: set\n  next: end\n",
+        "say": "format: 1\nstart: a\nnodes:\n a:\n  kind: say\n  text: Hello\n  next: end\n",
+    }
+    if what == "ways":
+        # Each entry is a form of `next`.
+        names = re.findall(r"(?m)^(\w+):", text)
+        bodies = re.split(r"(?m)^\w+:", text)[1:]
+        whole = "format: 1\nstart: end\nnodes:\n"
+        for name, body in zip(names, bodies):
+            body = "".join("   " + row if row.strip() else row for row in body.splitlines(True)).lstrip(" ")
+            whole += f"  {name}:\n   kind: route\n   next: {body}"
+    elif what in around:
+        whole = around[what] + (text if what == "project" else inner)
+    else:
+        return [{"line": 0, "code": "fragment", "message": f"of what? `{what}` is none of {', '.join([*around, 'ways'])}"}]
+    with tempfile.TemporaryDirectory() as folder:
+        graphs = Path(folder) / "graphs"
+        graphs.mkdir()
+        # A project has a graph in any case.
+        (graphs / "a.yaml").write_text("format: 1\nstart: a\nnodes: {a: {kind: route, next: end}}\n")
+        (graphs / ("project.yaml" if what in ("project", "models") else "a.yaml")).write_text(whole)
+        found = json.loads(run(["check", "--format", "json"], folder)[0])["findings"]
+    before = 0 if what == "ways" else around[what].count("\n")
+    shape = [f for f in found if re.match(r"Y|G10[1-6]|G2(07|20)|E101|M511", f["code"])]
+    return [{**f, "line": f["line"] - before} for f in shape]
+
+
 def check_block(page, line, info, content, project):
     """Checks one block; returns its new content when it is blessed, else None."""
     kind, _, rest = info.partition(" ")
@@ -193,6 +226,10 @@ def check_block(page, line, info, content, project):
         source = (ROOT / rest).read_text() if (ROOT / rest).is_file() else ""
         if text.strip() not in source:
             fault(page, line, f"these lines do not stand in `{rest}`, one after the other")
+        return None
+    if kind == "yaml" and rest.startswith("fragment "):
+        for found in unshaped(rest.split(" ", 1)[1], text):
+            fault(page, line + found["line"], f"{found['code']} {found['message']}")
         return None
     if kind in WRITTEN and rest and rest != "fragment":
         if not re.fullmatch(r"[A-Za-z0-9._/-]+", rest) or rest.startswith("/") or ".." in rest:
@@ -429,7 +466,7 @@ with tempfile.TemporaryDirectory() as folder:
         lines = play(page, lines, Path(folder))
         check_links(page, lines)
         for info, _, _ in blocks(lines):
-            name = info if info in SHOWN or info in ("console", "yaml fragment") else info.split(" ")[0]
+            name = " ".join(info.split(" ")[:2]) if info in SHOWN or " fragment" in info or info == "console" else info.split(" ")[0]
             counted[name] = counted.get(name, 0) + 1
         if BLESS:
             (SRC / page).write_text("\n".join(lines))

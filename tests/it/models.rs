@@ -301,3 +301,38 @@ async fn a_call_that_is_cancelled_is_paid_for() {
     assert_eq!(usage["output_tokens"], 100, "what had come is guessed: four bytes are about a token");
     assert!(usage["cost_usd"].as_f64() > Some(0.0), "{usage}");
 }
+
+/// Answers of a `scripted` model, with the graph of `AGENT`: the first line that fits what was said last.
+#[tokio::test]
+async fn a_scripted_model_says_the_line_that_fits_what_was_said_last() {
+    let script = "format: 1
+models:
+  m:
+    provider: scripted
+    script:
+      - {contains: So says, text: The law is clear.}
+      - {contains: Law, text: I ask., calls: [{legal: {question: Who pays?}}]}
+      - {contains: broken, error: server_error}
+      - {contains: refund, output: {intent: refund}}
+      - {contains: hello, text: Hello there., after: 1ms}
+default_model: m
+tools:
+  legal: {graph: legal, description: Asks the legal desk., args: {question: string}}
+";
+    let files = [AGENT[0], AGENT[1], ("project.yaml", script)];
+    let engine = open(&Subject::memory().store, &files, || Providers::without_secrets().unwrap()).await;
+    let rows = [
+        ("What is the LAW?", "The law is clear.", ""),
+        ("Hello!", "Hello there.", ""),
+        ("I want a refund", r#"{"intent":"refund"}"#, ""),
+        ("It is broken", "", "server_error"),
+        ("Bye", "", "schema"),
+    ];
+    for (said, reply, error) in rows {
+        let events = say(&engine, said).await;
+        let messages = of_kind(&events, "message.finished");
+        let last = messages.last().map_or(json!(""), |message| message["content"].clone());
+        let failed = of_kind(&events, "error").first().map_or(json!(""), |event| event["code"].clone());
+        assert_eq!((last, failed), (json!(reply), json!(error)), "{said}: {events:#?}");
+    }
+}

@@ -260,11 +260,16 @@ impl<'a> Build<'a> {
                 let mut none = known.clone();
                 for (when, to) in arms {
                     self.conditions.push(Condition { from: owner, text: when, facts: known.clone() });
-                    self.edge(from, &to.value, &known.clone().and(&narrow(&when.value, true)));
+                    let holds = known.clone().and(&narrow(&when.value, true));
+                    for to in to {
+                        self.edge(from, &to.value, &holds);
+                    }
                     none.extend(&narrow(&when.value, false));
                 }
                 self.owners.push(owner);
-                self.fans.push(arms.iter().filter_map(|(_, to)| self.target(&to.value)).collect());
+                self.fans.push(
+                    arms.iter().flat_map(|(_, to)| to).filter_map(|to| self.target(&to.value)).collect(),
+                );
                 if let Some(otherwise) = otherwise {
                     self.next(owner, from, otherwise, &none);
                 }

@@ -103,6 +103,7 @@ impl Scene<'_> {
     ) -> T {
         let mut scene = Scene {
             graph: self.graph,
+            limits: self.limits,
             shared: self.shared,
             edges: self.edges,
             names,

@@ -74,7 +74,7 @@ fn expected() -> Vec<Result<Chunk, ModelError>> {
 }
 
 fn model(address: &str, schemas: bool) -> Anthropic {
-    let client = egress::Client::new(egress::Settings::default()).unwrap();
+    let client = egress::Client::new(egress::Settings::default());
     let key = Some(Secret::new("sk-secret"));
     Anthropic::new(&client, &format!("http://{address}"), "m1".into(), key, schemas).unwrap()
 }
@@ -363,7 +363,7 @@ async fn nonsense_is_an_error_and_no_panic() {
 
 #[test]
 fn the_address_may_be_written_with_and_without_the_version() {
-    let client = egress::Client::new(egress::Settings::default()).unwrap();
+    let client = egress::Client::new(egress::Settings::default());
     for (base, url) in [
         ("https://api.anthropic.com", "https://api.anthropic.com/v1/messages"),
         ("https://api.anthropic.com/v1/", "https://api.anthropic.com/v1/messages"),

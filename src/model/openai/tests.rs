@@ -32,7 +32,7 @@ const RECORDED: &str = concat!(
 const TEXT: &str = "Grüße, 世\n界 🌍";
 
 fn model(address: &str, key: Option<&str>) -> OpenAi {
-    let client = egress::Client::new(egress::Settings::default()).unwrap();
+    let client = egress::Client::new(egress::Settings::default());
     OpenAi::new(&client, &format!("http://{address}/v1/"), "m1".to_owned(), key.map(Secret::new), true)
         .unwrap()
 }
@@ -381,7 +381,7 @@ async fn a_model_without_schemas_answers_by_the_call_of_a_tool() {
 
 #[test]
 fn openai_itself_has_another_name_for_the_limit_of_an_answer() {
-    let client = egress::Client::new(egress::Settings::default()).unwrap();
+    let client = egress::Client::new(egress::Settings::default());
     let official = |base: &str| OpenAi::new(&client, base, "m".to_owned(), None, true).unwrap().official;
     assert!(official("https://api.openai.com/v1/") && !official("https://api.example.com/v1"));
     let params = Params { max_tokens: Some(7), ..Params::default() };
@@ -573,7 +573,7 @@ fn images_and_files_are_named_as_the_protocol_names_them() {
 
 #[test]
 fn the_address_of_the_endpoint_keeps_the_base_and_its_query() {
-    let client = egress::Client::new(egress::Settings::default()).unwrap();
+    let client = egress::Client::new(egress::Settings::default());
     for (base, url) in [
         ("https://api.openai.com/v1", "https://api.openai.com/v1/chat/completions"),
         ("https://x.example.com/", "https://x.example.com/chat/completions"),

@@ -62,8 +62,10 @@ pub static BRANCH: Map = Map {
 
 static BRANCH_KEYS: [Key; 2] = [
     due("when", Shape::Expression, "The condition: an expression that is true or false, without braces."),
-    due("to", NODE, "The node of this branch, or `end`."),
+    due("to", Shape::OneOf(&BRANCH_TO), "The node of this branch, or `end`; several with `{all: […]}`."),
 ];
+
+static BRANCH_TO: [Shape; 2] = [NODE, Shape::Map(&ALL)];
 
 /// A rule with a condition.
 pub static WHEN: Map = Map {

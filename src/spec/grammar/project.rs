@@ -1,6 +1,6 @@
 //! project.yaml, and the front-matter of prompt files.
 
-use super::graph::{ALLOW, FORMAT, INPUTS, TIMEOUTS};
+use super::graph::{ALLOW, FORMAT, INPUTS, LIMITS, TIMEOUTS};
 use super::node::PARAM_KEYS;
 use super::tool::{ENV, HOSTS, MCP, SECRET_RULE, TOOL};
 use super::types::TYPE;
@@ -14,7 +14,7 @@ pub static PROJECT: Map = Map {
     rules: &[],
 };
 
-static TOP: [Key; 12] = [
+static TOP: [Key; 13] = [
     FORMAT,
     key("models", Shape::Names(Named::Model, &Shape::Map(&MODEL)), "The chat models, by name."),
     key("default_model", Shape::Name(Named::Model), "The model of `llm` nodes that name none."),
@@ -54,6 +54,11 @@ static TOP: [Key; 12] = [
         "Types with names such as `Triage`, for channels, inputs and prompts of all graphs.",
     ),
     key(
+        "limits",
+        Shape::Map(&LIMITS),
+        "What stops a run, in graphs whose own `limits` do not say otherwise.",
+    ),
+    key(
         "retention",
         Shape::Map(&RETENTION),
         "How long what is over is kept: `{checkpoints: 30d, events: 7d}`. Default: as long as its thread.",
@@ -90,12 +95,17 @@ pub static MODEL: Map = Map {
     rules: &[
         Rule::If { key: "provider", is: "openai", due: "model" },
         Rule::If { key: "provider", is: "anthropic", due: "model" },
+        Rule::If { key: "provider", is: "scripted", due: "script" },
     ],
 };
 
-static MODEL_KEYS: [Key; 9] = [
+static MODEL_KEYS: [Key; 10] = [
     due("provider", Shape::Word(&PROVIDERS), "Who provides the model."),
-    key("model", Shape::Text, "The provider's name of the model, such as `gpt-5`. Due but for `demo`."),
+    key(
+        "model",
+        Shape::Text,
+        "The provider's name of the model, such as `gpt-5`. Due for `openai` and `anthropic`.",
+    ),
     key(
         "base_url",
         Shape::Name(Named::Url),
@@ -120,6 +130,40 @@ static MODEL_KEYS: [Key; 9] = [
         Shape::Map(&PRICE),
         "What its tokens cost, for `limits: {cost_usd: …}` and the usage of runs.",
     ),
+    key(
+        "script",
+        Shape::Filled(&Shape::Map(&LINE)),
+        "What a `scripted` model says: the first line that fits what was said last, by the user or a tool.",
+    ),
+];
+
+/// A line of a scripted model.
+pub static LINE: Map = Map {
+    name: "line",
+    doc: "What a scripted model says to some texts, or to all.",
+    groups: &[&LINE_KEYS],
+    rules: &[],
+};
+
+static LINE_KEYS: [Key; 6] = [
+    key(
+        "contains",
+        Shape::Text,
+        "The line is said when what was said last has this in it, in letters of any case. Without it, always.",
+    ),
+    key("text", Shape::Text, "A text; beside `calls` what is said before them."),
+    key("output", Shape::Any, "A value, where a node asks for one by its `output`."),
+    key(
+        "calls",
+        Shape::List(&Shape::Names(Named::Tool, &Shape::AnyMap)),
+        "The tools that are called: `[{search_kb: {query: late}}]`. What they give is said last then.",
+    ),
+    key(
+        "error",
+        Shape::Name(Named::ErrorKind),
+        "The call fails: `timeout`, `connection`, `rate_limit`, `server_error`, `schema`, or `http_` and a status.",
+    ),
+    key("after", Shape::Duration, "How long it is silent before: `200ms`. Default: no time."),
 ];
 
 /// What tokens cost.
@@ -145,10 +189,14 @@ static PRICE_KEYS: [Key; 4] = [
     ),
 ];
 
-static PROVIDERS: [Word; 3] = [
+static PROVIDERS: [Word; 4] = [
     word("openai", "OpenAI, or any server that speaks its protocol by `base_url`."),
     word("anthropic", "Anthropic, or any server that speaks its Messages API by `base_url`."),
     word("demo", "Answers offline, from what was said: for trying things out."),
+    word(
+        "scripted",
+        "Answers offline, from `script`: for trying out what a demo cannot show, and for tests of clients.",
+    ),
 ];
 
 static SUPPORTS: [Word; 3] = [
