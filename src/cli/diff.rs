@@ -135,7 +135,8 @@ async fn side(version: &Version, store: Option<&dyn Store>, host: &Host) -> Resu
     }
 }
 
-fn read(folder: &Path, providers: &Providers) -> Result<Catalog> {
+/// Compiles a folder to look at, and says what is wrong with it.
+pub(super) fn read(folder: &Path, providers: &Providers) -> Result<Catalog> {
     let mut bag = Bag::default();
     let catalog = spec::load(folder, &mut bag).and_then(|folder| compile(&folder, providers, &mut bag));
     catalog.ok_or_else(|| {

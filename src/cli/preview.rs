@@ -29,13 +29,13 @@ enum Format {
 }
 
 pub(super) fn preview(host: &Host, wanted: &PreviewFlags) -> Result<ExitCode> {
-    let previews = super::load(host)?.1.catalog.previews;
+    let previews = super::diff::read(&host.file.graphs(&host.flags), &host.lenient()?)?.previews;
     let name = wanted.prompt.as_str();
     let turns = match previews.get(name) {
         Some(Some(turns)) => turns,
         Some(None) => {
             bail!(
-                "the prompt `{name}` has no `sample`: add one to its front-matter, with a value for each input"
+                "the prompt `{name}` has no `sample`: add one to its front-matter, `{{}}` or a value for each input"
             )
         }
         None => match did_you_mean(name, previews.keys().map(String::as_str)) {
@@ -60,6 +60,9 @@ fn text(turns: &[Json]) -> String {
         let gap = if text.is_empty() { "" } else { "\n" };
         // Writing to a text cannot fail.
         let _written = write!(text, "{gap}@{role}\n{content}\n");
+        for call in turn["tool_calls"].as_array().into_iter().flatten() {
+            let _written = writeln!(text, "{call}");
+        }
     }
     text
 }

@@ -35,10 +35,10 @@ use std::time::Duration;
 
 use serde_json::Value as Json;
 
-use crate::diagnostic::{Bag, Diagnostic, Span, did_you_mean};
+use crate::diagnostic::{Bag, Diagnostic, Span, Spanned, did_you_mean};
 use crate::node::Retry;
 use crate::plan::{Durability, Limits, Plan, Sealed, ToolPlan};
-use crate::spec::{Folder, Graph, LimitsSpec, RetentionSpec, RetrySpec, ToolBodySpec};
+use crate::spec::{AnswerSpec, Folder, Graph, LimitsSpec, RetentionSpec, RetrySpec, ToolBodySpec};
 use crate::template::Templates;
 use crate::tool::mcp::Server;
 use calls::{Calls, calls, check_depth, check_ways_out};
@@ -130,6 +130,7 @@ pub fn compile(folder: &Folder, providers: &Providers, bag: &mut Bag) -> Option<
     };
     check_default_model(folder, &shared, bag);
     check_cost(&folder.project.limits, &shared, bag);
+    check_lines(folder, &tools, bag);
     let checked: Vec<Checked<'_>> =
         heads.values().filter_map(|head| check_graph(head, &shared, &mut prompts, bag)).collect();
     if !bag.has_errors() {
@@ -364,6 +365,20 @@ fn check_graph<'a>(
         }
     }
     Some(Checked { graph, drafts, plan, used })
+}
+
+/// Checks the tools that scripted models call.
+fn check_lines(folder: &Folder, tools: &Tools, bag: &mut Bag) {
+    // A version that was stored runs with the models of today, which may call tools of today.
+    let models = folder.project.models.iter().filter(|_| !bag.is_trusting());
+    let lines: Vec<_> = models.flat_map(|(_, model)| &model.script).collect();
+    for line in lines {
+        let AnswerSpec::Calls(_, calls) = &line.entry.answer else { continue };
+        for (name, _) in calls {
+            let name = Spanned { value: name.clone(), span: line.entry.span };
+            tools.find(&name, folder.project.unsure, bag);
+        }
+    }
 }
 
 /// Tells a limit of cost that counts nothing, because no model has a price.

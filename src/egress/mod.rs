@@ -247,7 +247,7 @@ pub enum Error {
         name: String,
     },
     /// The client could not be set up.
-    #[error("the HTTP client could not be set up")]
+    #[error("the HTTP client could not be set up: {}", deepest(.0))]
     Setup(#[source] reqwest::Error),
     /// No connection, or it ended before the answer's head came.
     #[error("no connection to `{target}`: {}", deepest(source))]

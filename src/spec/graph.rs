@@ -311,3 +311,27 @@ impl Reader<'_> {
         timeout
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diagnostic::Bag;
+
+    #[test]
+    fn each_limit_that_a_graph_does_not_have_is_the_projects() {
+        let span = Span { file: Bag::default().add_source("a.yaml", ""), start: 0, end: 0 };
+        let all = |n: u64| LimitsSpec {
+            steps: Some(Spanned { value: n, span }),
+            time: Some(Duration::from_secs(n)),
+            calls: Some(n),
+            tokens: Some(n),
+            cost_usd: Some(Spanned { value: n as f64, span }),
+            parallel: Some(n),
+        };
+        let told = |limits: LimitsSpec| format!("{limits:?}");
+        assert_eq!(told(LimitsSpec::default().or(&all(1))), told(all(1)));
+        assert_eq!(told(all(2).or(&all(1))), told(all(2)));
+        let own = LimitsSpec { calls: Some(2), ..LimitsSpec::default() };
+        assert_eq!(told(own.or(&all(1))), told(LimitsSpec { calls: Some(2), ..all(1) }));
+    }
+}

@@ -122,9 +122,10 @@ impl Reader<'_> {
 
     fn all(&mut self, node: &Node) -> Option<NextSpec> {
         let mut fields = self.fields(node, &ALL, "a fan-out")?;
-        let names = fields.take("all")?;
-        let names: Vec<_> = self
-            .filled(names, "names")
+        let names = fields.require(self, "all", "all: [search_docs, search_web]", node.span);
+        let names: Vec<_> = names
+            .map(|names| self.filled(names, "names"))
+            .unwrap_or_default()
             .iter()
             .filter_map(|item| self.name(item, "the name of a node"))
             .collect();

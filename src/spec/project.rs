@@ -291,6 +291,12 @@ impl Reader<'_> {
     fn line(&mut self, node: &Node) -> Option<LineSpec> {
         let mut fields = self.fields(node, &grammar::LINE, "a line")?;
         let odd = fields.is_odd();
+        if !odd && !["text", "output", "calls", "error"].iter().any(|key| fields.look(key).is_some()) {
+            let message = "a line needs `text`, `output`, `calls` or `error`";
+            let finding = Diagnostic::error("G104", message, node.span, "says nothing");
+            self.bag.report(finding.help("write  {text: Hello}"));
+            return None;
+        }
         let contains = fields.take("contains").map(|node| self.text(node, "a text"));
         let mut entry = node.clone();
         if let Tree::Map(entries) = &mut entry.tree {

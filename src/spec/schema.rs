@@ -294,7 +294,7 @@ fn is_given(named: Named, value: Shape) -> bool {
     match named {
         Named::Node => matches!(value, Shape::Kinds(..)),
         Named::Input | Named::Channel | Named::Argument => !matches!(value, Shape::Any),
-        Named::Tool => !matches!(value, Shape::OneOf(..)),
+        Named::Tool => matches!(value, Shape::Map(_)),
         _ => true,
     }
 }

@@ -169,9 +169,13 @@ def unshaped(what, text):
         names = re.findall(r"(?m)^(\w+):", text)
         bodies = re.split(r"(?m)^\w+:", text)[1:]
         whole = "format: 1\nstart: end\nnodes:\n"
+        # The line of the block for each line of the file, both from 1.
+        origin, line = [0, 0, 0, 0], 0
         for name, body in zip(names, bodies):
             body = "".join("   " + row if row.strip() else row for row in body.splitlines(True)).lstrip(" ")
             whole += f"  {name}:\n   kind: route\n   next: {body}"
+            origin += [line + 1] * 2 + [line + 1 + n for n in range(body.count("\n"))]
+            line += body.count("\n")
     elif what in around:
         whole = around[what] + (text if what == "project" else inner)
     else:
@@ -183,9 +187,9 @@ def unshaped(what, text):
         (graphs / "a.yaml").write_text("format: 1\nstart: a\nnodes: {a: {kind: route, next: end}}\n")
         (graphs / ("project.yaml" if what in ("project", "models") else "a.yaml")).write_text(whole)
         found = json.loads(run(["check", "--format", "json"], folder)[0])["findings"]
-    before = 0 if what == "ways" else around[what].count("\n")
     shape = [f for f in found if re.match(r"Y|G10[1-6]|G2(07|20)|E101|M511", f["code"])]
-    return [{**f, "line": f["line"] - before} for f in shape]
+    at = (lambda n: origin[n]) if what == "ways" else (lambda n: n - around[what].count("\n"))
+    return [{**f, "line": at(f["line"])} for f in shape]
 
 
 def check_block(page, line, info, content, project):

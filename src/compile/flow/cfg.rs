@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value as Json;
 
 use crate::compile::handlers::Handlers;
+use crate::diagnostic::Spanned;
 use crate::expr::{Facts, narrow};
 use crate::plan::END as END_NAME;
 use crate::spec::{Graph, NextSpec, NodeSpec, RuleSpec, Text};
@@ -242,27 +243,31 @@ impl<'a> Build<'a> {
         }
     }
 
+    /// Adds a fan-out: what one of its branches writes is written where they join.
+    fn fan(&mut self, owner: usize, from: usize, names: &'a [Spanned<String>], known: Facts) {
+        let fan = self.vertices;
+        self.vertices += 1;
+        self.edges.push(Edge { from, to: fan, facts: known, sort: Sort::Next });
+        for name in names {
+            self.edge(fan, &name.value, &Facts::default());
+        }
+        self.owners.push(owner);
+        self.fans.push(names.iter().filter_map(|name| self.target(&name.value)).collect());
+    }
+
     /// Adds the edges of a `next`. `owner` is the node whose rules they are.
     fn next(&mut self, owner: usize, from: usize, next: &'a NextSpec, known: &Facts) {
         match next {
             NextSpec::To(name) => self.edge(from, &name.value, known),
-            NextSpec::All(names, _) => {
-                let fan = self.vertices;
-                self.vertices += 1;
-                self.edges.push(Edge { from, to: fan, facts: known.clone(), sort: Sort::Next });
-                for name in names {
-                    self.edge(fan, &name.value, &Facts::default());
-                }
-                self.owners.push(owner);
-                self.fans.push(names.iter().filter_map(|name| self.target(&name.value)).collect());
-            }
+            NextSpec::All(names, _) => self.fan(owner, from, names, known.clone()),
             NextSpec::Some(arms, otherwise, _) => {
                 let mut none = known.clone();
                 for (when, to) in arms {
                     self.conditions.push(Condition { from: owner, text: when, facts: known.clone() });
                     let holds = known.clone().and(&narrow(&when.value, true));
-                    for to in to {
-                        self.edge(from, &to.value, &holds);
+                    match to.as_slice() {
+                        [to] => self.edge(from, &to.value, &holds),
+                        all => self.fan(owner, from, all, holds),
                     }
                     none.extend(&narrow(&when.value, false));
                 }

@@ -33,6 +33,8 @@ const TEXT: &str = "Grüße, 世\n界 🌍";
 
 fn model(address: &str, key: Option<&str>) -> OpenAi {
     let client = egress::Client::new(egress::Settings::default());
+    // What its first call would wait for is no part of what is timed.
+    client.prepare().unwrap();
     OpenAi::new(&client, &format!("http://{address}/v1/"), "m1".to_owned(), key.map(Secret::new), true)
         .unwrap()
 }
