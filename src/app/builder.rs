@@ -284,6 +284,7 @@ impl Builder {
 
     /// Opens the store, and an engine on it.
     pub(crate) async fn open(self, project: Project) -> Result<App, BuildError> {
+        project.providers.prepare()?;
         let store = open_store(self.store.as_deref().unwrap_or(MEMORY)).await?;
         store.migrate().await?;
         let settings = self.engine.unwrap_or_else(|| Settings::new(Uuid::now_v7().to_string()));

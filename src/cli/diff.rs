@@ -11,11 +11,9 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value as Json, json};
 
 use super::Host;
-use crate::compile::{Catalog, Compiled, Providers, compile, revive_as_stored};
+use crate::compile::{Catalog, Compiled, Providers, revive_as_stored};
 use crate::config::DatabaseFlag;
-use crate::diagnostic::{Bag, render_text};
 use crate::diff::{self, GraphDiff};
-use crate::spec;
 use crate::store::{Store, VersionUse};
 
 /// The flags of `diff`.
@@ -121,7 +119,7 @@ async fn side(version: &Version, store: Option<&dyn Store>, host: &Host) -> Resu
     // Secrets say nothing about a graph.
     let providers = Providers::without_secrets()?.with_registry(host.registry.clone());
     match version {
-        Version::Folder(folder) => Ok(Side { catalog: read(folder, &providers)?, stored: false }),
+        Version::Folder(folder) => Ok(Side { catalog: super::read(folder, &providers)?, stored: false }),
         Version::Hash(hash) => {
             let store = store.context("there is no database")?;
             let found = store.graph_version(hash).await?;
@@ -133,17 +131,6 @@ async fn side(version: &Version, store: Option<&dyn Store>, host: &Host) -> Resu
             Ok(Side { catalog, stored: true })
         }
     }
-}
-
-/// Compiles a folder to look at, and says what is wrong with it.
-pub(super) fn read(folder: &Path, providers: &Providers) -> Result<Catalog> {
-    let mut bag = Bag::default();
-    let catalog = spec::load(folder, &mut bag).and_then(|folder| compile(&folder, providers, &mut bag));
-    catalog.ok_or_else(|| {
-        bag.sort();
-        bag.drop_lints();
-        anyhow!("the graphs in `{}` have errors\n{}", folder.display(), render_text(&bag, false).trim_end())
-    })
 }
 
 /// Counts what is on the old version of a graph, where there is a database that says it.

@@ -24,20 +24,22 @@ mod watch;
 mod webhooks;
 
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::app::{self, App, BuildError, Builder, Project};
-use crate::compile::Providers;
+use crate::compile::{Catalog, Providers, compile};
 use crate::config::{DatabaseFlag, File, Flags, LogFormat, ServeFlags};
-use crate::egress;
+use crate::diagnostic::{Bag, render_text};
 use crate::store::Store;
 use crate::tool::custom::Registry;
+use crate::{egress, spec};
 
 /// Turns YAML graphs into a durable, streaming chat service.
 #[derive(Debug, Parser)]
@@ -304,6 +306,11 @@ impl Host {
             .with_registry(self.registry.clone())
     }
 
+    /// Compiles the project folder to look at, also where secrets are missing.
+    fn look(&self) -> Result<Catalog> {
+        read(&self.file.graphs(&self.flags), &self.lenient()?)
+    }
+
     /// Builds models to look at, not to call.
     fn lenient(&self) -> Result<Providers, egress::Error> {
         let environment = self.file.environment(&self.flags);
@@ -334,6 +341,17 @@ fn load(host: &Host) -> Result<(Builder, Project)> {
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Compiles a folder to look at, and says what is wrong.
+fn read(folder: &Path, providers: &Providers) -> Result<Catalog> {
+    let mut bag = Bag::default();
+    let catalog = spec::load(folder, &mut bag).and_then(|folder| compile(&folder, providers, &mut bag));
+    catalog.ok_or_else(|| {
+        bag.sort();
+        bag.drop_lints();
+        anyhow!("the graphs in `{}` have errors\n{}", folder.display(), render_text(&bag, false).trim_end())
+    })
 }
 
 /// Opens the store that a URL names, to look at it. A SQLite file is left to the process that has it, and not made.

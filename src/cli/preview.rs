@@ -29,7 +29,7 @@ enum Format {
 }
 
 pub(super) fn preview(host: &Host, wanted: &PreviewFlags) -> Result<ExitCode> {
-    let previews = super::diff::read(&host.file.graphs(&host.flags), &host.lenient()?)?.previews;
+    let previews = host.look()?.previews;
     let name = wanted.prompt.as_str();
     let turns = match previews.get(name) {
         Some(Some(turns)) => turns,

@@ -27,7 +27,7 @@ enum Format {
 }
 
 pub(super) fn render(host: &Host, wanted: &RenderFlags) -> Result<ExitCode> {
-    let catalog = super::diff::read(&host.file.graphs(&host.flags), &host.lenient()?)?;
+    let catalog = host.look()?;
     let compiled = catalog.graphs.get(&wanted.graph).with_context(|| {
         let known: Vec<&str> = catalog.graphs.keys().map(String::as_str).collect();
         format!("there is no graph `{}`; there are: {}", wanted.graph, known.join(", "))

@@ -31,7 +31,6 @@ pub(super) async fn serve(host: &Host, serve: &ServeFlags) -> Result<ExitCode> {
         std::io::stderr().write_all(text.as_bytes())?;
         bail!("the tools of MCP servers are not those that the project knows");
     }
-    project.providers.client().prepare().context("cannot call models and servers")?;
     let seen = project.seen;
     let welcome = welcome(&server.address().to_string(), &project.catalog);
     info!(graphs = project.catalog.graphs.len(), "Graphs compiled.");

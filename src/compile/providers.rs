@@ -214,6 +214,11 @@ impl Providers {
         Some((self.client.private(target)?, severity))
     }
 
+    /// Makes the clients, so that no first call waits for that within its own time.
+    pub fn prepare(&self) -> Result<(), egress::Error> {
+        self.client.prepare()
+    }
+
     /// Closes the connections with MCP servers.
     pub async fn close(&self) {
         self.mcp.close().await;

@@ -401,7 +401,7 @@ impl Client {
         Self { pools: Arc::new(pools), allow, ports: Arc::default(), tape: None }
     }
 
-    /// Makes both pools, for a service whose first call is not to wait for it.
+    /// Makes both pools now, and not for the first call.
     pub fn prepare(&self) -> Result<(), Error> {
         self.pools.guarded().and(self.pools.open()).map(drop)
     }

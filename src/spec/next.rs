@@ -104,7 +104,7 @@ impl Reader<'_> {
             Tree::Map(entries) => {
                 let is = |key: &str| entries.iter().any(|(name, _)| name.as_str() == Some(key));
                 if is("all") {
-                    self.all(node)
+                    self.all(node).map(|names| NextSpec::All(names, node.span))
                 } else if is("some") {
                     self.some(node)
                 } else {
@@ -120,7 +120,7 @@ impl Reader<'_> {
         }
     }
 
-    fn all(&mut self, node: &Node) -> Option<NextSpec> {
+    fn all(&mut self, node: &Node) -> Option<Vec<Spanned<String>>> {
         let mut fields = self.fields(node, &ALL, "a fan-out")?;
         let names = fields.require(self, "all", "all: [search_docs, search_web]", node.span);
         let names: Vec<_> = names
@@ -131,7 +131,7 @@ impl Reader<'_> {
             .collect();
         self.once(&names, "the branch");
         fields.finish(self, |_| None);
-        (!names.is_empty()).then_some(NextSpec::All(names, node.span))
+        (!names.is_empty()).then_some(names)
     }
 
     fn some(&mut self, node: &Node) -> Option<NextSpec> {
@@ -159,12 +159,9 @@ impl Reader<'_> {
 
     /// Reads where a branch of `some` leads to: a node, or all of several.
     fn branch(&mut self, node: &Node) -> Option<Vec<Spanned<String>>> {
-        if !matches!(node.tree, Tree::Map(_)) {
-            return self.name(node, "the name of a node").map(|name| vec![name]);
-        }
-        match self.all(node)? {
-            NextSpec::All(names, _) => Some(names),
-            _ => None,
+        match node.tree {
+            Tree::Map(_) => self.all(node),
+            _ => self.name(node, "the name of a node").map(|name| vec![name]),
         }
     }
 
