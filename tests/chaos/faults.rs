@@ -9,6 +9,8 @@ use crate::support::plain;
 
 /// How long a trap may wait for a barrier.
 const BARRIER: Duration = Duration::from_mins(1);
+/// Taking a connection for longer means that none is left.
+const EXHAUSTED: Duration = Duration::from_secs(5);
 
 /// One fault.
 #[derive(Debug, Clone, Copy)]
@@ -110,13 +112,12 @@ pub(crate) async fn strike(load: &Load, fault: Fault, random: &mut fastrand::Rng
             cluster.replicas.iter().for_each(|replica| replica.wire.cut());
             let url = cluster.postgres.url("service", "chaos");
             for _ in 0..80 {
-                let more =
-                    tokio::time::timeout(Duration::from_millis(500), sea_orm::Database::connect(&url)).await;
+                // It tries again for as long as the server has none left.
+                let more = tokio::time::timeout(EXHAUSTED, sea_orm::Database::connect(&url)).await;
                 let Ok(Ok(more)) = more else { break };
                 held.push(more);
             }
             assert!(held.len() > 20, "only {} connections were left", held.len());
-            seconds(3).await;
             for one in held {
                 one.close().await.unwrap();
             }
