@@ -4,12 +4,13 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 use clap::builder::BoolishValueParser;
 use serde::Deserialize;
 
-use crate::egress::{Secret, Target};
+use crate::egress::{self, Secret, Target, Url};
 
 /// The folder of the project unless told otherwise.
 pub const DEFAULT_GRAPHS: &str = "graphs";
@@ -32,6 +33,16 @@ pub struct Flags {
     /// A folder with one file a secret, by its name; what is not there is looked for among the variables
     #[arg(long, global = true, env = "GRAPHLOOM_SECRETS_DIR", value_name = "DIR")]
     pub secrets_dir: Option<PathBuf>,
+
+    /// Secrets with master keys, 32 bytes in base64: with one, what is stored is encrypted; the first one wraps new data keys
+    #[arg(
+        long,
+        global = true,
+        env = "GRAPHLOOM_ENCRYPTION_KEYS",
+        value_name = "NAME",
+        value_delimiter = ','
+    )]
+    pub encryption_keys: Vec<String>,
 
     /// Hosts that are not public, each with its port, to which nodes and tools may send requests: `localhost:8000`
     #[arg(
@@ -123,6 +134,8 @@ pub struct File {
     pub registry: Option<PathBuf>,
     /// Who may ask, and as whom.
     pub auth: AuthFile,
+    /// How what is stored is encrypted.
+    pub encryption: EncryptionFile,
     /// Limits of the service.
     pub limits: LimitsFile,
     /// How it stops.
@@ -131,6 +144,14 @@ pub struct File {
     pub webhooks: WebhooksFile,
     /// Pages of these origins may call the service from a browser.
     pub cors_origins: Vec<String>,
+}
+
+/// `[encryption]` of the settings file.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EncryptionFile {
+    /// Secrets with master keys; the first one wraps new data keys.
+    pub keys: Vec<String>,
 }
 
 /// `[auth]` of the settings file.
@@ -195,6 +216,8 @@ pub struct LimitsFile {
     pub thread_queue: u32,
     /// The most runs that this process works on at once.
     pub runs: usize,
+    /// The most runs of one tenant at once, over all processes; what comes on top waits. Absent: any number.
+    pub tenant_runs: Option<std::num::NonZeroU32>,
     /// The most streams that are open at once.
     pub streams: usize,
     /// How long a run with `on_disconnect: cancel` goes on without a reader.
@@ -203,7 +226,8 @@ pub struct LimitsFile {
 
 impl Default for LimitsFile {
     fn default() -> Self {
-        Self { body_bytes: 1024 * 1024, thread_queue: 10, runs: 2000, streams: 5000, unread_seconds: 10 }
+        let (thread_queue, runs, streams, unread_seconds) = (10, 2000, 5000, 10);
+        Self { body_bytes: 1024 * 1024, thread_queue, runs, tenant_runs: None, streams, unread_seconds }
     }
 }
 
@@ -252,6 +276,19 @@ pub enum ConfigError {
         /// Where and what.
         why: String,
     },
+    /// A variable cannot work.
+    #[error("the variable {name} cannot work: {why}")]
+    Variable {
+        /// The variable.
+        name: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A master key is nowhere.
+    #[error(
+        "there is no secret `{0}`, which the settings name as a master key: it is neither a file of the secrets folder nor a variable"
+    )]
+    NoMasterKey(String),
 }
 
 impl File {
@@ -306,6 +343,18 @@ impl File {
         if flags.allow_private.is_empty() { self.allow_private.clone() } else { flags.allow_private.clone() }
     }
 
+    /// Returns the master keys by name, the one that wraps first; none: what is stored is not encrypted.
+    pub fn master_keys(&self, flags: &Flags) -> Result<Vec<(String, Secret)>, ConfigError> {
+        let names =
+            if flags.encryption_keys.is_empty() { &self.encryption.keys } else { &flags.encryption_keys };
+        let environment = self.environment(flags);
+        let found = names.iter().map(|name| match environment.secret(name) {
+            Some(key) => Ok((name.clone(), key)),
+            None => Err(ConfigError::NoMasterKey(name.clone())),
+        });
+        found.collect()
+    }
+
     /// Returns the file that tells what another program registers.
     pub fn registry(&self, flags: &Flags) -> Option<PathBuf> {
         flags.registry.clone().or_else(|| self.registry.clone())
@@ -349,6 +398,78 @@ impl Environment {
     }
 }
 
+/// What `--help` says of traces.
+pub const TRACES: &str = "Traces go to an OpenTelemetry collector when OTEL_EXPORTER_OTLP_ENDPOINT or \
+    OTEL_EXPORTER_OTLP_TRACES_ENDPOINT names it (http/protobuf); the other OTEL_… variables hold as everywhere.";
+
+/// Where traces go, as the standard variables of OpenTelemetry say. Those that are not here, such as the sampler, the
+/// headers and the limits of the queue, are read by the SDK, which knows their forms.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Traces {
+    /// The address that spans are posted to.
+    pub endpoint: Url,
+    /// How long the collector may take to answer.
+    pub timeout: Duration,
+    /// The service has a name of its own.
+    pub named: bool,
+    /// Whoever is called learns the trace.
+    pub propagates: bool,
+}
+
+impl Traces {
+    /// Reads the variables; nothing when no collector is named.
+    pub fn of_environment() -> Result<Option<Self>, ConfigError> {
+        Self::of(variable)
+    }
+
+    fn of(find: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, ConfigError> {
+        let wrong = |name: &'static str, why: String| Err(ConfigError::Variable { name, why });
+        let is = |name: &str, word: &str| find(name).is_some_and(|value| value.eq_ignore_ascii_case(word));
+        if is("OTEL_SDK_DISABLED", "true") || is("OTEL_TRACES_EXPORTER", "none") {
+            return Ok(None);
+        }
+        let of_traces = find("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT");
+        let (name, text) = match (of_traces, find("OTEL_EXPORTER_OTLP_ENDPOINT")) {
+            (Some(text), _) => ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", text),
+            (None, Some(text)) => ("OTEL_EXPORTER_OTLP_ENDPOINT", text),
+            (None, None) => return Ok(None),
+        };
+        if let Some(other) = find("OTEL_TRACES_EXPORTER").filter(|other| other != "otlp") {
+            return wrong("OTEL_TRACES_EXPORTER", format!("`{other}` is neither `otlp` nor `none`"));
+        }
+        for name in ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"] {
+            match find(name).as_deref() {
+                Some("http/protobuf") => break,
+                Some(other) => {
+                    return wrong(name, format!("`{other}` is not spoken here, `http/protobuf` is"));
+                }
+                None => {}
+            }
+        }
+        let Ok(mut endpoint) = egress::parse_url(&text) else {
+            return wrong(name, egress::Error::Url.to_string());
+        };
+        if name == "OTEL_EXPORTER_OTLP_ENDPOINT"
+            && let Ok(mut path) = endpoint.path_segments_mut()
+        {
+            path.pop_if_empty().extend(["v1", "traces"]);
+        }
+        let mut timeout = Duration::from_secs(10);
+        for name in ["OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"] {
+            let Some(text) = find(name) else { continue };
+            let Ok(millis) = text.parse() else {
+                return wrong(name, format!("`{text}` is no number of milliseconds"));
+            };
+            timeout = Duration::from_millis(millis);
+            break;
+        }
+        let attributes = find("OTEL_RESOURCE_ATTRIBUTES").unwrap_or_default();
+        let named = find("OTEL_SERVICE_NAME").is_some()
+            || attributes.split(',').any(|pair| pair.trim_start().starts_with("service.name="));
+        Ok(Some(Self { endpoint, timeout, named, propagates: !is("OTEL_PROPAGATORS", "none") }))
+    }
+}
+
 /// A name that cannot leave its folder.
 fn is_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
@@ -383,6 +504,43 @@ mod tests {
         assert_eq!(named, ["localhost:8000", "[::1]:9000"]);
         let error = toml::from_str::<File>("allow_private = [\"localhost\"]\n").unwrap_err();
         assert!(error.to_string().contains("host:port"), "{error}");
+    }
+
+    #[test]
+    fn traces_go_where_the_standard_variables_say() {
+        const BASE: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+        const OWN: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
+        let read = |set: &[(&str, &str)]| {
+            Traces::of(|name| set.iter().find(|(set, _)| *set == name).map(|(_, value)| (*value).to_owned()))
+        };
+        let to = |set: &[(&str, &str)]| read(set).unwrap().map(|traces| traces.endpoint.to_string());
+        let at = |text: &str| Some(text.to_owned());
+        assert_eq!(to(&[]), None);
+        assert_eq!(to(&[(BASE, "http://collector:4318")]), at("http://collector:4318/v1/traces"));
+        assert_eq!(to(&[(BASE, "https://c.example.com/otlp/")]), at("https://c.example.com/otlp/v1/traces"));
+        assert_eq!(to(&[(BASE, "http://a"), (OWN, "http://b/x")]), at("http://b/x"));
+        assert_eq!(to(&[(BASE, "http://a"), ("OTEL_SDK_DISABLED", "TRUE")]), None);
+        assert_eq!(to(&[(BASE, "http://a"), ("OTEL_TRACES_EXPORTER", "none")]), None);
+        let grpc = ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc");
+        let http = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf");
+        assert_eq!(to(&[(BASE, "http://a"), grpc, http]), at("http://a/v1/traces"));
+        for (set, word) in [
+            ([(BASE, "http://a"), grpc], "grpc"),
+            ([(BASE, "http://a"), ("OTEL_TRACES_EXPORTER", "zipkin")], "zipkin"),
+            ([(BASE, "collector:4318"), ("", "")], BASE),
+            ([(OWN, "http://user:secret@a"), ("", "")], OWN),
+            ([(OWN, "http://a"), ("OTEL_EXPORTER_OTLP_TIMEOUT", "2s")], "2s"),
+        ] {
+            let error = read(&set).unwrap_err().to_string();
+            assert!(error.contains(word) && !error.contains("secret"), "{error}");
+        }
+        let late = ("OTEL_EXPORTER_OTLP_TIMEOUT", "2500");
+        assert_eq!(read(&[(BASE, "http://a"), late]).unwrap().unwrap().timeout, Duration::from_millis(2500));
+        let named = |set: (&str, &str)| read(&[(BASE, "http://a"), set]).unwrap().unwrap().named;
+        assert!(named(("OTEL_SERVICE_NAME", "desk")));
+        assert!(named(("OTEL_RESOURCE_ATTRIBUTES", "a=b, service.name=desk")));
+        assert!(!named(("OTEL_RESOURCE_ATTRIBUTES", "a=b")));
+        assert!(!read(&[(BASE, "http://a"), ("OTEL_PROPAGATORS", "none")]).unwrap().unwrap().propagates);
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub mod event;
 #[doc(hidden)]
 pub mod egress;
 #[doc(hidden)]
+pub mod trace;
+#[doc(hidden)]
 pub mod model;
 #[doc(hidden)]
 pub mod failure;

@@ -17,6 +17,7 @@ use crate::engine::{Engine, Settings};
 use crate::failure::Failure;
 use crate::spec::{self, Files, Folder};
 use crate::store::memory::MemoryStore;
+use crate::store::seal::{self, Masters};
 use crate::store::sql::SqlStore;
 use crate::store::{Store, StoreError};
 use crate::tool::custom::{Context, Function, Registry};
@@ -71,6 +72,7 @@ pub struct Builder {
     env: Option<Finder<String>>,
     private: Vec<Target>,
     store: Option<String>,
+    masters: Vec<(String, Secret)>,
     registry: Option<Registry>,
     engine: Option<Settings>,
 }
@@ -170,6 +172,29 @@ impl Builder {
     /// ```
     pub fn store(self, url: impl Into<String>) -> Self {
         Self { store: Some(url.into()), ..self }
+    }
+
+    /// Encrypts what is stored, under a master key of 32 bytes in base64 that has a name of its own. Said again, it names an
+    /// older one, which what was stored before may still need. A store in memory keeps nothing that could be read later, so
+    /// there it makes no difference.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let text = "format: 1\nstate: {messages: messages}\nstart: a\nnodes: {a: {kind: say, text: Hi, next: end}}";
+    /// let key = "oIOAbGZDzjFrcyCjuQ9TKqbAZG5pBZgK6FTrNjT8lPU=";
+    /// let app = graphloom::App::builder()
+    ///     .file("chat.yaml", text)
+    ///     .store("sqlite::memory:")
+    ///     .encrypt("MASTER_2026", key)
+    ///     .build()
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn encrypt(mut self, name: impl Into<String>, key: impl Into<Secret>) -> Self {
+        self.masters.push((name.into(), key.into()));
+        self
     }
 
     /// Names the process among its replicas: one that is started again under the same name finds its own runs at once. Two
@@ -285,7 +310,7 @@ impl Builder {
     /// Opens the store, and an engine on it.
     pub(crate) async fn open(self, project: Project) -> Result<App, BuildError> {
         project.providers.prepare()?;
-        let store = open_store(self.store.as_deref().unwrap_or(MEMORY)).await?;
+        let store = open_store(self.store.as_deref().unwrap_or(MEMORY), masters(&self.masters)?).await?;
         store.migrate().await?;
         let settings = self.engine.unwrap_or_else(|| Settings::new(Uuid::now_v7().to_string()));
         let engine = Engine::open(store, project.catalog, project.providers, settings).await?;
@@ -296,9 +321,21 @@ impl Builder {
 /// Names the store that is nowhere.
 const MEMORY: &str = "memory:";
 
-/// Opens the store that a URL names.
-pub(crate) async fn open_store(url: &str) -> Result<Arc<dyn Store>, StoreError> {
-    Ok(if url == MEMORY { Arc::new(MemoryStore::new()) } else { Arc::new(SqlStore::connect(url).await?) })
+/// Opens the store that a URL names; with master keys, what is stored there is encrypted. The memory is no place to be read
+/// later, so there is nothing to do for it.
+pub(crate) async fn open_store(url: &str, masters: Option<Masters>) -> Result<Arc<dyn Store>, StoreError> {
+    if url == MEMORY {
+        return Ok(Arc::new(MemoryStore::new()));
+    }
+    seal::over(SqlStore::connect(url).await?, masters).await
+}
+
+/// Makes master keys of what the settings say; nothing when they say none.
+pub(crate) fn masters(keys: &[(String, Secret)]) -> Result<Option<Masters>, StoreError> {
+    if keys.is_empty() {
+        return Ok(None);
+    }
+    Masters::new(keys.iter().map(|(name, key)| (name.as_str(), key.expose()))).map(Some)
 }
 
 /// Returns what stands for a project as it was read. A file that is not read is known by its finding.

@@ -18,7 +18,7 @@ use crate::server::{ServeError, Server, Settings, Word};
 use crate::store::{RunState, StoreError};
 
 pub use builder::Builder;
-pub(crate) use builder::{Project, Seen, open_store, seen};
+pub(crate) use builder::{Project, Seen, masters, open_store, seen};
 pub use error::{BuildError, Findings};
 pub use request::{Fork, Request, Resume, Update};
 pub use thread::Thread;

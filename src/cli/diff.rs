@@ -85,7 +85,7 @@ async fn compare(flags: &DiffFlags, host: &Host) -> Result<bool> {
     let url = file.named_database(&flags.database);
     let url = if folders { url } else { Some(url.unwrap_or_else(|| file.database_url(&flags.database))) };
     let store = match &url {
-        Some(url) => Some(super::open_to_read(url).await?),
+        Some(url) => Some(host.open_to_read(url).await?),
         None => None,
     };
     let store_of = store.as_deref();

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::Args;
 
-use crate::config::{DatabaseFlag, File};
+use super::Host;
+use crate::config::DatabaseFlag;
 use crate::id::Part;
 
 /// How many threads are deleted before the next word.
@@ -27,8 +28,8 @@ pub(super) struct EraseFlags {
     pub(super) database: DatabaseFlag,
 }
 
-pub(super) async fn erase(flags: &EraseFlags, file: &File) -> Result<ExitCode> {
-    let url = file.database_url(&flags.database);
+pub(super) async fn erase(flags: &EraseFlags, host: &Host) -> Result<ExitCode> {
+    let url = host.file.database_url(&flags.database);
     if url == "memory:" {
         bail!("`memory:` keeps nothing beyond its process");
     }
@@ -40,7 +41,7 @@ pub(super) async fn erase(flags: &EraseFlags, file: &File) -> Result<ExitCode> {
     if !flags.yes {
         bail!("this would delete every thread of {whom}, with its runs and answers; say `--yes` to do it");
     }
-    let store = super::open_store(&url).await?;
+    let store = host.open_store(&url).await?;
     let mut threads = 0;
     loop {
         match store.erase(tenant, user.as_ref(), BATCH).await? {

@@ -5,6 +5,7 @@
 mod chat;
 mod check;
 mod diff;
+mod encryption;
 mod erase;
 mod explain;
 mod keys;
@@ -23,10 +24,12 @@ mod threads;
 mod watch;
 mod webhooks;
 
+use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::error::ErrorKind;
@@ -35,11 +38,16 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::app::{self, App, BuildError, Builder, Project};
 use crate::compile::{Catalog, Providers, compile};
-use crate::config::{DatabaseFlag, File, Flags, LogFormat, ServeFlags};
+use crate::config::{DatabaseFlag, File, Flags, LogFormat, ServeFlags, Traces};
 use crate::diagnostic::{Bag, render_text};
 use crate::store::Store;
+use crate::store::seal::Masters;
 use crate::tool::custom::Registry;
+use crate::trace::{self, Exporter};
 use crate::{egress, spec};
+
+/// How long the last spans may take to be sent, where there is as much time.
+const LAST_SPANS: Duration = Duration::from_secs(3);
 
 /// Turns YAML graphs into a durable, streaming chat service.
 #[derive(Debug, Parser)]
@@ -57,6 +65,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Compiles the graphs and serves them (the command when none is named)
+    #[command(after_help = crate::config::TRACES)]
     Serve(ServeFlags),
     /// Finds every mistake in the graphs without starting anything
     Check(check::CheckFlags),
@@ -90,6 +99,8 @@ enum Command {
     Threads(threads::ThreadsFlags),
     /// Deletes all that there is of a tenant, or of one of its users
     Erase(erase::EraseFlags),
+    /// Looks after the encryption of what is stored
+    Encryption(encryption::EncryptionFlags),
     /// Prints what this program registers for graphs, for `--registry FILE` elsewhere
     Registry,
     /// Speaks with an editor over standard input and output (Language Server Protocol)
@@ -163,12 +174,22 @@ pub fn main_with(registry: Registry) -> ExitCode {
 fn run(cli: Cli, own: Registry) -> Result<ExitCode> {
     let file = File::load(&cli.flags)?;
     let command = cli.command.unwrap_or_default().or(cli.serve);
-    log_to_stderr(&cli.flags, &file, matches!(command, Command::Serve(_)))?;
+    let exporter = match &command {
+        Command::Serve(serve) => exporter(&file, serve)?,
+        _ => None,
+    };
+    log_to_stderr(&cli.flags, &file, matches!(command, Command::Serve(_)), exporter.as_ref())?;
     let registry = registry::known(&own, &cli.flags, &file)?;
     let host = &Host { flags: cli.flags, file, own, registry };
     let file = &host.file;
     match command {
-        Command::Serve(serve) => runtime()?.block_on(serve::serve(host, &serve)),
+        Command::Serve(serve) => {
+            let left = runtime()?.block_on(serve::serve(host, &serve))?;
+            if let Some(exporter) = exporter {
+                exporter.close(left.min(LAST_SPANS));
+            }
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Check(check) => check::check(host, &check),
         Command::Diff(diff) => Ok(runtime()?.block_on(diff::diff(&diff, host))),
         Command::Explain(topic) => explain::explain(&topic),
@@ -189,13 +210,14 @@ fn run(cli: Cli, own: Registry) -> Result<ExitCode> {
         Command::Schema(schema) => schema::schema(&schema),
         Command::Migrate(database) => runtime()?.block_on(async {
             let url = file.database_url(&database);
-            open_store(&url).await?.migrate().await.context("cannot migrate the database")?;
+            host.open_store(&url).await?.migrate().await.context("cannot migrate the database")?;
             print("The database is at this version.\n")
         }),
-        Command::Runs(flags) => runtime()?.block_on(runs::runs(&flags, file)),
-        Command::Webhooks(flags) => runtime()?.block_on(webhooks::webhooks(&flags, file)),
+        Command::Runs(flags) => runtime()?.block_on(runs::runs(&flags, host)),
+        Command::Webhooks(flags) => runtime()?.block_on(webhooks::webhooks(&flags, host)),
         Command::Threads(threads) => runtime()?.block_on(threads::threads(host, &threads)),
-        Command::Erase(flags) => runtime()?.block_on(erase::erase(&flags, file)),
+        Command::Erase(flags) => runtime()?.block_on(erase::erase(&flags, host)),
+        Command::Encryption(flags) => runtime()?.block_on(encryption::encryption(&flags, host)),
         Command::Registry => print(&host.own.to_json()),
         Command::Lsp(lsp) => lsp::lsp(host, &lsp),
         Command::Key(key) => keys::key(&key),
@@ -225,6 +247,7 @@ impl Command {
             Self::Webhooks(webhooks) => &mut webhooks.database,
             Self::Threads(threads) => &mut threads.database,
             Self::Erase(erase) => &mut erase.database,
+            Self::Encryption(encryption) => &mut encryption.database,
             _ => return self,
         };
         database.database_url = database.database_url.take().or(before.database.database_url);
@@ -238,6 +261,7 @@ fn stray<'a>(matches: &ArgMatches, command: Option<&Command>) -> Option<&'a str>
         Command::Serve(_) => &[],
         Command::Chat(_)
         | Command::Diff(_)
+        | Command::Encryption(_)
         | Command::Erase(_)
         | Command::Migrate(_)
         | Command::Runs(_)
@@ -260,17 +284,35 @@ fn print(text: &str) -> Result<ExitCode> {
     }
 }
 
-fn log_to_stderr(flags: &Flags, file: &File, serving: bool) -> Result<()> {
-    use tracing_subscriber::{EnvFilter, fmt};
+/// Begins to send traces, where the environment says where to.
+fn exporter(file: &File, serve: &ServeFlags) -> Result<Option<Exporter>> {
+    let Some(traces) = Traces::of_environment()? else { return Ok(None) };
+    let settings = trace::Settings {
+        endpoint: traces.endpoint,
+        timeout: traces.timeout,
+        service: (!traces.named).then_some("graphloom"),
+        instance: file.instance(serve),
+        propagates: traces.propagates,
+    };
+    Exporter::start(&settings).map(Some).context("cannot send traces")
+}
+
+fn log_to_stderr(flags: &Flags, file: &File, serving: bool, exporter: Option<&Exporter>) -> Result<()> {
+    use tracing_subscriber::layer::SubscriberExt as _;
+    use tracing_subscriber::util::SubscriberInitExt as _;
+    use tracing_subscriber::{EnvFilter, Layer as _, fmt, registry};
     let default = if serving { "info,sea_orm_migration=warn,rmcp=off" } else { "warn,rmcp=off" };
     let filter = flags.log.as_deref().or(file.log.as_deref()).unwrap_or(default);
     let filter = EnvFilter::try_new(filter).with_context(|| format!("`--log {filter}` is not a filter"))?;
+    // The spans of traces would stand before each line.
+    let filter = filter.add_directive(format!("{}=off", trace::TARGET).parse()?);
     // A log collector that goes away must not take the service with it.
-    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
-    match flags.log_format.or(file.log_format).unwrap_or_default() {
-        LogFormat::Text => builder.with_ansi(coloured(&std::io::stderr())).init(),
-        LogFormat::Json => builder.json().init(),
-    }
+    let lines = fmt::layer().with_writer(std::io::stderr).log_internal_errors(false);
+    let lines = match flags.log_format.or(file.log_format).unwrap_or_default() {
+        LogFormat::Text => lines.with_ansi(coloured(&std::io::stderr())).boxed(),
+        LogFormat::Json => lines.json().boxed(),
+    };
+    registry().with(lines.with_filter(filter)).with(exporter.map(Exporter::layer)).init();
     Ok(())
 }
 
@@ -285,9 +327,12 @@ fn count(n: usize, one: &str) -> String {
 
 impl Host {
     /// Begins a program on the project folder.
-    fn builder(&self) -> Builder {
+    fn builder(&self) -> Result<Builder> {
         let environment = self.file.environment(&self.flags);
-        let builder = App::builder()
+        let keys = self.file.master_keys(&self.flags)?;
+        let builder =
+            keys.into_iter().fold(App::builder(), |builder, (name, key)| builder.encrypt(name, key));
+        let builder = builder
             .project(self.file.graphs(&self.flags))
             .secrets(environment.secrets())
             .env(environment.settings());
@@ -295,7 +340,23 @@ impl Host {
             Some(registry) => builder.registry(registry.clone()),
             None => builder,
         };
-        self.file.allow_private(&self.flags).into_iter().fold(builder, Builder::allow_private)
+        Ok(self.file.allow_private(&self.flags).into_iter().fold(builder, Builder::allow_private))
+    }
+
+    /// Returns the master keys that the settings name.
+    fn masters(&self) -> Result<Option<Masters>> {
+        app::masters(&self.file.master_keys(&self.flags)?)
+            .context("the settings under [encryption] cannot work")
+    }
+
+    /// Opens the store that a URL names.
+    async fn open_store(&self, url: &str) -> Result<Arc<dyn Store>> {
+        app::open_store(url, self.masters()?).await.context("cannot open the database")
+    }
+
+    /// Opens the store that a URL names, to look at it.
+    async fn open_to_read(&self, url: &str) -> Result<Arc<dyn Store>> {
+        self.open_store(&to_read(url)).await
     }
 
     /// Gives what builds models the settings of the environment.
@@ -325,7 +386,7 @@ fn coloured(stream: &impl IsTerminal) -> bool {
 
 /// Compiles the project folder; prints the findings and fails when there are errors.
 fn load(host: &Host) -> Result<(Builder, Project)> {
-    let mut builder = host.builder();
+    let mut builder = host.builder()?;
     let told = |findings: &app::Findings| {
         let text = findings.render(coloured(&std::io::stderr()));
         std::io::stderr().write_all(text.as_bytes())
@@ -354,18 +415,13 @@ fn read(folder: &Path, providers: &Providers) -> Result<Catalog> {
     })
 }
 
-/// Opens the store that a URL names, to look at it. A SQLite file is left to the process that has it, and not made.
-async fn open_to_read(url: &str) -> Result<Arc<dyn Store>> {
+/// Returns the URL for somebody who only looks: a SQLite file is left to the process that has it, and not made.
+fn to_read(url: &str) -> Cow<'_, str> {
     let file = url
         .strip_prefix("sqlite:")
         .filter(|rest| !rest.contains(":memory:") && !rest.contains("mode=memory"));
     match file.map(|rest| rest.split('?').next().unwrap_or(rest)) {
-        Some(file) => open_store(&format!("sqlite:{file}?mode=ro")).await,
-        None => open_store(url).await,
+        Some(file) => format!("sqlite:{file}?mode=ro").into(),
+        None => url.into(),
     }
-}
-
-/// Opens the store that a URL names.
-async fn open_store(url: &str) -> Result<Arc<dyn Store>> {
-    app::open_store(url).await.context("cannot open the database")
 }

@@ -9,7 +9,8 @@ use chrono::{SecondsFormat, Utc};
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value as Json, json};
 
-use crate::config::{DatabaseFlag, File};
+use super::Host;
+use crate::config::DatabaseFlag;
 use crate::engine::record::{self, Outcome};
 use crate::id::{Part, RunId};
 use crate::store::{Run, RunFilter, RunState, Store};
@@ -102,12 +103,12 @@ impl From<State> for RunState {
     }
 }
 
-pub(super) async fn runs(flags: &RunsFlags, file: &File) -> Result<ExitCode> {
-    let url = file.database_url(&flags.database);
+pub(super) async fn runs(flags: &RunsFlags, host: &Host) -> Result<ExitCode> {
+    let url = host.file.database_url(&flags.database);
     if url == "memory:" {
         bail!("`memory:` keeps no runs beyond its process");
     }
-    let look = async || super::open_to_read(&url).await;
+    let look = async || host.open_to_read(&url).await;
     match &flags.action {
         Action::List { state, tenant, before, limit, format } => {
             let states = match state.as_slice() {
@@ -128,14 +129,14 @@ pub(super) async fn runs(flags: &RunsFlags, file: &File) -> Result<ExitCode> {
             super::print(&if *format == Format::Json { pretty(&json)? } else { lines(&json) })
         }
         Action::Retry { run } => {
-            let store = super::open_store(&url).await?;
+            let store = host.open_store(&url).await?;
             match store.retry(*run).await? {
                 Some(run) => super::print(&format!("{} is in the queue again.\n", run.run)),
                 None => refuse(&store, *run, "another run of its thread came after it").await,
             }
         }
         Action::Discard { run } => {
-            let store = super::open_store(&url).await?;
+            let store = host.open_store(&url).await?;
             match store.discard(*run).await? {
                 Some(run) => super::print(&format!("{} is cancelled.\n", run.run)),
                 None => refuse(&store, *run, "somebody else was first").await,

@@ -1,7 +1,7 @@
 //! `serve`: compiles the graphs and serves them until told to stop.
 
 use std::io::{IsTerminal, Write};
-use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use futures_util::{Stream, StreamExt, stream};
@@ -17,7 +17,8 @@ use crate::engine::Lost;
 use crate::plan::Plan;
 use crate::server::Word;
 
-pub(super) async fn serve(host: &Host, serve: &ServeFlags) -> Result<ExitCode> {
+/// Serves until told to stop; returns how long the process has to end.
+pub(super) async fn serve(host: &Host, serve: &ServeFlags) -> Result<Duration> {
     let Host { flags, file, .. } = host;
     crate::server::install_metrics();
     // What the settings make impossible is said before the database is touched.
@@ -43,10 +44,9 @@ pub(super) async fn serve(host: &Host, serve: &ServeFlags) -> Result<ExitCode> {
     let words = words()?;
     super::print(&welcome)?;
     tokio::select! {
-        () = server.run(engine, words) => {}
+        left = server.run(engine, words) => Ok(left),
         never = reloads.keep() => match never {},
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// What the process is told from outside.

@@ -132,7 +132,7 @@ pub(super) async fn threads(host: &Host, threads: &ThreadsFlags) -> Result<ExitC
     if url == "memory:" {
         bail!("`memory:` keeps no threads beyond its process");
     }
-    let look = async || super::open_to_read(&url).await;
+    let look = async || host.open_to_read(&url).await;
     match &threads.action {
         Action::List { owner, limit, format } => {
             let found = look().await?.threads(owner, None, *limit).await?;

@@ -8,8 +8,9 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value as Json, json};
 
+use super::Host;
 use super::runs::{Format, pretty};
-use crate::config::{DatabaseFlag, File};
+use crate::config::DatabaseFlag;
 use crate::egress::Url;
 use crate::id::{HookId, Part};
 use crate::store::{Hook, HookFilter, HookState};
@@ -66,8 +67,8 @@ impl From<State> for HookState {
     }
 }
 
-pub(super) async fn webhooks(flags: &WebhooksFlags, file: &File) -> Result<ExitCode> {
-    let url = file.database_url(&flags.database);
+pub(super) async fn webhooks(flags: &WebhooksFlags, host: &Host) -> Result<ExitCode> {
+    let url = host.file.database_url(&flags.database);
     if url == "memory:" {
         bail!("`memory:` keeps nothing beyond its process");
     }
@@ -79,14 +80,14 @@ pub(super) async fn webhooks(flags: &WebhooksFlags, file: &File) -> Result<ExitC
             };
             let states = states.into_iter().map(Into::into).collect();
             let filter = HookFilter { states, tenant: tenant.clone(), id: None };
-            let hooks = super::open_to_read(&url).await?.hooks(&filter, *limit).await?;
+            let hooks = host.open_to_read(&url).await?.hooks(&filter, *limit).await?;
             super::print(&match format {
                 Format::Text => table(&hooks),
                 Format::Json => pretty(&json!({"webhooks": hooks.iter().map(told).collect::<Vec<_>>()}))?,
             })
         }
         Action::Retry { webhook } => {
-            let store = super::open_store(&url).await?;
+            let store = host.open_store(&url).await?;
             if let Some(hook) = store.retry_hook(*webhook).await? {
                 return super::print(&format!("{} is told from now on.\n", hook.id));
             }

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use serde_json::Value as Json;
-use tracing::warn;
+use tracing::{Span, warn};
 
 use super::record::{self, Input};
 use super::{Answered, Engine, Start, StartError, Started, heads, migrate};
@@ -15,9 +15,13 @@ use crate::id::{Owner, RunId, Seq, ThreadKey};
 use crate::plan::Plan;
 use crate::state::Mismatch;
 use crate::store::{Accepted, Claim, Keyed, NewRun, OnBusy, Run, RunFilter, RunState, StoreError};
+use crate::trace;
 
 /// How often a thread is looked at while others change it.
 const TRIES: usize = 5;
+
+/// What a request claimed, with the plan where it is at hand, and its span.
+pub(super) type Begun = (Claim, Option<Arc<Plan>>, Span);
 
 impl Engine {
     /// Accepts a run. When this returns, the run survives a crash of every process.
@@ -40,8 +44,10 @@ impl Engine {
         self.check_webhook(start.wishes.webhook.as_deref())
             .map_err(|wrong| StartError::Unprocessable(vec![wrong]))?;
         let breakpoints = start.breakpoints.clone();
-        let mut new = NewRun {
-            run: RunId::new(),
+        let run = RunId::new();
+        let span = trace::run(&plan.graph, run, &owner.tenant);
+        let new = NewRun {
+            run,
             key,
             graph: plan.graph.clone(),
             hash: plan.hash.clone(),
@@ -51,6 +57,7 @@ impl Engine {
                 durability: start.durability,
                 breakpoints,
                 base: 0,
+                trace: trace::kept(&span),
             }),
             on_busy: start.on_busy,
             queue_limit: shared.settings.queue_limit,
@@ -60,9 +67,26 @@ impl Engine {
             delay: start.delay,
             wishes: shared.wishes(&start.wishes),
         };
+        let outcome = self.enter(&start, plan, new, &span).await;
+        match &outcome {
+            Ok(started) if started.run.run == run => {}
+            Ok(started) => trace::ended(&span, if started.replayed { "replayed" } else { "answered" }, None),
+            Err(_) => trace::ended(&span, "refused", Some("refused")),
+        }
+        outcome
+    }
+
+    /// Brings a run to its thread, as often as it takes.
+    async fn enter(
+        &self,
+        start: &Start,
+        plan: Arc<Plan>,
+        mut new: NewRun,
+        span: &Span,
+    ) -> Result<Started, StartError> {
         let mut waits = false;
         for _ in 0..TRIES {
-            match self.accept(new.clone(), plan.clone()).await? {
+            match self.accept(new.clone(), plan.clone(), span.clone()).await? {
                 Accepted::Claimed { run, .. } | Accepted::Queued { run } => {
                     metrics::counter!("graphloom_runs_accepted_total").increment(1);
                     return Ok(Started { run, replayed: false, after: Seq::default() });
@@ -70,7 +94,7 @@ impl Engine {
                 Accepted::Known(known) => return started(known),
                 Accepted::Waits => {
                     let still = std::mem::replace(&mut waits, true);
-                    if let Some(answered) = self.message(&new.key, &start, &plan, true, still).await? {
+                    if let Some(answered) = self.message(&new.key, start, &plan, true, still).await? {
                         return Ok(answered.into());
                     }
                 }
@@ -125,16 +149,18 @@ impl Engine {
         Ok(())
     }
 
-    async fn accept(&self, new: NewRun, plan: Arc<Plan>) -> Result<Accepted, StoreError> {
+    async fn accept(&self, new: NewRun, plan: Arc<Plan>, span: Span) -> Result<Accepted, StoreError> {
         let (shared, engine) = (self.shared.clone(), self.clone());
         self.claiming(async move {
             let on_busy = new.on_busy;
             let accepted = shared.store.accept(new).await?;
             let claim = match &accepted {
                 Accepted::Claimed { run, head } => {
-                    Some((Claim { run: run.clone(), head: *head, crashed: false }, Some(plan)))
+                    Some((Claim { run: run.clone(), head: *head, crashed: false }, Some(plan), span))
                 }
                 Accepted::Queued { run } => {
+                    trace::on_thread(&span, run.thread);
+                    trace::ended(&span, "queued", None);
                     shared.enqueued(run.thread);
                     // It is accepted: what fails from here on makes it wait, and loses nothing.
                     let ends = matches!(on_busy, OnBusy::Interrupt | OnBusy::Rollback);
@@ -172,17 +198,17 @@ impl Engine {
     /// run that was claimed and not driven would rest until its lease runs out.
     pub(super) async fn claiming<T: Send + 'static>(
         &self,
-        work: impl Future<Output = Result<(T, Option<(Claim, Option<Arc<Plan>>)>), StoreError>> + Send + 'static,
+        work: impl Future<Output = Result<(T, Option<Begun>), StoreError>> + Send + 'static,
     ) -> Result<T, StoreError> {
         let shared = self.shared.clone();
-        let task = self.shared.tracker.spawn(async move {
+        let task = self.shared.tracker.spawn(trace::carried(async move {
             let asked = Instant::now();
             let (came, claim) = work.await?;
-            if let Some((claim, plan)) = claim {
-                shared.launch(claim, plan, asked);
+            if let Some((claim, plan, span)) = claim {
+                shared.launch(claim, plan, asked, span);
             }
             Ok(came)
-        });
+        }));
         task.await.map_err(|e| StoreError::Unknown(e.to_string()))?
     }
 }

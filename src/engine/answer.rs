@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use chrono::{DateTime, Utc};
 use serde_json::Value as Json;
 
+use super::accept::Begun;
 use super::breakpoint::Breakpoints;
 use super::step::{self, Open, Replies, Reply, UNSOUGHT, World};
 use super::{Engine, Start, StartError, Wishes, heads, record};
@@ -21,6 +22,7 @@ use crate::store::{
     self, Answer, Answering, Claim, Idempotency, Keyed, OnBusy, OpenQuestion, Resumed, Run, RunFilter,
     RunState, StoreError, Thread,
 };
+use crate::trace;
 
 /// Who says something to questions.
 #[derive(Debug, Clone)]
@@ -239,6 +241,7 @@ impl Engine {
             owner: who.owner.clone(),
             agent: who.agent,
             run: first.run,
+            key: first.key,
             answers,
             by: who.owner.user.to_string(),
             idempotency,
@@ -250,7 +253,7 @@ impl Engine {
         let answering = async move {
             let answering = store.answer(answer).await?;
             let claim = if let Answering::Claimed(claim) = &answering { Some(claim.clone()) } else { None };
-            Ok((answering, claim.map(|claim| (claim, None))))
+            Ok((answering, claim.map(begun)))
         };
         match self.claiming(answering).await? {
             Answering::Claimed(claim) => Ok(going_on(claim)),
@@ -300,15 +303,19 @@ impl Engine {
         };
         let wishes = shared.wishes(&resume.terms.wishes);
         let input = self.told(&key.owner, run, resume.terms).await?;
-        let (store, owner, process) = (shared.store.clone(), key.owner.clone(), shared.process.clone());
-        let resume = store::Resume { owner, run, process, input, wishes, idempotency: resume.idempotency };
+        let (store, key, process) = (shared.store.clone(), key.clone(), shared.process.clone());
+        let resume = store::Resume { key, run, process, input, wishes, idempotency: resume.idempotency };
         let resuming = async move {
             let resumed = store.resume(resume).await?;
             let claim = if let Resumed::Claimed(claim) = &resumed { Some(Claim::clone(claim)) } else { None };
-            Ok((resumed, claim.map(|claim| (claim, None))))
+            Ok((resumed, claim.map(begun)))
         };
         match self.claiming(resuming).await? {
             Resumed::Claimed(claim) => Ok(going_on(*claim)),
+            Resumed::Queued(run) => {
+                let after = Seq { fence: run.fence, n: u64::MAX };
+                Ok(Answered { run: *run, replayed: false, after })
+            }
             Resumed::Known(known) => known.try_into(),
             Resumed::Nothing => Err(AnswerError::Nothing),
         }
@@ -508,6 +515,12 @@ pub struct Asked {
     pub thread: ThreadKey,
     /// When it was asked.
     pub created_at: DateTime<Utc>,
+}
+
+/// Returns what a request claimed that began earlier, with the span of this request.
+fn begun(claim: Claim) -> Begun {
+    let span = trace::run(&claim.run.graph, claim.run.run, &claim.run.key.owner.tenant);
+    (claim, None, span)
 }
 
 /// Returns what is told of a run that goes on.

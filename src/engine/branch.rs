@@ -16,7 +16,7 @@ use super::run::user_text;
 use super::step::{self, Change, Frontier, Open, Replies, Taken, UNSOUGHT, World};
 use super::{Engine, StartError, migrate};
 use crate::event::{self, Body, Event, RunStatus, Scope, Usage, Who};
-use crate::id::{CheckpointId, Part, RunId, Seq, ThreadKey};
+use crate::id::{CheckpointId, Part, RunId, Seq, ThreadId, ThreadKey};
 use crate::node::RunFacts;
 use crate::plan::Plan;
 use crate::state::{Cell, Delta, Mismatch, State, join};
@@ -216,7 +216,8 @@ impl Engine {
         };
         let (result, events) = super::ending(RunStatus::Cancelled);
         let origin = Origin::Head { head: head.checkpoint, result, events };
-        Ok(begins.branch(origin, thread.key.clone(), checkpoint, update.idempotency.clone()))
+        let place = (thread.key.clone(), thread.thread);
+        Ok(begins.branch(origin, place, checkpoint, update.idempotency.clone()))
     }
 
     async fn forked(&self, thread: &Thread, fork: &Fork) -> Result<Branch, StartError> {
@@ -279,8 +280,8 @@ impl Engine {
             frontier: record::encode(&begins.frontier),
             created_at: now,
         };
-        let key = ThreadKey { owner: owner.clone(), session };
-        Ok(begins.branch(Origin::Thread(thread.thread), key, checkpoint, fork.idempotency.clone()))
+        let place = (ThreadKey { owner: owner.clone(), session }, ThreadId::new());
+        Ok(begins.branch(Origin::Thread(thread.thread), place, checkpoint, fork.idempotency.clone()))
     }
 
     /// Returns the version that a run is pinned to.
@@ -355,7 +356,7 @@ impl Begins {
     fn branch(
         self,
         origin: Origin,
-        key: ThreadKey,
+        (key, thread): (ThreadKey, ThreadId),
         checkpoint: Checkpoint,
         idempotency: Option<Idempotency>,
     ) -> Branch {
@@ -383,6 +384,7 @@ impl Begins {
             origin,
             run: self.run,
             key,
+            thread,
             graph: self.graph,
             hash: self.hash,
             input: record::encode(&self.input),

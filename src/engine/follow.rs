@@ -4,24 +4,18 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::Utc;
 
 use super::journal::{Frame, JournalRead};
 use super::readers::Reader;
 use super::states::States;
+use super::tail::{PATIENCE, TAIL, Tail, TailRead};
 use super::{Engine, Live, is_over};
 use crate::event::{self, Body, Event, RunStatus, Usage};
 use crate::id::{Owner, RunId, Seq};
 use crate::store::{EventBatch, Kept, Run, RunState, StoreError};
 
-/// How often the table is read for a run that another replica owns.
-const TAIL: Duration = Duration::from_millis(250);
-/// The same while the run is delayed.
-const ASLEEP: Duration = Duration::from_secs(2);
-/// How often a reader asks a database that is away before it gives up.
-const PATIENCE: u32 = 20;
 /// The place of `run.started`.
 const FIRST: Seq = Seq { fence: 0, n: 1 };
 /// How much of the table is read at once, in bytes.
@@ -64,12 +58,12 @@ pub struct Follower {
     ahead: VecDeque<Arc<Frame>>,
     /// It counts as a reader, where that matters.
     _reader: Option<Reader>,
-    /// When a run that is delayed is due.
-    due_at: Option<DateTime<Utc>>,
     /// `run.started`.
     first: Arc<Frame>,
     /// The owner in this process that it hears; kept to the end, so that the end need not be read from the store.
     heard: Option<Arc<Live>>,
+    /// What is new of a run that another process owns, once all that was stored is read.
+    tail: Option<Arc<Tail>>,
     /// Where the state can be read; absent when the reader does not want it.
     states: Option<States>,
     /// The fence below which the store has nothing after the cursor.
@@ -133,9 +127,9 @@ impl Engine {
             cursor: after.max(FIRST),
             ahead: if after < FIRST { VecDeque::from([first.clone()]) } else { VecDeque::new() },
             _reader: Reader::of(&self.shared, row),
-            due_at: row.due_at,
             first,
             heard: self.shared.live(row.run),
+            tail: None,
             states: state.then(|| States::of(row)),
             // The first owner has fence 1, and all that is below it was told above.
             earlier_read: 1,
@@ -146,7 +140,7 @@ impl Engine {
 }
 
 /// Says whether a run tells nothing more by itself.
-fn rests(state: RunState) -> bool {
+pub(super) fn rests(state: RunState) -> bool {
     is_over(state) || state == RunState::Interrupted
 }
 
@@ -219,12 +213,6 @@ impl Follower {
         if front.is_of_state() || front.may_go_on() { None } else { self.pop() }
     }
 
-    /// Returns how long to wait until the table is read again. Before it is due, nothing but its cancelling is to be seen.
-    fn tail(&self) -> Duration {
-        let left = self.due_at.and_then(|due| (due - Utc::now()).to_std().ok());
-        left.map_or(TAIL, |left| left.clamp(TAIL, ASLEEP))
-    }
-
     fn pop(&mut self) -> Option<Arc<Frame>> {
         let frame = self.ahead.pop_front()?;
         self.moved(frame.seq());
@@ -264,27 +252,44 @@ impl Follower {
         let mut closed = shared.closed.subscribe();
         if self.heard.is_none() {
             self.heard = shared.live(self.run);
+            self.tail = self.tail.take().filter(|_| self.heard.is_none());
         }
         let Some(live) = self.heard.clone() else {
             if *closed.borrow_and_update() {
                 return Err(Aborted);
             }
-            let stands = self.fill_patiently().await?;
-            if !self.ahead.is_empty() {
-                return Ok(());
-            }
-            match stands {
-                Stands::Open => {}
-                // Everything is read and the end is missing: the store lost it.
-                Stands::Over => return Err(Aborted),
-                Stands::Deleted => {
-                    self.bury();
+            let changes = match self.tail.as_ref().map(|tail| tail.read(self.cursor)) {
+                Some(TailRead::Frames(frames)) => {
+                    self.ahead.extend(frames);
                     return Ok(());
                 }
-            }
+                Some(TailRead::Lost) => return Err(Aborted),
+                Some(TailRead::Wait(changes)) => changes,
+                // What is far behind is read from the store, at the reader's own pace.
+                behind => {
+                    let stands = self.fill_patiently().await?;
+                    if !self.ahead.is_empty() {
+                        return Ok(());
+                    }
+                    match stands {
+                        Stands::Open => {}
+                        // Everything is read and the end is missing: the store lost it.
+                        Stands::Over => return Err(Aborted),
+                        Stands::Deleted => {
+                            self.bury();
+                            return Ok(());
+                        }
+                    }
+                    let Some(TailRead::Behind(changes)) = behind else {
+                        self.tail = Some(shared.tails.of(&self.owner, self.run, self.cursor));
+                        return Ok(());
+                    };
+                    changes
+                }
+            };
             tokio::select! {
                 () = claimed => {}
-                () = tokio::time::sleep(self.tail()) => {}
+                () = changes.wait() => {}
                 _ = closed.changed() => {}
             }
             return Ok(());
@@ -401,6 +406,8 @@ impl Follower {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::sync::watch;
 
     use super::super::Settings;

@@ -21,6 +21,7 @@ mod reload;
 mod run;
 mod states;
 pub mod step;
+mod tail;
 mod tidy;
 
 use std::collections::{HashMap, HashSet};
@@ -33,7 +34,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use serde_json::Value as Json;
 use tokio::sync::{Notify, watch};
 use tokio_util::task::TaskTracker;
-use tracing::warn;
+use tracing::{Span, warn};
 
 use crate::compile::{Catalog, Providers};
 use crate::egress::SigningKey;
@@ -56,6 +57,7 @@ pub use read::{CheckpointView, ThreadView, inspect, past};
 use record::Outcome;
 use reload::Served;
 pub use reload::{Finding, Lost, Stale};
+use tail::Tails;
 
 /// How long the ends of connections are awaited.
 const GOOD_BYE: Duration = Duration::from_secs(5);
@@ -95,7 +97,12 @@ impl Settings {
     /// Returns the defaults for a process of this name.
     pub fn new(instance: String) -> Self {
         Self {
-            process: Process { instance, boot: uuid::Uuid::now_v7(), lease: Duration::from_secs(15) },
+            process: Process {
+                instance,
+                boot: uuid::Uuid::now_v7(),
+                lease: Duration::from_secs(15),
+                tenant_runs: None,
+            },
             queue_limit: 10,
             runs: 2000,
             claims: 64,
@@ -303,6 +310,8 @@ struct Shared {
     ended: Notify,
     /// Wakes readers that wait for a run to get an owner here.
     claimed: Notify,
+    /// What is new of runs that others own.
+    tails: Tails,
     /// The process will go away: it is not ready, but takes what comes.
     leaving: AtomicBool,
     /// It takes no more.
@@ -324,8 +333,8 @@ impl Shared {
         self.lives().get(&run).cloned()
     }
 
-    /// Begins to drive a run that was claimed since then.
-    fn launch(self: &Arc<Self>, claim: Claim, accepted: Option<Arc<Plan>>, since: Instant) {
+    /// Begins to drive a run that was claimed since then; `begun` is the span of the request that claimed it.
+    fn launch(self: &Arc<Self>, claim: Claim, accepted: Option<Arc<Plan>>, since: Instant, begun: Span) {
         let live = Arc::new(Live {
             run: claim.run.run,
             key: claim.run.key.clone(),
@@ -345,7 +354,7 @@ impl Shared {
         }
         metrics::gauge!("graphloom_runs_active").increment(1.0);
         self.claimed.notify_waiters();
-        self.tracker.spawn(run::drive(self.clone(), live, claim));
+        self.tracker.spawn(run::drive(self.clone(), live, claim, begun));
     }
 
     /// Forgets a run that is not driven any more.
@@ -357,8 +366,9 @@ impl Shared {
         drop(lives);
         self.retired.notify_waiters();
         metrics::gauge!("graphloom_runs_active").decrement(1.0);
-        // The next run of the thread need not wait for the poll.
-        if self.waiting().remove(&live.thread) || live.accepted.is_none() {
+        // The next run of the thread, or of a tenant that has a limit, need not wait for the poll.
+        let limited = self.process.tenant_runs.is_some();
+        if self.waiting().remove(&live.thread) || live.accepted.is_none() || limited {
             self.queue.notify_one();
         }
     }
@@ -429,6 +439,7 @@ impl Engine {
             readers: Mutex::default(),
             ended: Notify::new(),
             claimed: Notify::new(),
+            tails: Tails::default(),
             leaving: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             retired: Notify::new(),

@@ -29,6 +29,9 @@ pub struct Input {
     /// Where it stops.
     #[serde(default, skip_serializing_if = "Breakpoints::is_none")]
     pub breakpoints: Breakpoints,
+    /// The trace that it began in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<String>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::{Span, info, warn};
 
 use super::Shared;
 
@@ -26,6 +26,7 @@ pub(super) fn start(shared: &Arc<Shared>) {
     if !shared.settings.webhook_keys.is_empty() {
         tracker.spawn(super::hook::tell(shared.clone()));
     }
+    tracker.spawn(super::tail::watch(shared.clone()));
     // Who works on nothing of others tidies nothing up either.
     if shared.settings.claims > 0 {
         tracker.spawn(super::tidy::tidy(shared.clone()));
@@ -59,7 +60,11 @@ async fn claim(shared: Arc<Shared>) {
                         info!(run = %claim.run.run, fence = claim.run.fence, "Run taken over from a dead process.");
                         metrics::counter!("graphloom_lease_steals_total").increment(1);
                     }
-                    shared.launch(claim, None, asked);
+                    if claim.run.crashes > u32::from(claim.crashed) {
+                        info!(run = %claim.run.run, crashes = claim.run.crashes, "Run taken alone: its process died before.");
+                        metrics::counter!("graphloom_quarantined_total").increment(1);
+                    }
+                    shared.launch(claim, None, asked, Span::none());
                 }
                 if again {
                     continue;

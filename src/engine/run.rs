@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use chrono::Utc;
 use futures_util::FutureExt;
 use serde_json::{Value as Json, json};
-use tracing::{debug, error};
+use tracing::{Instrument, Span, debug, error};
 
 use self::commit::Sealed;
 use self::limits::{most_steps, over_limit};
@@ -40,6 +40,7 @@ use crate::node::RunFacts;
 use crate::plan::{Durability, Effects, Plan, START, Target};
 use crate::state::{Cell, Delta, Write, fold, join};
 use crate::store::{CacheEntry, Checkpoint, Claim, Question, RunState, StoreError};
+use crate::trace;
 
 /// Checkpoints between two snapshots at least.
 const SNAPSHOT_EVERY: usize = 50;
@@ -79,11 +80,38 @@ enum Rest {
     Stopped,
 }
 
-/// Owns a claimed run until it ends, pauses or is lost. Whatever goes wrong, its readers are told.
-pub(super) async fn drive(shared: Arc<Shared>, live: Arc<Live>, claim: Claim) {
+/// Returns the span of the work on a run. What was begun by a request is part of the request's trace, and refers to that of
+/// an earlier one; what was taken from the queue, or from a process that died, goes on in the trace of its beginning.
+fn span(claim: &Claim, begun: Span) -> Span {
+    let run = &claim.run;
+    let asked = !begun.is_disabled();
+    let span = if asked { begun } else { trace::run(&run.graph, run.run, &run.key.owner.tenant) };
+    if span.is_disabled() {
+        return span;
+    }
+    trace::on_thread(&span, run.thread);
+    // One that cannot be read is told as such when it is needed.
+    let kept = record::decode::<Input>("run", &run.input).ok().and_then(|input| input.trace);
+    match kept {
+        Some(kept) if !asked => trace::go_on(&span, &kept),
+        Some(kept) if run.fence > 1 => trace::refer(&span, &kept),
+        _ => {}
+    }
+    span
+}
+
+/// Owns a claimed run until it ends, pauses or is lost. Whatever goes wrong, its readers are told. `begun` is the span of
+/// the request that began the work.
+pub(super) async fn drive(shared: Arc<Shared>, live: Arc<Live>, claim: Claim, begun: Span) {
+    let span = span(&claim, begun);
+    work(&shared, &live, &claim).instrument(span).await;
+    shared.retire(&live);
+}
+
+async fn work(shared: &Shared, live: &Live, claim: &Claim) {
     let run = claim.run.run;
-    let driver = Driver::new(&shared, &live, &claim);
-    let outcome = match AssertUnwindSafe(Box::pin(driver.run(&claim))).catch_unwind().await {
+    let driver = Driver::new(shared, live, claim);
+    let outcome = match AssertUnwindSafe(Box::pin(driver.run(claim))).catch_unwind().await {
         Ok(Err(Halt::Broken(error))) => {
             error!(%run, %error, "Run cannot go on.");
             driver.end_broken().await
@@ -102,7 +130,6 @@ pub(super) async fn drive(shared: Arc<Shared>, live: Arc<Live>, claim: Claim) {
             live.journal.abort();
         }
     }
-    shared.retire(&live);
 }
 
 struct Driver<'a> {
@@ -204,10 +231,8 @@ impl<'a> Driver<'a> {
         // What the thread's last run used up is in the head until this one has its first barrier.
         let usage = if began { head.frontier.usage } else { Usage::default() };
         if claim.run.crashes >= MAX_CRASHES {
-            self.take_back(&void);
-            let message = "the process died each time that it worked on this run";
-            let failure = Failure { code: "gave_up".into(), ..Failure::new(ErrorKind::Failed, message) };
-            return self.end_at(claim.run.step, RunState::Dead, RunStatus::Dead, failure, usage).await;
+            let next = if began { &*head.frontier.tokens } else { &[] };
+            return self.give_up(&void, next, usage).await;
         }
         let head_step = head.step;
         let input: Input = record::decode("run", &claim.run.input).map_err(Halt::Broken)?;
@@ -220,7 +245,7 @@ impl<'a> Driver<'a> {
             Ok(plan) => plan,
             Err(failure) => {
                 return self
-                    .end_at(claim.run.step, RunState::Failed, RunStatus::Failed, failure, usage)
+                    .end_at(claim.run.step, RunState::Failed, RunStatus::Failed, None, failure, usage)
                     .await;
             }
         };
@@ -334,7 +359,8 @@ impl<'a> Driver<'a> {
                 self.reset(&mut at, &leaves, &void, std::mem::take(&mut crashed));
             }
             self.begin_tasks(&mut at, &begun, facts.step);
-            let ended = match self.beside_commit(&mut at, &leaves, &facts).await {
+            let span = trace::superstep(number);
+            let ended = match self.beside_commit(&mut at, &leaves, &facts).instrument(span).await {
                 Ok(ended) => ended,
                 Err(Cut::Cancelled) => return self.cancel(at).await,
                 Err(Cut::Gone) => return Err(self.hand_back(at).await),

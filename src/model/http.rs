@@ -12,6 +12,7 @@ use super::wire::ErrorBody;
 use super::{Kind, ModelError, Request};
 use crate::egress::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use crate::egress::{self, ERROR_BODY_LIMIT, Secret, Target, Url, header_value};
+use crate::trace::{self, Provider};
 
 /// The longest wait that a provider may ask for.
 const LONGEST_WAIT: Duration = Duration::from_mins(1);
@@ -54,11 +55,17 @@ impl Endpoint {
         Ok(self)
     }
 
+    /// Says who answers here.
+    pub(super) fn provider(&self, name: &'static str, model: String) -> Result<Provider, egress::Error> {
+        Ok(Provider { name, model, target: Target::of(&self.url)? })
+    }
+
     fn headers(&self, request: &Request) -> Result<HeaderMap, egress::Error> {
         let mut headers = self.headers.clone();
         headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
         headers.insert("idempotency-key", header_value("Idempotency-Key", &request.idempotency_key)?);
         headers.insert("x-attempt", HeaderValue::from(request.attempt));
+        trace::inject(&mut headers);
         Ok(headers)
     }
 

@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use crate::event::Usage;
+use crate::trace::Provider;
 pub use names::{MAX_TOOL_NAME, wire_name};
 
 /// Who says a chat turn.
@@ -289,6 +290,11 @@ impl ModelError {
 /// A chat model.
 #[async_trait]
 pub trait ChatModel: Send + Sync + std::fmt::Debug + 'static {
+    /// Says who answers, for traces; nothing where it is this process.
+    fn provider(&self) -> Option<&Provider> {
+        None
+    }
+
     /// Calls the model. Errors may come before the stream or as its last item; after `Chunk::End` or an
     /// error nothing follows.
     async fn stream(

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use serde_json::{Value as Json, json};
-use tracing::info;
+use tracing::{Instrument, Span, info};
 
 use super::meter::{Price, Tally};
 use super::tools::{self, Memo, Offered};
@@ -15,6 +15,7 @@ use crate::expr::{ExprTree, Scope};
 use crate::model::{ChatModel, Chunk, OutputSchema, Params, Request, Role, Timeouts, ToolCall, Turn};
 use crate::state::{Cell, State, Type};
 use crate::template::Templates;
+use crate::trace;
 
 /// The longest answer that is kept, in bytes.
 const MAX_ANSWER: usize = 1024 * 1024;
@@ -205,6 +206,23 @@ impl Llm {
         let Some(link) = self.links.get(attempt.link) else {
             return Err(Failure::new(ErrorKind::Failed, "the node has no such model"));
         };
+        let span = trace::model(&link.name, link.model.provider(), link.params.max_tokens, attempt.attempt);
+        let asked =
+            self.ask(link, attempt, message_id, (turns, tools, nth), &span).instrument(span.clone()).await;
+        if let Err(failure) = &asked {
+            trace::failed(&span, &failure.code);
+        }
+        asked
+    }
+
+    async fn ask(
+        &self,
+        link: &Link,
+        attempt: &Attempt,
+        message_id: &str,
+        (turns, tools, nth): (Vec<Turn>, &[Offered], u64),
+        span: &Span,
+    ) -> Result<Answer, Failure> {
         let mut key = attempt.task.to_string();
         // A provider must not take the second question for the first, nor one that is put to another model.
         if nth > 1 {
@@ -220,6 +238,7 @@ impl Llm {
             said: Usage::default(),
             sent: turns.iter().map(|turn| turn.content.to_string().len()).sum(),
             received: 0,
+            span: span.clone(),
             whole: false,
         };
         let request = Request {

@@ -2,7 +2,10 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tracing::Span;
+
 use crate::event::Usage;
+use crate::trace;
 
 /// Sums up what the attempts at a task use. Clones are one meter.
 #[derive(Debug, Clone, Default)]
@@ -62,6 +65,8 @@ pub(super) struct Tally<'a> {
     pub(super) sent: usize,
     /// Bytes of the answer.
     pub(super) received: usize,
+    /// The call in traces.
+    pub(super) span: Span,
     /// The answer is whole, so what the provider said is all; if it said anything.
     pub(super) whole: bool,
 }
@@ -84,6 +89,7 @@ impl Drop for Tally<'_> {
             metrics::counter!("graphloom_model_tokens_total", "model" => model.clone(), "kind" => kind)
                 .increment(tokens);
         }
+        trace::used(&self.span, &usage);
         self.meter.add(self.price.map_or(usage, |price| price.of(usage)));
     }
 }

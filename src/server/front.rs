@@ -19,6 +19,7 @@ use super::App;
 use super::auth::{Auth, is_loopback_name, one};
 use super::param::decode;
 use super::problem::{Code, Problem, respond};
+use crate::trace;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// What a page of an allowed origin may read and send.
@@ -26,7 +27,8 @@ const EXPOSED: HeaderValue = HeaderValue::from_static(
     "X-Run-Id, Location, Content-Location, X-Request-Id, Retry-After, Idempotent-Replayed, Preference-Applied, X-Notice",
 );
 const ALLOWED: HeaderValue = HeaderValue::from_static(
-    "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, Prefer, X-API-Key, X-Tenant-Id, X-User-Id",
+    "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, Prefer, Traceparent, Tracestate, X-API-Key, \
+     X-Tenant-Id, X-User-Id",
 );
 const METHODS: HeaderValue = HeaderValue::from_static("GET, POST, DELETE");
 
@@ -102,10 +104,11 @@ impl<E: Endpoint<Output = Response>> Endpoint for Front<E> {
             (Response::builder().status(StatusCode::NO_CONTENT).finish(), "preflight")
         } else {
             let span = info_span!("request", request_id = id);
-            let work = async {
+            let asked = trace::asked(request.headers());
+            let work = trace::within(asked, async {
                 self.admit(&mut request)?;
                 self.inner.call(request).await
-            };
+            });
             AssertUnwindSafe(work).catch_unwind().map(answer).instrument(span).await
         };
         let headers = response.headers_mut();

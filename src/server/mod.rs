@@ -286,16 +286,16 @@ impl Server {
     }
 
     /// Answers until the first word to stop, then drains: takes no more, gives the runs back, breaks the streams that
-    /// are left so that clients come back. At a second word it does so at once.
-    pub async fn run(self, engine: Engine, mut words: impl Stream<Item = Word> + Send + Unpin) {
+    /// are left so that clients come back. At a second word it does so at once. Returns how long the process has to end.
+    pub async fn run(self, engine: Engine, mut words: impl Stream<Item = Word> + Send + Unpin) -> Duration {
         let Self { settings, listener, address } = self;
         let drain = settings.drain;
         let app = Arc::new(App::new(engine.clone(), settings));
         let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
         let mut serve = pin!(serve::serve(listener, address, endpoint(app), stop.clone(), cut.clone()));
         let word = tokio::select! {
-            () = serve.as_mut() => return,
-            () = telemetry::keep_up() => return,
+            () = serve.as_mut() => return drain.exit,
+            () = telemetry::keep_up() => return drain.exit,
             word = words.next() => word,
         };
         let begun = Instant::now();
@@ -306,7 +306,7 @@ impl Server {
         let notice =
             if word == Some(Word::Terminate) { drain.notice.min(drain.runs) } else { Duration::ZERO };
         let at_once = tokio::select! {
-            () = serve.as_mut() => return,
+            () = serve.as_mut() => return left(drain.exit),
             () = tokio::time::sleep(notice) => false,
             Some(_) = again.as_mut() => true,
         };
@@ -327,13 +327,17 @@ impl Server {
         // What is read of a run that was given back ends by itself; what hangs is cut.
         let (mut closed, mut answered) = (pin!(closed), pin!(answered));
         tokio::select! {
-            () = answered.as_mut() => return closed.await,
+            () = answered.as_mut() => {
+                closed.await;
+                return left(drain.exit);
+            }
             () = closed.as_mut() => {}
         }
         if tokio::time::timeout(left(drain.exit).min(AT_ONCE), answered.as_mut()).await.is_err() {
             cut.cancel();
             answered.await;
         }
+        left(drain.exit)
     }
 }
 

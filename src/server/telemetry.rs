@@ -65,6 +65,18 @@ fn describe() {
         "graphloom_webhook_deliveries_total",
         "Tries to tell a webhook: delivered, failed, or given up with the last try."
     );
+    metrics::describe_counter!(
+        "graphloom_attempts_given_up_total",
+        "What runs were at that were given up, by graph and node."
+    );
+    metrics::describe_counter!(
+        "graphloom_quarantined_total",
+        "Runs taken alone, since they may be what killed their last process."
+    );
+    metrics::describe_counter!(
+        "graphloom_tail_looks_total",
+        "Looks for news of the runs of other processes that are followed here."
+    );
     metrics::describe_counter!("graphloom_model_calls_total", "Calls of models that came to an end.");
     metrics::describe_counter!("graphloom_events_sent_total", "Events written to streams.");
     metrics::describe_counter!(

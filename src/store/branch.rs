@@ -14,6 +14,8 @@ pub struct Branch {
     pub run: RunId,
     /// Its thread.
     pub key: ThreadKey,
+    /// The row of that thread, also of one that is made for it.
+    pub thread: ThreadId,
     /// The graph's id.
     pub graph: String,
     /// The hash of the plan.

@@ -3,6 +3,7 @@
 //! Invariant: each operation holds the one lock from its first look to its last write.
 
 mod branch;
+mod claim;
 mod hook;
 mod tables;
 
@@ -15,9 +16,9 @@ use chrono::{DateTime, Utc};
 
 use super::{
     Accepted, Answer, Answering, Beat, Branch, Branched, Checkpoint, Claim, Commit, Committed, Counts,
-    ERASED, EventBatch, GraphVersion, Hook, HookCounts, HookFilter, Idempotency, Kept, Keyed, NewRun, OnBusy,
-    OpenQuestion, Process, Question, Result, Resume, Resumed, Run, RunFilter, RunState, Store, StoreError,
-    Thread, Told, VersionUse, Wishes,
+    ERASED, EventBatch, GraphVersion, Hook, HookCounts, HookFilter, Idempotency, Kept, Keyed, NewRun, News,
+    OnBusy, OpenQuestion, Process, Question, Result, Resume, Resumed, Run, RunFilter, RunState, Store,
+    StoreError, Thread, Told, VersionUse, Wishes,
 };
 use crate::id::{
     CacheKey, CheckpointId, HookId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey,
@@ -138,7 +139,8 @@ impl Store for MemoryStore {
         });
         row.hash.clone_from(&new.hash);
         row.updated_at = now;
-        let free = open.is_empty() && new.delay.is_none();
+        let room = tables.has_room(&new.key.owner.tenant, &new.process);
+        let free = open.is_empty() && new.delay.is_none() && room;
         let Wishes { read_for, webhook } = new.wishes;
         let run = Run {
             run: new.run,
@@ -214,6 +216,7 @@ impl Store for MemoryStore {
                 id: id.clone(),
                 run: commit.run,
                 key: thread_key.clone(),
+                thread: commit.thread,
                 agent,
                 data,
                 created_at: now + chrono::TimeDelta::microseconds(place),
@@ -286,41 +289,7 @@ impl Store for MemoryStore {
     }
 
     async fn claim(&self, process: &Process, limit: u32) -> Result<Vec<Claim>> {
-        let mut tables = self.lock();
-        let now = Utc::now();
-        tables.wake(now);
-        let mut candidates: Vec<(u64, RunId)> =
-            tables.runs.values().map(|row| (row.ord, row.run.run)).collect();
-        candidates.sort_unstable();
-        let mut claims = Vec::new();
-        for (_, id) in candidates {
-            if claims.len() >= limit as usize {
-                break;
-            }
-            let Some(row) = tables.runs.get(&id) else { continue };
-            let crashed = match row.run.state {
-                RunState::Running => {
-                    let reborn = row.instance == process.instance && row.boot != process.boot;
-                    if row.lease_until >= now && !reborn {
-                        continue;
-                    }
-                    true
-                }
-                RunState::Queued if has_turn(&row.run) => {
-                    let before = |other: &&RunRow| {
-                        holds_thread(other.run.state) || (has_turn(&other.run) && other.ord < row.ord)
-                    };
-                    if tables.runs_of(row.run.thread).iter().any(before) {
-                        continue;
-                    }
-                    false
-                }
-                RunState::Interrupted if tables.is_due(id, now) => false,
-                _ => continue,
-            };
-            claims.extend(tables.take(id, process, crashed));
-        }
-        Ok(claims)
+        Ok(self.lock().claim(process, limit))
     }
 
     async fn heartbeat(&self, process: &Process, live: &[RunId]) -> Result<Beat> {
@@ -425,6 +394,10 @@ impl Store for MemoryStore {
             return Ok(Answering::Stored { run, after });
         }
         tables.begin_with(answer.run, answer.input, answer.wishes);
+        if !tables.has_room(&run.key.owner.tenant, &answer.process) {
+            let run = tables.queue(answer.run).unwrap_or(run);
+            return Ok(Answering::Stored { run, after });
+        }
         match tables.take(answer.run, &answer.process, false) {
             Some(claim) => Ok(Answering::Claimed(claim)),
             None => Err(StoreError::Corrupt { what: "run", why: "it is gone".into() }),
@@ -507,7 +480,7 @@ impl Store for MemoryStore {
     }
 
     async fn resume(&self, resume: Resume) -> Result<Resumed> {
-        let Resume { owner, run, process, input, wishes, idempotency } = resume;
+        let Resume { key: ThreadKey { owner, .. }, run, process, input, wishes, idempotency } = resume;
         let (mut tables, now) = (self.lock(), Utc::now());
         if let Some(known) = tables.keyed(&owner, idempotency.as_ref(), now) {
             return Ok(Resumed::Known(known));
@@ -526,6 +499,9 @@ impl Store for MemoryStore {
             (row.run.cancel_requested, row.run.rollback) = (false, false);
         }
         tables.end_questions(run, false);
+        if !tables.has_room(&owner.tenant, &process) {
+            return Ok(tables.queue(run).map_or(Resumed::Nothing, |run| Resumed::Queued(Box::new(run))));
+        }
         Ok(tables
             .take(run, &process, false)
             .map_or(Resumed::Nothing, |claim| Resumed::Claimed(Box::new(claim))))
@@ -548,6 +524,15 @@ impl Store for MemoryStore {
             batches.push(batch.clone());
         }
         Ok(batches)
+    }
+
+    async fn news(&self, of: &[(Owner, RunId, Seq)], limit: usize) -> Result<Vec<News>> {
+        let mut news = Vec::new();
+        for (owner, run, after) in of {
+            let Some(Run { state, .. }) = self.run(owner, *run).await? else { continue };
+            news.push(News { run: *run, state, batches: self.events(owner, *run, *after, limit).await? });
+        }
+        Ok(news)
     }
 
     async fn thread(&self, thread: &ThreadKey) -> Result<Option<Thread>> {

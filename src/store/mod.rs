@@ -6,7 +6,9 @@
 mod branch;
 mod hook;
 pub mod memory;
+pub mod seal;
 pub mod sql;
+mod turns;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -189,6 +191,17 @@ pub struct EventBatch {
     pub data: Vec<u8>,
 }
 
+/// What is new of a run that somebody follows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct News {
+    /// The run.
+    pub run: RunId,
+    /// Where it stands.
+    pub state: RunState,
+    /// What it has told since, if that is anything.
+    pub batches: Vec<EventBatch>,
+}
+
 /// Who claims runs: one process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Process {
@@ -198,6 +211,8 @@ pub struct Process {
     pub boot: uuid::Uuid,
     /// How long a claim holds without a heartbeat.
     pub lease: Duration,
+    /// The most runs of one tenant that work at once, over all processes; absent: any number. What comes on top waits.
+    pub tenant_runs: Option<u32>,
 }
 
 /// What to do when the thread already has a run that is not terminal.
@@ -301,7 +316,7 @@ pub enum Accepted {
         /// The head that it starts from.
         head: Option<CheckpointId>,
     },
-    /// Stored as `queued` behind others.
+    /// Stored as `queued`: behind others, or since as many of the tenant work as may.
     Queued {
         /// The run.
         run: Run,
@@ -397,6 +412,8 @@ pub struct OpenQuestion {
     pub run: RunId,
     /// Whose it is, and on which session.
     pub key: ThreadKey,
+    /// The thread's row.
+    pub thread: ThreadId,
     /// An agent is asked.
     pub agent: bool,
     /// What is asked, as the engine encoded it.
@@ -418,6 +435,8 @@ pub struct Answer {
     pub agent: bool,
     /// The run.
     pub run: RunId,
+    /// Its thread.
+    pub key: ThreadKey,
     /// The answers, as the engine encoded them.
     pub answers: Vec<(InterruptId, Vec<u8>)>,
     /// Who answers, for those who come later.
@@ -435,8 +454,8 @@ pub struct Answer {
 /// The wish to go on with a run that failed, or that waits.
 #[derive(Debug, Clone)]
 pub struct Resume {
-    /// Whose it is.
-    pub owner: Owner,
+    /// The thread; its owner asks for it.
+    pub key: ThreadKey,
     /// The run.
     pub run: RunId,
     /// The process that goes on with it.
@@ -454,7 +473,7 @@ pub struct Resume {
 pub enum Answering {
     /// They are stored, and the run is the process's.
     Claimed(Claim),
-    /// They are stored, for whoever works on the run.
+    /// They are stored, for whoever works on the run. One that waited is queued, when as many of the tenant work as may.
     Stored {
         /// The run.
         run: Run,
@@ -488,6 +507,8 @@ pub enum Answering {
 pub enum Resumed {
     /// It is the process's.
     Claimed(Box<Claim>),
+    /// It is queued, since as many of the tenant work as may.
+    Queued(Box<Run>),
     /// The idempotency key was used before; nothing was stored.
     Known(Keyed),
     /// It did not fail or is not the newest of its thread, and it does not wait; or there is none.
@@ -646,7 +667,8 @@ pub trait Store: Send + Sync + 'static {
 
     /// Claims up to `limit` runs: queued ones whose turn it is, those whose lease ran out, those that an earlier boot of
     /// this instance left, and those that wait for an answer whose time is over. Raises the fence, and counts a crash for a
-    /// run that was taken while running.
+    /// run that was taken while running. Tenants take turns, and none gets more to work than the process says. A run that
+    /// was taken so before, and did not move on since, is claimed only while the process has no other such run.
     async fn claim(&self, process: &Process, limit: u32) -> Result<Vec<Claim>>;
 
     /// Renews the leases of these runs, as far as the process owns them. A run that nobody drives is not among them, so
@@ -717,6 +739,11 @@ pub trait Store: Send + Sync + 'static {
     /// Reads the stored batches that hold an event after `after`, in order, at most about `limit` bytes
     /// of data but at least one batch. The first batch may begin before `after`.
     async fn events(&self, owner: &Owner, run: RunId, after: Seq, limit: usize) -> Result<Vec<EventBatch>>;
+
+    /// Reads where runs of any owners stand, and what each told after a place, as [`Store::events`] does, in no more
+    /// statements than tenants with something new, and one. A run that is not there has no news. The state is that of before
+    /// the events: when it says over, the last event is among them, or behind those that `limit` left out.
+    async fn news(&self, of: &[(Owner, RunId, Seq)], limit: usize) -> Result<Vec<News>>;
 
     /// Reads a thread.
     async fn thread(&self, key: &ThreadKey) -> Result<Option<Thread>>;

@@ -11,6 +11,7 @@ mod entity;
 mod error;
 mod hook;
 mod keep;
+pub(super) mod keys;
 mod migration;
 mod operate;
 mod postgres;
@@ -19,6 +20,7 @@ mod question;
 mod read;
 mod row;
 mod sqlite;
+pub(super) mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -29,14 +31,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait, DbErr, EntityTrait, RuntimeErr, Set, SqlxError, Statement, Value};
+use uuid::Uuid;
 
 use self::base::{Base, Desk};
 use self::entity::graph_version;
 use self::error::{undone, unsure};
 use super::{
     Accepted, Answer, Answering, Beat, Branch, Branched, Checkpoint, Claim, Commit, Committed, Counts,
-    EventBatch, GraphVersion, Hook, HookCounts, HookFilter, Idempotency, Kept, Keyed, NewRun, OpenQuestion,
-    Process, Result, Resume, Resumed, Run, RunFilter, RunState, Store, StoreError, Thread, Told, VersionUse,
+    EventBatch, GraphVersion, Hook, HookCounts, HookFilter, Idempotency, Kept, Keyed, NewRun, News,
+    OpenQuestion, Process, Result, Resume, Resumed, Run, RunFilter, RunState, Store, StoreError, Thread,
+    Told, VersionUse,
 };
 use crate::id::{
     CacheKey, CheckpointId, HookId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey,
@@ -169,6 +173,17 @@ macro_rules! whole {
     }};
 }
 
+impl SqlStore {
+    /// Accepts a run whose input is sealed under a key of its tenant, or not. Nothing: the key is gone, with the tenant of
+    /// before; nothing was stored.
+    pub(super) async fn accept_under(&self, new: NewRun, sealed: Option<Uuid>) -> Result<Option<Accepted>> {
+        match self.base() {
+            Base::Postgres(db) => postgres::accept(db, &Arc::new(new), sealed).await,
+            Base::Sqlite(db) => whole!(db, tx => sqlite::accept(&tx, new, sealed)),
+        }
+    }
+}
+
 #[async_trait]
 impl Store for SqlStore {
     async fn migrate(&self) -> Result<()> {
@@ -220,10 +235,8 @@ impl Store for SqlStore {
     }
 
     async fn accept(&self, new: NewRun) -> Result<Accepted> {
-        match self.base() {
-            Base::Postgres(db) => postgres::accept(db, &Arc::new(new)).await,
-            Base::Sqlite(db) => whole!(db, tx => sqlite::accept(&tx, new)),
-        }
+        let keyless = || StoreError::Unavailable("a run without a key lost it".into());
+        self.accept_under(new, None).await?.ok_or_else(keyless)
     }
 
     async fn branch(&self, branch: Branch) -> Result<Branched> {
@@ -400,9 +413,9 @@ impl Store for SqlStore {
     async fn resume(&self, resume: Resume) -> Result<Resumed> {
         let base = self.base().clone();
         detached(async move {
-            let tx = base.begin(resume.owner.tenant.as_str()).await?;
+            let tx = base.begin(resume.key.owner.tenant.as_str()).await?;
             let resumed = question::resume(&tx, &resume).await?;
-            if matches!(resumed, Resumed::Claimed(_)) {
+            if matches!(resumed, Resumed::Claimed(_) | Resumed::Queued(_)) {
                 tx.commit().await?;
             } else {
                 tx.rollback().await?;
@@ -418,6 +431,28 @@ impl Store for SqlStore {
 
     async fn events(&self, owner: &Owner, run: RunId, after: Seq, limit: usize) -> Result<Vec<EventBatch>> {
         read::events(&self.reads(&owner.tenant), owner, run, after, limit).await
+    }
+
+    async fn news(&self, of: &[(Owner, RunId, Seq)], limit: usize) -> Result<Vec<News>> {
+        if of.is_empty() {
+            return Ok(Vec::new());
+        }
+        match self.base() {
+            Base::Postgres(db) => postgres::wide::news(db, of, limit).await,
+            // The file is in this process: a statement costs no more than a line of many.
+            Base::Sqlite(_) => {
+                let mut news = Vec::new();
+                for (owner, run, after) in of {
+                    let Some(Run { state, .. }) = self.run(owner, *run).await? else { continue };
+                    news.push(News {
+                        run: *run,
+                        state,
+                        batches: self.events(owner, *run, *after, limit).await?,
+                    });
+                }
+                Ok(news)
+            }
+        }
     }
 
     async fn thread(&self, key: &ThreadKey) -> Result<Option<Thread>> {

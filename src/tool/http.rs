@@ -11,14 +11,16 @@ use chrono::{DateTime, Utc};
 use futures_util::StreamExt;
 use indexmap::IndexMap;
 use serde_json::{Value as Json, json};
+use tracing::{Instrument, Span};
 
 use super::{Call, Tool};
 use crate::egress::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use crate::egress::{self, Method, Secret, Url, header_value};
+use crate::egress::{self, Method, Secret, Target, Url, header_value};
 use crate::expr::Scope;
 use crate::failure::{ErrorKind, Failure};
 use crate::state::Type;
 use crate::template::Templates;
+use crate::trace;
 
 /// The largest body of a response that is read.
 const MAX_BODY: usize = 1024 * 1024;
@@ -70,24 +72,34 @@ pub trait Caller: Send + Sync + std::fmt::Debug + 'static {
 #[async_trait]
 impl Caller for egress::Client {
     async fn send(&self, _from: &str, request: Request) -> Result<Response, Failure> {
-        let Request { method, url, headers, body, waits } = request;
-        let body = body.unwrap_or_default().into_bytes();
-        let answer =
-            within(waits.first, "no response within", self.send(method, &url, headers, body)).await?;
-        let answer = answer.map_err(|error| failed(&error))?;
-        let status = answer.status();
-        let headers = answer.headers();
-        let mut read = Vec::new();
-        let mut pieces = answer.into_body();
-        while let Some(piece) = within(waits.idle, "the response was silent for", pieces.next()).await? {
-            read.extend_from_slice(&piece.map_err(|error| failed(&error))?);
-            if read.len() > MAX_BODY {
-                let message = "the body of the response is larger than 1 MiB";
-                return Err(Failure::new(ErrorKind::Schema, message));
-            }
+        let span = trace::request(request.method.as_str(), Target::of(&request.url).ok().as_ref());
+        let sent = send(self, request, &span).instrument(span.clone()).await;
+        if let Err(failure) = &sent {
+            trace::failed(&span, &failure.code);
         }
-        Ok(Response { status, headers, body: read })
+        sent
     }
+}
+
+async fn send(client: &egress::Client, request: Request, span: &Span) -> Result<Response, Failure> {
+    let Request { method, url, mut headers, body, waits } = request;
+    trace::inject(&mut headers);
+    let body = body.unwrap_or_default().into_bytes();
+    let answer = within(waits.first, "no response within", client.send(method, &url, headers, body)).await?;
+    let answer = answer.map_err(|error| failed(&error))?;
+    let status = answer.status();
+    trace::answered(span, status);
+    let headers = answer.headers();
+    let mut read = Vec::new();
+    let mut pieces = answer.into_body();
+    while let Some(piece) = within(waits.idle, "the response was silent for", pieces.next()).await? {
+        read.extend_from_slice(&piece.map_err(|error| failed(&error))?);
+        if read.len() > MAX_BODY {
+            let message = "the body of the response is larger than 1 MiB";
+            return Err(Failure::new(ErrorKind::Schema, message));
+        }
+    }
+    Ok(Response { status, headers, body: read })
 }
 
 /// Waits for something no longer than it may take.

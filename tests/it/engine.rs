@@ -21,6 +21,7 @@ use graphloom::store::{Accepted, EventBatch, Idempotency, NewRun, OnBusy, Proces
 use serde_json::{Value as Json, json};
 use tokio::sync::Semaphore;
 
+use crate::support::process as named;
 use crate::support::turn::turn as say;
 
 /// Says its words one by one; each waits for a permit.
@@ -381,7 +382,7 @@ async fn a_repeated_request_with_a_key_finds_the_first_run() {
 
 /// Stores a run whose process died: its lease is over as soon as it begins.
 async fn abandoned(store: &MemoryStore, input: &[u8]) -> graphloom::store::Run {
-    let process = Process { instance: "dead".into(), boot: uuid::Uuid::now_v7(), lease: Duration::ZERO };
+    let process = Process { lease: Duration::ZERO, ..named("dead") };
     let new = NewRun {
         run: RunId::new(),
         key: graphloom::id::ThreadKey { owner: owner(), session: "s".parse().unwrap() },
@@ -423,7 +424,7 @@ async fn a_run_that_kills_its_process_each_time_is_given_up() {
     });
     let poison = abandoned(&store, &input).await;
     for _ in 0..2 {
-        let next = Process { instance: "dead".into(), boot: uuid::Uuid::now_v7(), lease: Duration::ZERO };
+        let next = Process { lease: Duration::ZERO, ..named("dead") };
         assert_eq!(store.claim(&next, 1).await.unwrap().len(), 1);
     }
     let node = Speak::new(&["a"]);
@@ -563,7 +564,7 @@ async fn a_run_that_is_given_up_takes_back_what_its_owners_showed() {
     let batch = EventBatch { fence: 1, first: 1, last: 3, data: graphloom::event::encode(&events) };
     store.append_events(vec![(owner(), run.run, batch)]).await.unwrap();
     for _ in 0..2 {
-        let process = Process { instance: "dead".into(), boot: uuid::Uuid::now_v7(), lease: Duration::ZERO };
+        let process = Process { lease: Duration::ZERO, ..named("dead") };
         assert_eq!(store.claim(&process, 1).await.unwrap().len(), 1);
     }
     let engine = engine(&store, one(Speak::new(&["a"]))).await;

@@ -7,7 +7,7 @@ use reqwest::Method;
 use crate::support::Fresh;
 use crate::support::process::Service;
 use crate::support::stream::{Event, Stream, shown, status};
-use crate::support::world::{World, now};
+use crate::support::world::{ENCRYPTED, GRAPH, World, now};
 
 /// What the mock says to `[[tokens=n]]`.
 fn usual(n: usize) -> String {
@@ -55,8 +55,8 @@ async fn a_restart_between_two_turns_keeps_the_thread_on_sqlite() {
     keeps_the_thread_over_a_restart(Fresh::sqlite()).await;
 }
 
-async fn survives_a_crash(fresh: Fresh) {
-    let mut world = World::start(fresh).await;
+async fn survives_a_crash(fresh: Fresh, settings: &str) {
+    let mut world = World::with_settings(fresh, GRAPH, settings).await;
     let mut watched = world.chat("watched", "go [[tokens=30 delay=50ms]]").await;
     let mut alone = world.chat("alone", "go [[tokens=20 delay=50ms]]").await;
     let mut seen = deltas(&mut watched, 5).await;
@@ -94,12 +94,22 @@ async fn survives_a_crash(fresh: Fresh) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_was_killed_in_mid_answer_completes_by_itself_on_postgres() {
-    survives_a_crash(Fresh::postgres().await).await;
+    survives_a_crash(Fresh::postgres().await, "").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_was_killed_in_mid_answer_completes_by_itself_on_sqlite() {
-    survives_a_crash(Fresh::sqlite()).await;
+    survives_a_crash(Fresh::sqlite(), "").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_was_killed_in_mid_answer_completes_by_itself_on_encrypted_postgres() {
+    survives_a_crash(Fresh::postgres().await, ENCRYPTED).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_was_killed_in_mid_answer_completes_by_itself_on_encrypted_sqlite() {
+    survives_a_crash(Fresh::sqlite(), ENCRYPTED).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,10 +8,13 @@ mod delay;
 mod hook;
 mod keep;
 mod line;
+mod news;
 mod operate;
 mod question;
 mod race;
+mod seal;
 mod sql;
+mod turns;
 mod wall;
 mod write;
 
@@ -35,6 +38,18 @@ macro_rules! on_every_store {
             #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
             async fn on_postgres() {
                 let subject = Subject::postgres().await;
+                super::$case(subject.store.clone()).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn encrypted_on_sqlite() {
+                let subject = Subject::sealed(crate::support::Fresh::sqlite()).await;
+                super::$case(subject.store.clone()).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn encrypted_on_postgres() {
+                let subject = Subject::sealed(crate::support::Fresh::postgres().await).await;
                 super::$case(subject.store.clone()).await;
             }
 

@@ -78,6 +78,7 @@ fn an_outside_crate_has_one_home() {
         ("sqlx", vec!["store"]),
         ("reqwest", vec!["egress"]),
         ("rmcp", vec!["tool"]),
+        ("chacha20poly1305", vec!["store"]),
         ("poem", vec!["server"]),
         ("poem_openapi", vec!["server"]),
         ("clap", vec!["config", "cli"]),
@@ -86,6 +87,11 @@ fn an_outside_crate_has_one_home() {
         ("quick_junit", vec!["case"]),
         ("annotate_snippets", vec!["diagnostic"]),
         ("notify", vec!["cli"]),
+        ("opentelemetry", vec!["trace"]),
+        ("opentelemetry_http", vec!["trace"]),
+        ("opentelemetry_otlp", vec!["trace"]),
+        ("opentelemetry_sdk", vec!["trace"]),
+        ("tracing_opentelemetry", vec!["trace"]),
     ];
     let mut wrong = Vec::new();
     for file in rust_files(Path::new("src")) {

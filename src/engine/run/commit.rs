@@ -141,6 +141,10 @@ impl Driver<'_> {
                         self.shared.ended.notify_one();
                     }
                     metrics::histogram!("graphloom_commit_seconds").record(begun.elapsed().as_secs_f64());
+                    if claim.crashes > 0 && commit.step == claim.step {
+                        // It moved on, so the next one that lost its process may be taken.
+                        self.shared.queue.notify_one();
+                    }
                     return Ok(cancel_requested);
                 }
                 Ok(Committed::Lost) if !unsure => return Err(Halt::Gone),

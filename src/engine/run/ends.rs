@@ -2,15 +2,18 @@
 //!
 //! Invariant: the end is part of the last barrier, and whatever was begun is ended before it.
 
-use tracing::{debug, info};
+use std::collections::BTreeSet;
+
+use tracing::{Span, debug, error, info};
 
 use super::commit::Barrier;
 use super::{Driver, Halt, Position, Rest};
 use crate::engine::record::{self, Notice, Outcome, RunError};
-use crate::engine::step::{self, Open};
+use crate::engine::step::{self, Open, Token};
 use crate::event::{Body, Group, RunStatus, Scope, Usage};
 use crate::failure::{ErrorKind, Failure};
 use crate::store::RunState;
+use crate::trace;
 
 impl Driver<'_> {
     pub(super) async fn complete(
@@ -96,6 +99,7 @@ impl Driver<'_> {
         at.rest = Some(rest);
         self.commit(&mut at, events, Some((RunState::Interrupted, None))).await?;
         info!(run = %self.claim.run.run, questions = open.len(), ?rest, "Run pauses.");
+        trace::ended(&Span::current(), "interrupted", None);
         if !at.torn {
             self.shared.heads.put(self.claim.run.thread, at.head);
         }
@@ -150,6 +154,7 @@ impl Driver<'_> {
         ));
         self.commit(&mut at, events, Some((state, Some(record::encode(outcome))))).await?;
         metrics::counter!("graphloom_runs_finished_total", "status" => status).increment(1);
+        trace::ended(&Span::current(), status, outcome.error.as_ref().map(|error| error.code.as_str()));
         // The next run on this thread starts from here without a read.
         if !at.torn {
             self.shared.heads.put(self.claim.run.thread, at.head);
@@ -166,7 +171,35 @@ impl Driver<'_> {
         };
         let message = "the run could not go on because of a fault of the service";
         let failure = Failure { code: "internal".into(), ..Failure::new(ErrorKind::ServerError, message) };
-        self.end_at(row.step, RunState::Failed, RunStatus::Failed, failure, Usage::default()).await
+        self.end_at(row.step, RunState::Failed, RunStatus::Failed, None, failure, Usage::default()).await
+    }
+
+    /// Gives a run up whose process died each time that it worked on it. What it was at is taken back before its readers,
+    /// and told to the operator.
+    pub(super) async fn give_up(&self, open: &[Scope], next: &[Token], usage: Usage) -> Result<(), Halt> {
+        let run = &self.claim.run;
+        self.take_back(open);
+        // A process that dies at once leaves nothing of what it had begun: then it was at what comes next.
+        let mut nodes: BTreeSet<&str> = open.iter().map(|place| place.node.as_str()).collect();
+        if nodes.is_empty() {
+            nodes.extend(next.iter().map(|token| token.at.as_str()));
+        }
+        let named = nodes.iter().map(|node| format!("`{node}`")).collect::<Vec<_>>().join(", ");
+        error!(run = %run.run, graph = run.graph, at = named, "Run given up: its process died each time.");
+        let mut message = "the process died each time that it worked on this run".to_owned();
+        if !nodes.is_empty() {
+            message += &format!(", at {named}");
+        }
+        let failure = Failure { code: "gave_up".into(), ..Failure::new(ErrorKind::Failed, message) };
+        let only = nodes.first().filter(|_| nodes.len() == 1).map(|node| (*node).to_owned());
+        self.end_at(run.step, RunState::Dead, RunStatus::Dead, only, failure, usage).await?;
+        for node in nodes {
+            let (graph, node) = (run.graph.clone(), node.to_owned());
+            metrics::counter!("graphloom_attempts_given_up_total", "graph" => graph, "node" => node)
+                .increment(1);
+        }
+        metrics::counter!("graphloom_runs_finished_total", "status" => "dead").increment(1);
+        Ok(())
     }
 
     /// Ends a run without a barrier of its own.
@@ -175,23 +208,24 @@ impl Driver<'_> {
         step: u64,
         state: RunState,
         status: RunStatus,
+        node: Option<String>,
         failure: Failure,
         usage: Usage,
     ) -> Result<(), Halt> {
         let error = RunError {
             code: failure.code.clone(),
             message: failure.message.clone(),
-            node: None,
+            node: node.clone(),
             retryable: false,
         };
         let outcome = Outcome { status, output: None, usage, error: Some(error) };
         let events = vec![
-            (
-                None,
-                Body::Error { code: failure.code, message: failure.message, retryable: false, node: None },
-            ),
+            (None, Body::Error { code: failure.code, message: failure.message, retryable: false, node }),
             (None, Body::ended(status, usage)),
         ];
+        if let Some(error) = &outcome.error {
+            trace::ended(&Span::current(), state.name(), Some(&error.code));
+        }
         let next = Some((state, Some(record::encode(&outcome))));
         self.write(step, Barrier::default(), events, next).await.map(|_| ())
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use futures_util::{FutureExt, StreamExt, stream};
 use serde_json::Value as Json;
 use tokio::sync::Semaphore;
-use tracing::{error, info, warn};
+use tracing::{Instrument, error, info, warn};
 
 use super::{Cut, Driver, Halt, Position};
 use crate::engine::step::{Beginning, Begun, Ended, Leaf, LeafWork, Worked};
@@ -21,6 +21,7 @@ use crate::id::TaskId;
 use crate::node::{Attempt, Done, Meter, Outcome, RunFacts};
 use crate::plan::{Durability, Effects, ToolBody};
 use crate::tool::Call;
+use crate::trace;
 
 /// Stands in the store for a call that must not be made twice, and may have been made.
 pub(super) const INTENT: &[u8] = b"intent";
@@ -90,7 +91,13 @@ impl Driver<'_> {
                     Some(lane) => lane.acquire().await.ok(),
                     None => None,
                 };
-                (rank, self.clocked(at, leaf, facts, keeps, meter).await)
+                let span = trace::task(leaf.job.kind, &leaf.place);
+                let worked = self.clocked(at, leaf, facts, keeps, meter).instrument(span.clone()).await;
+                trace::attempts(&span, worked.attempt);
+                if let Err(failure) = &worked.result {
+                    trace::failed(&span, &failure.code);
+                }
+                (rank, worked)
             }
         });
         // Collected first: a stream of closures that borrow is not `Send` to the compiler.
@@ -379,7 +386,9 @@ impl Driver<'_> {
                     attempt: number,
                     emit: Emitter::new(self.journal.clone(), place),
                 };
-                let mut result = work.call(&call).await?;
+                let span = trace::tool(&tool.name, &called.id, number);
+                let result = work.call(&call).instrument(span.clone()).await;
+                let mut result = result.inspect_err(|failure| trace::failed(&span, &failure.code))?;
                 tool.result.check(&result).map_err(|why| {
                     let message = format!("the result of `{}` does not fit: {why}", tool.name);
                     Failure::new(ErrorKind::Schema, message)

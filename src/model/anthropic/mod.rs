@@ -15,6 +15,7 @@ use super::timed::Clock;
 use super::{ChatModel, Chunk, ModelError, Request};
 use crate::egress::header::HeaderName;
 use crate::egress::{self, Secret};
+use crate::trace::Provider;
 
 /// The version of the protocol that is spoken here.
 const VERSION: &str = "2023-06-01";
@@ -23,7 +24,7 @@ const VERSION: &str = "2023-06-01";
 #[derive(Debug, Clone)]
 pub struct Anthropic {
     endpoint: Endpoint,
-    model: String,
+    provider: Provider,
     /// It answers by a schema itself; else it is made to call a tool with the schema's arguments.
     schemas: bool,
 }
@@ -53,19 +54,24 @@ impl Anthropic {
         let endpoint = Endpoint::new(client, url, key)?
             .header(HeaderName::from_static("anthropic-version"), VERSION)
             .key_in(HeaderName::from_static("x-api-key"), "")?;
-        Ok(Self { endpoint, model, schemas })
+        let provider = endpoint.provider("anthropic", model)?;
+        Ok(Self { endpoint, provider, schemas })
     }
 }
 
 #[async_trait]
 impl ChatModel for Anthropic {
+    fn provider(&self) -> Option<&Provider> {
+        Some(&self.provider)
+    }
+
     async fn stream(
         &self,
         request: Request,
     ) -> Result<BoxStream<'static, Result<Chunk, ModelError>>, ModelError> {
         let clock = Clock::start(request.timeouts);
         let body = Body {
-            model: &self.model,
+            model: &self.provider.model,
             turns: &request.turns,
             params: &request.params,
             tools: &request.tools,
@@ -74,7 +80,8 @@ impl ChatModel for Anthropic {
         };
         let events = self.endpoint.open(&request, &body, &clock).await?;
         let forced = request.output.as_ref().filter(|_| !self.schemas).map(|output| output.name.clone());
-        let answer = Message::new(&self.model, self.endpoint.key.clone(), &request.idempotency_key, forced);
+        let answer =
+            Message::new(&self.provider.model, self.endpoint.key.clone(), &request.idempotency_key, forced);
         Ok(own_names(clock.watch(Answer::new(events, answer)).boxed(), &request.tools))
     }
 }

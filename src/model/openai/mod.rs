@@ -16,12 +16,13 @@ use super::timed::Clock;
 use super::{ChatModel, Chunk, ModelError, Request};
 use crate::egress::header::AUTHORIZATION;
 use crate::egress::{self, Secret};
+use crate::trace::Provider;
 
 /// A model of an OpenAI-compatible server.
 #[derive(Debug, Clone)]
 pub struct OpenAi {
     endpoint: Endpoint,
-    model: String,
+    provider: Provider,
     /// Answers are held to a schema by the provider; else a model is made to answer by the call of a tool.
     schemas: bool,
     official: bool,
@@ -45,19 +46,24 @@ impl OpenAi {
         let url = below(base_url, &["chat", "completions"])?;
         let endpoint = Endpoint::new(client, url, key)?.key_in(AUTHORIZATION, "Bearer ")?;
         let official = base_url.trim_end_matches('/') == Self::URL;
-        Ok(Self { endpoint, model, schemas, official })
+        let provider = endpoint.provider("openai", model)?;
+        Ok(Self { endpoint, provider, schemas, official })
     }
 }
 
 #[async_trait]
 impl ChatModel for OpenAi {
+    fn provider(&self) -> Option<&Provider> {
+        Some(&self.provider)
+    }
+
     async fn stream(
         &self,
         request: Request,
     ) -> Result<BoxStream<'static, Result<Chunk, ModelError>>, ModelError> {
         let clock = Clock::start(request.timeouts);
         let body = Body {
-            model: &self.model,
+            model: &self.provider.model,
             turns: &request.turns,
             params: &request.params,
             tools: &request.tools,
@@ -68,7 +74,7 @@ impl ChatModel for OpenAi {
         let events = self.endpoint.open(&request, &body, &clock).await?;
         let forced = request.output.as_ref().filter(|_| !self.schemas).map(|output| output.name.clone());
         let (key, seed) = (self.endpoint.key.clone(), &request.idempotency_key);
-        let answer = Completion::new(&self.model, key, seed, forced);
+        let answer = Completion::new(&self.provider.model, key, seed, forced);
         Ok(own_names(clock.watch(Answer::new(events, answer)).boxed(), &request.tools))
     }
 }

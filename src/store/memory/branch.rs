@@ -21,6 +21,9 @@ impl Tables {
             Origin::Head { head, result, events } => {
                 let Some(row) = self.threads.get(&place) else { return Branched::Gone };
                 let (thread, at) = (row.thread, row.head);
+                if thread != branch.thread {
+                    return Branched::Moved;
+                }
                 let runs = self.runs_of(thread).into_iter().filter(|row| is_open(&row.run));
                 let open: Vec<(RunId, RunState)> = runs.map(|row| (row.run.run, row.run.state)).collect();
                 if let Some((busy, _)) = open.iter().find(|(_, state)| *state != RunState::Interrupted) {
@@ -41,7 +44,7 @@ impl Tables {
                 if self.threads.contains_key(&place) {
                     return Branched::Exists;
                 }
-                ThreadId::new()
+                branch.thread
             }
         };
         Branched::Done(Box::new(self.begin_branch(branch, thread, now)))
@@ -121,6 +124,7 @@ impl Tables {
                 id: id.clone(),
                 run: run.run,
                 key: run.key.clone(),
+                thread,
                 agent,
                 data,
                 created_at: now + chrono::TimeDelta::microseconds(place),

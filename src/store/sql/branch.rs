@@ -102,7 +102,7 @@ async fn at_head(
             return Ok(Err(if moved { Branched::Moved } else { Branched::Busy(run) }));
         }
     }
-    if at != head {
+    if at != head || thread != branch.thread {
         return Ok(Err(Branched::Moved));
     }
     if let Some(run) = waiting {
@@ -204,7 +204,7 @@ async fn new_thread(
     if read::row(tx, "thread", &text, values).await?.is_none() {
         return Ok(Err(Branched::Gone));
     }
-    let thread = ThreadId::new();
+    let thread = branch.thread;
     let insert = "insert into thread (tenant, user_id, session_id, thread_id, graph, hash, created_at, updated_at) \
          values ($1, $2, $3, $4, $5, $6, {NOW}, {NOW}) on conflict (tenant, user_id, session_id) do nothing";
     let values = vec![

@@ -50,6 +50,9 @@ macro_rules! migration {
     };
 }
 
+/// The one that brings the keys of tenants.
+pub(super) const KEYS: &str = "m20261126_000012_data_key";
+
 struct Migrator;
 
 impl MigratorTrait for Migrator {
@@ -65,6 +68,8 @@ impl MigratorTrait for Migrator {
             migration!("m20261126_000008_rollback"),
             migration!("m20261126_000010_tenant_wall"),
             migration!("m20261126_000011_hooks"),
+            migration!("m20261126_000012_data_key"),
+            migration!("m20261126_000013_turns"),
         ]
     }
 }

@@ -76,7 +76,7 @@ pub(super) async fn discard(base: &Base, run: RunId) -> Result<Option<Run>> {
 }
 
 /// The tables of a tenant that could hold a row when its threads are gone.
-const OF_TENANT: [&str; 10] = [
+const OF_TENANT: [&str; 11] = [
     "thread",
     "run",
     "checkpoint",
@@ -87,6 +87,8 @@ const OF_TENANT: [&str; 10] = [
     "outbox",
     "idempotency",
     "blob",
+    // With it, what backups still hold of the tenant cannot be read any more.
+    "data_key",
 ];
 
 /// Deletes some threads of a tenant or of one of its users; when there is none, the rest.

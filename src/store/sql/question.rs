@@ -12,7 +12,7 @@ use super::error::{is_race, undone};
 use super::put::{self, timed, write};
 use super::row::{RUN, Row, moment};
 use super::{read, sql};
-use crate::id::{CheckpointId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadKey};
+use crate::id::{CheckpointId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey};
 use crate::store::{
     Answer, Answering, Claim, Commit, Idempotency, Keyed, OpenQuestion, Process, Result, Resume, Resumed,
     Run, RunState, StoreError, Wishes,
@@ -20,7 +20,7 @@ use crate::store::{
 
 /// Questions beside their runs.
 const QUESTION: &str = "select i.interrupt_id, i.run_id, i.agent, i.data, i.created_at, i.answered_by, i.answered_at, \
-       i.expires_at, {NOW} as now, r.tenant, r.user_id, r.session_id \
+       i.expires_at, {NOW} as now, i.thread_id, r.tenant, r.user_id, r.session_id \
      from interrupt i join run r on r.tenant = i.tenant and r.run_id = i.run_id where i.tenant = $1";
 /// The questions that are not over: of runs that are not over, and not closed.
 const OPEN: &str = "i.closed_at is null and r.state in ('queued', 'running', 'interrupted')";
@@ -34,6 +34,7 @@ fn open(row: &Row) -> Result<OpenQuestion> {
         id: InterruptId(row.get::<String>("interrupt_id")?.into()),
         run: RunId(row.get("run_id")?),
         key: row.key()?,
+        thread: ThreadId(row.get("thread_id")?),
         agent: row.get("agent")?,
         data: row.get("data")?,
         created_at: row.time("created_at")?,
@@ -119,6 +120,28 @@ pub(super) async fn locked(tx: &Tx, tenant: &str, run: RunId) -> Result<Option<R
     let lock = if tx.get_database_backend() == DbBackend::Postgres { " for update" } else { "" };
     let text = format!("select {RUN} from run r where r.tenant = $1 and r.run_id = $2{lock}");
     read::row(tx, "run", &text, vec![tenant.into(), run.0.into()]).await?.map(|row| row.run()).transpose()
+}
+
+/// Counts the runs of a tenant that are at work.
+pub(super) async fn working<C: ConnectionTrait>(db: &C, tenant: &str) -> Result<u64> {
+    let text = "select count(*) as working from run where tenant = $1 and state = 'running'";
+    let row = read::row(db, "run", text, vec![tenant.into()]).await?;
+    row.map_or(Ok(0), |row| row.number("working"))
+}
+
+/// Says whether a tenant may have one more run at work.
+pub(super) async fn has_room<C: ConnectionTrait>(db: &C, tenant: &str, process: &Process) -> Result<bool> {
+    let Some(most) = process.tenant_runs else { return Ok(true) };
+    Ok(working(db, tenant).await? < u64::from(most))
+}
+
+/// Puts a run that is locked into the queue. Nothing: it is gone.
+async fn queue(tx: &Tx, run: &Run) -> Result<Option<Run>> {
+    let tenant = run.key.owner.tenant.as_str();
+    let text = "update run set state = 'queued', wake_at = null, result = null, finished_at = null, kept = 2, \
+           swept = false where tenant = $1 and run_id = $2";
+    write(tx, text, vec![tenant.into(), run.run.0.into()]).await?;
+    read::run(tx, &run.key.owner, run.run).await
 }
 
 /// Makes a process the owner of a run that is locked. Nothing: another run took the thread first, and the transaction is
@@ -272,6 +295,10 @@ pub(super) async fn answer(tx: &Tx, answer: Answer) -> Result<Answering> {
     }
     if waits {
         begin_with(tx, &run, answer.input, &answer.wishes).await?;
+        if !has_room(tx, tenant, &answer.process).await? {
+            let run = queue(tx, &run).await?.unwrap_or(run);
+            return Ok(Answering::Stored { run, after });
+        }
         let claim = taken(tx, &run, &answer.process).await?;
         let claim = claim.ok_or_else(|| StoreError::Unavailable("another run took the thread".into()))?;
         return Ok(Answering::Claimed(claim));
@@ -300,7 +327,7 @@ async fn begin_with(tx: &Tx, run: &Run, input: Option<Vec<u8>>, wishes: &Wishes)
 
 /// Goes on with a run that failed, while it is the newest of its thread, or that waits.
 pub(super) async fn resume(tx: &Tx, resume: &Resume) -> Result<Resumed> {
-    let Resume { owner, process, .. } = resume;
+    let Resume { key: ThreadKey { owner, .. }, process, .. } = resume;
     let (tenant, idempotency) = (owner.tenant.as_str(), resume.idempotency.as_ref());
     let run = locked(tx, tenant, resume.run).await?;
     if let Some(key) = idempotency
@@ -335,6 +362,9 @@ pub(super) async fn resume(tx: &Tx, resume: &Resume) -> Result<Resumed> {
         write(tx, text, vec![tenant.into(), run.run.0.into()]).await?;
     }
     begin_with(tx, &run, resume.input.clone(), &resume.wishes).await?;
+    if !has_room(tx, tenant, process).await? {
+        return Ok(queue(tx, &run).await?.map_or(Resumed::Nothing, |run| Resumed::Queued(Box::new(run))));
+    }
     Ok(taken(tx, &run, process).await?.map_or(Resumed::Nothing, |claim| Resumed::Claimed(Box::new(claim))))
 }
 

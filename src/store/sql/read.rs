@@ -71,18 +71,11 @@ pub(super) async fn events<C: ConnectionTrait>(
         owner.user.as_str().into(),
         run.0.into(),
         (after.fence as i64).into(),
-        (after.n as i64).into(),
+        // Behind all of an owner is no number of the database.
+        i64::try_from(after.n).unwrap_or(i64::MAX).into(),
         i64::try_from(limit).unwrap_or(i64::MAX).into(),
     ];
-    let batch = |row: &Row| {
-        Ok(EventBatch {
-            fence: row.number("fence")?,
-            first: row.number("first_n")?,
-            last: row.number("last_n")?,
-            data: row.get("data")?,
-        })
-    };
-    rows(db, "event", text, values).await?.iter().map(batch).collect()
+    rows(db, "event", text, values).await?.iter().map(Row::batch).collect()
 }
 
 /// Threads beside their newest run.

@@ -8,8 +8,8 @@ use uuid::Uuid;
 
 use crate::id::{CheckpointId, HookId, Owner, Part, RunId, ThreadId, ThreadKey};
 use crate::store::{
-    Checkpoint, Counts, Hook, HookCounts, HookState, Kept, Result, Run, RunState, StoreError, Thread,
-    VersionUse,
+    Checkpoint, Counts, EventBatch, Hook, HookCounts, HookState, Kept, Result, Run, RunState, StoreError,
+    Thread, VersionUse,
 };
 
 /// The columns that [`Row::run`] reads.
@@ -88,7 +88,7 @@ impl Row {
         Ok(ThreadKey { owner, session: self.part("session_id")? })
     }
 
-    fn state(&self, column: &str) -> Result<RunState> {
+    pub(super) fn state(&self, column: &str) -> Result<RunState> {
         let found: String = self.get(column)?;
         state(&found).ok_or_else(|| self.corrupt(format!("`{found}` is not a state")))
     }
@@ -119,6 +119,16 @@ impl Row {
             due_at: self.time_or_none("due_at")?,
             needs_reader: self.get("needs_reader")?,
             webhook: self.get("webhook")?,
+        })
+    }
+
+    /// Reads a batch of events.
+    pub(super) fn batch(&self) -> Result<EventBatch> {
+        Ok(EventBatch {
+            fence: self.number("fence")?,
+            first: self.number("first_n")?,
+            last: self.number("last_n")?,
+            data: self.get("data")?,
         })
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Invariant: what a function reads cannot change before its transaction ends, since nobody else writes.
 
+mod claim;
 mod open;
 pub(super) mod wide;
 
@@ -11,15 +12,16 @@ use chrono::{DateTime, TimeDelta, Utc};
 use sea_orm::{DbBackend, Value};
 use uuid::Uuid;
 
+pub(super) use self::claim::claim;
 pub(super) use self::open::open;
 use super::base::Tx;
 use super::put::{self, write};
-use super::row::{RUN, Row, moment};
-use super::{ENGINE, KEY_HOURS, beat, branch, cache, question, read, told};
+use super::row::{Row, moment};
+use super::{KEY_HOURS, beat, branch, cache, question, read, told};
 use crate::id::{CheckpointId, Owner, RunId, Seq, ThreadId};
 use crate::store::{
-    Accepted, Beat, Claim, Commit, Committed, EventBatch, Keyed, NewRun, OnBusy, Process, Result, Run,
-    RunState, StoreError,
+    Accepted, Beat, Commit, Committed, EventBatch, Keyed, NewRun, OnBusy, Process, Result, Run, RunState,
+    StoreError,
 };
 
 fn at(time: DateTime<Utc>) -> Value {
@@ -41,7 +43,19 @@ async fn read_back(tx: &Tx, owner: &Owner, run: RunId) -> Result<Run> {
     })
 }
 
-pub(super) async fn accept(tx: &Tx, new: NewRun) -> Result<Accepted> {
+/// Nothing: the input is `sealed` under a key that is gone.
+pub(super) async fn accept(tx: &Tx, new: NewRun, sealed: Option<Uuid>) -> Result<Option<Accepted>> {
+    if let Some(key) = sealed {
+        let text = "select 1 from data_key where tenant = $1 and key_id = $2";
+        let values = vec![new.key.owner.tenant.as_str().into(), key.into()];
+        if read::row(tx, "data key", text, values).await?.is_none() {
+            return Ok(None);
+        }
+    }
+    accept_run(tx, new).await.map(Some)
+}
+
+async fn accept_run(tx: &Tx, new: NewRun) -> Result<Accepted> {
     let (tenant, user) = (new.key.owner.tenant.as_str(), new.key.owner.user.as_str());
     let now = Utc::now();
     if let Some(key) = &new.idempotency {
@@ -134,7 +148,7 @@ pub(super) async fn accept(tx: &Tx, new: NewRun) -> Result<Accepted> {
         ];
         write(tx, insert, values).await?;
     }
-    let free = open.is_empty() && new.delay.is_none();
+    let free = open.is_empty() && new.delay.is_none() && question::has_room(tx, tenant, &new.process).await?;
     let insert = "insert into run (tenant, run_id, thread_id, user_id, session_id, ord, graph, hash, input, state, \
            fence, owner, boot, lease_until, available_at, created_at, delayed, read_until, webhook, min_engine) \
          values ($1, $2, $3, $4, $5, (select coalesce(max(ord), 0) + 1 from run), $6, $7, $8, $9, $10, $11, $12, $13, \
@@ -264,60 +278,6 @@ pub(super) async fn append_events(tx: &Tx, batches: Vec<(Owner, RunId, EventBatc
         }
     }
     Ok(())
-}
-
-/// Lets what is delayed take its place behind the other runs of its thread when it is due: one of a thread at a time, so
-/// that several do so in the order of their times.
-const WAKE: &str = "update run set delayed = false, ord = (select coalesce(max(ord), 0) + 1 from run) \
-     where (tenant, run_id) = ( \
-       select d.tenant, d.run_id from run d where d.state = 'queued' and d.delayed and d.available_at <= $1 \
-       order by d.available_at, d.ord limit 1)";
-
-pub(super) async fn claim(tx: &Tx, process: &Process, limit: u32) -> Result<Vec<Claim>> {
-    while write(tx, WAKE, vec![at(Utc::now())]).await? > 0 {}
-    let text = format!(
-        "select {RUN}, r.state = 'running' as crashed, t.head \
-         from run r join thread t on t.tenant = r.tenant and t.thread_id = r.thread_id \
-         where r.min_engine <= $5 and ( \
-           (r.state = 'running' and (r.lease_until < $3 or (r.owner = $1 and r.boot <> $2))) \
-           or (r.state = 'interrupted' and r.wake_at <= $3) \
-           or (r.state = 'queued' and not r.delayed and r.available_at <= $3 \
-             and not exists (select 1 from run a where a.tenant = r.tenant and a.thread_id = r.thread_id \
-               and (a.state in ('running', 'interrupted') \
-                 or (a.state = 'queued' and not a.delayed and a.ord < r.ord))))) \
-         order by r.ord limit $4"
-    );
-    let values = vec![
-        process.instance.as_str().into(),
-        process.boot.into(),
-        at(Utc::now()),
-        i64::from(limit).into(),
-        ENGINE.into(),
-    ];
-    let mut claims = Vec::new();
-    for row in read::rows(tx, "run", &text, values).await? {
-        let claim = taken(tx, process, &row).await?;
-        claims.push(claim);
-    }
-    Ok(claims)
-}
-
-async fn taken(tx: &Tx, process: &Process, row: &Row) -> Result<Claim> {
-    let run = row.run()?;
-    let crashed: bool = row.get("crashed")?;
-    let text = "update run set state = 'running', fence = fence + 1, crashes = crashes + $3, owner = $4, boot = $5, \
-           lease_until = $6 where tenant = $1 and run_id = $2";
-    let values = vec![
-        run.key.owner.tenant.as_str().into(),
-        run.run.0.into(),
-        i64::from(crashed).into(),
-        process.instance.as_str().into(),
-        process.boot.into(),
-        until(process.lease),
-    ];
-    write(tx, text, values).await?;
-    let run = read_back(tx, &run.key.owner, run.run).await?;
-    Ok(Claim { run, head: row.get::<Option<Uuid>>("head")?.map(CheckpointId), crashed })
 }
 
 pub(super) async fn heartbeat(tx: &Tx, process: &Process, live: &[RunId]) -> Result<Beat> {

@@ -29,6 +29,7 @@ use super::wire::{self, WireError};
 use crate::failure::{ErrorKind, Failure};
 use crate::spec::{McpHints, McpSignature};
 use crate::tool::{Call, http};
+use crate::trace;
 
 /// How long the end of a connection is awaited.
 const GOOD_BYE: Duration = Duration::from_secs(3);
@@ -167,6 +168,9 @@ impl Link {
         let mut meta = RequestMetaObject::new();
         meta.insert("graphloom/idempotency-key".into(), json!(call.idempotency_key));
         meta.insert("graphloom/attempt".into(), json!(call.attempt));
+        for (name, value) in trace::named() {
+            meta.insert(name, json!(value));
+        }
         params.meta = Some(meta);
         self.service.call_tool_once(params).await
     }

@@ -14,8 +14,8 @@ use graphloom::id::{
 use graphloom::model::{ChatModel, Chunk, ModelError, Request};
 use graphloom::store::{
     Accepted, Answer, Answering, Beat, Branch, Branched, Checkpoint, Claim, Commit, Committed, Counts,
-    EventBatch, GraphVersion, Hook, HookCounts, HookFilter, Idempotency, Kept, Keyed, NewRun, OpenQuestion,
-    Process, Result, Resume, Resumed, Run, RunFilter, Store, Thread, Told, VersionUse,
+    EventBatch, GraphVersion, Hook, HookCounts, HookFilter, Idempotency, Kept, Keyed, NewRun, News,
+    OpenQuestion, Process, Result, Resume, Resumed, Run, RunFilter, Store, Thread, Told, VersionUse,
 };
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -255,6 +255,7 @@ store! {
         question(owner: &Owner, agent: bool, id: &InterruptId) -> Option<OpenQuestion>;
         approvals(tenant: &Part, after: Option<(DateTime<Utc>, InterruptId)>, limit: u32) -> Vec<OpenQuestion>;
         pending(owner: &Owner, run: RunId, step: u64) -> Vec<(TaskId, Vec<u8>)>;
+        news(of: &[(Owner, RunId, Seq)], limit: usize) -> Vec<News>;
         cached(tenant: &Part, keys: &[CacheKey]) -> Vec<(CacheKey, Vec<u8>)>;
         forget_cached(limit: u32) -> u64;
         read_on(runs: &[(Part, RunId)], time: Duration) -> ();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use graphloom::id::{CheckpointId, InterruptId, RunId, ThreadKey};
+use graphloom::id::{CheckpointId, InterruptId, RunId, ThreadId, ThreadKey};
 use graphloom::store::{
     Accepted, Answer, Answering, Branch, Branched, Commit, Committed, Idempotency, Keyed, Origin, Question,
     Resumed, Run, RunState, Store,
@@ -31,6 +31,7 @@ fn at_head(run: &Run, head: Option<CheckpointId>) -> Branch {
         origin: Origin::Head { head, result: b"over".to_vec(), events: batch(0, 2, 2, b"end") },
         run: id,
         key: run.key.clone(),
+        thread: run.thread,
         graph: run.graph.clone(),
         hash: "hash-2".into(),
         input: b"again".to_vec(),
@@ -77,7 +78,7 @@ async fn a_branch_is_stored_whole_and_waits_until_it_is_taken(store: Arc<dyn Sto
     assert_eq!(told, std::slice::from_ref(&branch.events));
     assert!(store.claim(&process("there"), 9).await.unwrap().is_empty());
     assert_eq!(store.accept(new_run(&key)).await.unwrap(), Accepted::Waits);
-    let Resumed::Claimed(claim) = store.resume(resume(&key.owner, new.run, "there")).await.unwrap() else {
+    let Resumed::Claimed(claim) = store.resume(resume(&key, new.run, "there")).await.unwrap() else {
         panic!()
     };
     assert_eq!((claim.run.fence, claim.head), (2, Some(branch.checkpoint.checkpoint)));
@@ -85,7 +86,7 @@ async fn a_branch_is_stored_whole_and_waits_until_it_is_taken(store: Arc<dyn Sto
     let forked = session("t");
     let fork = |key: &ThreadKey| {
         let branch = at_head(&run, None);
-        Branch { origin: Origin::Thread(run.thread), key: key.clone(), ..branch }
+        Branch { origin: Origin::Thread(run.thread), key: key.clone(), thread: ThreadId::new(), ..branch }
     };
     let Branched::Done(there) = store.branch(fork(&forked)).await.unwrap() else { panic!() };
     assert_ne!(there.thread, run.thread);
@@ -201,7 +202,7 @@ async fn a_run_that_ended_otherwise_forgets_the_wish_to_roll_it_back(store: Arc<
         store.request_cancel(&key.owner, run.run, true, vec![], batch(0, 2, 2, b"")).await.unwrap();
         store.commit(last_barrier(&run, end)).await.unwrap();
         let again = if end == RunState::Failed {
-            let resumed = store.resume(resume(&key.owner, run.run, "here")).await.unwrap();
+            let resumed = store.resume(resume(&key, run.run, "here")).await.unwrap();
             let Resumed::Claimed(claim) = resumed else { panic!("{resumed:?}") };
             claim.run
         } else {
@@ -218,6 +219,7 @@ async fn a_run_that_is_stopped_is_gone_on_with_by_a_resume_or_an_answer_alone(st
         owner: run.key.owner.clone(),
         agent: false,
         run: run.run,
+        key: run.key.clone(),
         answers: vec![(InterruptId(name.into()), vec![2])],
         by: "ann".into(),
         idempotency: None,
@@ -240,8 +242,7 @@ async fn a_run_that_is_stopped_is_gone_on_with_by_a_resume_or_an_answer_alone(st
     assert_eq!(claim.run.input, b"other");
     let stop = Commit { stopped: true, next: Some((RunState::Interrupted, None)), ..barrier(&claim.run) };
     store.commit(stop).await.unwrap();
-    let wish =
-        graphloom::store::Resume { input: Some(b"third".to_vec()), ..resume(&key.owner, run.run, "there") };
+    let wish = graphloom::store::Resume { input: Some(b"third".to_vec()), ..resume(&key, run.run, "there") };
     let Resumed::Claimed(claim) = store.resume(wish).await.unwrap() else { panic!() };
     assert_eq!((claim.run.input.as_slice(), claim.run.fence), (&b"third"[..], 3));
 }

@@ -74,7 +74,7 @@ async fn a_delayed_run_keeps_nobody_waiting_and_takes_its_place_when_it_is_due(s
     // A run that failed goes on, whatever waits for its time.
     let failed = claimed(&*store, &key).await;
     store.commit(last_barrier(&failed, RunState::Failed)).await.unwrap();
-    let resumed = store.resume(resume(&key.owner, failed.run, "there")).await.unwrap();
+    let resumed = store.resume(resume(&key, failed.run, "there")).await.unwrap();
     assert!(matches!(resumed, Resumed::Claimed(_)));
 }
 
@@ -137,12 +137,12 @@ async fn a_run_that_nobody_reads_is_found_until_it_pauses_or_goes_on_otherwise(s
     assert_eq!((claim.run, claim.needs_reader), (first.run, true));
     store.commit(Commit { next: Some((RunState::Interrupted, None)), ..barrier(&claim) }).await.unwrap();
     assert_eq!(found().await, [behind.run]);
-    let Resumed::Claimed(on) = store.resume(resume(&claim.key.owner, claim.run, "x")).await.unwrap() else {
+    let Resumed::Claimed(on) = store.resume(resume(&claim.key, claim.run, "x")).await.unwrap() else {
         panic!()
     };
     assert!(!on.run.needs_reader);
     store.commit(Commit { next: Some((RunState::Interrupted, None)), ..barrier(&on.run) }).await.unwrap();
-    let wished = graphloom::store::Resume { wishes: wish(0), ..resume(&claim.key.owner, claim.run, "x") };
+    let wished = graphloom::store::Resume { wishes: wish(0), ..resume(&claim.key, claim.run, "x") };
     assert!(matches!(store.resume(wished).await.unwrap(), Resumed::Claimed(_)));
     tokio::time::sleep(Duration::from_millis(5)).await;
     assert_eq!(found().await.len(), 2);

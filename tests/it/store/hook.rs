@@ -77,7 +77,7 @@ async fn each_end_and_each_pause_is_told_once_and_only_of_runs_with_a_webhook(st
     assert_eq!(told(&*store).await, [(url("hook"), "it waits".to_owned())]);
     // Whoever goes on with it may say another place; who says nothing leaves it.
     let elsewhere = Wishes { webhook: Some(url("other")), ..Wishes::default() };
-    let wish = graphloom::store::Resume { wishes: elsewhere, ..resume(&run.key.owner, run.run, "there") };
+    let wish = graphloom::store::Resume { wishes: elsewhere, ..resume(&run.key, run.run, "there") };
     let graphloom::store::Resumed::Claimed(claim) = store.resume(wish).await.unwrap() else { panic!() };
     let mut run = claim.run;
     assert_eq!(run.webhook.as_deref(), Some(url("other").as_str()));

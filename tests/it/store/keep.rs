@@ -51,7 +51,7 @@ async fn events_are_kept_while_the_run_is_not_over_and_then_less_and_less(store:
     let row = store.run(&run.key.owner, run.run).await.unwrap().unwrap();
     assert_eq!((row.kept, row.state), (Kept::Nothing, RunState::Failed));
     // A run that goes on has events again.
-    let resumed = store.resume(resume(&run.key.owner, run.run, "here")).await.unwrap();
+    let resumed = store.resume(resume(&run.key, run.run, "here")).await.unwrap();
     let Resumed::Claimed(claim) = resumed else { panic!("{resumed:?}") };
     assert_eq!(claim.run.kept, Kept::All);
 }

@@ -129,6 +129,7 @@ async fn people(store: &dyn Store) {
                 owner: by,
                 agent: true,
                 run: run.run,
+                key: run.key.clone(),
                 answers: vec![(id, b"canary".to_vec())],
                 idempotency: Some(Idempotency {
                     route: format!("answer/{name}"),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use graphloom::id::{InterruptId, Seq, TaskId};
+use graphloom::id::{InterruptId, Seq, TaskId, ThreadKey};
 use graphloom::store::{
     Accepted, Answer, Answering, Commit, Committed, Idempotency, Keyed, NewRun, Question, Resume, Resumed,
     Run, RunState, Store,
@@ -54,6 +54,7 @@ fn answer(run: &Run, names: &[&str]) -> Answer {
         owner: run.key.owner.clone(),
         agent: false,
         run: run.run,
+        key: run.key.clone(),
         answers: names.iter().map(|name| (id(name), format!("to {name}").into_bytes())).collect(),
         by: "ann".into(),
         idempotency: None,
@@ -287,13 +288,13 @@ async fn a_run_goes_on_after_a_failure_only_as_the_newest(store: Arc<dyn Store>)
     let key = session("s");
     let run = claimed(&*store, &key).await;
     let resume = async |run: &Run, user: &str| match store
-        .resume(resume(&owner("acme", user), run.run, "there"))
+        .resume(resume(&ThreadKey { owner: owner("acme", user), ..run.key.clone() }, run.run, "there"))
         .await
         .unwrap()
     {
         Resumed::Claimed(claim) => Some(*claim),
         Resumed::Nothing => None,
-        Resumed::Known(known) => panic!("{known:?}"),
+        other => panic!("{other:?}"),
     };
     assert!(resume(&run, "ann").await.is_none(), "it has not failed");
     done(&*store, last_barrier(&run, RunState::Failed)).await;
@@ -381,7 +382,7 @@ async fn a_repeated_resume_finds_what_the_first_one_did(store: Arc<dyn Store>) {
     done(&*store, last_barrier(&run, RunState::Failed)).await;
     let resume = async |body: &str| {
         let used = Some(key("resume/s", body));
-        store.resume(Resume { idempotency: used, ..resume(&thread.owner, run.run, "there") }).await.unwrap()
+        store.resume(Resume { idempotency: used, ..resume(&thread, run.run, "there") }).await.unwrap()
     };
     assert!(matches!(resume("x").await, Resumed::Claimed(_)));
     let again = resume("x").await;
@@ -391,7 +392,7 @@ async fn a_repeated_resume_finds_what_the_first_one_did(store: Arc<dyn Store>) {
     // What was given up is for the operator.
     let lost = claimed(&*store, &session("t")).await;
     done(&*store, last_barrier(&lost, RunState::Dead)).await;
-    let outcome = store.resume(crate::support::resume(&thread.owner, lost.run, "there")).await.unwrap();
+    let outcome = store.resume(crate::support::resume(&thread, lost.run, "there")).await.unwrap();
     assert_eq!(outcome, Resumed::Nothing);
 }
 
@@ -439,6 +440,6 @@ async fn what_is_asked_of_agents_comes_in_pages_and_ends_with_its_run(store: Arc
         .unwrap();
     assert!(listed().await.is_empty());
     // A failure may be taken back.
-    store.resume(resume(&runs[0].key.owner, runs[0].run, "there")).await.unwrap();
+    store.resume(resume(&runs[0].key, runs[0].run, "there")).await.unwrap();
     assert_eq!(listed().await, ["q0b", "q0a"]);
 }

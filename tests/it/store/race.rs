@@ -29,6 +29,7 @@ fn reply(run: &Run, name: &str) -> Answer {
         owner: run.key.owner.clone(),
         agent: false,
         run: run.run,
+        key: run.key.clone(),
         answers: vec![(InterruptId(name.into()), vec![2])],
         by: "ann".into(),
         idempotency: None,
@@ -85,9 +86,7 @@ async fn a_resume_that_races_with_a_new_run_gives_way_or_goes_first(store: Arc<d
         #[expect(clippy::disallowed_methods, reason = "the race needs several threads")]
         let tasks = (
             tokio::spawn(async move { accepting.accept(new_run(&key)).await.unwrap() }),
-            tokio::spawn(
-                async move { resuming.resume(resume(&run.key.owner, run.run, "there")).await.unwrap() },
-            ),
+            tokio::spawn(async move { resuming.resume(resume(&run.key, run.run, "there")).await.unwrap() }),
         );
         let (accepted, resumed) = (tasks.0.await.unwrap(), tasks.1.await.unwrap());
         match accepted {
@@ -108,7 +107,7 @@ async fn a_resume_opens_the_questions_that_the_failure_left(store: Arc<dyn Store
     store.commit(Commit { closed, ..last_barrier(&run, RunState::Failed) }).await.unwrap();
     assert!(open(&*store, &run).await.is_empty());
     assert!(matches!(store.answer(reply(&run, "left")).await.unwrap(), Answering::Unknown(_)));
-    let resumed = store.resume(resume(&run.key.owner, run.run, "there")).await.unwrap();
+    let resumed = store.resume(resume(&run.key, run.run, "there")).await.unwrap();
     assert!(matches!(resumed, Resumed::Claimed(_)));
     assert_eq!(open(&*store, &run).await, ["left"]);
     assert_eq!(store.answers(&run.key.owner, run.run).await.unwrap().len(), 1);

@@ -154,7 +154,8 @@ async fn replicas_that_start_together_migrate_once() {
         task.unwrap().unwrap();
     }
     let db = plain(&fresh.url).await;
-    assert_eq!(numbers(&db, "select count(*) from seaql_migrations").await, [10]);
+    let files = std::fs::read_dir("migrations/postgres").unwrap().count() as i64;
+    assert_eq!(numbers(&db, "select count(*) from seaql_migrations").await, [files]);
 }
 
 #[tokio::test]

@@ -28,8 +28,12 @@ async fn full() -> (Subject, DatabaseConnection) {
     subject.store.append_events(vec![(key.owner.clone(), run.run, batch(1, 1, 1, b"x"))]).await.unwrap();
     let db = plain(&subject.fresh.as_ref().unwrap().url).await;
     fill(&db).await;
-    let version = "insert into graph_version (tenant, hash, graph, body) values ('acme', 'h', 'g', '\\x00')";
-    db.execute_unprepared(version).await.unwrap();
+    for text in [
+        "insert into graph_version (tenant, hash, graph, body) values ('acme', 'h', 'g', '\\x00')",
+        "insert into data_key (tenant, key_id, master, wrapped) values ('acme', gen_random_uuid(), 'm', '\\x00')",
+    ] {
+        db.execute_unprepared(text).await.unwrap();
+    }
     (subject, db)
 }
 
@@ -126,7 +130,7 @@ async fn what_looks_over_all_tenants_reads_nothing_that_anybody_said() {
     let columns = "select distinct table_name || '.' || column_name from information_schema.column_privileges \
          where grantee = 'graphloom_claimer' and table_schema = 'public' and column_name in ('user_id', \
            'session_id', 'input', 'result', 'data', 'answer', 'answered_by', 'key', 'body', 'delta', 'snapshot', \
-           'frontier')";
+           'frontier', 'wrapped')";
     // The key of a result that is kept is a digest.
     assert_eq!(texts(&db, columns).await, ["cache.key"]);
     let wide = "select proname::text from pg_proc where pronamespace = 'public'::regnamespace and prosecdef \

@@ -1,5 +1,6 @@
 //! What the tests share: a fresh store of each kind, and short ways to say who asks for what.
 
+pub(crate) mod collector;
 pub(crate) mod pgbouncer;
 pub(crate) mod process;
 pub(crate) mod proxy;
@@ -15,11 +16,14 @@ use std::time::Duration;
 
 use graphloom::id::{CheckpointId, Owner, Part, RunId, ThreadId, ThreadKey};
 use graphloom::store::memory::MemoryStore;
+use graphloom::store::seal::{self, Masters};
 use graphloom::store::sql::SqlStore;
 use graphloom::store::{
-    Accepted, Checkpoint, Commit, EventBatch, NewRun, OnBusy, Process, Resume, Run, RunState, Store, Wishes,
+    Accepted, Checkpoint, Commit, EventBatch, NewRun, OnBusy, Process, Resume, Run, RunState, Store,
+    StoreError, Wishes,
 };
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection};
+use sha2::Digest as _;
 use uuid::Uuid;
 
 use pgbouncer::PgBouncer;
@@ -160,11 +164,36 @@ impl Subject {
         Self { store: Arc::new(store), fresh: Some(fresh), _bouncer: Some(bouncer) }
     }
 
+    /// A store before which all that anybody says is encrypted.
+    pub(crate) async fn sealed(fresh: Fresh) -> Self {
+        Self { store: sealed(&fresh, &["ONE"]).await.unwrap(), fresh: Some(fresh), _bouncer: None }
+    }
+
     async fn on(fresh: Fresh) -> Self {
         let store = SqlStore::connect(&fresh.url).await.unwrap();
         store.migrate().await.unwrap();
         Self { store: Arc::new(store), fresh: Some(fresh), _bouncer: None }
     }
+}
+
+/// Returns a master key for a name.
+pub(crate) fn master(name: &str) -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.encode(sha2::Sha256::digest(name))
+}
+
+/// Returns the master keys of these names.
+pub(crate) fn masters(names: &[&str]) -> Masters {
+    let keys: Vec<String> = names.iter().map(|name| master(name)).collect();
+    Masters::new(names.iter().copied().zip(keys.iter().map(String::as_str))).unwrap()
+}
+
+/// Opens a store under master keys, or without, as the service does.
+pub(crate) async fn sealed(fresh: &Fresh, names: &[&str]) -> Result<Arc<dyn Store>, StoreError> {
+    let keys = (!names.is_empty()).then(|| masters(names));
+    let store = seal::over(SqlStore::connect(&fresh.url).await?, keys).await?;
+    store.migrate().await?;
+    Ok(store)
 }
 
 pub(crate) fn part(text: &str) -> Part {
@@ -182,13 +211,18 @@ pub(crate) fn session(name: &str) -> ThreadKey {
 
 /// Returns a process whose claims hold for a minute.
 pub(crate) fn process(instance: &str) -> Process {
-    Process { instance: instance.to_owned(), boot: Uuid::now_v7(), lease: Duration::from_mins(1) }
+    Process {
+        instance: instance.to_owned(),
+        boot: Uuid::now_v7(),
+        lease: Duration::from_mins(1),
+        tenant_runs: None,
+    }
 }
 
 /// Returns the wish of a process to go on with a run.
-pub(crate) fn resume(owner: &Owner, run: RunId, instance: &str) -> Resume {
+pub(crate) fn resume(key: &ThreadKey, run: RunId, instance: &str) -> Resume {
     Resume {
-        owner: owner.clone(),
+        key: key.clone(),
         run,
         process: process(instance),
         input: None,

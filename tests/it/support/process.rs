@@ -168,11 +168,22 @@ pub(crate) struct Service {
 impl Service {
     /// Starts the binary on the project in a folder, and waits until it listens.
     pub(crate) fn start(folder: &Folder, database_url: &str, instance: &str) -> Self {
+        Self::start_with(folder, database_url, instance, &[])
+    }
+
+    /// The same with variables of its environment.
+    pub(crate) fn start_with(
+        folder: &Folder,
+        database_url: &str,
+        instance: &str,
+        env: &[(&str, &str)],
+    ) -> Self {
         let log = folder.path().join(format!("{instance}-{}.log", Uuid::now_v7().simple()));
         let mut command = binary(folder);
         command
             .args(["serve", "--bind", "127.0.0.1:0", "--instance", instance])
             .args(["--database-url", database_url])
+            .envs(env.iter().copied())
             .stdout(Stdio::piped())
             .stderr(File::create(&log).unwrap());
         let mut process = Process(command.spawn().unwrap());
@@ -204,9 +215,15 @@ impl Drop for Service {
 pub(crate) fn binary(folder: &Folder) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_graphloom"));
     command.current_dir(folder.path()).arg("--graphs").arg(folder.path().join("graphs"));
-    for name in
-        ["DATABASE_URL", "GRAPHLOOM_DATABASE_URL", "GRAPHLOOM_CONFIG", "GRAPHLOOM_LOG", "GRAPHLOOM_WATCH"]
-    {
+    for name in [
+        "DATABASE_URL",
+        "GRAPHLOOM_DATABASE_URL",
+        "GRAPHLOOM_CONFIG",
+        "GRAPHLOOM_LOG",
+        "GRAPHLOOM_WATCH",
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    ] {
         command.env_remove(name);
     }
     command.stdin(Stdio::null());

@@ -33,6 +33,9 @@ Be brief.
 @messages messages
 ";
 
+/// Settings under which all that anybody says is encrypted.
+pub(crate) const ENCRYPTED: &str = "secrets_dir = \"secrets\"\n[encryption]\nkeys = [\"MASTER\"]\n";
+
 /// All that one test needs; every process ends with it.
 pub(crate) struct World {
     pub(crate) service: Service,
@@ -103,6 +106,7 @@ impl World {
             "[drain]\nnotice_seconds = 0\nruns_seconds = 0\nexit_seconds = 20\n"
         };
         folder.write("graphloom.toml", &format!("{settings}{drain}"));
+        folder.write("secrets/MASTER", &super::master("MASTER"));
         folder.write("graphs/chat.yaml", graph);
         folder.write("graphs/prompts/answer.md", PROMPT);
         let service = Service::start(&folder, &fresh.url, "one");

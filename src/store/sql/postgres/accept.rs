@@ -37,10 +37,15 @@ const ACCEPT: &str = "with old as materialized ( \
      verdict as materialized ( \
        select s.active, s.graph, s.hash, coalesce(s.accepted, 0) + 1 as turn, case \
          when exists (select 1 from old) then 'known' \
+         when $23::uuid is not null and not exists ( \
+           select 1 from data_key d where d.tenant = $1 and d.key_id = $23::uuid) then 'keyless' \
          when s.graph <> $5 then 'other' \
          when s.asks and $18::bigint is null then 'waits' \
          when s.hash <> $7 and s.hash <> coalesce($17, $7) then 'other' \
-         when s.active is null and $18::bigint is null then 'running' \
+         when s.active is null and $18::bigint is null then case \
+           when $22::bigint is null then 'running' \
+           when (select count(*) from run r where r.tenant = $1 and r.state = 'running') < $22 then 'running' \
+           else 'queued' end \
          when $9 and $18::bigint is null then 'busy' \
          when s.waiting >= $10 then 'full' \
          else 'queued' end as word \
@@ -81,13 +86,15 @@ enum Tried {
     Expired,
     /// Another accept came between.
     Raced,
+    /// The key that the input is sealed under is gone, with the tenant of before.
+    Keyless,
 }
 
 fn time(of: Option<Duration>) -> Value {
     of.map_or(Value::BigInt(None), millis)
 }
 
-pub(super) fn values(new: &NewRun) -> Vec<Value> {
+fn values(new: &NewRun, sealed: Option<Uuid>) -> Vec<Value> {
     let key = new.idempotency.as_ref();
     vec![
         new.key.owner.tenant.as_str().into(),
@@ -111,6 +118,8 @@ pub(super) fn values(new: &NewRun) -> Vec<Value> {
         time(new.wishes.read_for),
         new.wishes.webhook.as_deref().into(),
         new.wishes.engine().into(),
+        new.process.tenant_runs.map(i64::from).into(),
+        sealed.into(),
     ]
 }
 
@@ -126,6 +135,7 @@ fn tried(row: &Row, new: &NewRun) -> Result<Tried> {
     let word: String = row.get("word")?;
     Ok(match word.as_str() {
         "raced" => Tried::Raced,
+        "keyless" => Tried::Keyless,
         "known" if row.get("expired")? => Tried::Expired,
         "known" if row.get("same")? => {
             let after = Seq { fence: row.number("after_fence")?, n: row.number("after_n")? };
@@ -183,18 +193,18 @@ fn stored(
 }
 
 /// Tries again behind the thread's lock, so that nobody can come between.
-async fn locked(db: &Lanes, new: &NewRun) -> Result<Tried> {
+async fn locked(db: &Lanes, new: &NewRun, sealed: Option<Uuid>) -> Result<Tried> {
     const LOCK: &str = "insert into thread (tenant, user_id, session_id, thread_id, graph, hash) \
          values ($1, $2, $3, $4, $5, $6) \
          on conflict (tenant, user_id, session_id) do update set accepted = thread.accepted";
-    let mut lock_values = values(new);
+    let mut lock_values = values(new, sealed);
     lock_values.truncate(7);
     // The sixth is the run.
     lock_values.remove(5);
     let tx = Tx::Postgres(db.begin(new.key.owner.tenant.as_str()).await.map_err(|e| undone(&e))?);
     let work = async {
         tx.execute_raw(sql(&tx, LOCK, lock_values)).await?;
-        tx.query_all_raw(sql(&tx, ACCEPT, values(new))).await
+        tx.query_all_raw(sql(&tx, ACCEPT, values(new, sealed))).await
     };
     let outcome = match work.await {
         Ok(rows) => read_answer(rows, new),
@@ -227,27 +237,33 @@ async fn forget(desk: &Desk, new: &NewRun, run: Option<RunId>) -> Result<()> {
     Ok(())
 }
 
-pub(in crate::store::sql) async fn accept(db: &Postgres, new: &Arc<NewRun>) -> Result<Accepted> {
+/// Nothing: the input is `sealed` under a key that is gone.
+pub(in crate::store::sql) async fn accept(
+    db: &Postgres,
+    new: &Arc<NewRun>,
+    sealed: Option<Uuid>,
+) -> Result<Option<Accepted>> {
     let tenant = new.key.owner.tenant.as_str();
     let desk = Desk::Postgres(db.works.clone(), tenant.to_owned());
     for number in 0..TRIES {
         let tried = if number == 0 {
-            match desk.query_all_raw(sql(&desk, ACCEPT, values(new))).await {
+            match desk.query_all_raw(sql(&desk, ACCEPT, values(new, sealed))).await {
                 Ok(rows) => read_answer(rows, new)?,
                 Err(error) if is_race(&error) => Tried::Raced,
                 Err(error) => return Err(unsure(&error)),
             }
         } else {
             let (works, new) = (db.works.clone(), new.clone());
-            detached(async move { locked(&works, &new).await }).await?
+            detached(async move { locked(&works, &new, sealed).await }).await?
         };
         match tried {
-            Tried::Accepted(accepted) => return Ok(*accepted),
+            Tried::Accepted(accepted) => return Ok(Some(*accepted)),
             Tried::Known(first, after) => match read::run(&desk, &new.key.owner, first).await? {
-                Some(run) => return Ok(Accepted::Known(Keyed::Same { run: Box::new(run), after })),
+                Some(run) => return Ok(Some(Accepted::Known(Keyed::Same { run: Box::new(run), after }))),
                 None => forget(&desk, new, Some(first)).await?,
             },
             Tried::Expired => forget(&desk, new, None).await?,
+            Tried::Keyless => return Ok(None),
             Tried::Raced => {}
         }
     }

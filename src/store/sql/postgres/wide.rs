@@ -10,13 +10,13 @@ use sea_orm::{DbBackend, DbErr, QueryResult, Value};
 use uuid::Uuid;
 
 use super::{Lanes, Postgres, array, is_race, millis, query};
-use crate::id::{CheckpointId, HookId, Part, RunId};
+use crate::id::{CheckpointId, HookId, Owner, Part, RunId, Seq};
 use crate::store::sql::base::Desk;
 use crate::store::sql::error::{undone, unsure};
 use crate::store::sql::row::{RUN, Row};
 use crate::store::sql::{ENGINE, beat, keep, read};
 use crate::store::{
-    Beat, Claim, Counts, HookCounts, HookFilter, Kept, Process, Result, Run, RunFilter, VersionUse,
+    Beat, Claim, Counts, HookCounts, HookFilter, Kept, News, Process, Result, Run, RunFilter, VersionUse,
 };
 
 async fn rows(lanes: &Lanes, what: &'static str, text: &str, values: Vec<Value>) -> Result<Vec<Row>> {
@@ -38,7 +38,7 @@ struct Taken {
 }
 
 pub(in crate::store::sql) async fn claim(db: &Postgres, process: &Process, limit: u32) -> Result<Vec<Claim>> {
-    let text = "select tenant, run_id, fence, crashed, ord from claim_runs($1, $2, $3, $4, $5)";
+    let text = "select tenant, run_id, fence, crashed, ord from claim_runs($1, $2, $3, $4, $5, $6)";
     let values = |limit: u32| -> Vec<Value> {
         vec![
             process.instance.as_str().into(),
@@ -46,6 +46,7 @@ pub(in crate::store::sql) async fn claim(db: &Postgres, process: &Process, limit
             millis(process.lease),
             i64::from(limit).into(),
             ENGINE.into(),
+            process.tenant_runs.map(i64::from).into(),
         ]
     };
     // The index over the threads is the backstop of the race between two claimers; one run at a time, only the run
@@ -185,6 +186,60 @@ pub(in crate::store::sql) async fn find(db: &Postgres, run: RunId) -> Result<Opt
     Ok(runs_of(db, ids).await?.into_iter().next())
 }
 
+/// Reads where runs stand, of all tenants at once, and then what is new of them, tenant by tenant.
+pub(in crate::store::sql) async fn news(
+    db: &Postgres,
+    of: &[(Owner, RunId, Seq)],
+    limit: usize,
+) -> Result<Vec<News>> {
+    let text = "select run_id, state, last_fence, last_n from run_heads($1::text[], $2::uuid[])";
+    let tenants = of.iter().map(|(owner, ..)| owner.tenant.as_str().into()).collect();
+    let values = vec![array(ArrayType::String, tenants), uuids(of.iter().map(|(_, run, _)| *run))];
+    let mut found = BTreeMap::new();
+    for row in rows(&db.wide, "run", text, values).await? {
+        let last = match row.get::<Option<i64>>("last_fence")? {
+            Some(_) => Seq { fence: row.number("last_fence")?, n: row.number("last_n")? },
+            None => Seq::default(),
+        };
+        let run = RunId(row.get("run_id")?);
+        found.insert(run, (last, News { run, state: row.state("state")?, batches: Vec::new() }));
+    }
+    let mut behind: BTreeMap<&str, Vec<(&Owner, RunId, Seq)>> = BTreeMap::new();
+    for (owner, run, after) in of {
+        if found.get(run).is_some_and(|(last, _)| last > after) {
+            behind.entry(owner.tenant.as_str()).or_default().push((owner, *run, *after));
+        }
+    }
+    // What is read here can be newer than what was read above, and never older.
+    let text = "select w.run_id, p.fence, p.first_n, p.last_n, p.data \
+         from unnest($2::uuid[], $3::text[], $4::bigint[], $5::bigint[]) as w (run_id, user_id, fence, n) \
+         join run r on r.tenant = $1 and r.run_id = w.run_id and r.user_id = w.user_id cross join lateral ( \
+           select e.fence, e.first_n, e.last_n, e.data, \
+             row_number() over page as place, sum(length(e.data)) over page as total \
+           from event e where e.tenant = $1 and e.run_id = w.run_id \
+             and e.fence >= w.fence and (e.fence > w.fence or e.last_n > w.n) \
+           window page as (order by e.fence, e.first_n rows unbounded preceding)) p \
+         where p.place = 1 or p.total <= $6 order by w.run_id, p.fence, p.first_n";
+    let number = |n: u64| Value::from(i64::try_from(n).unwrap_or(i64::MAX));
+    for (tenant, runs) in behind {
+        let desk = Desk::Postgres(db.reads.clone(), tenant.to_owned());
+        let values = vec![
+            tenant.into(),
+            uuids(runs.iter().map(|(_, run, _)| *run)),
+            array(ArrayType::String, runs.iter().map(|(owner, ..)| owner.user.as_str().into()).collect()),
+            array(ArrayType::BigInt, runs.iter().map(|(.., after)| number(after.fence)).collect()),
+            array(ArrayType::BigInt, runs.iter().map(|(.., after)| number(after.n)).collect()),
+            number(limit as u64),
+        ];
+        for row in read::rows(&desk, "event", text, values).await? {
+            if let Some((_, news)) = found.get_mut(&RunId(row.get("run_id")?)) {
+                news.batches.push(row.batch()?);
+            }
+        }
+    }
+    Ok(found.into_values().map(|(_, news)| news).collect())
+}
+
 pub(in crate::store::sql) async fn counts(db: &Postgres) -> Result<Counts> {
     let text = "select queued, delayed, running, active, dead from count_runs()";
     let Some(row) = rows(&db.wide, "run", text, Vec::new()).await?.into_iter().next() else {
@@ -281,4 +336,11 @@ pub(in crate::store::sql) async fn paused_versions(db: &Postgres) -> Result<BTre
     let text = "select graph, hash, paused from paused_versions()";
     let found = rows(&db.wide, "graph version", text, Vec::new()).await?;
     found.iter().map(|row| Ok(((row.get("graph")?, row.get("hash")?), row.number("paused")?))).collect()
+}
+
+/// Lists tenants after one of them.
+pub(in crate::store::sql) async fn tenants(db: &Postgres, after: &str, limit: u32) -> Result<Vec<String>> {
+    let text = "select tenant from list_tenants($1, $2)";
+    let found = rows(&db.wide, "tenant", text, vec![after.into(), i64::from(limit).into()]).await?;
+    found.iter().map(|row| row.get("tenant")).collect()
 }

@@ -128,3 +128,11 @@ pub(in crate::store::sql) async fn paused_versions(db: &Sqlite) -> Result<BTreeM
     let rows = read::rows(&reads(db), "graph version", text, Vec::new()).await?;
     rows.into_iter().map(|row| Ok(((row.get("graph")?, row.get("hash")?), row.number("paused")?))).collect()
 }
+
+/// Lists tenants after one of them.
+pub(in crate::store::sql) async fn tenants(db: &Sqlite, after: &str, limit: u32) -> Result<Vec<String>> {
+    let text = "select tenant from thread where tenant > $1 union select tenant from data_key where tenant > $1 \
+         order by tenant limit $2";
+    let found = read::rows(&reads(db), "tenant", text, vec![after.into(), i64::from(limit).into()]).await?;
+    found.iter().map(|row| row.get("tenant")).collect()
+}

@@ -1,0 +1,483 @@
+//! The operations of the store: what goes in is sealed, what comes out is opened.
+//!
+//! Invariant: an operation takes and returns what it does without encryption; so whatever can be returned is named, and what
+//! comes new has to be opened as well.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use tracing::warn;
+
+use super::SealedStore;
+use super::place::{Column, DEPLOYMENT, Place};
+use super::value::DataKey;
+use crate::id::{
+    CacheKey, CheckpointId, HookId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey,
+};
+use crate::store::{
+    Accepted, Answer, Answering, Beat, Branch, Branched, Checkpoint, Claim, Commit, Committed, Counts,
+    EventBatch, GraphVersion, Hook, HookCounts, HookFilter, Idempotency, Kept, Keyed, NewRun, News,
+    OpenQuestion, Origin, Process, Result, Resume, Resumed, Run, RunFilter, Store, StoreError, Thread, Told,
+    VersionUse,
+};
+
+/// How often a run is sealed anew whose tenant was erased meanwhile.
+const TRIES: usize = 3;
+
+/// Seals the batch of events of a run.
+fn seal_events(key: &DataKey, owner: &Owner, run: RunId, batch: &mut EventBatch) -> Result<()> {
+    let place = Place::event(owner, run, (batch.fence, batch.first, batch.last));
+    batch.data = key.seal(&place, &batch.data)?;
+    Ok(())
+}
+
+/// Seals the word that a run was ended from outside.
+fn seal_end(key: &DataKey, owner: &Owner, result: &mut Vec<u8>, events: &mut EventBatch) -> Result<()> {
+    let place = Place::end(owner);
+    *result = key.seal(&place, result)?;
+    events.data = key.seal(&place, &events.data)?;
+    Ok(())
+}
+
+fn seal_checkpoint(key: &DataKey, owner: &Owner, thread: ThreadId, c: &mut Checkpoint) -> Result<()> {
+    let place = |c: &Checkpoint, column| Place::checkpoint(owner, thread, c, column);
+    c.delta = key.seal(&place(c, Column::Delta), &c.delta)?;
+    c.frontier = key.seal(&place(c, Column::Frontier), &c.frontier)?;
+    if let Some(snapshot) = &c.snapshot {
+        c.snapshot = Some(key.seal(&place(c, Column::Snapshot), snapshot)?);
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl Store for SealedStore {
+    async fn migrate(&self) -> Result<()> {
+        self.sql.migrate().await?;
+        let rows = self.sql.data_keys(DEPLOYMENT).await?;
+        self.check(&rows).await?;
+        // The first start makes the key by which every later one knows that all is sealed.
+        self.keys.current(DEPLOYMENT).await.map(drop)
+    }
+
+    async fn ping(&self) -> Result<()> {
+        self.sql.ping().await
+    }
+
+    async fn put_graph_version(&self, version: &GraphVersion) -> Result<()> {
+        let place = Place::version(&version.hash, &version.graph);
+        let body = self.keys.current(DEPLOYMENT).await?.seal(&place, &version.body)?;
+        self.sql.put_graph_version(&GraphVersion { body, ..version.clone() }).await
+    }
+
+    async fn graph_version(&self, hash: &str) -> Result<Option<GraphVersion>> {
+        let Some(mut version) = self.sql.graph_version(hash).await? else { return Ok(None) };
+        version.body = self.open(Place::version(&version.hash, &version.graph), None, &version.body).await?;
+        Ok(Some(version))
+    }
+
+    async fn version_use(&self, hash: &str) -> Result<VersionUse> {
+        self.sql.version_use(hash).await
+    }
+
+    async fn paused_versions(&self) -> Result<BTreeMap<(String, String), u64>> {
+        self.sql.paused_versions().await
+    }
+
+    async fn accept(&self, new: NewRun) -> Result<Accepted> {
+        let tenant = new.key.owner.tenant.as_str();
+        for _ in 0..TRIES {
+            let key = self.key(&new.key.owner).await?;
+            let input = key.seal(&Place::input(&new.key, new.run), &new.input)?;
+            let sealed = NewRun { input, ..new.clone() };
+            let Some(accepted) = self.sql.accept_under(sealed, Some(key.id)).await? else {
+                // The tenant was erased by another process.
+                self.keys.forget(tenant);
+                continue;
+            };
+            // What was stored is what was given.
+            let given = |run: Run| Run { input: new.input.clone(), ..run };
+            return Ok(match accepted {
+                Accepted::Claimed { run, head } => Accepted::Claimed { run: given(run), head },
+                Accepted::Queued { run } => Accepted::Queued { run: given(run) },
+                Accepted::Known(known) => Accepted::Known(self.opened_keyed(known).await?),
+                refused @ (Accepted::OtherVersion { .. }
+                | Accepted::Waits
+                | Accepted::Busy { .. }
+                | Accepted::QueueFull) => refused,
+            });
+        }
+        Err(StoreError::Unavailable(format!("the tenant `{tenant}` is erased again and again")))
+    }
+
+    async fn branch(&self, mut branch: Branch) -> Result<Branched> {
+        let (owner, run, thread) = (branch.key.owner.clone(), branch.run, branch.thread);
+        let key = self.key(&owner).await?;
+        branch.input = key.seal(&Place::input(&branch.key, run), &branch.input)?;
+        if let Some(result) = &branch.result {
+            branch.result = Some(key.seal(&Place::result(&owner, run), result)?);
+        }
+        seal_checkpoint(&key, &owner, thread, &mut branch.checkpoint)?;
+        seal_events(&key, &owner, run, &mut branch.events)?;
+        for question in &mut branch.questions {
+            let place = Place::question(&owner, thread, run, &question.id);
+            question.data = key.seal(&place, &question.data)?;
+        }
+        if let Origin::Head { result, events, .. } = &mut branch.origin {
+            seal_end(&key, &owner, result, events)?;
+        }
+        Ok(match self.sql.branch(branch).await? {
+            Branched::Done(run) => Branched::Done(Box::new(self.opened_run(*run).await?)),
+            Branched::Known(known) => Branched::Known(self.opened_keyed(known).await?),
+            refused @ (Branched::Busy(_) | Branched::Moved | Branched::Gone | Branched::Exists) => refused,
+        })
+    }
+
+    async fn commit(&self, mut commit: Commit) -> Result<Committed> {
+        // All of it is named, so that whoever adds to it thinks of it.
+        let Commit {
+            owner,
+            thread,
+            run,
+            fence: _,
+            step: _,
+            checkpoints,
+            questions,
+            closed: _,
+            pending: _,
+            cached,
+            events,
+            next,
+            notice,
+            stopped: _,
+            lease: _,
+        } = &mut commit;
+        let (key, thread, run) = (self.key(owner).await?, *thread, *run);
+        for c in checkpoints {
+            seal_checkpoint(&key, owner, thread, c)?;
+        }
+        for question in questions {
+            let place = Place::question(owner, thread, run, &question.id);
+            question.data = key.seal(&place, &question.data)?;
+        }
+        for entry in cached {
+            entry.data = key.seal(&Place::cached(&owner.tenant, &entry.key), &entry.data)?;
+        }
+        if let Some(batch) = events {
+            seal_events(&key, owner, run, batch)?;
+        }
+        if let Some((_, Some(result))) = next {
+            *result = key.seal(&Place::result(owner, run), result)?;
+        }
+        // The result of an end is told as it is stored; so a notice stands in the place of one.
+        if let Some(notice) = notice {
+            *notice = key.seal(&Place::result(owner, run), notice)?;
+        }
+        self.sql.commit(commit).await
+    }
+
+    async fn append_events(&self, mut batches: Vec<(Owner, RunId, EventBatch)>) -> Result<()> {
+        for (owner, run, batch) in &mut batches {
+            seal_events(&*self.key(owner).await?, owner, *run, batch)?;
+        }
+        self.sql.append_events(batches).await
+    }
+
+    async fn claim(&self, process: &Process, limit: u32) -> Result<Vec<Claim>> {
+        let (mut claims, mut failure) = (Vec::new(), None);
+        for claim in self.sql.claim(process, limit).await? {
+            let (owner, id, fence) = (claim.run.key.owner.clone(), claim.run.run, claim.run.fence);
+            match self.opened_leniently(claim.run).await {
+                // One that is broken fails when it is driven, as any that cannot be read.
+                Ok(run) => claims.push(Claim { run, ..claim }),
+                Err(error) => {
+                    // Nobody drives it: without this it would look like that of a process that died.
+                    let _until_its_lease_is_over = self.sql.release(&owner, id, fence).await;
+                    failure = Some(error);
+                }
+            }
+        }
+        match failure {
+            Some(error) if claims.is_empty() => Err(error),
+            _ => Ok(claims),
+        }
+    }
+
+    async fn heartbeat(&self, process: &Process, live: &[RunId]) -> Result<Beat> {
+        self.sql.heartbeat(process, live).await
+    }
+
+    async fn release(&self, owner: &Owner, run: RunId, fence: u64) -> Result<()> {
+        self.sql.release(owner, run, fence).await
+    }
+
+    async fn request_cancel(
+        &self,
+        owner: &Owner,
+        run: RunId,
+        rollback: bool,
+        mut result: Vec<u8>,
+        mut events: EventBatch,
+    ) -> Result<Option<Run>> {
+        seal_end(&*self.key(owner).await?, owner, &mut result, &mut events)?;
+        let run = self.sql.request_cancel(owner, run, rollback, result, events).await?;
+        self.opened_or_none(run).await
+    }
+
+    async fn answer(&self, mut answer: Answer) -> Result<Answering> {
+        let (key, thread) = (self.key(&answer.owner).await?, &answer.key);
+        for (id, said) in &mut answer.answers {
+            *said = key.seal(&Place::answer(&thread.owner, answer.run, id), said)?;
+        }
+        if let Some(input) = &mut answer.input {
+            *input = key.seal(&Place::input(thread, answer.run), input)?;
+        }
+        Ok(match self.sql.answer(answer).await? {
+            Answering::Claimed(claim) => {
+                Answering::Claimed(Claim { run: self.opened_run(claim.run).await?, ..claim })
+            }
+            Answering::Stored { run, after } => Answering::Stored { run: self.opened_run(run).await?, after },
+            Answering::Known(known) => Answering::Known(self.opened_keyed(known).await?),
+            refused @ (Answering::Taken { .. } | Answering::Expired { .. } | Answering::Unknown(_)) => {
+                refused
+            }
+        })
+    }
+
+    async fn keyed(&self, owner: &Owner, key: &Idempotency) -> Result<Option<Keyed>> {
+        match self.sql.keyed(owner, key).await? {
+            Some(known) => self.opened_keyed(known).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    async fn answers(&self, owner: &Owner, run: RunId) -> Result<Vec<(InterruptId, Vec<u8>)>> {
+        let mut answers = self.sql.answers(owner, run).await?;
+        for (id, said) in &mut answers {
+            *said = self.open(Place::answer(owner, run, id), None, said).await?;
+        }
+        Ok(answers)
+    }
+
+    async fn questions(&self, key: &ThreadKey) -> Result<Vec<OpenQuestion>> {
+        self.opened_questions(self.sql.questions(key).await?).await
+    }
+
+    async fn question(&self, owner: &Owner, agent: bool, id: &InterruptId) -> Result<Option<OpenQuestion>> {
+        let found = self.sql.question(owner, agent, id).await?;
+        Ok(self.opened_questions(found.into_iter().collect()).await?.pop())
+    }
+
+    async fn approvals(
+        &self,
+        tenant: &Part,
+        after: Option<(DateTime<Utc>, InterruptId)>,
+        limit: u32,
+    ) -> Result<Vec<OpenQuestion>> {
+        self.opened_questions(self.sql.approvals(tenant, after, limit).await?).await
+    }
+
+    async fn put_pending(
+        &self,
+        owner: &Owner,
+        run: RunId,
+        fence: u64,
+        step: u64,
+        task: &TaskId,
+        data: Vec<u8>,
+    ) -> Result<bool> {
+        let data = self.key(owner).await?.seal(&Place::pending(owner, run, step, task), &data)?;
+        self.sql.put_pending(owner, run, fence, step, task, data).await
+    }
+
+    async fn pending(&self, owner: &Owner, run: RunId, step: u64) -> Result<Vec<(TaskId, Vec<u8>)>> {
+        let mut pending = self.sql.pending(owner, run, step).await?;
+        for (task, data) in &mut pending {
+            *data = self.open(Place::pending(owner, run, step, task), None, data).await?;
+        }
+        Ok(pending)
+    }
+
+    async fn cached(&self, tenant: &Part, keys: &[CacheKey]) -> Result<Vec<(CacheKey, Vec<u8>)>> {
+        let mut cached = self.sql.cached(tenant, keys).await?;
+        for (key, data) in &mut cached {
+            *data = self.open(Place::cached(tenant, key), None, data).await?;
+        }
+        Ok(cached)
+    }
+
+    async fn resume(&self, mut resume: Resume) -> Result<Resumed> {
+        if let Some(input) = &mut resume.input {
+            let key = self.key(&resume.key.owner).await?;
+            *input = key.seal(&Place::input(&resume.key, resume.run), input)?;
+        }
+        Ok(match self.sql.resume(resume).await? {
+            Resumed::Claimed(claim) => {
+                let run = self.opened_run(claim.run.clone()).await?;
+                Resumed::Claimed(Box::new(Claim { run, ..*claim }))
+            }
+            Resumed::Queued(run) => Resumed::Queued(Box::new(self.opened_run(*run).await?)),
+            Resumed::Known(known) => Resumed::Known(self.opened_keyed(known).await?),
+            Resumed::Nothing => Resumed::Nothing,
+        })
+    }
+
+    async fn run(&self, owner: &Owner, run: RunId) -> Result<Option<Run>> {
+        self.opened_or_none(self.sql.run(owner, run).await?).await
+    }
+
+    async fn events(&self, owner: &Owner, run: RunId, after: Seq, limit: usize) -> Result<Vec<EventBatch>> {
+        let mut batches = self.sql.events(owner, run, after, limit).await?;
+        for batch in &mut batches {
+            self.open_events(owner, run, batch).await?;
+        }
+        Ok(batches)
+    }
+
+    async fn news(&self, of: &[(Owner, RunId, Seq)], limit: usize) -> Result<Vec<News>> {
+        let owners: BTreeMap<RunId, &Owner> = of.iter().map(|(owner, run, _)| (*run, owner)).collect();
+        let mut found = self.sql.news(of, limit).await?;
+        for News { run, batches, .. } in &mut found {
+            let Some(owner) = owners.get(run) else { continue };
+            for batch in batches {
+                match self.open_events(owner, *run, batch).await {
+                    // Of what cannot be opened nothing is left, which sends only those away who read this run.
+                    Err(error @ StoreError::Corrupt { .. }) => {
+                        warn!(run = %run, %error, "What a run told cannot be read.");
+                        batch.data = Vec::new();
+                    }
+                    opened => opened?,
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    async fn thread(&self, key: &ThreadKey) -> Result<Option<Thread>> {
+        self.sql.thread(key).await
+    }
+
+    async fn threads(
+        &self,
+        owner: &Owner,
+        before: Option<(DateTime<Utc>, ThreadId)>,
+        limit: u32,
+    ) -> Result<Vec<Thread>> {
+        self.sql.threads(owner, before, limit).await
+    }
+
+    async fn delete_thread(&self, key: &ThreadKey) -> Result<bool> {
+        self.sql.delete_thread(key).await
+    }
+
+    async fn erase(&self, tenant: &Part, user: Option<&Part>, limit: u32) -> Result<u64> {
+        let erased = self.sql.erase(tenant, user, limit).await;
+        if user.is_none() {
+            self.keys.forget(tenant.as_str());
+        }
+        erased
+    }
+
+    async fn runs(&self, filter: &RunFilter, limit: u32) -> Result<Vec<Run>> {
+        self.opened_runs(self.sql.runs(filter, limit).await?).await
+    }
+
+    async fn counts(&self) -> Result<Counts> {
+        self.sql.counts().await
+    }
+
+    async fn find_run(&self, run: RunId) -> Result<Option<Run>> {
+        self.opened_or_none(self.sql.find_run(run).await?).await
+    }
+
+    async fn retry(&self, run: RunId) -> Result<Option<Run>> {
+        let retried = self.sql.retry(run).await?;
+        Ok(self.opened_runs(retried.into_iter().collect()).await?.pop())
+    }
+
+    async fn overdue(&self, kept: Kept, age: Duration, limit: u32) -> Result<Vec<Run>> {
+        self.opened_runs(self.sql.overdue(kept, age, limit).await?).await
+    }
+
+    async fn keep_events(
+        &self,
+        owner: &Owner,
+        run: RunId,
+        kept: Kept,
+        mut batches: Vec<EventBatch>,
+    ) -> Result<bool> {
+        if !batches.is_empty() {
+            let key = self.key(owner).await?;
+            for batch in &mut batches {
+                seal_events(&key, owner, run, batch)?;
+            }
+        }
+        self.sql.keep_events(owner, run, kept, batches).await
+    }
+
+    async fn forget_checkpoints(&self, age: Duration, limit: u32) -> Result<u64> {
+        self.sql.forget_checkpoints(age, limit).await
+    }
+
+    async fn forget_cached(&self, limit: u32) -> Result<u64> {
+        self.sql.forget_cached(limit).await
+    }
+
+    async fn read_on(&self, runs: &[(Part, RunId)], time: Duration) -> Result<()> {
+        self.sql.read_on(runs, time).await
+    }
+
+    async fn unread(&self, limit: u32) -> Result<Vec<Run>> {
+        self.opened_runs(self.sql.unread(limit).await?).await
+    }
+
+    async fn claim_hooks(&self, lease: Duration, limit: u32) -> Result<Vec<Hook>> {
+        self.opened_hooks(self.sql.claim_hooks(lease, limit).await?).await
+    }
+
+    async fn told(&self, tenant: &Part, hook: HookId, attempt: u32, told: Told) -> Result<()> {
+        self.sql.told(tenant, hook, attempt, told).await
+    }
+
+    async fn hooks(&self, filter: &HookFilter, limit: u32) -> Result<Vec<Hook>> {
+        self.opened_hooks(self.sql.hooks(filter, limit).await?).await
+    }
+
+    async fn hook_counts(&self) -> Result<HookCounts> {
+        self.sql.hook_counts().await
+    }
+
+    async fn retry_hook(&self, hook: HookId) -> Result<Option<Hook>> {
+        let retried = self.sql.retry_hook(hook).await?;
+        Ok(self.opened_hooks(retried.into_iter().collect()).await?.pop())
+    }
+
+    async fn forget_hooks(&self, delivered: Duration, failed: Duration, limit: u32) -> Result<u64> {
+        self.sql.forget_hooks(delivered, failed, limit).await
+    }
+
+    async fn discard(&self, run: RunId) -> Result<Option<Run>> {
+        let discarded = self.sql.discard(run).await?;
+        Ok(self.opened_runs(discarded.into_iter().collect()).await?.pop())
+    }
+
+    async fn chain(
+        &self,
+        owner: &Owner,
+        thread: ThreadId,
+        checkpoint: CheckpointId,
+    ) -> Result<Vec<Checkpoint>> {
+        self.opened_line(owner, thread, self.sql.chain(owner, thread, checkpoint).await?).await
+    }
+
+    async fn history(
+        &self,
+        owner: &Owner,
+        thread: ThreadId,
+        before: Option<CheckpointId>,
+        limit: u32,
+    ) -> Result<Vec<Checkpoint>> {
+        self.opened_line(owner, thread, self.sql.history(owner, thread, before, limit).await?).await
+    }
+}
