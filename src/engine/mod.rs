@@ -21,6 +21,7 @@ mod reload;
 mod run;
 mod states;
 pub mod step;
+mod stored;
 mod tidy;
 
 use std::collections::{HashMap, HashSet};
@@ -56,6 +57,8 @@ pub use read::{CheckpointView, ThreadView, inspect, past};
 use record::Outcome;
 use reload::Served;
 pub use reload::{Finding, Lost, Stale};
+pub(crate) use run::user_text;
+pub use stored::{Point, Stored, stored};
 
 /// How long the ends of connections are awaited.
 const GOOD_BYE: Duration = Duration::from_secs(5);

@@ -17,6 +17,7 @@ mod database;
 mod drawing;
 mod embed;
 mod engine;
+mod exports;
 mod fuzz;
 mod guide;
 mod handlers;
