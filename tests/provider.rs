@@ -161,11 +161,8 @@ async fn each_fault_has_its_kind_and_loses_no_token_before_it() {
     let provider = Provider::start();
     let models = provider.models();
     // Short only where the provider is silent for ever: a busy machine makes pauses of its own.
-    let short = Timeouts {
-        first: Duration::from_secs(1),
-        idle: Duration::from_millis(500),
-        ..Timeouts::default()
-    };
+    let short =
+        Timeouts { first: Duration::from_secs(1), idle: Duration::from_millis(500), ..Timeouts::default() };
     for (text, expected, tokens) in [
         ("[[tokens=9 cut_after=5]]", Kind::Connection, 5),
         ("[[tokens=9 cut_after=0]]", Kind::Connection, 0),

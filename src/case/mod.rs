@@ -4,6 +4,7 @@
 //! Invariant: nothing that a case does is seen by another one, and no case decides anything that the engine decides.
 
 mod cover;
+mod export;
 mod free;
 mod judge;
 mod junit;
@@ -24,11 +25,12 @@ use crate::engine::StartError;
 use crate::id::{PartError, sha256_hex};
 use crate::plan::Plan;
 use crate::spec::{CaseSpec, Folder};
-use crate::store::StoreError;
+use crate::store::{Store, StoreError};
 
 use free::Free;
 
 pub use cover::{Coverage, Share};
+pub use export::{Export, Exporting, export};
 pub use junit::junit;
 pub use snapshot::SnapshotError;
 pub use stage::Stage;
@@ -71,6 +73,9 @@ pub struct Bench {
     pub root: PathBuf,
     /// Writes snapshots anew instead of comparing with them.
     pub update: bool,
+    /// Where the thread of a case is kept, `test:test:test`, when somebody is to look into it: for one case alone. Without it
+    /// each case has a memory of its own.
+    pub store: Option<Arc<dyn Store>>,
     /// Records what real models and other services answer, or plays it: one tape a case, in this folder.
     pub tape: Option<(Tape, PathBuf)>,
 }

@@ -44,23 +44,28 @@ pub(super) struct Played {
 impl Played {
     /// Returns the nodes that started, by superstep.
     pub(super) fn path(&self) -> Vec<Vec<String>> {
-        let mut steps: BTreeMap<u64, Vec<String>> = BTreeMap::new();
-        for event in &self.events {
-            if let (Body::NodeStarted { step, resumed: false, .. }, Some(place)) = (&event.body, &event.scope)
-                && place.path.is_empty()
-            {
-                steps.entry(*step).or_default().push(place.node.clone());
-            }
-        }
-        steps.into_values().collect()
+        path(&self.events)
     }
+}
+
+/// Returns the nodes of the graph itself that started, by superstep.
+pub(super) fn path<'e>(events: impl IntoIterator<Item = &'e Event>) -> Vec<Vec<String>> {
+    let mut steps: BTreeMap<u64, Vec<String>> = BTreeMap::new();
+    for event in events {
+        if let (Body::NodeStarted { step, resumed: false, .. }, Some(place)) = (&event.body, &event.scope)
+            && place.path.is_empty()
+        {
+            steps.entry(*step).or_default().push(place.node.clone());
+        }
+    }
+    steps.into_values().collect()
 }
 
 /// The thread of a case.
 pub(super) struct Thread<'a> {
     bench: &'a Bench,
     case: &'a CaseSpec,
-    store: Arc<MemoryStore>,
+    store: Arc<dyn Store>,
     key: ThreadKey,
     plan: Arc<Plan>,
 }
@@ -81,7 +86,8 @@ impl<'a> Thread<'a> {
         let name: Part = "test".parse()?;
         let owner = Owner { tenant: name.clone(), user: name.clone() };
         let key = ThreadKey { owner, session: name };
-        Ok(Self { bench, case, store: Arc::new(MemoryStore::new()), key, plan: Arc::new(plan.seal()) })
+        let store = bench.store.clone().unwrap_or_else(|| Arc::new(MemoryStore::new()));
+        Ok(Self { bench, case, store, key, plan: Arc::new(plan.seal()) })
     }
 
     pub(super) fn plan(&self) -> &Plan {

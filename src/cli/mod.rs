@@ -8,6 +8,7 @@ mod diff;
 mod encryption;
 mod erase;
 mod explain;
+mod export;
 mod keys;
 mod lsp;
 mod mcp;
@@ -37,6 +38,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::app::{self, App, BuildError, Builder, Project};
+use crate::case::Stage;
 use crate::compile::{Catalog, Providers, compile};
 use crate::config::{DatabaseFlag, File, Flags, LogFormat, ServeFlags, Traces};
 use crate::diagnostic::{Bag, render_text};
@@ -370,6 +372,14 @@ impl Host {
     /// Compiles the project folder to look at, also where secrets are missing.
     fn look(&self) -> Result<Catalog> {
         read(&self.file.graphs(&self.flags), &self.lenient()?)
+    }
+
+    /// Puts a stage in the place of all that the project calls.
+    fn scripted(&self, stage: &Stage) -> Result<Providers, egress::Error> {
+        Ok(Providers::stand_in(Arc::new(stage.clone()))?
+            .with_caller(Arc::new(stage.clone()))
+            .with_function(Arc::new(stage.clone()))
+            .with_registry(self.registry.clone()))
     }
 
     /// Builds models to look at, not to call.

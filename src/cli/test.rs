@@ -70,10 +70,7 @@ pub(super) async fn test(host: &Host, wanted: &TestFlags) -> Result<ExitCode> {
     };
     let stage = (!wanted.live && tape.is_none()).then(Stage::default);
     let mut providers = match &stage {
-        Some(stage) => Providers::stand_in(std::sync::Arc::new(stage.clone()))?
-            .with_caller(std::sync::Arc::new(stage.clone()))
-            .with_function(std::sync::Arc::new(stage.clone()))
-            .with_registry(host.registry.clone()),
+        Some(stage) => host.scripted(stage)?,
         None if wanted.replay.is_some() => {
             // Nobody hears them, so any will do.
             host.set_up(Providers::new(Box::new(|_| Some(Secret::new("replayed"))))?)
@@ -97,7 +94,7 @@ pub(super) async fn test(host: &Host, wanted: &TestFlags) -> Result<ExitCode> {
         return unreadable(&format!("there is no test in `{}`", root.join("tests").display()));
     }
     let chosen = Chosen { targets: wanted.targets.clone(), filter: wanted.filter.clone() };
-    let bench = Bench { catalog, providers, stage, root, update: wanted.update, tape };
+    let bench = Bench { catalog, providers, stage, root, update: wanted.update, store: None, tape };
     let report = case::run(&bench, &folder, &chosen, &bag).await?;
     if let Some(target) = report.unknown.first() {
         return unreadable(&format!("`{target}` is no graph and no test file of the project"));

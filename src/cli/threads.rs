@@ -10,6 +10,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Map, Value as Json, json};
 
 use super::Host;
+use super::export::ExportFlags;
 use super::runs::{Format, pretty};
 use crate::config::DatabaseFlag;
 use crate::engine::{
@@ -114,6 +115,14 @@ enum Action {
         #[arg(long, value_name = "NODE")]
         interrupt_after: Vec<String>,
     },
+    /// Prints a test file that plays a thread again: a case for `graphloom test`
+    ///
+    /// Each run becomes a turn, with what models, tools and services answered as its script, and with what came of it as what
+    /// is expected. What the database does not have is not made up: its place is marked FILL IN, and standard error says
+    /// which it is and why. A file without such places is played once, in memory, and standard error says what did not hold.
+    /// The file holds what people said and what services answered; private channels only with `--private`.
+    /// Exit codes: 0 the file plays, 1 something is to be filled in or does not hold.
+    Export(ExportFlags),
 }
 
 fn owner(text: &str) -> Result<Owner, String> {
@@ -122,7 +131,7 @@ fn owner(text: &str) -> Result<Owner, String> {
     Ok(Owner { tenant: part(tenant)?, user: part(user)? })
 }
 
-fn thread(text: &str) -> Result<ThreadKey, String> {
+pub(super) fn thread(text: &str) -> Result<ThreadKey, String> {
     let (of, session) = text.rsplit_once(':').ok_or("write `tenant:user:session`")?;
     Ok(ThreadKey { owner: owner(of)?, session: session.parse::<Part>().map_err(|error| error.to_string())? })
 }
@@ -213,6 +222,7 @@ pub(super) async fn threads(host: &Host, threads: &ThreadsFlags) -> Result<ExitC
             engine.close(Duration::ZERO, Duration::from_secs(5)).await;
             came
         }
+        Action::Export(flags) => super::export::export(host, &*look().await?, flags).await,
     }
 }
 
@@ -273,7 +283,7 @@ fn unfit(wrong: &[Mismatch]) -> String {
     format!("the graph does not take this:\n  {}", wrong.join("\n  "))
 }
 
-fn missing(thread: &ThreadKey) -> String {
+pub(super) fn missing(thread: &ThreadKey) -> String {
     format!("there is no thread {thread}, or no such checkpoint of it")
 }
 

@@ -21,6 +21,7 @@ mod reload;
 mod run;
 mod states;
 pub mod step;
+mod stored;
 mod tail;
 mod tidy;
 
@@ -57,6 +58,8 @@ pub use read::{CheckpointView, ThreadView, inspect, past};
 use record::Outcome;
 use reload::Served;
 pub use reload::{Finding, Lost, Stale};
+pub(crate) use run::user_text;
+pub use stored::{Point, Stored, stored};
 use tail::Tails;
 
 /// How long the ends of connections are awaited.

@@ -653,7 +653,7 @@ fn diverted(step: &Step) -> impl Iterator<Item = Taken> + '_ {
 }
 
 /// Returns the text of a user turn.
-pub(super) fn user_text(message: Option<&Json>) -> String {
+pub(crate) fn user_text(message: Option<&Json>) -> String {
     match message {
         Some(Json::String(text)) => text.clone(),
         Some(Json::Array(parts)) => {

@@ -31,9 +31,9 @@ use edges::{Sender, choose};
 use join::{Group, ready, settle};
 
 pub use barrier::{apply, divert};
-pub use begin::{Beginning, Begun, Clocks, Doing, Leaf, LeafWork, Locals, World};
+pub use begin::{Beginning, Begun, Calling, Clocks, Doing, Leaf, LeafWork, Locals, Making, World};
 pub use cache::{Found, Fresh, UNSOUGHT};
-pub use held::{Frame, Going, Held, Kept, Open, Question, Replies, Reply};
+pub use held::{Called, Frame, Going, Held, Item, ItemStage, Kept, Open, Question, Replies, Reply, Stage};
 pub use outside::{Change, Changed, Child, change, missing};
 
 /// A fan-out that happened: the superstep, the rank of the task in it, and its node.

@@ -31,6 +31,7 @@ mod test;
 mod tool;
 mod tree;
 mod types;
+mod write;
 
 pub use call::{AskSpec, BodySpec, CustomSpec, GraphNodeSpec, HttpSpec, MapSpec, ToolNodeSpec};
 pub use graph::{ANY, DefaultsSpec, Graph, LimitsSpec, OutputSpec, TimeoutSpec};
@@ -55,3 +56,4 @@ pub use text::{ExprSpec, Text};
 pub use tool::{EnvSpec, HostSpec, ToolBodySpec, ToolSpec};
 pub use tree::{Node, Tree};
 pub use types::{Base, Descriptor, TypeSpec};
+pub use write::{WriteError, Yaml, write};

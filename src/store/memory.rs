@@ -416,6 +416,13 @@ impl Store for MemoryStore {
         Ok(rows.filter_map(|row| Some((row.question.id.clone(), row.answer.clone()?))).collect())
     }
 
+    async fn given(&self, owner: &Owner, run: RunId) -> Result<Vec<(InterruptId, Vec<u8>)>> {
+        let tables = self.lock();
+        let of = |row: &&QuestionRow| row.question.run == run && row.question.key.owner == *owner;
+        let rows = tables.questions.values().filter(of);
+        Ok(rows.filter_map(|row| Some((row.question.id.clone(), row.answer.clone()?))).collect())
+    }
+
     async fn questions(&self, key: &ThreadKey) -> Result<Vec<OpenQuestion>> {
         Ok(self.lock().open_questions(|row| row.question.key == *key))
     }

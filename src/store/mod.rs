@@ -699,6 +699,9 @@ pub trait Store: Send + Sync + 'static {
     /// Reads the answers to a run's questions that its owner has not taken.
     async fn answers(&self, owner: &Owner, run: RunId) -> Result<Vec<(InterruptId, Vec<u8>)>>;
 
+    /// Reads all answers that a run was given, also those that its owner has taken: for an operator, never for a request.
+    async fn given(&self, owner: &Owner, run: RunId) -> Result<Vec<(InterruptId, Vec<u8>)>>;
+
     /// Lists the questions of a thread that can be answered, oldest first.
     async fn questions(&self, key: &ThreadKey) -> Result<Vec<OpenQuestion>>;
 

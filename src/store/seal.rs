@@ -23,7 +23,7 @@ use self::value::{Bond, DataKey, Sealed};
 use super::sql::SqlStore;
 use super::sql::keys::KeyRow;
 use super::{Checkpoint, EventBatch, Hook, Keyed, OpenQuestion, Result, Run, Store, StoreError};
-use crate::id::{Owner, RunId, ThreadId};
+use crate::id::{InterruptId, Owner, RunId, ThreadId};
 
 /// Keeps everything in a SQL store, and nothing that anybody said in the clear.
 #[derive(Debug)]
@@ -176,6 +176,18 @@ impl SealedStore {
             opened.push(question);
         }
         Ok(opened)
+    }
+
+    async fn opened_answers(
+        &self,
+        owner: &Owner,
+        run: RunId,
+        mut answers: Vec<(InterruptId, Vec<u8>)>,
+    ) -> Result<Vec<(InterruptId, Vec<u8>)>> {
+        for (id, said) in &mut answers {
+            *said = self.open(Place::answer(owner, run, id), None, said).await?;
+        }
+        Ok(answers)
     }
 
     async fn open_events(&self, owner: &Owner, run: RunId, batch: &mut EventBatch) -> Result<()> {

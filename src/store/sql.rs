@@ -358,7 +358,11 @@ impl Store for SqlStore {
     }
 
     async fn answers(&self, owner: &Owner, run: RunId) -> Result<Vec<(InterruptId, Vec<u8>)>> {
-        question::answers(&self.works(&owner.tenant), owner, run).await
+        question::answers(&self.works(&owner.tenant), owner, run, "and i.closed_at is null").await
+    }
+
+    async fn given(&self, owner: &Owner, run: RunId) -> Result<Vec<(InterruptId, Vec<u8>)>> {
+        question::answers(&self.reads(&owner.tenant), owner, run, "").await
     }
 
     async fn questions(&self, key: &ThreadKey) -> Result<Vec<OpenQuestion>> {

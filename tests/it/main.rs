@@ -18,6 +18,7 @@ mod drawing;
 mod embed;
 mod encryption;
 mod engine;
+mod exports;
 mod following;
 mod fuzz;
 mod guide;

@@ -253,11 +253,11 @@ impl Store for SealedStore {
     }
 
     async fn answers(&self, owner: &Owner, run: RunId) -> Result<Vec<(InterruptId, Vec<u8>)>> {
-        let mut answers = self.sql.answers(owner, run).await?;
-        for (id, said) in &mut answers {
-            *said = self.open(Place::answer(owner, run, id), None, said).await?;
-        }
-        Ok(answers)
+        self.opened_answers(owner, run, self.sql.answers(owner, run).await?).await
+    }
+
+    async fn given(&self, owner: &Owner, run: RunId) -> Result<Vec<(InterruptId, Vec<u8>)>> {
+        self.opened_answers(owner, run, self.sql.given(owner, run).await?).await
     }
 
     async fn questions(&self, key: &ThreadKey) -> Result<Vec<OpenQuestion>> {

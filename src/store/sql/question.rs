@@ -100,17 +100,20 @@ pub(super) async fn for_agents<C: ConnectionTrait>(
     read::rows(db, "question", &timed(db, &text), values).await?.iter().map(open).collect()
 }
 
-/// Reads the answers that the owner of a run has not taken.
+/// Reads the answers to the questions of a run, of those of which this holds.
 pub(super) async fn answers<C: ConnectionTrait>(
     db: &C,
     owner: &Owner,
     run: RunId,
+    which: &str,
 ) -> Result<Vec<(InterruptId, Vec<u8>)>> {
-    let text = "select i.interrupt_id, i.answer from interrupt i \
+    let text = format!(
+        "select i.interrupt_id, i.answer from interrupt i \
          join run r on r.tenant = i.tenant and r.run_id = i.run_id \
-         where i.tenant = $1 and i.run_id = $2 and r.user_id = $3 and i.answer is not null and i.closed_at is null";
+         where i.tenant = $1 and i.run_id = $2 and r.user_id = $3 and i.answer is not null {which}"
+    );
     let values = vec![owner.tenant.as_str().into(), run.0.into(), owner.user.as_str().into()];
-    let rows = read::rows(db, "question", text, values).await?;
+    let rows = read::rows(db, "question", &text, values).await?;
     let answer = |row: &Row| Ok((InterruptId(row.get::<String>("interrupt_id")?.into()), row.get("answer")?));
     rows.iter().map(answer).collect()
 }

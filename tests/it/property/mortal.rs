@@ -251,6 +251,7 @@ store! {
         branch(branch: Branch) -> Branched;
         answer(answer: Answer) -> Answering;
         answers(owner: &Owner, run: RunId) -> Vec<(InterruptId, Vec<u8>)>;
+        given(owner: &Owner, run: RunId) -> Vec<(InterruptId, Vec<u8>)>;
         questions(key: &ThreadKey) -> Vec<OpenQuestion>;
         question(owner: &Owner, agent: bool, id: &InterruptId) -> Option<OpenQuestion>;
         approvals(tenant: &Part, after: Option<(DateTime<Utc>, InterruptId)>, limit: u32) -> Vec<OpenQuestion>;

@@ -107,6 +107,10 @@ async fn of_many_answers_one_is_taken_and_the_run_is_claimed_with_it(store: Arc<
     let Answering::Stored { .. } = store.answer(answer(&run, &["b"])).await.unwrap() else { panic!() };
     done(&*store, Commit { closed: vec![id("a"), id("b")], ..barrier(&claim.run) }).await;
     assert!(store.answers(&key.owner, run.run).await.unwrap().is_empty());
+    let given = store.given(&key.owner, run.run).await.unwrap();
+    assert!(given.len() == 2 && given.contains(&(id("a"), b"to a".to_vec())), "{given:?}");
+    let eve = graphloom::id::Owner { user: "eve".parse().unwrap(), ..key.owner.clone() };
+    assert!(store.given(&eve, run.run).await.unwrap().is_empty());
     // Who comes later learns who was first, also when it was long ago.
     assert!(matches!(store.answer(answer(&run, &["a"])).await.unwrap(), Answering::Taken { .. }));
     assert!(store.question(&key.owner, false, &id("a")).await.unwrap().unwrap().answered.is_some());
