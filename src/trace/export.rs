@@ -77,7 +77,8 @@ impl Exporter {
             .map_err(ExportError::Runtime)?;
         // The operator names the collector, so it may be a private host.
         let allow = vec![Target::of(&settings.endpoint)?];
-        let client = Client::new(egress::Settings { allow, ..egress::Settings::default() })?;
+        let client = Client::new(egress::Settings { allow, ..egress::Settings::default() });
+        client.prepare()?;
         let exporter = SpanExporter::builder()
             .with_http()
             .with_http_client(Post { client, timeout: settings.timeout, runtime: runtime.handle().clone() })

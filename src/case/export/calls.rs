@@ -132,7 +132,7 @@ impl<'a> Walk<'_, '_, 'a> {
             Doing::Calls { calls, .. } => calls.iter().for_each(|call| self.call(part, call, &came)),
             Doing::Tool(call) => self.call(part, call, &came),
             Doing::Graph(frame, step) => self.graph(part, frame, step, came),
-            Doing::Map(items) => self.items(part, items, came),
+            Doing::Map(items) => self.items(part, items, &came),
             Doing::Late => self.ends(part, "timeout"),
             Doing::Fails(failure) if failure.kind == ErrorKind::Dismissed => self.ends(part, "dismissed"),
             Doing::Asks(_) if self.muted => {

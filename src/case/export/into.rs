@@ -236,7 +236,7 @@ fn difference(before: Option<&Json>, after: &Json) -> Option<Json> {
     }
     let (a, b) = (before.as_f64()?, after.as_f64()?);
     // Only what adds up again is what was added.
-    (a + (b - a) == b).then(|| Json::from(b - a))
+    (a + (b - a)).total_cmp(&b).is_eq().then(|| Json::from(b - a))
 }
 
 /// Returns the type of what a node gives, where it is declared.

@@ -11,14 +11,14 @@ use crate::plan::Work;
 
 impl Walk<'_, '_, '_> {
     /// The items of a list.
-    pub(super) fn items(&mut self, part: &Part<'_>, items: &[(Item, Option<Doing>)], came: Came<'_>) {
+    pub(super) fn items(&mut self, part: &Part<'_>, items: &[(Item, Option<Doing>)], came: &Came<'_>) {
         let Work::Map(each) = &part.job.work else { return };
-        let next = match &came {
+        let next = match came {
             Came::Going(Going::Map(next)) => Some(next),
             _ => None,
         };
         // What is left of the list when its values go to the items.
-        let mut list = match &came {
+        let mut list = match came {
             Came::Done(Ok(Found { value: Json::Array(list), .. })) => Some(list.iter()),
             _ => None,
         };
@@ -43,7 +43,7 @@ impl Walk<'_, '_, '_> {
                 continue;
             };
             let left = items[index..].iter().filter(due).count();
-            let came = match (&came, next.and_then(|next| next.get(index))) {
+            let came = match (came, next.and_then(|next| next.get(index))) {
                 (_, Some(after)) => match &after.stage {
                     ItemStage::Going(going) => Came::Going(going),
                     ItemStage::Done(done) => Came::Done(value(done)),

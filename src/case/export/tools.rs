@@ -26,12 +26,11 @@ impl Walk<'_, '_, '_> {
             _ => None,
         };
         match &calling.making {
-            Making::Rests | Making::Asks(_) | Making::Refused(_) => {}
             Making::Fails(failure) if failure.kind == ErrorKind::Dismissed => {
                 let why = format!("a call of `{name}` was waiting for approval when it was cancelled");
                 self.script.beyond.push(why);
             }
-            Making::Fails(_) => {}
+            Making::Rests | Making::Asks(_) | Making::Refused(_) | Making::Fails(_) => {}
             Making::Leaf => {
                 let Some(leaf) = self.leaf() else { return };
                 let succeeded =

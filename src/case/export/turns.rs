@@ -93,7 +93,7 @@ pub(super) fn turns(run: &Stored, around: &mut Around<'_>) -> Vec<Turn> {
             // Nobody said anything: the time of a question was over, or the run was stopped and went on.
             (None, Some((_, events))) => events.extend(&part.events),
             (None, None) => {
-                turns.push((Turn::new(Opening::User(run.input.message.clone())), part.events.clone()))
+                turns.push((Turn::new(Opening::User(run.input.message.clone())), part.events.clone()));
             }
         }
         let Some((turn, _)) = turns.last_mut() else { break };
