@@ -16,12 +16,15 @@ use crate::config::DatabaseFlag;
 use crate::diff::{self, GraphDiff};
 use crate::store::{Store, VersionUse};
 
+/// The shortest beginning of a hash that names a version.
+const SHORTEST: usize = 6;
+
 /// The flags of `diff`.
 #[derive(Debug, Args)]
 pub(super) struct DiffFlags {
-    /// The old version: a project folder, or the hash of a stored graph, as `GET /v1/graphs` names it
+    /// The old version: a project folder, or the hash of a stored graph, as `GET /v1/graphs` names it, or its first digits
     old: String,
-    /// The new version: a project folder, or the hash of a stored graph
+    /// The new version: a project folder, or the hash of a stored graph, or its first digits
     new: String,
     /// What is printed
     #[arg(long, value_enum, default_value = "text")]
@@ -54,6 +57,7 @@ pub(super) async fn diff(flags: &DiffFlags, host: &Host) -> ExitCode {
 /// What a side of the comparison is read from.
 enum Version {
     Folder(PathBuf),
+    /// A hash, or its first digits.
     Hash(String),
 }
 
@@ -63,10 +67,12 @@ impl Version {
         if folder.is_dir() {
             return Ok(Self::Folder(folder.to_owned()));
         }
-        if text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit()) {
+        if (SHORTEST..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Ok(Self::Hash(text.to_lowercase()));
         }
-        bail!("`{text}` is neither a folder nor the hash of a graph, which is 64 hex digits")
+        bail!(
+            "`{text}` is neither a folder nor the hash of a graph, which is 64 hex digits, of which the first {SHORTEST} or more will do"
+        )
     }
 }
 
@@ -122,7 +128,14 @@ async fn side(version: &Version, store: Option<&dyn Store>, host: &Host) -> Resu
         Version::Folder(folder) => Ok(Side { catalog: super::read(folder, &providers)?, stored: false }),
         Version::Hash(hash) => {
             let store = store.context("there is no database")?;
-            let found = store.graph_version(hash).await?;
+            let hash = match &store.hashes(hash, 2).await?[..] {
+                [one] => one.clone(),
+                [_, _, ..] => {
+                    bail!("several graph versions of the database begin with `{hash}`: give more digits")
+                }
+                [] => hash.clone(),
+            };
+            let found = store.graph_version(&hash).await?;
             let found = found.with_context(|| format!("the database has no graph version `{hash}`"))?;
             let plan = revive_as_stored(&found.body, &found.graph, &providers)
                 .map_err(|why| anyhow!("the version `{hash}` cannot be used any more\n{why}"))?;

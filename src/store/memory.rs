@@ -62,6 +62,15 @@ impl Store for MemoryStore {
         Ok(self.lock().versions.get(hash).cloned())
     }
 
+    async fn hashes(&self, beginning: &str, limit: u32) -> Result<Vec<String>> {
+        let tables = self.lock();
+        let mut hashes: Vec<_> =
+            tables.versions.keys().filter(|hash| hash.starts_with(beginning)).cloned().collect();
+        hashes.sort();
+        hashes.truncate(limit as usize);
+        Ok(hashes)
+    }
+
     async fn version_use(&self, hash: &str) -> Result<VersionUse> {
         let tables = self.lock();
         let runs = tables.runs.values().filter(|row| row.run.hash == hash).map(|row| row.run.state);

@@ -645,6 +645,10 @@ pub trait Store: Send + Sync + 'static {
     /// Reads a graph version.
     async fn graph_version(&self, hash: &str) -> Result<Option<GraphVersion>>;
 
+    /// Lists the first `limit` hashes of graph versions that begin with these hex digits: for an operator, never for a
+    /// request.
+    async fn hashes(&self, beginning: &str, limit: u32) -> Result<Vec<String>>;
+
     /// Counts what is on a graph version. It looks at every thread: for an operator, never for a request.
     async fn version_use(&self, hash: &str) -> Result<VersionUse>;
 

@@ -220,6 +220,10 @@ impl Store for SqlStore {
         read::graph_version(&self.base().reads(read::DEPLOYMENT), hash).await
     }
 
+    async fn hashes(&self, beginning: &str, limit: u32) -> Result<Vec<String>> {
+        read::hashes(&self.base().reads(read::DEPLOYMENT), beginning, limit).await
+    }
+
     async fn version_use(&self, hash: &str) -> Result<VersionUse> {
         match self.base() {
             Base::Postgres(db) => postgres::wide::version_use(db, hash).await,

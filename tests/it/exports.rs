@@ -8,6 +8,7 @@ use graphloom::case::{self, Bench, Chosen, Export, Exporting, Report, Stage, Ver
 use graphloom::compile::{Providers, compile};
 use graphloom::diagnostic::{Bag, render_one, render_text};
 use graphloom::engine;
+use graphloom::plan::{Plan, Work};
 use graphloom::spec::{self, CaseSpec, Files};
 use graphloom::store::{RunState, Store};
 
@@ -71,7 +72,7 @@ impl Bed {
         let key = graphloom::id::ThreadKey { owner: owner("test", "test"), session: part("test") };
         let wanted = |run: &graphloom::store::Run| run.state != RunState::RolledBack;
         let runs = engine::stored(store, &key, wanted, usize::MAX).await.unwrap().unwrap();
-        let plans = self.bench.catalog.graphs.values().map(|c| (c.plan.hash.clone(), c.plan.clone()));
+        let plans = self.bench.catalog.graphs.values().map(|c| (c.plan.hash.clone(), on_stage(&c.plan)));
         let how = Exporting { name: "as it was".into(), private };
         case::export(graph, &runs, &plans.collect::<BTreeMap<_, _>>(), &how).unwrap().unwrap()
     }
@@ -85,6 +86,25 @@ impl Bed {
         }
         text
     }
+}
+
+/// Returns a plan that knows the graphs it calls also by the ways that lead there: so they are called on a stage.
+fn on_stage(plan: &Arc<Plan>) -> Arc<Plan> {
+    fn ways(before: &str, level: &Plan, root: &mut Plan) {
+        for (name, node) in &level.nodes {
+            let work = match &node.job.work {
+                Work::Map(each) => &each.job.work,
+                work => work,
+            };
+            let Work::Graph(call) = work else { continue };
+            let (way, child) = (format!("{before}{name}/"), root.children[&call.graph].clone());
+            ways(&way, &child, root);
+            root.children.insert(way, child);
+        }
+    }
+    let mut root = (**plan).clone();
+    ways("", plan, &mut root);
+    Arc::new(root)
 }
 
 /// Plays a case, exports its thread, plays what came out, and exports that again. Nothing: something is to be filled in.

@@ -77,6 +77,10 @@ impl Store for SealedStore {
         Ok(Some(version))
     }
 
+    async fn hashes(&self, beginning: &str, limit: u32) -> Result<Vec<String>> {
+        self.sql.hashes(beginning, limit).await
+    }
+
     async fn version_use(&self, hash: &str) -> Result<VersionUse> {
         self.sql.version_use(hash).await
     }

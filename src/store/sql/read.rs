@@ -4,7 +4,7 @@
 //! belongs to the deployment is for nobody in particular.
 
 use chrono::{DateTime, Utc};
-use sea_orm::{ConnectionTrait, EntityTrait, Value};
+use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Value};
 
 use super::entity::graph_version;
 use super::error::undone;
@@ -42,6 +42,20 @@ pub(super) async fn graph_version<C: ConnectionTrait>(db: &C, hash: &str) -> Res
     let key = (DEPLOYMENT.to_owned(), hash.to_owned());
     let found = graph_version::Entity::find_by_id(key).one(db).await.map_err(|e| undone(&e))?;
     Ok(found.map(|row| GraphVersion { graph: row.graph, hash: row.hash, body: row.body }))
+}
+
+pub(super) async fn hashes<C: ConnectionTrait>(db: &C, beginning: &str, limit: u32) -> Result<Vec<String>> {
+    graph_version::Entity::find()
+        .select_only()
+        .column(graph_version::Column::Hash)
+        .filter(graph_version::Column::Tenant.eq(DEPLOYMENT))
+        .filter(graph_version::Column::Hash.starts_with(beginning))
+        .order_by_asc(graph_version::Column::Hash)
+        .limit(u64::from(limit))
+        .into_tuple()
+        .all(db)
+        .await
+        .map_err(|e| undone(&e))
 }
 
 pub(super) async fn run<C: ConnectionTrait>(db: &C, owner: &Owner, run: RunId) -> Result<Option<Run>> {

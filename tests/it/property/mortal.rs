@@ -231,6 +231,7 @@ store! {
         ping() -> ();
         put_graph_version(version: &GraphVersion) -> ();
         graph_version(hash: &str) -> Option<GraphVersion>;
+        hashes(beginning: &str, limit: u32) -> Vec<String>;
         version_use(hash: &str) -> VersionUse;
         paused_versions() -> BTreeMap<(String, String), u64>;
         keyed(owner: &Owner, key: &Idempotency) -> Option<Keyed>;

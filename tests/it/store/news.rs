@@ -87,12 +87,13 @@ async fn a_page_of_news_is_not_larger_than_asked(store: Arc<dyn Store>) {
     for session in ["a", "b"] {
         let run = claimed(&*store, &thread("acme", session)).await;
         for n in 0..4 {
-            let piece = batch(1, 2 + n, 2 + n, &[n as u8; 100]);
+            let piece = batch(1, 2 + n, 2 + n, &[n as u8; 1000]);
             store.append_events(vec![(run.key.owner.clone(), run.run, piece)]).await.unwrap();
         }
         runs.push(run);
     }
-    for (limit, count) in [(1, 1), (100, 1), (250, 2), (1000, 4)] {
+    // What encryption adds counts too.
+    for (limit, count) in [(1, 1), (1000, 1), (2500, 2), (10_000, 4)] {
         let of: Vec<_> = runs.iter().map(|run| place(run, Seq::default())).collect();
         let found = store.news(&of, limit).await.unwrap();
         assert_eq!(

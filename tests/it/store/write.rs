@@ -287,6 +287,14 @@ async fn a_graph_version_is_kept_by_its_hash(store: Arc<dyn Store>) {
     store.put_graph_version(&version(b"first\0")).await.unwrap();
     store.put_graph_version(&version(b"second")).await.unwrap();
     assert_eq!(store.graph_version("h1").await.unwrap(), Some(version(b"first\0")));
+    for hash in ["ab12", "ab1c", "b0"] {
+        store.put_graph_version(&GraphVersion { hash: hash.into(), ..version(b"") }).await.unwrap();
+    }
+    for (beginning, found) in
+        [("ab1c", &["ab1c"][..]), ("ab", &["ab12", "ab1c"]), ("", &["ab12", "ab1c"]), ("c", &[])]
+    {
+        assert_eq!(store.hashes(beginning, 2).await.unwrap(), found, "{beginning}");
+    }
 }
 
 async fn the_store_answers(store: Arc<dyn Store>) {
