@@ -14,6 +14,8 @@ mod sse;
 #[cfg(test)]
 mod testing;
 mod timed;
+#[cfg(test)]
+mod traffic;
 mod wire;
 
 use std::sync::Arc;

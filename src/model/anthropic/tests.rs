@@ -7,6 +7,7 @@ use serde_json::{Value as Json, json};
 use super::*;
 use crate::event::Usage;
 use crate::model::testing::{HEAD, call, error, request, serve, text};
+use crate::model::traffic;
 use crate::model::{Kind, OutputSchema, Params, Role, ToolCall, ToolSpec, Turn};
 
 /// A recorded answer with what answers have: thoughts, some of them hidden, text, two calls, pings, blocks of later
@@ -114,6 +115,54 @@ async fn a_split_at_any_byte_changes_nothing_and_a_cut_is_an_error() {
             assert_eq!(error(cut).kind, Kind::Connection, "cut at {at}");
         }
     }
+}
+
+#[tokio::test]
+async fn what_was_really_streamed_loses_and_doubles_nothing_wherever_it_is_cut() {
+    traffic::recorded("anthropic", parts, |plain, event| {
+        let text = |value: &Json| value.as_str().unwrap_or_default().to_owned();
+        let (index, delta) = (event["index"].as_u64().unwrap_or_default(), &event["delta"]);
+        match event["type"].as_str().unwrap() {
+            "content_block_start" => {
+                let block = &event["content_block"];
+                match block["type"].as_str().unwrap() {
+                    "text" => plain.text += &text(&block["text"]),
+                    "tool_use" => {
+                        plain.args.insert(index, String::new());
+                        plain.given.insert(index, block["input"].clone());
+                    }
+                    _ => {}
+                }
+            }
+            "content_block_delta" => match delta["type"].as_str().unwrap() {
+                "text_delta" => plain.text += &text(&delta["text"]),
+                "thinking_delta" => plain.reasoning += &text(&delta["thinking"]),
+                "input_json_delta" => {
+                    if let Some(args) = plain.args.get_mut(&index) {
+                        *args += &text(&delta["partial_json"]);
+                    }
+                }
+                _ => {}
+            },
+            "content_block_stop" => {
+                // What was never streamed was all there at the beginning.
+                let given = plain.given.get(&index).filter(|given| **given != json!({}));
+                if let (Some(args), Some(given)) = (plain.args.get_mut(&index), given)
+                    && args.is_empty()
+                {
+                    *args = given.to_string();
+                }
+            }
+            "message_delta" => {
+                let reason = delta["stop_reason"].as_str();
+                plain.finished |= reason.is_some();
+                plain.failed = matches!(reason, Some("refusal" | "pause_turn"));
+            }
+            "error" => plain.failed = true,
+            _ => {}
+        }
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use super::*;
 use crate::event::Usage;
 use crate::model::http::retry_after;
 use crate::model::testing::{HEAD, call, error, read_request, request, serve, text, until_closed};
+use crate::model::traffic;
 use crate::model::{Kind, OutputSchema, Params, Role, Timeouts, Turn};
 
 /// A recorded answer with the usual quirks: role only, null, both line ends, comments, reasoning, usage last.
@@ -89,6 +90,26 @@ async fn a_split_at_any_byte_changes_nothing() {
             .await,
         expected()
     );
+}
+
+#[tokio::test]
+async fn what_was_really_streamed_loses_and_doubles_nothing_wherever_it_is_cut() {
+    let decode = async |parts| {
+        Answer::new(egress::Body::of(parts), Completion::new("m", None, "k", None)).collect::<Vec<_>>().await
+    };
+    traffic::recorded("openai", decode, |plain, event| {
+        let choice = &event["choices"][0];
+        let (delta, text) = (&choice["delta"], |value: &Json| value.as_str().unwrap_or_default().to_owned());
+        plain.text += &text(&delta["content"]);
+        plain.reasoning += &text(&delta["reasoning"]);
+        for call in delta["tool_calls"].as_array().into_iter().flatten() {
+            let args = plain.args.entry(call["index"].as_u64().unwrap()).or_default();
+            *args += &text(&call["function"]["arguments"]);
+        }
+        plain.finished |= choice["finish_reason"].is_string();
+        plain.failed |= event["error"].is_object();
+    })
+    .await;
 }
 
 #[tokio::test]
