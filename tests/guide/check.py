@@ -4,9 +4,9 @@
     check.py [--bless] [PAGE …]
 
 `--bless` writes the output of the commands and the generated tables into the pages; read the difference.
-RULES.md says what is checked. GRAPHLOOM names the binary.
+RULES.md says what is checked. GRAPHLOOM names the binary, TEST_DATABASE_URL the PostgreSQL server.
 """
-import json, os, re, shlex, shutil, subprocess, sys, tempfile, tomllib
+import json, os, re, shlex, shutil, signal, subprocess, sys, tempfile, threading, tomllib, urllib.error, urllib.request, uuid
 from pathlib import Path
 
 try:
@@ -19,9 +19,16 @@ ROOT = Path(__file__).resolve().parents[2]
 SRC = ROOT / "docs" / "src"
 BINARY = os.environ.get("GRAPHLOOM", str(ROOT / "target" / "debug" / "graphloom"))
 CODES = SRC / "codes"
+# A server without a database's name, as the tests of the store take it.
+POSTGRES = os.environ.get("TEST_DATABASE_URL", "postgres://postgres@127.0.0.1:5432").rstrip("/")
+# Programs that projects of the guide name, as `docs-server`.
+PROGRAMS = Path(__file__).resolve().parent / "bin"
+# How long one command may take, in seconds: only what hangs gets there.
+LIMIT = 300
 BLESS = "--bless" in sys.argv
 ONLY = [a for a in sys.argv[1:] if not a.startswith("--")]
 SHOWN = {"text", "sh", "python", "ts", "lua", "nginx", "sql", "console norun"}
+ANSWERS = {"text answer", "json answer"}
 WRITTEN = ("yaml", "text", "toml", "json")
 
 faults = []
@@ -44,19 +51,147 @@ if yaml:
     Strict.add_constructor("tag:yaml.org,2002:map", mapping)
 
 
-def run(args, cwd, env=()):
+def environment(cwd, env=()):
+    path = f"{PROGRAMS}:{Path(sys.executable).parent}:/usr/bin:/bin"
+    return {"PATH": path, "HOME": str(cwd), **dict(env)}
+
+
+def run(args, cwd, env=(), typed=""):
     """Runs the binary and returns what it prints, standard output and error together, without colours."""
-    environment = {"PATH": "/usr/bin:/bin", "HOME": str(cwd), **dict(env)}
-    done = subprocess.run([BINARY, *args], cwd=cwd, env=environment, stdin=subprocess.DEVNULL,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60)
+    done = subprocess.run([BINARY, *args], cwd=cwd, env=environment(cwd, env), input=typed.encode(),
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=LIMIT)
     return done.stdout.decode(), done.returncode
 
 
+def psql(statement):
+    subprocess.run(["psql", "-qXw", f"{POSTGRES}/postgres", "-c", statement], check=True, capture_output=True, timeout=LIMIT)
+
+
+UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+HEX = r"[0-9a-f]{20}"
+# What is another one each time: identifiers, and times.
+IDENTIFIER = rf"(?<![0-9a-f-])(?:{UUID}|{HEX})(?![0-9a-f-])"
+TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z"
+
+
+class Stage:
+    """What a page is played on: its folder, and what really stands behind what it shows."""
+
+    # Where `serve` listens when nothing is said, so where the server of a page is shown.
+    SHOWN_ADDRESS = "127.0.0.1:8080"
+
+    def __init__(self, project):
+        self.project, self.server, self.database = project, None, None
+        # By what the page shows: the server's address, and identifiers.
+        self.behind = {}
+        # What came for the last request, until its answer is compared.
+        self.answer = None
+
+    def real(self, text):
+        """Puts what there really is in the place of what the page shows."""
+        for shown, real in self.behind.items():
+            text = text.replace(shown, real)
+        return re.sub(r"postgres://\w+@db/graphloom\b", lambda _: f"{POSTGRES}/{self.postgres()}", text)
+
+    def shown(self, text):
+        for shown, real in self.behind.items():
+            text = text.replace(real, shown)
+        return text
+
+    def postgres(self):
+        """Returns the name of the page's database, which is made when it is needed first."""
+        if not self.database:
+            name = f"guide_{uuid.uuid4().hex}"
+            psql(f"create database {name}")
+            self.database = name
+        return self.database
+
+    def same(self, expected, actual, within=False):
+        """Compares lines, and takes what an identifier stands for when it is shown first.
+
+        A line `…` stands for any lines, also for none; `within` a line it does so for any part of it.
+        """
+        kinds = rf"({TIME}|{IDENTIFIER}" + ("|…)" if within else ")")
+        pattern, names = "", {}
+        for row in expected:
+            if row.strip() == "…":
+                pattern += r"(?:.*\n)*?"
+                continue
+            for at, part in enumerate(re.split(kinds, row)):
+                if at % 2 == 0 or part in self.behind:
+                    pattern += re.escape(part)
+                elif part == "…":
+                    pattern += ".*?"
+                elif re.fullmatch(TIME, part):
+                    pattern += TIME
+                elif part in names:
+                    pattern += f"(?P={names[part]})"
+                else:
+                    names[part] = f"id{len(names)}"
+                    pattern += f"(?P<{names[part]}>{HEX if re.fullmatch(HEX, part) else UUID})"
+            pattern += r"\n"
+        found = re.fullmatch(pattern, "".join(row + "\n" for row in actual))
+        if not found:
+            return False
+        new = {shown: found[name] for shown, name in names.items()}
+        # Two that are shown are two.
+        if len(set(new.values())) < len(new) or set(new.values()) & set(self.behind):
+            return False
+        self.behind.update(new)
+        return True
+
+    def serve(self, args, env):
+        """Starts the page's server in the place of the one before; returns what it says until it serves, or ends."""
+        self.stop()
+        # The last one counts: a page never listens where it says.
+        command = [BINARY, *args, "--bind", "127.0.0.1:0"]
+        self.server = subprocess.Popen(command, cwd=self.project, env=environment(self.project, env), bufsize=0,
+                                       stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        hangs = threading.Timer(LIMIT, self.server.kill)
+        hangs.start()
+        try:
+            said, pipe = b"", self.server.stdout
+            for line in pipe:
+                said += line
+                if found := re.search(rb"listens on http://(\S+)", line):
+                    break
+            else:
+                return said.decode(), self.server.wait()
+            self.behind[self.SHOWN_ADDRESS] = found[1].decode()
+            # Once it answers it has said all that it says before.
+            try:
+                urllib.request.urlopen(f"http://{found[1].decode()}/ready", timeout=LIMIT).close()
+            except urllib.error.HTTPError:
+                pass
+            os.set_blocking(pipe.fileno(), False)
+            said += pipe.read() or b""
+            os.set_blocking(pipe.fileno(), True)
+        finally:
+            hangs.cancel()
+        # A full pipe would stop it.
+        threading.Thread(target=pipe.read, daemon=True).start()
+        return said.decode(), 0
+
+    def stop(self):
+        if self.server:
+            self.server.kill()
+            self.server.wait()
+        self.server = None
+        self.behind.pop(self.SHOWN_ADDRESS, None)
+
+    def close(self):
+        self.stop()
+        if self.database:
+            psql(f"drop database {self.database} with (force)")
+
+
 def blocks(lines):
-    """Yields (info, number of the first line of the content, content) of each fenced block."""
+    """Yields (info, number of the first line of the content, content) of each fenced block, and each hidden step."""
     at = 0
     while at < len(lines):
         fence = re.match(r"^(`{3,})(.*)$", lines[at])
+        if hidden := re.match(r"^<!-- run: (.+) -->$", lines[at]):
+            yield f"run {hidden[1]}", at + 1, []
         if not fence:
             at += 1
             continue
@@ -67,15 +202,6 @@ def blocks(lines):
             raise ValueError(f"line {at + 1}: the block has no end")
         yield fence[2].strip(), at + 1, lines[at + 1:end]
         at = end + 1
-
-
-def matches(expected, actual):
-    """Compares lines; a line `…` stands for any lines, also for none."""
-    if not expected:
-        return not actual
-    if expected[0].strip() == "…":
-        return any(matches(expected[1:], actual[i:]) for i in range(len(actual) + 1))
-    return bool(actual) and expected[0] == actual[0] and matches(expected[1:], actual[1:])
 
 
 def commands(content):
@@ -134,23 +260,26 @@ HELP = {}
 
 def help_of(command):
     if command not in HELP:
-        HELP[command] = run([*command, "--help"], ROOT)
+        HELP[command], _ = run([*command, "--help"], ROOT)
     return HELP[command]
 
 
 def known(parts):
     """Says what is wrong with a command that is not run: its name and its flags have to exist."""
-    arguments = parts[1:]
-    named = next((a for a in arguments if not a.startswith("-")), None)
-    text, code = help_of((named,) if named and arguments[0] == named else ())
-    if code != 0:
-        return f"there is no command `{named}`"
-    if named in ("runs", "threads", "webhooks") and len(arguments) > 1:
-        text, code = help_of((named, arguments[1]))
-        if code != 0:
-            return f"there is no command `{named} {arguments[1]}`"
+    command, arguments = (), parts[1:]
+    text = help_of(command)
+    while listed := re.search(r"^Commands:\n((?:  .*\n)+)", text, re.M):
+        if not arguments or arguments[0].startswith("-"):
+            # Alone, `graphloom` serves.
+            if command:
+                return f"`{' '.join(command)}` needs a command of its own"
+            break
+        command, arguments = (*command, arguments[0]), arguments[1:]
+        if command[-1] not in re.findall(r"^  (\S+)", listed[1], re.M):
+            return f"there is no command `{' '.join(command)}`"
+        text = help_of(command)
     for flag in arguments:
-        if flag.startswith("--") and flag.split("=")[0] not in text:
+        if flag.startswith("--") and not re.search(rf"{re.escape(flag.split('=')[0])}(?![\w-])", text):
             return f"`{flag}` is no flag of it"
     return None
 
@@ -192,20 +321,78 @@ def unshaped(what, text):
     return [{**f, "line": at(f["line"])} for f in shape]
 
 
-def check_block(page, line, info, content, project):
+def perform(stage, command, typed=()):
+    """Runs a command of the page; returns its output and its exit code."""
+    env, parts = words(stage.real(command))
+    if parts[:1] != ["graphloom"]:
+        raise ValueError(f"only `graphloom` can be run here: `{command}`")
+    if parts[1:2] == ["serve"]:
+        return stage.serve(parts[1:], env)
+    text, code = run(parts[1:], stage.project, env, "".join(row + "\n" for row in typed))
+    if typed:
+        # What a terminal shows after a prompt; the prompt at the end of the input stays out.
+        rows = iter(typed)
+        text = re.sub(r"^> ", lambda _: "".join(f"> {row}".rstrip() + "\n" for row in [next(rows, None)] if row is not None),
+                      text, flags=re.M)
+    return text, code
+
+
+def shell(stage, script):
+    done = subprocess.run(["sh", "-c", stage.real(script)], cwd=stage.project, env=environment(stage.project),
+                          stdin=subprocess.DEVNULL, capture_output=True, timeout=LIMIT)
+    if done.returncode:
+        raise ValueError(f"exit code {done.returncode}: {(done.stdout + done.stderr).decode()}")
+    return done.stdout.decode().replace("\r\n", "\n")
+
+
+def lines_of(text):
+    return text.rstrip("\n").split("\n") if text.strip() else []
+
+
+def check_answer(page, line, info, content, stage):
+    """Compares what came for the request above; returns the block's new content when it is blessed, else None."""
+    if stage.answer is None:
+        fault(page, line, "there is no request above that it could be the answer to")
+        return None
+    came, stage.answer = stage.shown(stage.answer), None
+    if info == "json answer":
+        # A line a value: so the form of the page is free, and `…` stands for one value.
+        expected, actual = (json.dumps(json.loads(text), indent=2, ensure_ascii=False).split("\n")
+                            for text in ("\n".join(content), came))
+    else:
+        expected, actual = content, lines_of(came)
+    if stage.same(expected, actual, within=True):
+        return None
+    if BLESS:
+        return actual
+    fault(page, line, "the answer is\n      " + "\n      ".join(actual))
+    return None
+
+
+def check_block(page, line, info, content, stage):
     """Checks one block; returns its new content when it is blessed, else None."""
     kind, _, rest = info.partition(" ")
     text = "\n".join(content) + "\n"
+    project = stage.project
+    if info in ANSWERS:
+        return check_answer(page, line, info, content, stage)
+    if stage.answer is not None:
+        fault(page, line, "the request above has no answer beneath it")
+        stage.answer = None
+    if kind == "run":
+        if rest.startswith("graphloom "):
+            out, code = perform(stage, rest)
+            if code:
+                fault(page, line, f"`{rest}` prints\n      {out}")
+        else:
+            shell(stage, rest)
+        return None
     if info == "console":
         out = []
         for offset, command, _, expected in commands(content):
-            env, parts = words(command)
-            if not parts or parts[0] != "graphloom":
-                fault(page, line + offset + 1, f"only `graphloom` can be run here: `{command}`")
-                return None
-            actual, _ = run(parts[1:], project, env)
-            actual = actual.rstrip("\n").split("\n") if actual.strip() else []
-            if matches(expected, actual):
+            typed = [row[1:].strip() for row in expected if row.startswith(">")]
+            actual = lines_of(stage.shown(perform(stage, command, typed)[0]))
+            if stage.same(expected, actual):
                 actual = expected
             elif not BLESS:
                 shown = "\n      ".join(actual)
@@ -220,6 +407,10 @@ def check_block(page, line, info, content, project):
             done = subprocess.run(["sh", "-n"], input=text.encode(), capture_output=True)
             if done.returncode:
                 fault(page, line, f"not a shell script: {done.stderr.decode()}")
+            elif text.startswith("curl "):
+                if not stage.server:
+                    raise ValueError("the page has no server that could be asked")
+                stage.answer = shell(stage, text)
         if info == "console norun":
             for offset, command, _, _ in commands(content):
                 _, parts = words(command.rstrip("\\"))
@@ -305,15 +496,21 @@ def play(page, lines, at):
         shutil.copytree(source, project)
     else:
         project.mkdir()
+    stage = Stage(project)
     out, last = [], 0
-    for info, line, content in blocks(lines):
-        try:
-            new = check_block(page, line, info, content, project)
-        except Exception as error:
-            fault(page, line, f"{type(error).__name__}: {error}")
-            new = None
-        out += lines[last:line] + (content if new is None else new)
-        last = line + len(content)
+    try:
+        for info, line, content in blocks(lines):
+            try:
+                new = check_block(page, line, info, content, stage)
+            except Exception as error:
+                fault(page, line, f"{type(error).__name__}: {error}")
+                new = None
+            out += lines[last:line] + (content if new is None else new)
+            last = line + len(content)
+        if stage.answer is not None:
+            fault(page, last, "the request above has no answer beneath it")
+    finally:
+        stage.close()
     out += lines[last:]
     finished(page, project)
     return out
@@ -455,6 +652,8 @@ def check_readme():
         fault("README.md", 0, f"the shipped graphs have {cases} cases")
 
 
+# Whoever ends the check ends its servers, too.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 KEYS = keys_of()
 # The pages of codes have a form of their own, and a test of their own runs them. The tutorial's pages come in the order
 # of their numbers, so that each is played once, in an empty folder, after the one that it continues.
@@ -470,7 +669,8 @@ with tempfile.TemporaryDirectory() as folder:
         lines = play(page, lines, Path(folder))
         check_links(page, lines)
         for info, _, _ in blocks(lines):
-            name = " ".join(info.split(" ")[:2]) if info in SHOWN or " fragment" in info or info == "console" else info.split(" ")[0]
+            whole = info in SHOWN or info in ANSWERS or " fragment" in info
+            name = " ".join(info.split(" ")[:2]) if whole else info.split(" ")[0]
             counted[name] = counted.get(name, 0) + 1
         if BLESS:
             (SRC / page).write_text("\n".join(lines))
