@@ -64,7 +64,9 @@ def run(args, cwd, env=(), typed=""):
 
 
 def psql(statement):
-    subprocess.run(["psql", "-qXw", f"{POSTGRES}/postgres", "-c", statement], check=True, capture_output=True, timeout=LIMIT)
+    done = subprocess.run(["psql", "-qXw", f"{POSTGRES}/postgres", "-c", statement], capture_output=True, timeout=LIMIT)
+    if done.returncode:
+        raise ValueError(f"`{statement}` fails at TEST_DATABASE_URL: {done.stderr.decode()}")
 
 
 UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
