@@ -6,7 +6,7 @@
 `--bless` writes the output of the commands and the generated tables into the pages; read the difference.
 RULES.md says what is checked. GRAPHLOOM names the binary, TEST_DATABASE_URL the PostgreSQL server.
 """
-import json, os, re, shlex, shutil, signal, subprocess, sys, tempfile, threading, tomllib, urllib.error, urllib.request, uuid
+import http.client, json, os, re, shlex, shutil, signal, subprocess, sys, tempfile, threading, tomllib, uuid
 from pathlib import Path
 
 try:
@@ -161,10 +161,10 @@ class Stage:
                 return said.decode(), self.server.wait()
             self.behind[self.SHOWN_ADDRESS] = found[1].decode()
             # Once it answers it has said all that it says before.
-            try:
-                urllib.request.urlopen(f"http://{found[1].decode()}/ready", timeout=LIMIT).close()
-            except urllib.error.HTTPError:
-                pass
+            asked = http.client.HTTPConnection(found[1].decode(), timeout=LIMIT)
+            asked.request("GET", "/ready")
+            asked.getresponse().close()
+            asked.close()
             os.set_blocking(pipe.fileno(), False)
             said += pipe.read() or b""
             os.set_blocking(pipe.fileno(), True)
@@ -414,8 +414,10 @@ def check_block(page, line, info, content, stage):
                     raise ValueError("the page has no server that could be asked")
                 stage.answer = shell(stage, text)
         if info == "console norun":
-            for offset, command, _, _ in commands(content):
-                _, parts = words(command.rstrip("\\"))
+            for offset, command, _, shown in commands(content):
+                _, parts = words(command)
+                if shown:
+                    fault(page, line + offset + 1, f"`{command}` is not run, so it shows no output")
                 if parts[:1] == ["graphloom"] and (why := known(parts)):
                     fault(page, line + offset + 1, f"`{command}`: {why}")
         return None
@@ -658,9 +660,10 @@ def check_readme():
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 KEYS = keys_of()
 # The pages of codes have a form of their own, and a test of their own runs them. The tutorial's pages come in the order
-# of their numbers, so that each is played once, in an empty folder, after the one that it continues.
+# of their numbers and before the others, so that each is played once, in an empty folder, after the one that it continues.
 pages = sorted((p.relative_to(SRC) for p in SRC.rglob("*.md") if not re.fullmatch(r"[A-Z]\d{3}\.md", p.name)),
-               key=lambda page: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(page))])
+               key=lambda page: (page.parts[0] != "tutorial",
+                                 [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(page))]))
 counted = {}
 with tempfile.TemporaryDirectory() as folder:
     for page in map(str, pages):
