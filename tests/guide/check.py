@@ -238,6 +238,8 @@ def check_block(page, line, info, content, stage):
             if done.returncode:
                 fault(page, line, f"not a shell script: {done.stderr.decode()}")
             elif text.startswith("curl "):
+                if Stage.SHOWN_ADDRESS not in text:
+                    raise ValueError(f"it does not ask the page's server, {Stage.SHOWN_ADDRESS}")
                 stage.answer = shell(stage, text)
         if info == "console norun":
             for offset, command, _, shown in commands(content):
