@@ -4,10 +4,14 @@
     check.py [--bless] [PAGE …]
 
 `--bless` writes the output of the commands and the generated tables into the pages; read the difference.
-RULES.md says what is checked. GRAPHLOOM names the binary.
+RULES.md says what is checked. GRAPHLOOM names the binary, TEST_DATABASE_URL the PostgreSQL server.
 """
-import json, os, re, shlex, shutil, subprocess, sys, tempfile, tomllib
+import json, os, re, shutil, signal, subprocess, sys, tempfile, tomllib
 from pathlib import Path
+
+# Nothing is left beside the sources.
+sys.dont_write_bytecode = True
+from stage import ROOT, Stage, perform, run, shell, words
 
 try:
     import yaml
@@ -15,13 +19,12 @@ except ImportError:
     # graphloom itself reads the rest; only fragments of other programs' files go unread then.
     yaml = None
 
-ROOT = Path(__file__).resolve().parents[2]
 SRC = ROOT / "docs" / "src"
-BINARY = os.environ.get("GRAPHLOOM", str(ROOT / "target" / "debug" / "graphloom"))
 CODES = SRC / "codes"
 BLESS = "--bless" in sys.argv
 ONLY = [a for a in sys.argv[1:] if not a.startswith("--")]
 SHOWN = {"text", "sh", "python", "ts", "lua", "nginx", "sql", "console norun"}
+ANSWERS = {"text answer", "json answer"}
 WRITTEN = ("yaml", "text", "toml", "json")
 
 faults = []
@@ -44,19 +47,13 @@ if yaml:
     Strict.add_constructor("tag:yaml.org,2002:map", mapping)
 
 
-def run(args, cwd, env=()):
-    """Runs the binary and returns what it prints, standard output and error together, without colours."""
-    environment = {"PATH": "/usr/bin:/bin", "HOME": str(cwd), **dict(env)}
-    done = subprocess.run([BINARY, *args], cwd=cwd, env=environment, stdin=subprocess.DEVNULL,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60)
-    return done.stdout.decode(), done.returncode
-
-
 def blocks(lines):
-    """Yields (info, number of the first line of the content, content) of each fenced block."""
+    """Yields (info, number of the first line of the content, content) of each fenced block, and each hidden step."""
     at = 0
     while at < len(lines):
         fence = re.match(r"^(`{3,})(.*)$", lines[at])
+        if hidden := re.match(r"^<!-- run: (.+) -->$", lines[at]):
+            yield f"run {hidden[1]}", at + 1, []
         if not fence:
             at += 1
             continue
@@ -67,15 +64,6 @@ def blocks(lines):
             raise ValueError(f"line {at + 1}: the block has no end")
         yield fence[2].strip(), at + 1, lines[at + 1:end]
         at = end + 1
-
-
-def matches(expected, actual):
-    """Compares lines; a line `…` stands for any lines, also for none."""
-    if not expected:
-        return not actual
-    if expected[0].strip() == "…":
-        return any(matches(expected[1:], actual[i:]) for i in range(len(actual) + 1))
-    return bool(actual) and expected[0] == actual[0] and matches(expected[1:], actual[1:])
 
 
 def commands(content):
@@ -93,16 +81,6 @@ def commands(content):
         if entry[3] and entry[3][-1] == "":
             entry[3].pop()
     return found
-
-
-def words(command):
-    """Splits a command into its variables and its arguments."""
-    parts = shlex.split(command, comments=True)
-    env = {}
-    while parts and re.fullmatch(r"[A-Z][A-Z0-9_]*=.*", parts[0]):
-        name, value = parts.pop(0).split("=", 1)
-        env[name] = value
-    return env, parts
 
 
 def patch(path, content):
@@ -134,23 +112,26 @@ HELP = {}
 
 def help_of(command):
     if command not in HELP:
-        HELP[command] = run([*command, "--help"], ROOT)
+        HELP[command], _ = run([*command, "--help"], ROOT)
     return HELP[command]
 
 
 def known(parts):
     """Says what is wrong with a command that is not run: its name and its flags have to exist."""
-    arguments = parts[1:]
-    named = next((a for a in arguments if not a.startswith("-")), None)
-    text, code = help_of((named,) if named and arguments[0] == named else ())
-    if code != 0:
-        return f"there is no command `{named}`"
-    if named in ("runs", "threads", "webhooks") and len(arguments) > 1:
-        text, code = help_of((named, arguments[1]))
-        if code != 0:
-            return f"there is no command `{named} {arguments[1]}`"
+    command, arguments = (), parts[1:]
+    text = help_of(command)
+    while listed := re.search(r"^Commands:\n((?:  .*\n)+)", text, re.M):
+        if not arguments or arguments[0].startswith("-"):
+            # Alone, `graphloom` serves.
+            if command:
+                return f"`{' '.join(command)}` needs a command of its own"
+            break
+        command, arguments = (*command, arguments[0]), arguments[1:]
+        if command[-1] not in re.findall(r"^  (\S+)", listed[1], re.M):
+            return f"there is no command `{' '.join(command)}`"
+        text = help_of(command)
     for flag in arguments:
-        if flag.startswith("--") and flag.split("=")[0] not in text:
+        if flag.startswith("--") and not re.search(rf"{re.escape(flag.split('=')[0])}(?![\w-])", text):
             return f"`{flag}` is no flag of it"
     return None
 
@@ -192,22 +173,58 @@ def unshaped(what, text):
     return [{**f, "line": at(f["line"])} for f in shape]
 
 
-def check_block(page, line, info, content, project):
+def lines_of(text):
+    return text.rstrip("\n").split("\n") if text.strip() else []
+
+
+def check_answer(page, line, info, content, stage):
+    """Compares what came for the request above; returns the block's new content when it is blessed, else None."""
+    if stage.answer is None:
+        fault(page, line, "there is no request above that it could be the answer to")
+        return None
+    came, stage.answer = stage.shown(stage.answer), None
+    if info == "json answer":
+        # A line a value: so the form of the page is free, and `…` stands for one value.
+        expected, actual = (json.dumps(json.loads(text), indent=2, ensure_ascii=False).split("\n")
+                            for text in ("\n".join(content), came))
+    else:
+        expected, actual = content, lines_of(came)
+    if stage.same(expected, actual, within=True):
+        return None
+    if BLESS:
+        return stage.blessed(expected, actual)
+    fault(page, line, "the answer is\n      " + "\n      ".join(actual))
+    return None
+
+
+def check_block(page, line, info, content, stage):
     """Checks one block; returns its new content when it is blessed, else None."""
     kind, _, rest = info.partition(" ")
     text = "\n".join(content) + "\n"
+    project = stage.project
+    if info in ANSWERS:
+        return check_answer(page, line, info, content, stage)
+    if stage.answer is not None:
+        fault(page, line, "the request above has no answer beneath it")
+        stage.answer = None
+    if kind == "run":
+        if rest.startswith("graphloom "):
+            out, code = perform(stage, rest)
+            if code:
+                fault(page, line, f"`{rest}` prints\n      {out}")
+        else:
+            shell(stage, rest)
+        return None
     if info == "console":
         out = []
         for offset, command, _, expected in commands(content):
-            env, parts = words(command)
-            if not parts or parts[0] != "graphloom":
-                fault(page, line + offset + 1, f"only `graphloom` can be run here: `{command}`")
-                return None
-            actual, _ = run(parts[1:], project, env)
-            actual = actual.rstrip("\n").split("\n") if actual.strip() else []
-            if matches(expected, actual):
+            typed = [row[1:].strip() for row in expected if row.startswith(">")]
+            actual = lines_of(stage.shown(perform(stage, command, typed)[0]))
+            if stage.same(expected, actual):
                 actual = expected
-            elif not BLESS:
+            elif BLESS:
+                actual = stage.blessed(expected, actual)
+            else:
                 shown = "\n      ".join(actual)
                 fault(page, line + offset + 1, f"`{command}` prints\n      {shown}")
             out.append(["$ " + command, *actual])
@@ -220,9 +237,15 @@ def check_block(page, line, info, content, project):
             done = subprocess.run(["sh", "-n"], input=text.encode(), capture_output=True)
             if done.returncode:
                 fault(page, line, f"not a shell script: {done.stderr.decode()}")
+            elif text.startswith("curl "):
+                if Stage.SHOWN_ADDRESS not in text:
+                    raise ValueError(f"it does not ask the page's server, {Stage.SHOWN_ADDRESS}")
+                stage.answer = shell(stage, text)
         if info == "console norun":
-            for offset, command, _, _ in commands(content):
-                _, parts = words(command.rstrip("\\"))
+            for offset, command, _, shown in commands(content):
+                _, parts = words(command)
+                if shown:
+                    fault(page, line + offset + 1, f"`{command}` is not run, so it shows no output")
                 if parts[:1] == ["graphloom"] and (why := known(parts)):
                     fault(page, line + offset + 1, f"`{command}`: {why}")
         return None
@@ -305,15 +328,21 @@ def play(page, lines, at):
         shutil.copytree(source, project)
     else:
         project.mkdir()
+    stage = Stage(project)
     out, last = [], 0
-    for info, line, content in blocks(lines):
-        try:
-            new = check_block(page, line, info, content, project)
-        except Exception as error:
-            fault(page, line, f"{type(error).__name__}: {error}")
-            new = None
-        out += lines[last:line] + (content if new is None else new)
-        last = line + len(content)
+    try:
+        for info, line, content in blocks(lines):
+            try:
+                new = check_block(page, line, info, content, stage)
+            except Exception as error:
+                fault(page, line, f"{type(error).__name__}: {error}")
+                new = None
+            out += lines[last:line] + (content if new is None else new)
+            last = line + len(content)
+        if stage.answer is not None:
+            fault(page, last, "the request above has no answer beneath it")
+    finally:
+        stage.close()
     out += lines[last:]
     finished(page, project)
     return out
@@ -455,11 +484,14 @@ def check_readme():
         fault("README.md", 0, f"the shipped graphs have {cases} cases")
 
 
+# Whoever ends the check ends its servers, too.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 KEYS = keys_of()
 # The pages of codes have a form of their own, and a test of their own runs them. The tutorial's pages come in the order
-# of their numbers, so that each is played once, in an empty folder, after the one that it continues.
+# of their numbers and before the others, so that each is played once, in an empty folder, after the one that it continues.
 pages = sorted((p.relative_to(SRC) for p in SRC.rglob("*.md") if not re.fullmatch(r"[A-Z]\d{3}\.md", p.name)),
-               key=lambda page: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(page))])
+               key=lambda page: (page.parts[0] != "tutorial",
+                                 [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(page))]))
 counted = {}
 with tempfile.TemporaryDirectory() as folder:
     for page in map(str, pages):
@@ -470,7 +502,8 @@ with tempfile.TemporaryDirectory() as folder:
         lines = play(page, lines, Path(folder))
         check_links(page, lines)
         for info, _, _ in blocks(lines):
-            name = " ".join(info.split(" ")[:2]) if info in SHOWN or " fragment" in info or info == "console" else info.split(" ")[0]
+            whole = info in SHOWN or info in ANSWERS or " fragment" in info
+            name = " ".join(info.split(" ")[:2]) if whole else info.split(" ")[0]
             counted[name] = counted.get(name, 0) + 1
         if BLESS:
             (SRC / page).write_text("\n".join(lines))
