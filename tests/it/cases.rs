@@ -331,6 +331,24 @@ fn calls_are_held_against_what_they_are_made_with() {
 }
 
 #[test]
+fn a_path_goes_on_where_the_visits_of_a_node_are_used_up() {
+    let folder = project(&case("      - {user: Hi, expect: {path: [a, b, a, b, done]}}\n"));
+    folder.write(
+        "graphs/desk.yaml",
+        "format: 1
+state: {messages: messages}
+start: a
+nodes:
+  a: {kind: say, text: A, max_visits: 2, on_max: done, next: b}
+  b: {kind: say, text: B, next: a}
+  done: {kind: say, text: Done, next: end}
+",
+    );
+    let (code, out, error) = test(&folder, &[]);
+    assert_eq!(code, 0, "{out}{error}");
+}
+
+#[test]
 fn targets_and_a_filter_choose_and_too_little_coverage_fails() {
     let folder = project(HOLDS);
     for arguments in [["desk", "--filter", "closed"], ["graphs/tests/desk.test.yaml", "--filter", "closed"]] {

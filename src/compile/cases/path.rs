@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::diagnostic::{Bag, Diagnostic, Span, Spanned};
-use crate::plan::{Plan, Target};
+use crate::plan::{Plan, PlanNode, Target};
 
 /// Tells where a path is no walk of the graph. Its nodes are known.
 pub(super) fn check_walk(
@@ -44,8 +44,9 @@ pub(super) fn check_walk(
         before.extend(step.iter().map(|node| node.value.as_str()));
     }
     let Some(last) = steps.last().and_then(|step| step.last()) else { return };
-    let ends =
-        |node: &str| plan.nodes.get(node).is_some_and(|n| n.fails() || n.successors().contains(&Target::End));
+    let ends = |name: &str| {
+        plan.nodes.get(name).is_some_and(PlanNode::fails) || after(plan, name).contains(&Target::End)
+    };
     if !fails && !several && !ends(&last.value) {
         let message = format!("the path stops at `{}`, which goes on", last.value);
         let finding = Diagnostic::error("M514", message, last.span, "no edge leads from here to `end`");
@@ -83,12 +84,23 @@ fn gap(
     bag.report(finding);
 }
 
-fn leads(plan: &Plan, from: &str, to: &str) -> bool {
-    plan.nodes.get(from).is_some_and(|node| node.successors().iter().any(|target| is(target, to)))
+/// Returns what can run after a node, where nodes whose visits are used up let others run in their place.
+fn after(plan: &Plan, node: &str) -> BTreeSet<Target> {
+    let mut todo: Vec<Target> = plan.nodes.get(node).into_iter().flat_map(PlanNode::successors).collect();
+    let mut all = BTreeSet::new();
+    while let Some(target) = todo.pop() {
+        if all.insert(target.clone())
+            && let Target::Node(name) = &target
+            && let Some((_, instead)) = plan.nodes.get(name).and_then(|node| node.max_visits.as_ref())
+        {
+            todo.push(instead.clone());
+        }
+    }
+    all
 }
 
-fn is(target: &Target, node: &str) -> bool {
-    matches!(target, Target::Node(name) if name == node)
+fn leads(plan: &Plan, from: &str, to: &str) -> bool {
+    after(plan, from).iter().any(|target| matches!(target, Target::Node(name) if name == to))
 }
 
 fn names(targets: &BTreeSet<Target>) -> BTreeSet<String> {
@@ -100,8 +112,7 @@ fn sources(plan: &Plan, to: &str) -> BTreeSet<String> {
 }
 
 fn leading(plan: &Plan, from: &str) -> String {
-    let to = plan.nodes.get(from).map(|node| names(&node.successors())).unwrap_or_default();
-    format!("`{from}` goes to {}", list(&to))
+    format!("`{from}` goes to {}", list(&names(&after(plan, from))))
 }
 
 fn list(names: &BTreeSet<String>) -> String {
