@@ -77,6 +77,10 @@ fn describe() {
         "graphloom_tail_looks_total",
         "Looks for news of the runs of other processes that are followed here."
     );
+    metrics::describe_counter!(
+        "graphloom_foreign_databases_total",
+        "Connections given up because another server answered, or one that is behind."
+    );
     metrics::describe_counter!("graphloom_model_calls_total", "Calls of models that came to an end.");
     metrics::describe_counter!("graphloom_events_sent_total", "Events written to streams.");
     metrics::describe_counter!(

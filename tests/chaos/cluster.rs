@@ -56,7 +56,7 @@ pub(crate) enum Stop {
 
 impl Postgres {
     /// Makes and starts one; `disk` is where its files go.
-    fn start(disk: &Path) -> Self {
+    pub(crate) fn start(disk: &Path) -> Self {
         let found = std::fs::read_dir("/usr/lib/postgresql").unwrap();
         let mut found: Vec<PathBuf> = found.map(|version| version.unwrap().path().join("bin")).collect();
         found.retain(|programs| programs.join("initdb").exists());

@@ -8,6 +8,7 @@
 
 mod client;
 mod cluster;
+mod failover;
 mod faults;
 mod judge;
 mod recovery;

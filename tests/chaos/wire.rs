@@ -1,6 +1,6 @@
 //! A way to PostgreSQL that reads along, so that faults come at named places of a commit.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -37,6 +37,8 @@ struct Trap {
 #[derive(Default)]
 struct Faults {
     latency: AtomicU64,
+    /// The port of the server.
+    server: AtomicU16,
     trap: Mutex<Option<Trap>>,
     /// Counts how often all connections were cut.
     cuts: watch::Sender<u64>,
@@ -60,7 +62,7 @@ impl Wire {
     pub(crate) async fn to(server: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let faults = Arc::new(Faults::default());
+        let faults = Arc::new(Faults { server: server.into(), ..Faults::default() });
         let shared = faults.clone();
         super::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
@@ -70,7 +72,7 @@ impl Wire {
                     cuts.mark_unchanged();
                     tokio::select! {
                         // A connection that breaks is an everyday thing here.
-                        _ = pass(near, server, &faults) => {}
+                        _ = pass(near, &faults) => {}
                         _ = cuts.changed() => {}
                     }
                 });
@@ -82,6 +84,11 @@ impl Wire {
     /// Makes every round trip take so much longer.
     pub(crate) fn slow(&self, by: Duration) {
         self.faults.latency.store(by.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// Lets new connections lead to another server.
+    pub(crate) fn lead(&self, server: u16) {
+        self.faults.server.store(server, Ordering::Relaxed);
     }
 
     /// Closes every connection.
@@ -98,9 +105,9 @@ impl Wire {
 }
 
 /// Passes one connection on until one side closes it.
-async fn pass(near: TcpStream, server: u16, faults: &Faults) -> std::io::Result<()> {
+async fn pass(near: TcpStream, faults: &Faults) -> std::io::Result<()> {
     near.set_nodelay(true)?;
-    let far = TcpStream::connect(("127.0.0.1", server)).await?;
+    let far = TcpStream::connect(("127.0.0.1", faults.server.load(Ordering::Relaxed))).await?;
     far.set_nodelay(true)?;
     let (near_in, mut near_out) = near.into_split();
     let (far_in, mut far_out) = far.into_split();

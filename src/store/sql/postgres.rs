@@ -7,6 +7,7 @@
 mod accept;
 mod bind;
 mod commit;
+mod identity;
 mod lane;
 mod open;
 mod tx;

@@ -15,6 +15,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Either, Execute, Executor,
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::bind;
+use super::identity::{self, Identity, Known};
 use crate::store::sql::{TRANSACTION, silent};
 
 /// After such a pause the connection may be dead without our knowing.
@@ -56,6 +57,8 @@ struct Inner {
     speech: Speech,
     waits: Waits,
     free: Arc<Semaphore>,
+    /// Who answers, the same for all lanes of a store.
+    known: Arc<Known>,
     /// The last used at the end.
     idle: Mutex<VecDeque<Idle>>,
 }
@@ -63,6 +66,7 @@ struct Inner {
 #[derive(Debug)]
 struct Idle {
     connection: PgConnection,
+    server: Option<Identity>,
     born: Instant,
     used: Instant,
 }
@@ -78,6 +82,7 @@ pub(super) struct Answer {
 #[derive(Debug)]
 pub(super) struct Held {
     connection: PgConnection,
+    server: Option<Identity>,
     born: Instant,
     home: Lanes,
     _lane: OwnedSemaphorePermit,
@@ -103,9 +108,15 @@ fn comes_back(error: &SqlxError) -> bool {
 }
 
 impl Lanes {
-    pub(super) fn new(options: PgConnectOptions, speech: Speech, lanes: usize, waits: Waits) -> Self {
-        let free = Arc::new(Semaphore::new(lanes));
-        Self(Arc::new(Inner { options, speech, waits, free, idle: Mutex::default() }))
+    pub(super) fn new(
+        options: PgConnectOptions,
+        speech: Speech,
+        lanes: usize,
+        waits: Waits,
+        known: &Arc<Known>,
+    ) -> Self {
+        let (free, known) = (Arc::new(Semaphore::new(lanes)), known.clone());
+        Self(Arc::new(Inner { options, speech, waits, free, known, idle: Mutex::default() }))
     }
 
     async fn lane(&self) -> Result<OwnedSemaphorePermit, DbErr> {
@@ -120,8 +131,8 @@ impl Lanes {
 
     async fn held(&self, lane: OwnedSemaphorePermit) -> Result<Held, DbErr> {
         // The newest first: under little load few connections stay warm.
-        while let Some(Idle { mut connection, born, used }) = self.idle() {
-            if born.elapsed() > AGE {
+        while let Some(Idle { mut connection, server, born, used }) = self.idle() {
+            if born.elapsed() > AGE || !self.0.known.is_current(server) {
                 continue;
             }
             if used.elapsed() > DOUBT {
@@ -130,21 +141,24 @@ impl Lanes {
                     Ok(Err(_)) | Err(_) => continue,
                 }
             }
-            return Ok(Held { connection, born, home: self.clone(), _lane: lane });
+            return Ok(Held { connection, server, born, home: self.clone(), _lane: lane });
         }
         let open = async {
-            loop {
+            let mut connection = loop {
                 match self.0.options.connect().await {
                     Err(error) if comes_back(&error) => tokio::time::sleep(PAUSE).await,
-                    done => return done,
+                    done => break done?,
                 }
-            }
+            };
+            let server = identity::of(&mut connection).await?;
+            Ok((connection, server))
         };
         let opened = tokio::time::timeout(OPEN, open).await;
-        let connection = opened
+        let (connection, server) = opened
             .map_err(|_| DbErr::ConnectionAcquire(ConnAcquireErr::Timeout))?
             .map_err(|error| DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error))))?;
-        Ok(Held { connection, born: Instant::now(), home: self.clone(), _lane: lane })
+        self.0.known.meet(server).map_err(|why| DbErr::Conn(RuntimeErr::Internal(why)))?;
+        Ok(Held { connection, server, born: Instant::now(), home: self.clone(), _lane: lane })
     }
 
     /// Waits for a connection.
@@ -259,11 +273,11 @@ impl Held {
 
     /// Gives the connection back. No transaction is open on it.
     pub(super) fn back(self) {
-        let Self { connection, born, home, _lane } = self;
+        let Self { connection, server, born, home, _lane } = self;
         let now = Instant::now();
         let mut idle = home.0.idle.lock().unwrap_or_else(PoisonError::into_inner);
         idle.retain(|idle| idle.used.elapsed() < IDLE);
-        idle.push_back(Idle { connection, born, used: now });
+        idle.push_back(Idle { connection, server, born, used: now });
     }
 }
 

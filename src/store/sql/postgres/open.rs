@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sea_orm::SqlxError;
@@ -100,7 +101,8 @@ pub(in crate::store::sql) async fn open(url: &str) -> Result<Postgres> {
         let network = [("tcp_keepalives_idle", "10"), ("tcp_user_timeout", "10s"), ("role", APP)];
         (direct.options(network), Speech::Prepared)
     };
-    let lanes = |count, waits| Lanes::new(options.clone(), speech, count, waits);
+    let known = Arc::default();
+    let lanes = |count, waits| Lanes::new(options.clone(), speech, count, waits, &known);
     Ok(Postgres {
         works: lanes(WORKS, PATIENT),
         reads: lanes(READS, SOON),
