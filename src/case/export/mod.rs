@@ -3,6 +3,7 @@
 //! Invariant: what is not stored is not made up. Its place is left open, and it is said which place that is.
 
 mod calls;
+mod carried;
 mod errors;
 mod file;
 mod heard;
@@ -94,6 +95,7 @@ pub fn export(
     if cases.is_empty() {
         return Ok(Err(told));
     }
+    cases.iter_mut().for_each(carried::leave_out);
     let whole = file::gaps(&cases, &how.name, &mut told);
     Ok(Ok(Export { yaml: file::write(graph, &cases, &how.name)?, told, whole }))
 }
