@@ -635,3 +635,31 @@ nodes:
     assert!(error.contains("the input `big` of the case is left out: a whole number above"), "{error}");
     assert!(error.contains("what `kept` was to be is left out: a whole number above"), "{error}");
 }
+
+/// They were given to the case as they were.
+#[test]
+fn earlier_messages_of_a_private_conversation_are_left_out() {
+    let (folder, fresh) = (Folder::new(), Fresh::sqlite());
+    let graph = "\
+format: 1
+state: {messages: {type: messages, private: true}}
+start: say
+nodes: {say: {kind: say, text: Fine., next: end}}
+";
+    folder.write("graphs/talk.yaml", graph);
+    folder.write("graphs/project.yaml", "format: 1\n");
+    for said in ["canary", "second"] {
+        let chat = ["chat", "talk", "--session", "ada", "-m", said];
+        let (code, out, error) = graphloom(&folder, &fresh, &chat);
+        assert_eq!(code, 0, "{out}{error}");
+    }
+    let export = |more: &[&str]| {
+        let command = [&["threads", "export", "terminal:terminal:ada", "--last", "1"], more].concat();
+        graphloom(&folder, &fresh, &command)
+    };
+    let (_, file, error) = export(&[]);
+    assert!(file.contains("user: second") && !file.contains("canary"), "{file}{error}");
+    assert!(error.contains("the private channel `messages` held something before"), "{error}");
+    let (_, file, error) = export(&["--private"]);
+    assert!(file.contains("canary"), "{file}{error}");
+}
