@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use super::Host;
@@ -13,7 +13,7 @@ use super::threads::{missing, thread};
 use crate::case::{self, Bench, Chosen, Export, Exporting, Stage, Verdict};
 use crate::compile::{self, Catalog, Providers, revive};
 use crate::diagnostic::{self, Bag};
-use crate::engine::{self, Stored};
+use crate::engine::{self, Stored, StoredRuns};
 use crate::id::ThreadKey;
 use crate::plan::Plan;
 use crate::spec::{self, Files};
@@ -47,23 +47,33 @@ pub(super) async fn export(host: &Host, store: &dyn Store, flags: &ExportFlags) 
         !matches!(run.state, RunState::RolledBack | RunState::Queued | RunState::Running)
     };
     let most = flags.last.map_or(usize::MAX, |last| last as usize);
-    let runs = match store.thread(key).await? {
+    let StoredRuns { runs, damaged } = match store.thread(key).await? {
         Some(_) => engine::stored(store, key, wanted, most).await?.unwrap_or_default(),
         None => bail!(missing(key)),
     };
+    let mut told: Vec<String> =
+        damaged.iter().map(|(run, error)| format!("run {run} is left out: {error}")).collect();
     let Some(graph) = runs.last().map(|run| run.run.graph.clone()) else {
-        bail!("no run of {key} is over, or waits");
+        if told.is_empty() {
+            bail!("no run of {key} is over, or waits");
+        }
+        bail!("nothing of {key} can be exported\n  {}", told.join("\n  "));
     };
     let stage = Stage::default();
     let providers = host.scripted(&stage)?;
     let catalog = read(host, &providers, Files::new())?.1;
-    let mut told = Vec::new();
     let plans = plans(store, &catalog, &providers, &runs, &mut told).await?;
     let name = flags.name.clone().unwrap_or_else(|| format!("as in {key}"));
     let how = Exporting { name, private: flags.private };
-    let Export { yaml, told: more, whole } = match case::export(&graph, &runs, &plans, &how)? {
+    let exported = case::export(&graph, &runs, &plans, &how);
+    let hint =
+        || format!("the test file of {key} cannot be written; `--last N` takes only the newest N runs");
+    let Export { yaml, told: more, whole } = match exported.with_context(hint)? {
         Ok(export) => export,
-        Err(why) => bail!("nothing of {key} can be exported\n  {}", why.join("\n  ")),
+        Err(why) => {
+            told.extend(why);
+            bail!("nothing of {key} can be exported\n  {}", told.join("\n  "))
+        }
     };
     told.extend(more);
     super::print(&yaml)?;

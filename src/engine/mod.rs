@@ -59,7 +59,7 @@ use record::Outcome;
 use reload::Served;
 pub use reload::{Finding, Lost, Stale};
 pub(crate) use run::user_text;
-pub use stored::{Point, Stored, stored};
+pub use stored::{Point, Stored, StoredRuns, stored};
 use tail::Tails;
 
 /// How long the ends of connections are awaited.

@@ -90,8 +90,14 @@ pub(super) async fn watch(shared: Arc<Shared>) {
 async fn end_unread(shared: &Arc<Shared>) -> Result<(), StoreError> {
     let engine = Engine { shared: shared.clone() };
     for run in shared.store.unread(STEP).await? {
-        engine.cancel(&run.key.owner, run.run).await?;
-        info!(run = %run.run, "Run cancelled: nobody reads it.");
+        match engine.cancel(&run.key.owner, run.run).await {
+            Ok(_) => info!(run = %run.run, "Run cancelled: nobody reads it."),
+            // One that is broken, or sealed under a key that is not here, must not keep the others.
+            Err(error @ (StoreError::Corrupt { .. } | StoreError::Config(_))) => {
+                warn!(run = %run.run, %error, "Nobody reads a run, and it cannot be cancelled.");
+            }
+            Err(error) => return Err(error),
+        }
     }
     Ok(())
 }

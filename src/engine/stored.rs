@@ -54,14 +54,23 @@ pub struct Point {
     pub at: DateTime<Utc>,
 }
 
-/// Reads the newest runs of a thread that are `wanted`, in the order in which they changed it; those that left nothing in
-/// it are not among them. Nothing when there is no such thread.
+/// The runs of a thread.
+#[derive(Debug, Default)]
+pub struct StoredRuns {
+    /// Those that can be read, in the order in which they changed the thread.
+    pub runs: Vec<Stored>,
+    /// Those of which something is damaged, and what.
+    pub damaged: Vec<(RunId, StoreError)>,
+}
+
+/// Reads the newest runs of a thread that are `wanted`; those that left nothing in it are not among them. Nothing when there
+/// is no such thread.
 pub async fn stored(
     store: &dyn Store,
     key: &ThreadKey,
     wanted: impl Fn(&Run) -> bool,
     most: usize,
-) -> Result<Option<Vec<Stored>>, StoreError> {
+) -> Result<Option<StoredRuns>, StoreError> {
     let Some(thread) = store.thread(key).await? else { return Ok(None) };
     let mut rows: Vec<Run> = Vec::new();
     let mut before = None;
@@ -75,28 +84,36 @@ pub async fn stored(
         rows.extend(found.into_iter().filter(&wanted).take(most - rows.len()));
     }
     let mut rows: BTreeMap<RunId, Run> = rows.into_iter().map(|row| (row.run, row)).collect();
-    let mut runs = Vec::with_capacity(rows.len());
+    let mut told = StoredRuns::default();
     for (run, points) in points(store, &key.owner, &thread, rows.keys().copied().collect()).await? {
         if let Some(row) = rows.remove(&run) {
-            runs.push(read(store, row, points).await?);
+            match read(store, row, points).await {
+                Ok(run) => told.runs.push(run),
+                Err(error @ StoreError::Corrupt { .. }) => told.damaged.push((run, error)),
+                Err(error) => return Err(error),
+            }
         }
     }
-    Ok(Some(runs))
+    Ok(Some(told))
 }
 
 async fn read(store: &dyn Store, run: Run, points: Vec<Point>) -> Result<Stored, StoreError> {
     let owner = &run.key.owner;
+    // Of one that cannot be read a list has nothing, and the run itself says why.
+    if run.input.is_empty() {
+        store.run(owner, run.run).await?;
+    }
     let input: Input = record::decode("run", &run.input)?;
     let (mut events, mut after) = (Vec::new(), Seq::default());
     loop {
         let batches = store.events(owner, run.run, after, PAGE).await?;
-        let Some(last) = batches.last() else { break };
-        let next = Seq { fence: last.fence, n: last.last };
+        if batches.is_empty() {
+            break;
+        }
         for batch in &batches {
             events.extend(decode(batch)?.into_iter().filter(|event| event.seq > after));
             after = after.max(Seq { fence: batch.fence, n: batch.last });
         }
-        after = after.max(next);
     }
     let mut replies = Replies::new();
     for (id, bytes) in store.given(owner, run.run).await? {

@@ -48,8 +48,8 @@ async fn step(shared: &Shared) -> Result<bool, StoreError> {
                 store.keep_events(&run.key.owner, run.run, Kept::Lean, lean).await?;
                 done += 1;
             }
-            // One broken row must not keep the others.
-            Err(error @ StoreError::Corrupt { .. }) => {
+            // One that is broken, or sealed under a key that is not here, must not keep the others.
+            Err(error @ (StoreError::Corrupt { .. } | StoreError::Config(_))) => {
                 warn!(run = %run.run, %error, "The events of a run stay as they are.");
             }
             Err(error) => return Err(error),

@@ -56,4 +56,4 @@ pub use text::{ExprSpec, Text};
 pub use tool::{EnvSpec, HostSpec, ToolBodySpec, ToolSpec};
 pub use tree::{Node, Tree};
 pub use types::{Base, Descriptor, TypeSpec};
-pub use write::{WriteError, Yaml, write};
+pub use write::{MAX_DEPTH, WriteError, Yaml, write};

@@ -8,8 +8,11 @@ use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 use serde_json::Value as Json;
 use serde_yaml::{FlowMap, FlowSeq, LitStr};
 
-use super::parse::parse;
+use super::parse::{self, MAX_BYTES, parse};
 use crate::diagnostic::Bag;
+
+/// How many lists and maps may be in each other.
+pub const MAX_DEPTH: usize = parse::MAX_DEPTH;
 
 /// The longest list or map that stands on one line, in bytes of its JSON.
 const ONE_LINE: usize = 90;
@@ -33,8 +36,17 @@ pub enum WriteError {
     /// The writer refuses it.
     #[error("the value cannot be written as YAML: {0}")]
     Unwritable(String),
-    /// It is too deep, too large, or a number that YAML does not carry.
-    #[error("at `{0}`: what is written as YAML reads back as something else")]
+    /// It holds a number that is not read back.
+    #[error("at `{0}`: {1} is above 9223372036854775807, the largest whole number that is read back")]
+    Number(String, u64),
+    /// It is too deep.
+    #[error("at `{0}`: it is nested deeper than {MAX_DEPTH} lists and maps, of which no more are read back")]
+    Deep(String),
+    /// It is too large.
+    #[error("it takes {} KiB, and files of more than {} KiB are not read back", .0.div_ceil(1024), MAX_BYTES / 1024)]
+    Large(usize),
+    /// It reads back as something else.
+    #[error("at `{0}`: what is written as YAML reads back as something else; leave the value out")]
     Other(String),
 }
 
@@ -62,7 +74,7 @@ impl Yaml {
                 let marks: Vec<String> = said
                     .iter()
                     .map(|note| {
-                        notes.push(note.split_whitespace().collect::<Vec<_>>().join(" "));
+                        notes.push(printable(note));
                         format!("{mark}{}", notes.len() - 1)
                     })
                     .collect();
@@ -80,6 +92,18 @@ impl Yaml {
             }
         }
     }
+}
+
+/// Makes one line of a text, without what a comment may not hold or a terminal would obey.
+fn printable(text: &str) -> String {
+    let shown = |c: char| if is_odd(c) { char::REPLACEMENT_CHARACTER } else { c };
+    text.split_whitespace().collect::<Vec<_>>().join(" ").chars().map(shown).collect()
+}
+
+/// Says whether a character is no text: it has no place in a comment or a block, or changes how what is around it looks.
+fn is_odd(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{feff}' | '\u{fffe}' | '\u{ffff}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 impl Serialize for Yaml {
@@ -123,10 +147,11 @@ impl Serialize for Plain<'_> {
     }
 }
 
-/// Says whether a text is long and would stand in quotes: in a block it needs no escapes.
+/// Says whether a text is long and would stand in quotes without need: in a block nothing is escaped.
 fn is_quoted(text: &str) -> bool {
     let quoted = |written: String| written.starts_with(['"', '\'']);
-    text.len() > ONE_LINE && serde_yaml::to_string(&text).is_ok_and(quoted)
+    let escaped = |c: char| is_odd(c) && !matches!(c, '\n' | '\t');
+    text.len() > ONE_LINE && !text.contains(escaped) && serde_yaml::to_string(&text).is_ok_and(quoted)
 }
 
 fn is_short(value: &Json) -> bool {
@@ -143,6 +168,10 @@ fn is_short(value: &Json) -> bool {
 
 /// Writes a value as a file.
 pub fn write(value: &Yaml) -> Result<String, WriteError> {
+    let plain = value.json();
+    if let Some(error) = unwritable(&plain, MAX_DEPTH) {
+        return Err(error);
+    }
     // No text of the value has this, so that every line with it is a comment's.
     let mark = format!("x-{}-", uuid::Uuid::now_v7().simple());
     let mut notes = Vec::new();
@@ -151,15 +180,39 @@ pub fn write(value: &Yaml) -> Result<String, WriteError> {
     let text = serde_yaml::to_string_with_options(&marked, options)
         .map_err(|error| WriteError::Unwritable(error.to_string()))?;
     let text = commented(&text, &mark, &notes);
+    if text.len() as u64 > MAX_BYTES {
+        return Err(WriteError::Large(text.len()));
+    }
     let mut bag = Bag::default();
     let file = bag.add_source("written.yaml", text.as_str());
     let read = parse(&text, file, 0, &mut bag).map(|node| node.to_json());
     if let Some(finding) = bag.findings().first() {
         return Err(WriteError::Unwritable(finding.sentence()));
     }
-    match differs(&value.json(), &read.unwrap_or_default()) {
+    match differs(&plain, &read.unwrap_or_default()) {
         None => Ok(text),
         Some(place) => Err(WriteError::Other(place)),
+    }
+}
+
+/// Finds the first thing in a value that is not read back, and names its place by a JSON Pointer.
+fn unwritable(value: &Json, depth: usize) -> Option<WriteError> {
+    let below = |name: &str, value: &Json| {
+        let mut error = unwritable(value, depth - 1)?;
+        if let WriteError::Number(place, _) | WriteError::Deep(place) = &mut error {
+            place.insert_str(0, &format!("/{name}"));
+        }
+        Some(error)
+    };
+    match value {
+        Json::Number(number) => {
+            let large = number.as_u64().filter(|number| i64::try_from(*number).is_err());
+            large.map(|number| WriteError::Number(String::new(), number))
+        }
+        Json::Array(_) | Json::Object(_) if depth == 0 => Some(WriteError::Deep(String::new())),
+        Json::Array(items) => items.iter().enumerate().find_map(|(n, item)| below(&n.to_string(), item)),
+        Json::Object(fields) => fields.iter().find_map(|(name, value)| below(name, value)),
+        _ => None,
     }
 }
 
@@ -260,8 +313,44 @@ mod tests {
             let is_block = written.contains("- >-\n") || written.contains("- |-\n");
             assert!(is_block || text.len() <= ONE_LINE, "{written}");
         }
-        let refused = write(&Yaml::Plain(json!([1, u64::MAX]))).unwrap_err().to_string();
-        assert!(refused.contains("is out of range"), "{refused}");
+    }
+
+    /// Where it was, and why, was not said.
+    #[test]
+    fn what_does_not_read_back_is_refused_with_its_place() {
+        let deep = |levels: usize| (1..levels).fold(json!([]), |inner, _| json!({"a": inner}));
+        assert!(write(&Yaml::Plain(deep(MAX_DEPTH))).is_ok());
+        let words: Vec<String> = (0..200_000).map(|n| n.to_string()).collect();
+        for (value, why) in [
+            (json!({"a": [1, u64::MAX]}), "at `/a/1`: 18446744073709551615 is above 9223372036854775807"),
+            (
+                deep(MAX_DEPTH + 1),
+                "at `/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a`: it is nested deeper than 24",
+            ),
+            (json!("long ".repeat(300_000)), "it takes 1502 KiB, and files of more than 1024 KiB"),
+            (json!({ "a": [words] }), "KiB, and files of more than 1024 KiB"),
+        ] {
+            let refused = write(&Yaml::Plain(value)).unwrap_err().to_string();
+            assert!(refused.contains(why), "{refused}");
+        }
+    }
+
+    /// They stood there as they were: a terminal obeyed them, and a zero in a comment or a long text made all of it unreadable.
+    #[test]
+    fn no_character_that_a_terminal_obeys_is_written() {
+        let long = "word ".repeat(30);
+        for odd in
+            ['\u{0}', '\u{7}', '\u{1b}', '\u{7f}', '\u{9b}', '\u{feff}', '\u{202e}', '\u{2066}', '\u{85}']
+        {
+            for text in [format!("a{odd}[31mb"), format!("{long}{odd}[31mb"), format!("{long}\n{odd}[31mb\n")]
+            {
+                let map = Yaml::Map(vec![(text.clone(), Yaml::Plain(json!([text])))]);
+                let written = write(&Yaml::Noted(vec![text.clone()], Box::new(map))).unwrap();
+                assert!(!written.contains(|c: char| c.is_control() && c != '\n'), "{odd:?}: {written:?}");
+                let comment = written.lines().next().unwrap();
+                assert!(comment.starts_with("# ") && !comment.contains(is_odd), "{comment:?}");
+            }
+        }
     }
 
     #[test]

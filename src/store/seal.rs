@@ -10,6 +10,7 @@ mod master;
 mod place;
 mod store;
 mod value;
+mod write;
 
 use std::sync::Arc;
 
@@ -30,6 +31,16 @@ use crate::id::{InterruptId, Owner, RunId, ThreadId};
 pub struct SealedStore {
     sql: SqlStore,
     keys: Keys,
+}
+
+/// Says whether what is stored is at fault, whoever reads it.
+fn is_broken(error: &StoreError) -> bool {
+    matches!(error, StoreError::Corrupt { .. })
+}
+
+/// Says whether this cannot be read, and something else may be: it is broken, or under a key that this process has not.
+fn is_unreadable(error: &StoreError) -> bool {
+    is_broken(error) || matches!(error, StoreError::Config(_))
 }
 
 /// Returns the store as the settings want it: sealed when there are master keys. Fails where that is not how the database
@@ -112,12 +123,12 @@ impl SealedStore {
         Ok(run)
     }
 
-    /// Opens a run where a broken one must not keep the others: nothing is left of what cannot be opened.
-    async fn opened_leniently(&self, run: Run) -> Result<Run> {
+    /// Opens a run. One of which this holds keeps no other: nothing is left of what it was started with and came to.
+    async fn opened_unless(&self, run: Run, lost: fn(&StoreError) -> bool) -> Result<Run> {
         let id = run.run;
         let bare = Run { input: Vec::new(), result: run.result.is_some().then(Vec::new), ..run.clone() };
         match self.opened_run(run).await {
-            Err(error @ StoreError::Corrupt { .. }) => {
+            Err(error) if lost(&error) => {
                 warn!(run = %id, %error, "What a run was started with, or came to, cannot be read.");
                 Ok(bare)
             }
@@ -128,28 +139,32 @@ impl SealedStore {
     async fn opened_runs(&self, runs: Vec<Run>) -> Result<Vec<Run>> {
         let mut opened = Vec::with_capacity(runs.len());
         for run in runs {
-            opened.push(self.opened_leniently(run).await?);
+            opened.push(self.opened_unless(run, is_unreadable).await?);
         }
         Ok(opened)
     }
 
-    /// Opens what is told of runs; of what cannot be opened nothing is left, so that it is given up and keeps no other.
+    /// Opens what is told of a run. Of one of which this holds nothing is left, so that it is given up and keeps no other.
+    async fn opened_hook(&self, mut hook: Hook, lost: fn(&StoreError) -> bool) -> Result<Hook> {
+        if !hook.data.is_empty() {
+            let owner = &hook.run.key.owner;
+            let place = Place::result(owner, hook.run.run);
+            hook.data = match self.open(place, Some(owner), &hook.data).await {
+                Err(error) if lost(&error) => {
+                    warn!(webhook = %hook.id, %error, "What is to be told of a run cannot be read.");
+                    Vec::new()
+                }
+                data => data?,
+            };
+        }
+        hook.run = self.opened_unless(hook.run, lost).await?;
+        Ok(hook)
+    }
+
     async fn opened_hooks(&self, hooks: Vec<Hook>) -> Result<Vec<Hook>> {
         let mut opened = Vec::with_capacity(hooks.len());
-        for mut hook in hooks {
-            if !hook.data.is_empty() {
-                let owner = &hook.run.key.owner;
-                let place = Place::result(owner, hook.run.run);
-                hook.data = match self.open(place, Some(owner), &hook.data).await {
-                    Err(error @ StoreError::Corrupt { .. }) => {
-                        warn!(webhook = %hook.id, %error, "What is to be told of a run cannot be read.");
-                        Vec::new()
-                    }
-                    data => data?,
-                };
-            }
-            hook.run = self.opened_leniently(hook.run).await?;
-            opened.push(hook);
+        for hook in hooks {
+            opened.push(self.opened_hook(hook, is_unreadable).await?);
         }
         Ok(opened)
     }
@@ -168,14 +183,10 @@ impl SealedStore {
         })
     }
 
-    async fn opened_questions(&self, questions: Vec<OpenQuestion>) -> Result<Vec<OpenQuestion>> {
-        let mut opened = Vec::with_capacity(questions.len());
-        for mut question in questions {
-            let place = Place::question(&question.key.owner, question.thread, question.run, &question.id);
-            question.data = self.open(place, None, &question.data).await?;
-            opened.push(question);
-        }
-        Ok(opened)
+    async fn opened_question(&self, mut question: OpenQuestion) -> Result<OpenQuestion> {
+        let place = Place::question(&question.key.owner, question.thread, question.run, &question.id);
+        question.data = self.open(place, None, &question.data).await?;
+        Ok(question)
     }
 
     async fn opened_answers(

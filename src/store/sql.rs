@@ -239,7 +239,8 @@ impl Store for SqlStore {
     }
 
     async fn accept(&self, new: NewRun) -> Result<Accepted> {
-        let keyless = || StoreError::Unavailable("a run without a key lost it".into());
+        let keyless =
+            || StoreError::Corrupt { what: "run", why: "one without a key is said to have lost it".into() };
         self.accept_under(new, None).await?.ok_or_else(keyless)
     }
 

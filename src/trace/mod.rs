@@ -11,7 +11,7 @@ use std::sync::LazyLock;
 use opentelemetry::Context;
 use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator};
 use opentelemetry::trace::{FutureExt, TraceContextExt, WithContext};
-use opentelemetry_http::{HeaderExtractor, HeaderInjector};
+use opentelemetry_http::HeaderInjector;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use tracing::{Span, field, info_span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
@@ -24,7 +24,8 @@ use crate::id::{Part, RunId, ThreadId};
 
 /// What all spans here have as their target.
 pub const TARGET: &str = "graphloom::trace";
-/// The header, and the key in what a run is stored with.
+/// The header that names a trace: ids and flags. What goes with it, `tracestate`, is text of whoever calls, so it is neither
+/// taken nor passed on.
 const PARENT: &str = "traceparent";
 
 /// W3C trace context; it takes no state.
@@ -102,7 +103,7 @@ pub fn attempts(span: &Span, number: u32) {
 
 /// One call of a tool.
 #[must_use]
-pub fn tool(name: &str, call: &str, attempt: u32) -> Span {
+pub fn tool(name: &str, attempt: u32) -> Span {
     info_span!(
         target: TARGET,
         "tool",
@@ -110,7 +111,6 @@ pub fn tool(name: &str, call: &str, attempt: u32) -> Span {
         otel.status_code = field::Empty,
         gen_ai.operation.name = "execute_tool",
         gen_ai.tool.name = name,
-        gen_ai.tool.call.id = call,
         graphloom.attempt = attempt,
         error.type = field::Empty,
     )
@@ -207,8 +207,7 @@ fn at(span: &Span, target: &Target) {
 /// Returns the trace that a request names. A header that is missing, or that says nothing, names none.
 #[must_use]
 pub fn asked(headers: &HeaderMap) -> Option<Context> {
-    headers.get(PARENT)?;
-    let asked = W3C.extract(&HeaderExtractor(headers));
+    let asked = W3C.extract(&Kept(headers.get(PARENT)?.to_str().ok()?));
     asked.has_active_span().then_some(asked)
 }
 
@@ -241,8 +240,19 @@ pub fn named() -> Vec<(String, String)> {
 fn put(into: &mut dyn Injector) {
     let span = Span::current();
     if !span.is_disabled() {
-        let here = span.context();
+        let (here, into) = (span.context(), &mut Only(into));
         opentelemetry::global::get_text_map_propagator(|propagator| propagator.inject_context(&here, into));
+    }
+}
+
+/// Lets only the name of the trace through.
+struct Only<'a>(&'a mut dyn Injector);
+
+impl Injector for Only<'_> {
+    fn set(&mut self, key: &str, value: String) {
+        if key == PARENT {
+            self.0.set(key, value);
+        }
     }
 }
 

@@ -237,6 +237,10 @@ async fn an_operator_turns_encryption_on(fresh: Fresh) {
     world.folder.write("graphloom.toml", &format!("{ENCRYPTED}{settings}"));
     let (code, _, error) = said(&["serve", "--bind", "127.0.0.1:0"]);
     assert!(code == 1 && error.contains("holds what was stored without"), "{error}");
+    for command in [&["encryption", "rewrap"][..], &["encryption", "renew", "dev"]] {
+        let (code, out, error) = said(command);
+        assert!(code == 1 && error.contains("the database is not encrypted"), "{out}{error}");
+    }
     let (code, out, error) = said(&["encryption", "apply"]);
     assert!(
         code == 0 && out.starts_with("All is encrypted; ") && error.contains("tenant dev"),

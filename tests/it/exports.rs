@@ -11,9 +11,10 @@ use graphloom::engine;
 use graphloom::plan::{Plan, Work};
 use graphloom::spec::{self, CaseSpec, Files};
 use graphloom::store::{RunState, Store};
+use sea_orm::ConnectionTrait;
 
 use crate::support::process::{Folder, binary};
-use crate::support::{Fresh, Subject, owner, part};
+use crate::support::{Fresh, Subject, owner, part, plain};
 
 /// The path of the file that is made.
 const MADE: &str = "tests/made.test.yaml";
@@ -71,7 +72,7 @@ impl Bed {
     async fn export(&self, graph: &str, store: &dyn Store, private: bool) -> Export {
         let key = graphloom::id::ThreadKey { owner: owner("test", "test"), session: part("test") };
         let wanted = |run: &graphloom::store::Run| run.state != RunState::RolledBack;
-        let runs = engine::stored(store, &key, wanted, usize::MAX).await.unwrap().unwrap();
+        let runs = engine::stored(store, &key, wanted, usize::MAX).await.unwrap().unwrap().runs;
         let plans = self.bench.catalog.graphs.values().map(|c| (c.plan.hash.clone(), on_stage(&c.plan)));
         let how = Exporting { name: "as it was".into(), private };
         case::export(graph, &runs, &plans.collect::<BTreeMap<_, _>>(), &how).unwrap().unwrap()
@@ -506,4 +507,159 @@ fn what_the_shipped_graphs_did_when_they_were_talked_to_becomes_tests_that_pass(
     let output = binary(&folder).arg("test").output().unwrap();
     let out = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success() && out.contains("5 cases passed"), "{out}");
+}
+
+/// Each has something that goes into a private channel, and stands somewhere else besides.
+const VAULT: &str = "\
+format: 1
+state:
+  messages: messages
+  secret: {type: string, private: true, default: none}
+  list: {type: [string], private: true, default: []}
+  code: {type: string, private: true, default: none}
+  open: {type: string, default: none}
+start: {all: [hide, other]}
+nodes:
+  hide: {kind: llm, text: Hide., into: secret, next: each}
+  other: {kind: llm, text: Other., into: open, next: each}
+  each: {kind: map, over: \"['a', 'b']\", do: {kind: llm, text: \"{{ item }}\", tools: [weigh]}, into: list, next: ask}
+  ask: {kind: ask, question: Code?, into: code, next: tell}
+  tell: {kind: say, text: \"{{ state.open }}{% if false %}{{ state.secret }}{{ state.list | join }}{{ state.code }}{% endif %}\", next: end}
+";
+
+const VAULT_TESTS: &str = "\
+format: 1
+tests: vault
+cases:
+  - name: hidden
+    turns:
+      - user: Hello
+        script: {hide: canary-hidden, other: {error: http_400}}
+        expect: {error: http_400}
+      - resume: true
+        script:
+          other: fine
+          each: {items: [canary-first, [{calls: [{weigh: {text: hat}}]}, canary-second]]}
+          'each[1]/weigh': {result: {verdict: light}}
+        expect: {paused_at: ask}
+      - answer: canary-code
+        expect: {reply: fine}
+  - name: failed
+    turns:
+      - user: Hello
+        script: {hide: canary-hidden, other: {error: http_400}}
+        expect: {error: http_400}
+";
+
+/// What a finished sibling of a failure had given, what items of a list had given before others, and what people answered
+/// stood in the file, though it went into private channels.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_goes_into_a_private_channel_is_shown_nowhere() {
+    let files = [
+        ("project.yaml", PROJECT),
+        ("weigh.yaml", WEIGH),
+        ("vault.yaml", VAULT),
+        ("tests/vault.test.yaml", VAULT_TESTS),
+    ];
+    let mut bed = Bed::new(Path::new("no-such-folder"), &files);
+    for (path, case) in bed.cases() {
+        let subject = Subject::sqlite().await;
+        let report = bed.play(&path, &case, subject.store.clone()).await;
+        assert_eq!(bed.failures(&report), "");
+        let (canaries, gaps): (&[&str], &[&str]) = if case.name.value == "failed" {
+            (&["canary-hidden"], &["`hide` got"])
+        } else {
+            (
+                &["canary-hidden", "canary-first", "canary-second", "canary-code"],
+                &["`hide` got", "`each[0]` got", "`each[1]` got", "`ask` was answered"],
+            )
+        };
+        let all = bed.export("vault", &*subject.store, true).await;
+        for canary in canaries {
+            assert!(all.yaml.contains(canary), "{canary}: {}", all.yaml);
+        }
+        assert!(all.whole, "{}{:?}", all.yaml, all.told);
+        let public = bed.export("vault", &*subject.store, false).await;
+        assert!(!public.yaml.contains("canary") && !public.whole, "{}", public.yaml);
+        // A call that is not made again is filled in once.
+        assert_eq!(public.told.len(), gaps.len(), "{:#?}\n{}", public.told, public.yaml);
+        for gap in gaps {
+            let gap = format!("what {gap} is not stored: its channel is private; `--private` exports it");
+            assert!(public.told.iter().any(|told| told.ends_with(&gap)), "{gap}: {:#?}", public.told);
+        }
+    }
+}
+
+/// The whole export ended with `EOF while parsing`, and named no run.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_cannot_be_read_is_named_and_the_others_are_exported() {
+    for sealed in [false, true] {
+        let mut bed = Bed::new(Path::new("no-such-folder"), MORE[0]);
+        let (path, case) = bed.cases().remove(0);
+        let fresh = Fresh::sqlite();
+        let subject = if sealed { Subject::sealed(fresh).await } else { Subject::sqlite().await };
+        bed.play(&path, &case, subject.store.clone()).await;
+        let db = plain(&subject.fresh.as_ref().unwrap().url).await;
+        let damage = "update run set input = x'00' where ord = (select min(ord) from run)";
+        db.execute_unprepared(damage).await.unwrap();
+        let key = graphloom::id::ThreadKey { owner: owner("test", "test"), session: part("test") };
+        let found = engine::stored(&*subject.store, &key, |_| true, usize::MAX).await.unwrap().unwrap();
+        assert!(found.runs.len() > 1);
+        let [(run, error)] = found.damaged.as_slice() else { panic!("{:?}", found.damaged) };
+        assert!(found.runs.iter().all(|whole| whole.run.run != *run));
+        assert!(!sealed || error.to_string().contains("`run.input` of tenant test"), "{error}");
+        let made = bed.export("desk", &*subject.store, false).await;
+        assert!(made.yaml.contains("user: "), "{}", made.yaml);
+    }
+}
+
+#[test]
+fn a_number_that_no_file_carries_leaves_a_gap_that_is_told() {
+    let (folder, fresh) = (Folder::new(), Fresh::sqlite());
+    let graph = "\
+format: 1
+input: {big: {type: any, default: 1}}
+state: {messages: messages, kept: {type: any, default: 0}, open: {type: any, default: 0}}
+start: keep
+nodes:
+  keep: {kind: set, set: {kept: input.big, open: \"1\"}, next: say}
+  say: {kind: say, text: Kept., next: end}
+";
+    folder.write("graphs/talk.yaml", graph);
+    folder.write("graphs/project.yaml", "format: 1\n");
+    let chat = ["chat", "talk", "--session", "ada", "-m", "Hi", "--input", "big=[18446744073709551615]"];
+    let (code, out, error) = graphloom(&folder, &fresh, &chat);
+    assert_eq!(code, 0, "{out}{error}");
+    let (code, file, error) = graphloom(&folder, &fresh, &["threads", "export", "terminal:terminal:ada"]);
+    assert!(code == 1 && file.contains("FILL IN") && file.contains("reply: Kept."), "{file}{error}");
+    assert!(error.contains("the input `big` of the case is left out: a whole number above"), "{error}");
+    assert!(error.contains("what `kept` was to be is left out: a whole number above"), "{error}");
+}
+
+/// They were given to the case as they were.
+#[test]
+fn earlier_messages_of_a_private_conversation_are_left_out() {
+    let (folder, fresh) = (Folder::new(), Fresh::sqlite());
+    let graph = "\
+format: 1
+state: {messages: {type: messages, private: true}}
+start: say
+nodes: {say: {kind: say, text: Fine., next: end}}
+";
+    folder.write("graphs/talk.yaml", graph);
+    folder.write("graphs/project.yaml", "format: 1\n");
+    for said in ["canary", "second"] {
+        let chat = ["chat", "talk", "--session", "ada", "-m", said];
+        let (code, out, error) = graphloom(&folder, &fresh, &chat);
+        assert_eq!(code, 0, "{out}{error}");
+    }
+    let export = |more: &[&str]| {
+        let command = [&["threads", "export", "terminal:terminal:ada", "--last", "1"], more].concat();
+        graphloom(&folder, &fresh, &command)
+    };
+    let (_, file, error) = export(&[]);
+    assert!(file.contains("user: second") && !file.contains("canary"), "{file}{error}");
+    assert!(error.contains("the private channel `messages` held something before"), "{error}");
+    let (_, file, error) = export(&["--private"]);
+    assert!(file.contains("canary"), "{file}{error}");
 }

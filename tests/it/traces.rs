@@ -130,7 +130,8 @@ fn named<'a>(spans: &'a [Span], name: &str) -> &'a Span {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_is_a_tree_of_spans_below_the_request_that_began_it() {
     let desk = Traced::start(false).await;
-    let asked = traced(desk.turn("session-canary", "user-canary [[say=model-canary]]", false), TRACE, PARENT);
+    let asked = traced(desk.turn("session-canary", "user-canary [[say=model-canary]]", false), TRACE, PARENT)
+        .header("tracestate", "vendor=state-canary");
     desk.told(asked).await;
     let spans = desk.runs(1).await;
     assert!(spans.iter().all(|span| hex(&span.trace_id) == TRACE));
@@ -177,9 +178,11 @@ async fn a_run_is_a_tree_of_spans_below_the_request_that_began_it() {
     let calls = desk.mock.calls(&desk.http).await;
     let due = |span: &Span| format!("00-{TRACE}-{}-01", hex(&span.span_id));
     assert!(calls[0]["headers"].to_string().contains(&due(chat)), "{}", calls[0]["headers"]);
+    assert!(!calls[0]["headers"].to_string().contains("tracestate"), "{}", calls[0]["headers"]);
     let heads = desk.collector.heads();
     assert!(heads.len() == 1 && heads[0].contains(&due(get)), "{heads:?}");
     assert!(heads[0].contains("key-canary"), "the secret went where it should");
+    assert!(!heads[0].contains("tracestate"), "{heads:?}");
     let resource = desk.collector.resource();
     assert!(resource.contains(&("service.name".into(), "desk".into())), "{resource:?}");
     // What was said, and what is secret, is nowhere in it.

@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 
 use super::errors::{Failing, errors};
 use super::heard::{Fault, Heard};
-use super::into::{After, Barrier, Found, Lost, Parts, Read, told_by_output};
+use super::into::{After, Barrier, Found, Lost, Parts, Read, may_be_shown, told_by_output};
 use super::script::{Answer, Entry, FILL, Script};
 use crate::engine::step::{Doing, Frame, Frontier, Going, Leaf, LeafWork, Step, Worked};
 use crate::event::Scope;
@@ -41,6 +41,8 @@ pub(super) struct Level<'l> {
     pub(super) fault: Fault,
     /// What calls it, when that is tried again because something in it failed.
     pub(super) again: Option<&'l Job>,
+    /// Nothing of it goes into a private channel further out.
+    pub(super) shown: bool,
 }
 
 /// Walks through a superstep.
@@ -66,6 +68,15 @@ pub(super) struct Part<'p> {
     pub(super) place: Scope,
     /// It begins in this superstep.
     pub(super) begins: bool,
+    /// What it gives may be shown, also where it stands beside the channels.
+    pub(super) shown: bool,
+}
+
+impl Part<'_> {
+    /// Takes a result that stands beside the channels.
+    pub(super) fn beside(&self, result: &Json) -> Read {
+        if self.shown { Ok(Found { value: result.clone(), parts: Parts::All }) } else { Err(Lost::Private) }
+    }
 }
 
 impl<'a> Walk<'_, '_, 'a> {
@@ -87,13 +98,15 @@ impl<'a> Walk<'_, '_, 'a> {
                     Some(job) => Came::Again(job),
                     None => Came::Failed(self.fault(level, &place)),
                 },
+                _ if !level.shown => Came::Done(Err(Lost::Private)),
                 _ => {
                     let emitted = self.heard.emitted(&task.id);
                     Came::Done(level.barrier.result(node, &task.id, &emitted))
                 }
             };
             let begins = task.held.is_none();
-            self.part(&Part { job: &node.job, place, begins }, &task.doing, came);
+            let shown = level.shown && (self.private || may_be_shown(plan, node));
+            self.part(&Part { job: &node.job, place, begins, shown }, &task.doing, came);
         }
     }
 
@@ -196,7 +209,13 @@ impl<'a> Walk<'_, '_, 'a> {
             return;
         }
         let (caller, task) = (part.place.caller(), &leaf.place.task_id);
-        self.keeps(task, matches!(came, Came::Going(_) | Came::Done(Ok(_))));
+        // Whether it can be shown, or told apart, is another matter.
+        let succeeded = match &came {
+            Came::Going(_) => true,
+            Came::Done(read) => !matches!(read, Err(Lost::Cut)),
+            Came::Failed(_) | Came::Again(_) => false,
+        };
+        self.keeps(task, succeeded);
         let is_final = |tool: &String| part.job.tools.get(tool).is_some_and(|tool| tool.is_final);
         // The result of a final tool is the answer: no model is asked.
         if back.iter().flat_map(|back| &back.answers).any(|a| a.result.is_ok() && is_final(&a.tool)) {
@@ -204,9 +223,7 @@ impl<'a> Walk<'_, '_, 'a> {
         }
         let rounds = back.as_ref().and_then(|back| back.memo["rounds"].as_u64()).unwrap_or(0);
         let came = match self.worked.get(task).map(|worked| &worked.result) {
-            Some(Ok(Outcome::Done(done))) => {
-                Came::Done(Ok(Found { value: done.result.clone(), parts: Parts::All }))
-            }
+            Some(Ok(Outcome::Done(done))) => Came::Done(part.beside(&done.result)),
             Some(Ok(Outcome::More(round))) => return self.add(caller, called_tools(&round.memo)),
             Some(Err(failure)) => {
                 let (kind, message) = (Some(failure.kind.name()), Some(failure.message.clone()));
@@ -297,6 +314,7 @@ impl<'a> Walk<'_, '_, 'a> {
             item: part.place.item,
             fault,
             again: next.filter(|next| next.failed > frame.failed).map(|_| part.job),
+            shown: part.shown,
         };
         self.level(&mut level, step);
     }

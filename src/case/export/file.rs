@@ -21,9 +21,9 @@ pub(super) fn gaps(cases: &[Case], name: &str, told: &mut Vec<String>) -> bool {
                     told.push(format!("{at}: what `{caller}` got is {why}"));
                 }
             }
-            for beyond in &turn.script.beyond {
+            for why in turn.gaps.iter().chain(&turn.script.beyond) {
                 whole = false;
-                told.push(format!("{at}: {beyond}"));
+                told.push(format!("{at}: {why}"));
             }
         }
     }
@@ -129,11 +129,9 @@ fn turn(turn: &Turn, texts: &mut Vec<String>) -> Yaml {
         put("expect", Yaml::Map(expect));
     }
     let turn_yaml = Yaml::Map(entries);
-    if turn.script.beyond.is_empty() {
-        return turn_yaml;
-    }
-    let notes = turn.script.beyond.iter().map(|beyond| format!("not to be said in a test: {beyond}"));
-    Yaml::Noted(notes.collect(), Box::new(turn_yaml))
+    let beyond = turn.script.beyond.iter().map(|beyond| format!("not to be said in a test: {beyond}"));
+    let notes: Vec<String> = turn.gaps.iter().cloned().chain(beyond).collect();
+    if notes.is_empty() { turn_yaml } else { Yaml::Noted(notes, Box::new(turn_yaml)) }
 }
 
 fn script(turn: &Turn, texts: &mut Vec<String>) -> Vec<(String, Yaml)> {

@@ -104,12 +104,7 @@ impl<'a> Barrier<'a> {
     pub(super) fn note(&mut self, step: &Step, is_done: impl Fn(&TaskId) -> bool) {
         for task in step.tasks.iter().filter(|task| is_done(&task.id)) {
             let Some(node) = self.plan.nodes.get(&task.node) else { continue };
-            let channels: Vec<&String> = match &node.into {
-                Sent::Nothing => Vec::new(),
-                Sent::Channel(channel) => vec![channel],
-                Sent::Map(map) => map.keys().collect(),
-            };
-            for channel in channels {
+            for channel in channels(node) {
                 self.writers.entry(channel.clone()).or_default().push(task.id.clone());
             }
             self.others |= node.job.kind == "set";
@@ -193,6 +188,39 @@ impl<'a> Barrier<'a> {
             _ => Err(Lost::Joined),
         }
     }
+}
+
+/// Returns the channels that a node's result goes into.
+fn channels(node: &PlanNode) -> Vec<&String> {
+    match &node.into {
+        Sent::Nothing => Vec::new(),
+        Sent::Channel(channel) => vec![channel],
+        Sent::Map(map) => map.keys().collect(),
+    }
+}
+
+/// Says whether what a node gives may be shown wherever it stands: nothing of it goes into a private channel.
+pub(super) fn may_be_shown(plan: &Plan, node: &PlanNode) -> bool {
+    channels(node).into_iter().all(|name| plan.channels.get(name).is_none_or(|channel| !channel.private))
+}
+
+/// Says the same of a node somewhere below a plan, with all that is around it.
+pub(super) fn may_be_shown_at(plan: &Plan, path: &[String], node: &str) -> bool {
+    let mut level = plan;
+    for name in path.iter().map(String::as_str).chain([node]) {
+        let Some(node) = level.nodes.get(name) else { return true };
+        if !may_be_shown(level, node) {
+            return false;
+        }
+        let work = match &node.job.work {
+            Work::Map(each) => &each.job.work,
+            work => work,
+        };
+        let Work::Graph(call) = work else { continue };
+        let Some(child) = plan.children.get(&call.graph) else { return true };
+        level = child;
+    }
+    true
 }
 
 /// Returns what a list has that it did not have before.

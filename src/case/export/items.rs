@@ -30,10 +30,8 @@ impl Walk<'_, '_, '_> {
             list.as_ref().map_or(0, |list| items.iter().filter(due).count().saturating_sub(list.len()));
         let only = items.len() == 1;
         for (index, (item, doing)) in items.iter().enumerate() {
-            let value = |value: &Json| {
-                let value = if each.job.kind == "http" { json!({"body": value}) } else { value.clone() };
-                Ok(Found { value, parts: Parts::All })
-            };
+            let value =
+                |value: &Json| if each.job.kind == "http" { json!({"body": value}) } else { value.clone() };
             let Some(doing) = doing else {
                 if matches!(item.stage, ItemStage::Done(_))
                     && let Some(list) = &mut list
@@ -46,7 +44,7 @@ impl Walk<'_, '_, '_> {
             let came = match (came, next.and_then(|next| next.get(index))) {
                 (_, Some(after)) => match &after.stage {
                     ItemStage::Going(going) => Came::Going(going),
-                    ItemStage::Done(done) => Came::Done(value(done)),
+                    ItemStage::Done(done) => Came::Done(part.beside(&value(done))),
                     ItemStage::Skipped => Came::Failed(Fault::default()),
                     ItemStage::Due => Came::Again(part.job),
                 },
@@ -60,7 +58,7 @@ impl Walk<'_, '_, '_> {
                     }
                     Some(list) => match list.next() {
                         Some(Json::Null) if each.job.kind != "custom" => Came::Failed(Fault::default()),
-                        Some(found) => Came::Done(value(found)),
+                        Some(found) => Came::Done(Ok(Found { value: value(found), parts: Parts::All })),
                         None => Came::Failed(Fault::default()),
                     },
                     None => Came::Done(Err(Lost::Through)),
@@ -70,7 +68,7 @@ impl Walk<'_, '_, '_> {
             let mut place = Scope { item: Some(index as u64), ..part.place.clone() };
             place.task_id = item.task.clone();
             let begins = matches!(item.stage, ItemStage::Due);
-            self.part(&Part { job: &each.job, place, begins }, doing, came);
+            self.part(&Part { job: &each.job, place, begins, shown: part.shown }, doing, came);
         }
     }
 }

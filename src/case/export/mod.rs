@@ -3,6 +3,7 @@
 //! Invariant: what is not stored is not made up. Its place is left open, and it is said which place that is.
 
 mod calls;
+mod carried;
 mod errors;
 mod file;
 mod heard;
@@ -16,7 +17,7 @@ mod turns;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use serde_json::{Map, Value as Json};
+use serde_json::{Map, Value as Json, json};
 
 use crate::engine::Stored;
 use crate::plan::Plan;
@@ -94,6 +95,7 @@ pub fn export(
     if cases.is_empty() {
         return Ok(Err(told));
     }
+    cases.iter_mut().for_each(carried::leave_out);
     let whole = file::gaps(&cases, &how.name, &mut told);
     Ok(Ok(Export { yaml: file::write(graph, &cases, &how.name)?, told, whole }))
 }
@@ -146,21 +148,22 @@ fn begin(plan: &Plan, run: &Stored, input: Map<String, Json>, private: bool, tol
     let Some(first) = run.points.first() else { return case };
     let fresh = State::initial(&plan.channels);
     for (name, channel) in &plan.channels {
-        let (Some(value), false) = (first.state.json(name), channel.per_run) else { continue };
-        if plan.messages.as_ref() == Some(name) {
+        let (Some(mut value), false) = (first.state.json(name), channel.per_run) else { continue };
+        let is_talk = plan.messages.as_ref() == Some(name);
+        if let (true, Json::Array(messages)) = (is_talk, &mut value) {
             let own = format!("u_{}", run.run.run);
-            let earlier = |message: &Json| message["id"] != own.as_str();
-            let Json::Array(messages) = value else { continue };
-            let messages = messages.into_iter().filter(earlier).collect();
-            if let Json::Array(messages) = unnamed(messages) {
-                case.messages = messages;
-            }
-        } else if fresh.json(name).as_ref() == Some(&value) {
+            messages.retain(|message| message["id"] != own.as_str());
+        }
+        if fresh.json(name).as_ref() == Some(&value) || is_talk && value == json!([]) {
         } else if channel.private && !private {
             told.push(format!(
                 "the private channel `{name}` held something before run {}; `--private` gives it to the case",
                 run.run.run
             ));
+        } else if is_talk {
+            if let Json::Array(messages) = unnamed(value) {
+                case.messages = messages;
+            }
         } else {
             case.state.push((name.clone(), value));
         }

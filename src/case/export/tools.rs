@@ -1,5 +1,7 @@
 //! What the calls of tools gave: by models, by nodes, and by graphs that are tools.
 
+use serde_json::Value as Json;
+
 use super::calls::{Came, Part, Walk};
 use super::errors::{Failing, errors};
 use super::heard::Fault;
@@ -68,7 +70,7 @@ impl Walk<'_, '_, '_> {
         if let Some(Ok(Outcome::Done(done))) =
             self.worked.get(&leaf.place.task_id).map(|worked| &worked.result)
         {
-            return vec![Entry::whole(Answer::Result(done.result.clone()))];
+            return vec![given(part, called, &done.result)];
         }
         self.ended(part, called, stage, came)
     }
@@ -87,7 +89,7 @@ impl Walk<'_, '_, '_> {
             }
         };
         match result {
-            Ok(result) => vec![Entry::whole(Answer::Result(result.clone()))],
+            Ok(result) => vec![given(part, called, result)],
             Err(message) => {
                 let kind = match came {
                     Came::Failed(fault) => fault.kind.clone(),
@@ -107,4 +109,13 @@ impl Walk<'_, '_, '_> {
             }
         }
     }
+}
+
+/// Returns what a tool gave. Where that is what its node gives, it goes where that goes.
+fn given(part: &Part<'_>, called: &Called, result: &Json) -> Entry {
+    let is_final = part.job.tools.get(&called.tool).is_some_and(|tool| tool.is_final);
+    if part.job.kind == "tool" || is_final {
+        return Entry::read(&part.beside(result), Answer::Result);
+    }
+    Entry::whole(Answer::Result(result.clone()))
 }

@@ -7,8 +7,8 @@ use serde_json::{Map, Value as Json, json};
 
 use super::calls::{Level, Walk};
 use super::heard::{Fault, Heard};
-use super::into::{After, Barrier};
-use super::script::Script;
+use super::into::{After, Barrier, Lost, may_be_shown_at};
+use super::script::{FILL, Script};
 use crate::case::play::{asker, path};
 use crate::engine::step::{Found, Open, Planned, Replies, Reply, World, plan_step};
 use crate::engine::{Point, Stored};
@@ -40,6 +40,8 @@ pub(super) struct Turn {
     pub(super) output: Vec<(String, Json)>,
     /// Its code; with its message, where the graph itself fails.
     pub(super) error: Option<(String, Option<String>)>,
+    /// What is to be filled in besides the script.
+    pub(super) gaps: Vec<String>,
 }
 
 /// What the turns of a case have in common.
@@ -84,12 +86,14 @@ pub(super) fn turns(run: &Stored, around: &mut Around<'_>) -> Vec<Turn> {
         let last = ends.get(number).copied().unwrap_or(at).max(at);
         let before = number.checked_sub(1).and_then(|before| parts[before].status());
         let opening = match before {
-            None => Some(Opening::User(run.input.message.clone())),
-            Some(RunStatus::Failed) => Some(Opening::Resume),
-            Some(_) => answers(run, around.plan, &run.points[at..=last], part),
+            None => Some((Opening::User(run.input.message.clone()), Vec::new())),
+            Some(RunStatus::Failed) => Some((Opening::Resume, Vec::new())),
+            Some(_) => answers(run, around, &run.points[at..=last], part),
         };
         match (opening, turns.last_mut()) {
-            (Some(opening), _) => turns.push((Turn::new(opening), part.events.clone())),
+            (Some((opening, gaps)), _) => {
+                turns.push((Turn { gaps, ..Turn::new(opening) }, part.events.clone()));
+            }
             // Nobody said anything: the time of a question was over, or the run was stopped and went on.
             (None, Some((_, events))) => events.extend(&part.events),
             (None, None) => {
@@ -147,23 +151,39 @@ fn ends_of(parts: &[Part<'_>], points: &[Point]) -> Vec<usize> {
     parts.iter().map(&mut end).collect()
 }
 
-/// Returns what people said, with which a part began.
-fn answers(run: &Stored, plan: &Plan, points: &[Point], part: &Part<'_>) -> Option<Opening> {
+/// Returns what people said, with which a part began, and what of it is to be filled in.
+fn answers(
+    run: &Stored,
+    around: &Around<'_>,
+    points: &[Point],
+    part: &Part<'_>,
+) -> Option<(Opening, Vec<String>)> {
+    let (plan, mut gaps) = (around.plan, Vec::new());
     let (first, last) = points.first().zip(points.last())?;
     let open = first.frontier.held(plan).0;
     let still: Vec<_> = last.frontier.held(plan).0.into_iter().map(|open| open.question.id).collect();
     let failed = part.status() == Some(RunStatus::Failed);
     let taken = |open: &&Open| failed || !still.contains(&open.question.id);
+    // What is said to a call that waits is no result of its node.
+    let shown = |open: &Open| {
+        around.private || open.call.is_some() || may_be_shown_at(plan, &open.place.path, &open.place.node)
+    };
     let said = open.iter().filter(taken).filter_map(|open| match run.replies.get(&open.question.id)? {
-        Reply::Answer(value) => Some((asker(&open.interrupt()), value.clone())),
+        Reply::Answer(value) if shown(open) => Some((asker(&open.interrupt()), value.clone())),
+        Reply::Answer(_) => {
+            let asker = asker(&open.interrupt());
+            gaps.push(format!("what `{asker}` was answered is not stored: {}", Lost::Private.why()));
+            Some((asker, json!(FILL)))
+        }
         Reply::Dismissed => None,
     });
     let mut said: Vec<(String, Json)> = said.collect();
-    match (said.len(), open.len()) {
+    let opening = match (said.len(), open.len()) {
         (0, _) => None,
         (1, 1) => said.pop().map(|(_, value)| Opening::Answer(value)),
         _ => Some(Opening::Answers(said)),
-    }
+    };
+    opening.map(|opening| (opening, gaps))
 }
 
 /// How a superstep ended.
@@ -232,6 +252,7 @@ fn superstep(
         item: None,
         fault: Fault::default(),
         again: None,
+        shown: true,
     };
     walk.level(&mut level, &step);
     if nothing_failed {
@@ -298,6 +319,7 @@ impl Turn {
             state: Vec::new(),
             output: Vec::new(),
             error: None,
+            gaps: Vec::new(),
         }
     }
 

@@ -386,7 +386,7 @@ impl Driver<'_> {
                     attempt: number,
                     emit: Emitter::new(self.journal.clone(), place),
                 };
-                let span = trace::tool(&tool.name, &called.id, number);
+                let span = trace::tool(&tool.name, number);
                 let result = work.call(&call).instrument(span.clone()).await;
                 let mut result = result.inspect_err(|failure| trace::failed(&span, &failure.code))?;
                 tool.result.check(&result).map_err(|why| {

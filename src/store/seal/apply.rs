@@ -166,32 +166,52 @@ impl SealedStore {
         Ok(Some(Replaced { column, old, new }))
     }
 
-    /// Wraps every data key that another master key wraps by the first one; returns how many that were. That of the
-    /// database comes last: as long as a start asks for an older master key, something may need it.
+    /// Wraps every data key that another master key wraps by the first one; returns how many that were. Tenants come until
+    /// none of them has such a key, for a process can make one meanwhile. The key of the database comes last: as long as a
+    /// start asks for an older master key, something may need it.
     pub async fn rewrap(&self) -> Result<usize> {
-        let mut tenants = self.sql.tenants().await?;
-        tenants.sort_by_key(|tenant| tenant == DEPLOYMENT);
+        self.deployment().await?;
+        let mut all = 0;
+        loop {
+            let mut done = 0;
+            for tenant in self.sql.tenants().await?.iter().filter(|tenant| *tenant != DEPLOYMENT) {
+                done += self.rewrap_of(tenant).await?;
+            }
+            all += done;
+            if done == 0 {
+                return Ok(all + self.rewrap_of(DEPLOYMENT).await?);
+            }
+        }
+    }
+
+    async fn rewrap_of(&self, tenant: &str) -> Result<usize> {
         let (masters, mut done) = (&self.keys.masters, 0);
-        for tenant in &tenants {
-            for row in self.sql.data_keys(tenant).await? {
-                let raw = masters.unwrap(tenant, &row)?;
-                if row.master != masters.name() {
-                    self.sql.rewrap(tenant, &masters.wrap(tenant, row.key, &raw)?).await?;
-                    done += 1;
-                }
+        for row in self.sql.data_keys(tenant).await? {
+            let raw = masters.unwrap(tenant, &row)?;
+            if row.master != masters.name() {
+                self.sql.rewrap(tenant, &masters.wrap(tenant, row.key, &raw)?).await?;
+                done += 1;
             }
         }
         Ok(done)
     }
 
-    /// Makes a new data key for a tenant. What it has sealed before stays under the older ones until [`Self::apply`].
-    pub async fn renew(&self, tenant: &Part) -> Result<()> {
-        let rows = self.sql.data_keys(DEPLOYMENT).await?;
+    /// Returns the keys of the database. Fails where it has none.
+    async fn deployment(&self) -> Result<Vec<KeyRow>> {
+        let rows =
+            if self.sql.has_keys().await? { self.sql.data_keys(DEPLOYMENT).await? } else { Vec::new() };
         if rows.is_empty() {
             return Err(StoreError::Config(
-                "encryption is not on: run `graphloom encryption apply` first".into(),
+                "the database is not encrypted, so it has no keys to change: `graphloom encryption apply` encrypts it"
+                    .into(),
             ));
         }
+        Ok(rows)
+    }
+
+    /// Makes a new data key for a tenant. What it has sealed before stays under the older ones until [`Self::apply`].
+    pub async fn renew(&self, tenant: &Part) -> Result<()> {
+        let rows = self.deployment().await?;
         self.check(&rows).await?;
         self.keys.renew(tenant.as_str()).await.map(drop)
     }

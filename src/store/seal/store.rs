@@ -10,46 +10,20 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use tracing::warn;
 
-use super::SealedStore;
-use super::place::{Column, DEPLOYMENT, Place};
-use super::value::DataKey;
+use super::place::{DEPLOYMENT, Place};
+use super::{SealedStore, is_broken, is_unreadable, write};
 use crate::id::{
     CacheKey, CheckpointId, HookId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey,
 };
 use crate::store::{
     Accepted, Answer, Answering, Beat, Branch, Branched, Checkpoint, Claim, Commit, Committed, Counts,
     EventBatch, GraphVersion, Hook, HookCounts, HookFilter, Idempotency, Kept, Keyed, NewRun, News,
-    OpenQuestion, Origin, Process, Result, Resume, Resumed, Run, RunFilter, Store, StoreError, Thread, Told,
+    OpenQuestion, Process, Result, Resume, Resumed, Run, RunFilter, Store, StoreError, Thread, Told,
     VersionUse,
 };
 
 /// How often a run is sealed anew whose tenant was erased meanwhile.
 const TRIES: usize = 3;
-
-/// Seals the batch of events of a run.
-fn seal_events(key: &DataKey, owner: &Owner, run: RunId, batch: &mut EventBatch) -> Result<()> {
-    let place = Place::event(owner, run, (batch.fence, batch.first, batch.last));
-    batch.data = key.seal(&place, &batch.data)?;
-    Ok(())
-}
-
-/// Seals the word that a run was ended from outside.
-fn seal_end(key: &DataKey, owner: &Owner, result: &mut Vec<u8>, events: &mut EventBatch) -> Result<()> {
-    let place = Place::end(owner);
-    *result = key.seal(&place, result)?;
-    events.data = key.seal(&place, &events.data)?;
-    Ok(())
-}
-
-fn seal_checkpoint(key: &DataKey, owner: &Owner, thread: ThreadId, c: &mut Checkpoint) -> Result<()> {
-    let place = |c: &Checkpoint, column| Place::checkpoint(owner, thread, c, column);
-    c.delta = key.seal(&place(c, Column::Delta), &c.delta)?;
-    c.frontier = key.seal(&place(c, Column::Frontier), &c.frontier)?;
-    if let Some(snapshot) = &c.snapshot {
-        c.snapshot = Some(key.seal(&place(c, Column::Snapshot), snapshot)?);
-    }
-    Ok(())
-}
 
 #[async_trait]
 impl Store for SealedStore {
@@ -116,21 +90,7 @@ impl Store for SealedStore {
     }
 
     async fn branch(&self, mut branch: Branch) -> Result<Branched> {
-        let (owner, run, thread) = (branch.key.owner.clone(), branch.run, branch.thread);
-        let key = self.key(&owner).await?;
-        branch.input = key.seal(&Place::input(&branch.key, run), &branch.input)?;
-        if let Some(result) = &branch.result {
-            branch.result = Some(key.seal(&Place::result(&owner, run), result)?);
-        }
-        seal_checkpoint(&key, &owner, thread, &mut branch.checkpoint)?;
-        seal_events(&key, &owner, run, &mut branch.events)?;
-        for question in &mut branch.questions {
-            let place = Place::question(&owner, thread, run, &question.id);
-            question.data = key.seal(&place, &question.data)?;
-        }
-        if let Origin::Head { result, events, .. } = &mut branch.origin {
-            seal_end(&key, &owner, result, events)?;
-        }
+        write::branch(&*self.key(&branch.key.owner).await?, &mut branch)?;
         Ok(match self.sql.branch(branch).await? {
             Branched::Done(run) => Branched::Done(Box::new(self.opened_run(*run).await?)),
             Branched::Known(known) => Branched::Known(self.opened_keyed(known).await?),
@@ -139,61 +99,35 @@ impl Store for SealedStore {
     }
 
     async fn commit(&self, mut commit: Commit) -> Result<Committed> {
-        // All of it is named, so that whoever adds to it thinks of it.
-        let Commit {
-            owner,
-            thread,
-            run,
-            fence: _,
-            step: _,
-            checkpoints,
-            questions,
-            closed: _,
-            pending: _,
-            cached,
-            events,
-            next,
-            notice,
-            stopped: _,
-            lease: _,
-        } = &mut commit;
-        let (key, thread, run) = (self.key(owner).await?, *thread, *run);
-        for c in checkpoints {
-            seal_checkpoint(&key, owner, thread, c)?;
-        }
-        for question in questions {
-            let place = Place::question(owner, thread, run, &question.id);
-            question.data = key.seal(&place, &question.data)?;
-        }
-        for entry in cached {
-            entry.data = key.seal(&Place::cached(&owner.tenant, &entry.key), &entry.data)?;
-        }
-        if let Some(batch) = events {
-            seal_events(&key, owner, run, batch)?;
-        }
-        if let Some((_, Some(result))) = next {
-            *result = key.seal(&Place::result(owner, run), result)?;
-        }
-        // The result of an end is told as it is stored; so a notice stands in the place of one.
-        if let Some(notice) = notice {
-            *notice = key.seal(&Place::result(owner, run), notice)?;
-        }
+        write::commit(&*self.key(&commit.owner).await?, &mut commit)?;
         self.sql.commit(commit).await
     }
 
-    async fn append_events(&self, mut batches: Vec<(Owner, RunId, EventBatch)>) -> Result<()> {
-        for (owner, run, batch) in &mut batches {
-            seal_events(&*self.key(owner).await?, owner, *run, batch)?;
+    async fn append_events(&self, batches: Vec<(Owner, RunId, EventBatch)>) -> Result<()> {
+        let mut sealed = Vec::with_capacity(batches.len());
+        for (owner, run, mut batch) in batches {
+            match self.key(&owner).await {
+                Ok(key) => {
+                    write::events(&key, &owner, run, &mut batch)?;
+                    sealed.push((owner, run, batch));
+                }
+                // They are of many tenants.
+                Err(error @ StoreError::Config(_)) => {
+                    warn!(run = %run, %error, "What a run told is not stored before its barrier.");
+                }
+                Err(error) => return Err(error),
+            }
         }
-        self.sql.append_events(batches).await
+        self.sql.append_events(sealed).await
     }
 
     async fn claim(&self, process: &Process, limit: u32) -> Result<Vec<Claim>> {
         let (mut claims, mut failure) = (Vec::new(), None);
         for claim in self.sql.claim(process, limit).await? {
             let (owner, id, fence) = (claim.run.key.owner.clone(), claim.run.run, claim.run.fence);
-            match self.opened_leniently(claim.run).await {
-                // One that is broken fails when it is driven, as any that cannot be read.
+            match self.opened_unless(claim.run, is_broken).await {
+                // One that is broken fails when it is driven, as any that cannot be read. One whose key is not among those of
+                // this process is for another.
                 Ok(run) => claims.push(Claim { run, ..claim }),
                 Err(error) => {
                     // Nobody drives it: without this it would look like that of a process that died.
@@ -224,19 +158,16 @@ impl Store for SealedStore {
         mut result: Vec<u8>,
         mut events: EventBatch,
     ) -> Result<Option<Run>> {
-        seal_end(&*self.key(owner).await?, owner, &mut result, &mut events)?;
+        let Some(found) = self.sql.run(owner, run).await? else { return Ok(None) };
+        // By the key that it is sealed under it is known whether that in memory still is the tenant's.
+        self.opened_unless(found, is_broken).await?;
+        write::end(&*self.key(owner).await?, owner, &mut result, &mut events)?;
         let run = self.sql.request_cancel(owner, run, rollback, result, events).await?;
         self.opened_or_none(run).await
     }
 
     async fn answer(&self, mut answer: Answer) -> Result<Answering> {
-        let (key, thread) = (self.key(&answer.owner).await?, &answer.key);
-        for (id, said) in &mut answer.answers {
-            *said = key.seal(&Place::answer(&thread.owner, answer.run, id), said)?;
-        }
-        if let Some(input) = &mut answer.input {
-            *input = key.seal(&Place::input(thread, answer.run), input)?;
-        }
+        write::answer(&*self.key(&answer.owner).await?, &mut answer)?;
         Ok(match self.sql.answer(answer).await? {
             Answering::Claimed(claim) => {
                 Answering::Claimed(Claim { run: self.opened_run(claim.run).await?, ..claim })
@@ -265,21 +196,46 @@ impl Store for SealedStore {
     }
 
     async fn questions(&self, key: &ThreadKey) -> Result<Vec<OpenQuestion>> {
-        self.opened_questions(self.sql.questions(key).await?).await
+        let mut questions = Vec::new();
+        for question in self.sql.questions(key).await? {
+            questions.push(self.opened_question(question).await?);
+        }
+        Ok(questions)
     }
 
     async fn question(&self, owner: &Owner, agent: bool, id: &InterruptId) -> Result<Option<OpenQuestion>> {
-        let found = self.sql.question(owner, agent, id).await?;
-        Ok(self.opened_questions(found.into_iter().collect()).await?.pop())
+        match self.sql.question(owner, agent, id).await? {
+            Some(question) => self.opened_question(question).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     async fn approvals(
         &self,
         tenant: &Part,
-        after: Option<(DateTime<Utc>, InterruptId)>,
+        mut after: Option<(DateTime<Utc>, InterruptId)>,
         limit: u32,
     ) -> Result<Vec<OpenQuestion>> {
-        self.opened_questions(self.sql.approvals(tenant, after, limit).await?).await
+        let mut questions: Vec<OpenQuestion> = Vec::new();
+        loop {
+            let left = limit.saturating_sub(u32::try_from(questions.len()).unwrap_or(u32::MAX));
+            let found = self.sql.approvals(tenant, after, left).await?;
+            // A page is full while there are more, or whoever asks would take it for the last.
+            let full = found.len() == left as usize;
+            after = found.last().map(|last| (last.created_at, last.id.clone()));
+            for question in found {
+                let (id, run) = (question.id.clone(), question.run);
+                match self.opened_question(question).await {
+                    Err(error) if is_broken(&error) => {
+                        warn!(question = %id, run = %run, %error, "A question cannot be read.");
+                    }
+                    opened => questions.push(opened?),
+                }
+            }
+            if !full || questions.len() >= limit as usize {
+                return Ok(questions);
+            }
+        }
     }
 
     async fn put_pending(
@@ -347,7 +303,7 @@ impl Store for SealedStore {
             for batch in batches {
                 match self.open_events(owner, *run, batch).await {
                     // Of what cannot be opened nothing is left, which sends only those away who read this run.
-                    Err(error @ StoreError::Corrupt { .. }) => {
+                    Err(error) if is_unreadable(&error) => {
                         warn!(run = %run, %error, "What a run told cannot be read.");
                         batch.data = Vec::new();
                     }
@@ -414,7 +370,7 @@ impl Store for SealedStore {
         if !batches.is_empty() {
             let key = self.key(owner).await?;
             for batch in &mut batches {
-                seal_events(&key, owner, run, batch)?;
+                write::events(&key, owner, run, batch)?;
             }
         }
         self.sql.keep_events(owner, run, kept, batches).await
@@ -437,7 +393,18 @@ impl Store for SealedStore {
     }
 
     async fn claim_hooks(&self, lease: Duration, limit: u32) -> Result<Vec<Hook>> {
-        self.opened_hooks(self.sql.claim_hooks(lease, limit).await?).await
+        let mut hooks = Vec::new();
+        for hook in self.sql.claim_hooks(lease, limit).await? {
+            let id = hook.id;
+            match self.opened_hook(hook, is_broken).await {
+                // Another process may have its key: it is told when this lease is over.
+                Err(error @ StoreError::Config(_)) => {
+                    warn!(webhook = %id, %error, "What is to be told of a run cannot be read here.");
+                }
+                opened => hooks.push(opened?),
+            }
+        }
+        Ok(hooks)
     }
 
     async fn told(&self, tenant: &Part, hook: HookId, attempt: u32, told: Told) -> Result<()> {

@@ -43,6 +43,11 @@ on_both![
     a_run_that_cannot_be_read_keeps_no_other,
     a_webhook_that_cannot_be_read_keeps_no_other,
     news_that_cannot_be_read_keep_no_other,
+    a_tenant_whose_key_is_unknown_keeps_no_other,
+    a_question_that_cannot_be_read_keeps_no_other,
+    a_cancel_is_sealed_under_a_key_that_the_tenant_has,
+    no_step_of_a_change_of_master_keys_shuts_a_replica_out,
+    a_database_without_encryption_has_no_keys_to_change,
 ];
 
 /// A thread with something in each column that holds words.
@@ -451,6 +456,65 @@ async fn a_tenant_that_is_erased_takes_its_keys_along(fresh: Fresh) {
     assert!(error.contains("which its tenant does not have (any more)"), "{error}");
 }
 
+/// The key was read as of the start of the statement, and erased last: a run that was accepted meanwhile was left under a key
+/// that is gone, so that nobody could ever read it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_run_that_is_accepted_while_its_tenant_is_erased_is_erased_or_can_be_read() {
+    let fresh = Fresh::postgres().await;
+    drop(sealed(&fresh, &["ONE"]).await.unwrap());
+    let (holder, watcher) = (plain(&fresh.url).await, plain(&fresh.url).await);
+    for is_known in [false, true] {
+        let accepting = SealedStore::new(fresh.open().await, masters(&["ONE"]));
+        let erasing = SealedStore::new(fresh.open().await, masters(&["ONE"]));
+        let tenant = if is_known { "acme" } else { "bolt" };
+        // The tenant has a key, and no thread.
+        let first = thread(tenant, "ann", "first");
+        claimed(&accepting, &first).await;
+        accepting.delete_thread(&first).await.unwrap();
+        // Somebody else begins the same thread, or holds it: the accept has looked, and waits.
+        let key = thread(tenant, "ann", "s");
+        let begun = format!(
+            "begin; insert into thread (tenant, user_id, session_id, thread_id, graph, hash) \
+             values ('{tenant}', 'ann', 's', gen_random_uuid(), 'support', 'hash-1')"
+        );
+        holder.execute_unprepared(&begun).await.unwrap();
+        let accept = async {
+            let accepted = accepting.accept(new_run(&key)).await.unwrap();
+            assert!(matches!(accepted, Accepted::Claimed { .. }), "{accepted:?}");
+        };
+        let erased = std::sync::atomic::AtomicBool::new(false);
+        let waiting = async |count: i64| {
+            let text = "select count(*) from pg_stat_activity \
+                 where datname = current_database() and wait_event_type = 'Lock'";
+            while super::sql::numbers(&watcher, text).await[0] < count
+                && !erased.load(std::sync::atomic::Ordering::Relaxed)
+            {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        let erase = async {
+            waiting(1).await;
+            let done = erasing.erase(&part(tenant), None, 10).await;
+            erased.store(true, std::sync::atomic::Ordering::Relaxed);
+            done.unwrap();
+        };
+        let release = async {
+            waiting(2).await;
+            let end = if is_known { "commit" } else { "rollback" };
+            holder.execute_unprepared(end).await.unwrap();
+        };
+        tokio::join!(accept, erase, release);
+        let other = SealedStore::new(fresh.open().await, masters(&["ONE"]));
+        for run in accepting.runs(&RunFilter::default(), 10).await.unwrap() {
+            let run = other.run(&run.key.owner, run.run).await.unwrap().unwrap();
+            assert_eq!(run.input, b"hello");
+        }
+        let orphans = "select count(*) from run r where not exists ( \
+             select 1 from thread t where t.tenant = r.tenant and t.thread_id = r.thread_id)";
+        assert_eq!(super::sql::numbers(&watcher, orphans).await, [0]);
+    }
+}
+
 /// Returns what runs of all tenants were started with, by tenant.
 async fn inputs(store: &dyn Store) -> Vec<(String, Vec<u8>)> {
     let runs = store.runs(&RunFilter::default(), 10).await.unwrap();
@@ -537,4 +601,161 @@ async fn news_that_cannot_be_read_keep_no_other(fresh: Fresh) {
     };
     assert_eq!(told(&broken), [&b"canary told"[..], b""]);
     assert_eq!(told(&sound), [&b"canary told"[..], b"canary on"]);
+}
+
+/// News, events, lists and webhooks of all tenants failed as a whole.
+async fn a_tenant_whose_key_is_unknown_keeps_no_other(fresh: Fresh) {
+    let before = sealed(&fresh, &["ONE"]).await.unwrap();
+    let mut runs = Vec::new();
+    for tenant in ["acme", "bolt"] {
+        let first = watched(&*before, &thread(tenant, "ann", "s")).await;
+        let events = Some(batch(1, 1, 2, b"told"));
+        before.commit(Commit { events, ..last_barrier(&first, RunState::Completed) }).await.unwrap();
+        let unread = thread(tenant, "ann", "t");
+        let wishes = Wishes { read_for: Some(Duration::ZERO), ..Wishes::default() };
+        let accepted = before.accept(NewRun { wishes, ..new_run(&unread) }).await.unwrap();
+        let Accepted::Claimed { run, .. } = accepted else { panic!("{accepted:?}") };
+        runs.push((first, run));
+    }
+    let db = plain(&fresh.url).await;
+    db.execute_unprepared("update data_key set master = 'GONE' where tenant = 'acme'").await.unwrap();
+    drop(before);
+    // A process that has not met the tenant.
+    let store = sealed(&fresh, &["ONE"]).await.unwrap();
+    let of: Vec<_> = runs.iter().map(|(run, _)| (run.key.owner.clone(), run.run, Seq::default())).collect();
+    let mut told: Vec<_> = Vec::new();
+    for news in store.news(&of, 9000).await.unwrap() {
+        told.extend(news.batches.into_iter().map(|batch| (news.run == runs[1].0.run, batch.data)));
+    }
+    told.sort();
+    assert_eq!(told, [(false, Vec::new()), (true, b"told".to_vec())]);
+    let batches = runs.iter().map(|(_, run)| (run.key.owner.clone(), run.run, batch(1, 1, 1, b"on")));
+    store.append_events(batches.collect()).await.unwrap();
+    let sound = &runs[1].1;
+    let events = store.events(&sound.key.owner, sound.run, Seq::default(), 9000).await.unwrap();
+    assert_eq!(events, [batch(1, 1, 1, b"on")]);
+    let hello = |runs: Vec<Run>| {
+        let mut inputs: Vec<_> =
+            runs.into_iter().map(|run| (run.key.owner.tenant.to_string(), run.input)).collect();
+        inputs.sort();
+        inputs
+    };
+    let expected = [("acme".to_owned(), Vec::new()), ("bolt".to_owned(), b"hello".to_vec())];
+    assert_eq!(hello(store.unread(10).await.unwrap()), expected);
+    assert_eq!(
+        hello(store.overdue(graphloom::store::Kept::All, Duration::ZERO, 10).await.unwrap()),
+        expected
+    );
+    assert_eq!(store.runs(&RunFilter::default(), 10).await.unwrap().len(), 4);
+    assert_eq!(store.hooks(&HookFilter::default(), 10).await.unwrap().len(), 2);
+    // What one process cannot read may be told by another, when the lease is over.
+    let due = store.claim_hooks(Duration::from_mins(1), 10).await.unwrap();
+    let due: Vec<_> = due.iter().map(|hook| (hook.run.run, hook.data.as_slice())).collect();
+    assert_eq!(due, [(runs[1].0.run, &b"the end"[..])]);
+    let key = thread("acme", "ann", "u");
+    assert!(matches!(store.accept(new_run(&key)).await, Err(StoreError::Config(_))));
+}
+
+async fn a_question_that_cannot_be_read_keeps_no_other(fresh: Fresh) {
+    let store = sealed(&fresh, &["ONE"]).await.unwrap();
+    for name in ["a", "b", "c", "d"] {
+        let key = session(name);
+        let run = claimed(&*store, &key).await;
+        let question = Question {
+            id: InterruptId(name.into()),
+            agent: true,
+            data: name.as_bytes().to_vec(),
+            expires_at: None,
+        };
+        let next = Some((RunState::Interrupted, None));
+        store.commit(Commit { questions: vec![question], next, ..barrier(&run) }).await.unwrap();
+    }
+    let db = plain(&fresh.url).await;
+    for name in ["a", "c"] {
+        put(&db, ("interrupt", "data", "run_id = {run}"), &session(name), b"planted").await;
+    }
+    let tenant = part("acme");
+    let mut after = None;
+    for due in [vec!["b"], vec!["d"], vec![]] {
+        let page = store.approvals(&tenant, after.clone(), 1).await.unwrap();
+        let said: Vec<_> = page.iter().map(|open| String::from_utf8(open.data.clone()).unwrap()).collect();
+        assert_eq!(said, due);
+        after = page.last().map(|open| (open.created_at, open.id.clone()));
+    }
+    assert_eq!(store.approvals(&tenant, None, 10).await.unwrap().len(), 2);
+    assert!(store.question(&owner("acme", "ann"), true, &InterruptId("a".into())).await.is_err());
+}
+
+/// The end was sealed under the key in memory, also when the tenant had been erased and was there again under another; and a
+/// tenant got a key for a run that was not there.
+async fn a_cancel_is_sealed_under_a_key_that_the_tenant_has(fresh: Fresh) {
+    drop(sealed(&fresh, &["ONE"]).await.unwrap());
+    let sql = SqlStore::connect(&fresh.url).await.unwrap();
+    let process = || SealedStore::new(sql.clone(), masters(&["ONE"]));
+    let (one, two, key) = (process(), process(), session("s"));
+    let run = claimed(&two, &key).await;
+    // By what it reads it has the key in memory.
+    two.run(&key.owner, run.run).await.unwrap();
+    while one.erase(&part("acme"), None, 10).await.unwrap() > 0 {}
+    claimed(&one, &key).await;
+    let waiting = watched(&one, &key).await;
+    let cancel = async |run: RunId, owner: &Owner| {
+        two.request_cancel(owner, run, false, b"cancelled".to_vec(), batch(0, 1, 1, b"ended")).await.unwrap()
+    };
+    let cancelled = cancel(waiting.run, &key.owner).await.unwrap();
+    assert_eq!((cancelled.state, cancelled.result), (RunState::Cancelled, Some(b"cancelled".to_vec())));
+    let other = process();
+    let found = other.run(&key.owner, waiting.run).await.unwrap().unwrap();
+    assert_eq!(found.result, Some(b"cancelled".to_vec()));
+    let events = other.events(&key.owner, waiting.run, Seq::default(), 99).await.unwrap();
+    assert_eq!(events, [batch(0, 1, 1, b"ended")]);
+    let hooks = other.hooks(&HookFilter::default(), 10).await.unwrap();
+    assert_eq!(hooks.iter().map(|hook| hook.data.as_slice()).collect::<Vec<_>>(), [b"cancelled"]);
+    for (run, owner) in [(RunId::new(), owner("ghost", "ann")), (waiting.run, owner("bolt", "ann"))] {
+        assert_eq!(cancel(run, &owner).await, None);
+    }
+    let db = plain(&fresh.url).await;
+    let keys = "select count(*) from data_key where tenant in ('ghost', 'bolt')";
+    assert_eq!(super::sql::numbers(&db, keys).await, [0]);
+}
+
+/// The steps that the guide names: whatever is made by a replica after a step is read by one from before it.
+async fn no_step_of_a_change_of_master_keys_shuts_a_replica_out(fresh: Fresh) {
+    drop(sealed(&fresh, &["ONE"]).await.unwrap());
+    let sql = SqlStore::connect(&fresh.url).await.unwrap();
+    let steps = [&["ONE"][..], &["ONE", "TWO"], &["TWO", "ONE"], &["TWO"]];
+    for (number, step) in steps.windows(2).enumerate() {
+        let [before, after] = step else { panic!() };
+        if number == 2 {
+            let Err(StoreError::Config(why)) = over(sql.clone(), Some(masters(&["TWO"]))).await else {
+                panic!()
+            };
+            assert!(why.contains("under the master key `ONE`, which the settings do not name"), "{why}");
+            assert!(SealedStore::new(sql.clone(), masters(before)).rewrap().await.unwrap() > 0);
+        }
+        let (before, after) =
+            (SealedStore::new(sql.clone(), masters(before)), SealedStore::new(sql.clone(), masters(after)));
+        for (one, other, name) in [(&before, &after, "old"), (&after, &before, "new")] {
+            let key = thread(&format!("{name}{number}"), "ann", "s");
+            let run = claimed(one, &key).await;
+            assert_eq!(other.run(&key.owner, run.run).await.unwrap().unwrap().input, b"hello");
+        }
+    }
+    assert!(over(sql, Some(masters(&["TWO"]))).await.is_ok());
+}
+
+async fn a_database_without_encryption_has_no_keys_to_change(fresh: Fresh) {
+    for migrated in [false, true] {
+        if migrated {
+            drop(sealed(&fresh, &[]).await.unwrap());
+        }
+        let store = SealedStore::new(SqlStore::connect(&fresh.url).await.unwrap(), masters(&["ONE"]));
+        for refused in [store.rewrap().await.map(drop), store.renew(&part("acme")).await] {
+            let Err(StoreError::Config(why)) = refused else { panic!("{migrated}: {refused:?}") };
+            assert!(
+                why.contains("is not encrypted") && why.contains("`graphloom encryption apply`"),
+                "{why}"
+            );
+        }
+    }
 }

@@ -18,8 +18,11 @@ use crate::store::sql::{TRIES, detached, read, sql};
 use crate::store::{Accepted, Kept, Keyed, NewRun, OnBusy, Result, Run, RunState, StoreError};
 
 /// The statement looks as of its start, then takes the thread's lock, perhaps after waiting for another accept. The
-/// counter tells whether one came between: then nothing more is stored, and the answer is `raced`.
-const ACCEPT: &str = "with old as materialized ( \
+/// counter tells whether one came between: then nothing more is stored, and the answer is `raced`. The key that the input is
+/// sealed under is locked: whoever erases the tenant takes the key first, so he waits and finds the run, or the key is gone.
+const ACCEPT: &str = "with sealing as materialized ( \
+       select 1 from data_key d where d.tenant = $1 and d.key_id = $23::uuid for key share), \
+     old as materialized ( \
        select run_id, body_hash = $16 as same, after_fence, after_n, created_at <= now() - interval '24 hours' as expired from idempotency \
        where tenant = $1 and user_id = $2 and route = $14 and key = $15), \
      seen as materialized ( \
@@ -37,8 +40,7 @@ const ACCEPT: &str = "with old as materialized ( \
      verdict as materialized ( \
        select s.active, s.graph, s.hash, coalesce(s.accepted, 0) + 1 as turn, case \
          when exists (select 1 from old) then 'known' \
-         when $23::uuid is not null and not exists ( \
-           select 1 from data_key d where d.tenant = $1 and d.key_id = $23::uuid) then 'keyless' \
+         when $23::uuid is not null and not exists (select 1 from sealing) then 'keyless' \
          when s.graph <> $5 then 'other' \
          when s.asks and $18::bigint is null then 'waits' \
          when s.hash <> $7 and s.hash <> coalesce($17, $7) then 'other' \
@@ -203,6 +205,12 @@ async fn locked(db: &Lanes, new: &NewRun, sealed: Option<Uuid>) -> Result<Tried>
     lock_values.remove(5);
     let tx = Tx::Postgres(db.begin(new.key.owner.tenant.as_str()).await.map_err(|e| undone(&e))?);
     let work = async {
+        if let Some(key) = sealed {
+            // Before the thread, as without this transaction.
+            const KEY: &str = "select 1 from data_key where tenant = $1 and key_id = $2 for key share";
+            let tenant = new.key.owner.tenant.as_str();
+            tx.query_all_raw(sql(&tx, KEY, vec![tenant.into(), key.into()])).await?;
+        }
         tx.execute_raw(sql(&tx, LOCK, lock_values)).await?;
         tx.query_all_raw(sql(&tx, ACCEPT, values(new, sealed))).await
     };
