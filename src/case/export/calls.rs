@@ -150,7 +150,7 @@ impl<'a> Walk<'_, '_, 'a> {
             Doing::Fails(failure) if failure.kind == ErrorKind::Dismissed => self.ends(part, "dismissed"),
             Doing::Asks(_) if self.muted => {
                 let why = format!("`{}` asks within a graph that is called as a tool", part.place.caller());
-                self.script.beyond.push(why);
+                self.script.beyond(why);
             }
             Doing::Asks(_) => self.speaks(part),
             Doing::Fails(_) | Doing::Waits(_) | Doing::Answered(..) | Doing::Cached(_) => {}

@@ -39,7 +39,8 @@ pub(super) fn write(graph: &str, cases: &[Case], name: &str) -> Result<String, W
     let listed = cases.iter().enumerate().map(|(nth, case)| {
         let mut texts = Vec::new();
         let turns = case.turns.iter().map(|turn| self::turn(turn, &mut texts)).collect();
-        let mut entries = vec![("name".to_owned(), text(&case_name(name, nth, cases.len())))];
+        let name = json!(case_name(name, nth, cases.len()));
+        let mut entries = vec![("name".to_owned(), plain(&name, &mut texts))];
         let given = given(case, &mut texts);
         if !given.is_empty() {
             entries.push(("given".to_owned(), Yaml::Map(given)));

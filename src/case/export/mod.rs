@@ -112,13 +112,11 @@ fn unfit(run: &Stored) -> Option<&'static str> {
     if run.run.kept == Kept::Nothing || run.events.is_empty() {
         return Some("what it told is not kept any more");
     }
+    if run.points.iter().any(|p| !matches!(p.source.as_str(), "input" | "step" | "answer")) {
+        return Some("it goes on from an update or a fork, which no test begins with");
+    }
     if first.step != 0 {
         return Some("its first checkpoints are not kept any more");
-    }
-    if first.source != "input"
-        || run.points.iter().any(|p| !matches!(p.source.as_str(), "input" | "step" | "answer"))
-    {
-        return Some("it goes on from an update or a fork, which no test begins with");
     }
     None
 }
@@ -137,7 +135,7 @@ fn given_input(plan: &Plan, run: &Stored) -> Map<String, Json> {
         let Some(field) = plan.input.get(*name) else { return true };
         let mut default = field.default.clone().unwrap_or(Json::Null);
         field.ty.fill(&mut default);
-        default != **value || (field.default.is_none() && !field.ty.is_nullable())
+        default != **value || !field.may_be_left_out()
     };
     input.iter().filter(differs).map(|(name, value)| (name.clone(), value.clone())).collect()
 }

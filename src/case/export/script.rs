@@ -100,6 +100,13 @@ impl Script {
         self.calls.entry(caller).or_default().push(entry);
     }
 
+    /// Notes what no test can say, once.
+    pub(super) fn beyond(&mut self, why: String) {
+        if !self.beyond.contains(&why) {
+            self.beyond.push(why);
+        }
+    }
+
     /// Lets a graph stand for its nodes where all is stored of what it gave, and not of what they got.
     pub(super) fn settle(&mut self) {
         // Outer ones first: with them the inner ones are gone.

@@ -30,7 +30,7 @@ impl Walk<'_, '_, '_> {
         match &calling.making {
             Making::Fails(failure) if failure.kind == ErrorKind::Dismissed => {
                 let why = format!("a call of `{name}` was waiting for approval when it was cancelled");
-                self.script.beyond.push(why);
+                self.script.beyond(why);
             }
             Making::Rests | Making::Asks(_) | Making::Refused(_) | Making::Fails(_) => {}
             Making::Leaf => {

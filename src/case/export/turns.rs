@@ -210,7 +210,7 @@ fn superstep(
         Ended::Failed(after) => (after, true),
     };
     if after.filter(|_| !fails).is_some_and(|after| after.frontier.granted != before.frontier.granted) {
-        script.beyond.push("a limit of the run was used up, which a test counts for itself".to_owned());
+        script.beyond("a limit of the run was used up, which a test counts for itself".to_owned());
         return;
     }
     let number = before.step + 1;
@@ -328,15 +328,13 @@ impl Turn {
         let plan = around.plan;
         self.paused_at = part.interrupts().iter().map(asker).collect();
         if part.status() == Some(RunStatus::Interrupted) && self.paused_at.is_empty() {
-            self.script
-                .beyond
-                .push("the run was stopped at a breakpoint, which a test has none of".to_owned());
+            self.script.beyond("the run was stopped at a breakpoint, which a test has none of".to_owned());
         }
         if let Opening::Answers(all) = &self.opening {
             let names: BTreeSet<&String> = all.iter().map(|(name, _)| name).collect();
             if names.len() < all.len() {
                 let why = "several questions of one node were answered, which a test cannot tell apart";
-                self.script.beyond.push(why.to_owned());
+                self.script.beyond(why.to_owned());
             }
         }
         self.error = heard.error.map(|(code, message, node)| {
