@@ -18,7 +18,7 @@ use super::{
     Accepted, Answer, Answering, Beat, Branch, Branched, Checkpoint, Claim, Commit, Committed, Counts,
     ERASED, EventBatch, GraphVersion, Hook, HookCounts, HookFilter, Idempotency, Kept, Keyed, NewRun, News,
     OnBusy, OpenQuestion, Process, Question, Result, Resume, Resumed, Run, RunFilter, RunState, Store,
-    StoreError, Thread, Told, VersionUse, Wishes,
+    StoreError, Thread, Told, VersionUse, Wishes, news,
 };
 use crate::id::{
     CacheKey, CheckpointId, HookId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey,
@@ -543,12 +543,7 @@ impl Store for MemoryStore {
     }
 
     async fn news(&self, of: &[(Owner, RunId, Seq)], limit: usize) -> Result<Vec<News>> {
-        let mut news = Vec::new();
-        for (owner, run, after) in of {
-            let Some(Run { state, .. }) = self.run(owner, *run).await? else { continue };
-            news.push(News { run: *run, state, batches: self.events(owner, *run, *after, limit).await? });
-        }
-        Ok(news)
+        news::one_by_one(self, of, limit).await
     }
 
     async fn thread(&self, thread: &ThreadKey) -> Result<Option<Thread>> {

@@ -6,6 +6,7 @@
 mod branch;
 mod hook;
 pub mod memory;
+mod news;
 pub mod seal;
 pub mod sql;
 mod turns;
@@ -18,6 +19,7 @@ use chrono::{DateTime, Utc};
 
 pub use self::branch::{Branch, Branched, Origin};
 pub use self::hook::{Hook, HookCounts, HookFilter, HookState, Told};
+pub use self::news::News;
 use crate::id::{
     CacheKey, CheckpointId, HookId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey,
 };
@@ -189,17 +191,6 @@ pub struct EventBatch {
     pub last: u64,
     /// The encoded events.
     pub data: Vec<u8>,
-}
-
-/// What is new of a run that somebody follows.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct News {
-    /// The run.
-    pub run: RunId,
-    /// Where it stands.
-    pub state: RunState,
-    /// What it has told since, if that is anything.
-    pub batches: Vec<EventBatch>,
 }
 
 /// Who claims runs: one process.
@@ -748,8 +739,10 @@ pub trait Store: Send + Sync + 'static {
     async fn events(&self, owner: &Owner, run: RunId, after: Seq, limit: usize) -> Result<Vec<EventBatch>>;
 
     /// Reads where runs of any owners stand, and what each told after a place, as [`Store::events`] does, in no more
-    /// statements than tenants with something new, and one. A run that is not there has no news. The state is that of before
-    /// the events: when it says over, the last event is among them, or behind those that `limit` left out.
+    /// statements than tenants with something new, and one. A run that is not there has no news. Only what a run told is
+    /// held to its owner: the caller has looked whose it is, and where it stands may be told to whoever names its tenant.
+    /// The state is that of before the events: when it says over, the last event is among them, or behind those that
+    /// `limit` left out.
     async fn news(&self, of: &[(Owner, RunId, Seq)], limit: usize) -> Result<Vec<News>>;
 
     /// Reads a thread.
