@@ -123,33 +123,4 @@ begin atomic
         order by e.fence desc, e.first_n desc limit 1) e on true;
 end;
 
-do $$
-declare
-    wide regprocedure;
-    member constant boolean := pg_has_role(current_user, 'graphloom_claimer', 'member');
-begin
-    if not member then
-        begin
-            execute format('grant graphloom_claimer to %I', current_user);
-        exception when insufficient_privilege then
-            raise insufficient_privilege using message = format(
-                '`%1$s` is no member of graphloom_claimer, which owns the functions that look over all tenants. '
-                'An administrator runs: grant graphloom_claimer to %1$I', current_user);
-        end;
-    end if;
-    -- Whoever is to own a function must be allowed to make one.
-    execute format('grant create on schema %I to graphloom_claimer', current_schema());
-    foreach wide in array array['claim_runs(text, uuid, bigint, bigint, bigint, bigint)'::regprocedure,
-                                'run_heads(text[], uuid[])'::regprocedure] loop
-        execute format('revoke all on function %s from public', wide);
-        execute format('grant execute on function %s to graphloom_app', wide);
-        execute format('alter function %s owner to graphloom_claimer', wide);
-    end loop;
-    execute format('revoke create on schema %I from graphloom_claimer', current_schema());
-    if not (select rolsuper from pg_roles where rolname = current_user) then
-        begin
-            execute format('revoke graphloom_claimer from %I', current_user);
-        exception when insufficient_privilege then null;
-        end;
-    end if;
-end $$;
+select hand_to_claimer('claim_runs(text, uuid, bigint, bigint, bigint, bigint)', 'run_heads(text[], uuid[])');
