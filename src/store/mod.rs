@@ -204,6 +204,9 @@ pub struct Process {
     pub lease: Duration,
     /// The most runs of one tenant that work at once, over all processes; absent: any number. What comes on top waits.
     pub tenant_runs: Option<u32>,
+    /// The most runs of one tenant that wait for their turn; over it no more are accepted. What is delayed has no turn yet,
+    /// and an answer is always taken.
+    pub tenant_queue: u32,
 }
 
 /// What to do when the thread already has a run that is not terminal.
@@ -330,6 +333,8 @@ pub enum Accepted {
     },
     /// Too many runs wait on the thread; nothing was stored.
     QueueFull,
+    /// Too many runs of the tenant wait; nothing was stored.
+    TenantQueueFull,
 }
 
 /// What one barrier of a run writes, in one transaction behind the fence gate.
@@ -646,8 +651,9 @@ pub trait Store: Send + Sync + 'static {
     /// Counts the runs that wait for a person, of all tenants, by graph and hash: for a start, never for a request.
     async fn paused_versions(&self) -> Result<BTreeMap<(String, String), u64>>;
 
-    /// Accepts a run: creates the thread when needed, and claims the run when the thread is free. A thread stays with
-    /// the graph of its first run.
+    /// Accepts a run: creates the thread when needed, and claims the run when the thread is free and the tenant may have one
+    /// more at work. Where tenants have a limit, none goes before those of its tenant that wait for a process; an answer
+    /// and a resume do not either. A thread stays with the graph of its first run.
     async fn accept(&self, new: NewRun) -> Result<Accepted>;
 
     /// Stores a run that begins from outside, on a thread where no run works or waits for its turn.

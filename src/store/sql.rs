@@ -18,6 +18,7 @@ mod postgres;
 mod put;
 mod question;
 mod read;
+mod room;
 mod row;
 mod sqlite;
 pub(super) mod words;
