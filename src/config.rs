@@ -218,6 +218,8 @@ pub struct LimitsFile {
     pub runs: usize,
     /// The most runs of one tenant at once, over all processes; what comes on top waits. Absent: any number.
     pub tenant_runs: Option<std::num::NonZeroU32>,
+    /// The most runs of one tenant that wait for their turn; over it requests are refused.
+    pub tenant_queue: u32,
     /// The most streams that are open at once.
     pub streams: usize,
     /// How long a run with `on_disconnect: cancel` goes on without a reader.
@@ -226,8 +228,15 @@ pub struct LimitsFile {
 
 impl Default for LimitsFile {
     fn default() -> Self {
-        let (thread_queue, runs, streams, unread_seconds) = (10, 2000, 5000, 10);
-        Self { body_bytes: 1024 * 1024, thread_queue, runs, tenant_runs: None, streams, unread_seconds }
+        Self {
+            body_bytes: 1024 * 1024,
+            thread_queue: 10,
+            runs: 2000,
+            tenant_runs: None,
+            tenant_queue: 1000,
+            streams: 5000,
+            unread_seconds: 10,
+        }
     }
 }
 

@@ -12,23 +12,6 @@ create table data_key (
 );
 select guard_tenants('data_key');
 
-do $$
-declare
-    me constant text := current_user;
-begin
-    if not (select rolsuper from pg_roles where rolname = me) then
-        begin
-            execute format('grant graphloom_claimer to %I', me);
-        exception when insufficient_privilege then
-            if not pg_has_role(me, 'graphloom_claimer', 'member') then
-                raise insufficient_privilege using message = format(
-                    '`%1$s` is no member of the role graphloom_claimer. '
-                    'An administrator runs: grant graphloom_claimer to %1$I', me);
-            end if;
-        end;
-    end if;
-end $$;
-
 grant select (tenant) on data_key to graphloom_claimer;
 create policy counts on data_key for select to graphloom_claimer using (true);
 
@@ -43,13 +26,31 @@ begin atomic
     order by t.tenant limit most;
 end;
 
-do $$
+-- Gives functions to the role that looks over all tenants. Whoever migrates is a member of it only meanwhile, since the owner
+-- of the tables is to see no more than others do; what an administrator lent, an administrator takes back.
+create function hand_to_claimer(variadic functions regprocedure[]) returns void language plpgsql as $$
+declare
+    wide regprocedure;
 begin
+    if not (select rolsuper from pg_roles where rolname = current_user) then
+        begin
+            -- Also where it is a member: whoever made the role is one, and may not act as it before this.
+            execute format('grant graphloom_claimer to %I', current_user);
+        exception when insufficient_privilege then
+            if not pg_has_role(current_user, 'graphloom_claimer', 'member') then
+                raise insufficient_privilege using message = format(
+                    '`%1$s` is no member of graphloom_claimer, which owns the functions that look over all tenants. '
+                    'An administrator runs: grant graphloom_claimer to %1$I', current_user);
+            end if;
+        end;
+    end if;
     -- Whoever is to own a function must be allowed to make one.
     execute format('grant create on schema %I to graphloom_claimer', current_schema());
-    revoke all on function list_tenants(text, bigint) from public;
-    grant execute on function list_tenants(text, bigint) to graphloom_app;
-    alter function list_tenants(text, bigint) owner to graphloom_claimer;
+    foreach wide in array functions loop
+        execute format('revoke all on function %s from public', wide);
+        execute format('grant execute on function %s to graphloom_app', wide);
+        execute format('alter function %s owner to graphloom_claimer', wide);
+    end loop;
     execute format('revoke create on schema %I from graphloom_claimer', current_schema());
     if not (select rolsuper from pg_roles where rolname = current_user) then
         begin
@@ -58,3 +59,6 @@ begin
         end;
     end if;
 end $$;
+revoke all on function hand_to_claimer(regprocedure[]) from public;
+
+select hand_to_claimer('list_tenants(text, bigint)');

@@ -1,10 +1,15 @@
 -- Tenants take turns, and a run whose process died without progress is taken alone. Streams of runs that other processes
 -- own are followed by one statement for all of them.
 
-create index run_turn on run (tenant, ord) where state = 'queued' and not delayed;
-create index run_working on run (tenant) where state = 'running';
+-- Each reads the whole table, to which nobody writes meanwhile. An operator may have built them beforehand, while all goes on.
+create index if not exists run_turn on run (tenant, ord) where state = 'queued' and not delayed;
+create index if not exists run_working on run (tenant) where state = 'running';
 -- `crashes` moves with no superstep of a run that never crashed, so its row is still updated in place.
-create index run_suspect on run (ord) where crashes > 0 and state in ('queued', 'running');
+create index if not exists run_suspect on run (ord) where crashes > 0 and state in ('queued', 'running');
+
+-- Its owner took it alone, since a process had died with it before. It says so until the next claim.
+alter table run add column suspect boolean not null default false;
+grant select (suspect), update (suspect) on run to graphloom_claimer;
 
 -- In the place of the function of the same name with one argument less, which binaries from before call.
 --
@@ -38,7 +43,7 @@ begin atomic
         select r.tenant, r.run_id, r.state = 'running' as crashed, r.ord from run r
         where r.crashes > 0 and r.state in ('queued', 'running') and r.min_engine <= engine
           and not exists (select 1 from run a where a.crashes > 0 and a.state in ('queued', 'running')
-            and a.state = 'running' and a.owner = me and a.boot = my_boot and a.lease_until >= now())
+            and a.suspect and a.state = 'running' and a.owner = me and a.boot = my_boot and a.lease_until >= now())
           and case when r.state = 'running' then r.lease_until < now() or (r.owner = me and r.boot <> my_boot)
             else not r.delayed and r.available_at <= now()
               and (select true from run a where a.tenant = r.tenant and a.thread_id = r.thread_id
@@ -99,9 +104,12 @@ begin atomic
             order by r.ord limit q.runs for update of r skip locked) n
         where q.state = 'queued'),
     pick as materialized (
-        select * from suspect union all select * from lost union all select * from due union all select * from ready
+        select s.*, true as suspect from suspect s
+        union all select l.*, false from lost l
+        union all select d.*, false from due d
+        union all select n.*, false from ready n
         limit most)
-    update run r set state = 'running', fence = r.fence + 1, crashes = r.crashes + p.crashed::int,
+    update run r set state = 'running', fence = r.fence + 1, crashes = r.crashes + p.crashed::int, suspect = p.suspect,
         owner = me, boot = my_boot, lease_until = now() + lease_ms * interval '1 millisecond'
     from pick p where r.tenant = p.tenant and r.run_id = p.run_id
     returning r.tenant, r.run_id, r.fence, p.crashed, r.ord;
@@ -123,33 +131,4 @@ begin atomic
         order by e.fence desc, e.first_n desc limit 1) e on true;
 end;
 
-do $$
-declare
-    wide regprocedure;
-    member constant boolean := pg_has_role(current_user, 'graphloom_claimer', 'member');
-begin
-    if not member then
-        begin
-            execute format('grant graphloom_claimer to %I', current_user);
-        exception when insufficient_privilege then
-            raise insufficient_privilege using message = format(
-                '`%1$s` is no member of graphloom_claimer, which owns the functions that look over all tenants. '
-                'An administrator runs: grant graphloom_claimer to %1$I', current_user);
-        end;
-    end if;
-    -- Whoever is to own a function must be allowed to make one.
-    execute format('grant create on schema %I to graphloom_claimer', current_schema());
-    foreach wide in array array['claim_runs(text, uuid, bigint, bigint, bigint, bigint)'::regprocedure,
-                                'run_heads(text[], uuid[])'::regprocedure] loop
-        execute format('revoke all on function %s from public', wide);
-        execute format('grant execute on function %s to graphloom_app', wide);
-        execute format('alter function %s owner to graphloom_claimer', wide);
-    end loop;
-    execute format('revoke create on schema %I from graphloom_claimer', current_schema());
-    if not (select rolsuper from pg_roles where rolname = current_user) then
-        begin
-            execute format('revoke graphloom_claimer from %I', current_user);
-        exception when insufficient_privilege then null;
-        end;
-    end if;
-end $$;
+select hand_to_claimer('claim_runs(text, uuid, bigint, bigint, bigint, bigint)', 'run_heads(text[], uuid[])');

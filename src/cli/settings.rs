@@ -36,6 +36,7 @@ pub(super) fn engine(serve: &ServeFlags, flags: &Flags, file: &File) -> Result<e
     settings.queue_limit = file.limits.thread_queue;
     settings.runs = file.limits.runs;
     settings.process.tenant_runs = file.limits.tenant_runs.map(std::num::NonZeroU32::get);
+    settings.process.tenant_queue = file.limits.tenant_queue;
     if file.limits.unread_seconds == 0 {
         bail!("`unread_seconds` under [limits] is at least 1: clients need time to come back");
     }

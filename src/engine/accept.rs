@@ -100,6 +100,7 @@ impl Engine {
                 }
                 Accepted::Busy { active } => return Err(StartError::Busy(active)),
                 Accepted::QueueFull => return Err(StartError::QueueFull),
+                Accepted::TenantQueueFull => return Err(StartError::TenantQueueFull),
                 Accepted::OtherVersion { graph, hash } => {
                     self.fits(&new.key, &plan, &graph).await?;
                     new.from = Some(hash);

@@ -281,7 +281,8 @@ impl Follower {
                         }
                     }
                     let Some(TailRead::Behind(changes)) = behind else {
-                        self.tail = Some(shared.tails.of(&self.owner, self.run, self.cursor));
+                        let from = self.stored_place().await;
+                        self.tail = Some(shared.tails.of(&self.owner, self.run, from));
                         return Ok(());
                     };
                     changes
@@ -325,6 +326,13 @@ impl Follower {
         let event = Event { seq, at, scope: None, body: Body::StreamRewound {} };
         self.ahead = VecDeque::from([Arc::new(Frame::new(self.run, event)), self.first.clone()]);
         (self.cursor, self.earlier_read) = (FIRST, 1);
+    }
+
+    /// Returns a place of the run that is stored, from which on the tail of all its readers may begin. What a client named
+    /// need not be one: behind it there would be nothing for anybody. Then all is looked at once more.
+    async fn stored_place(&mut self) -> Seq {
+        self.certain = self.certain || self.knows(self.cursor).await.unwrap_or_default();
+        if self.certain { self.cursor } else { FIRST }
     }
 
     /// Says whether the run has an event at this place.

@@ -105,6 +105,7 @@ impl Settings {
                 boot: uuid::Uuid::now_v7(),
                 lease: Duration::from_secs(15),
                 tenant_runs: None,
+                tenant_queue: 1000,
             },
             queue_limit: 10,
             runs: 2000,
@@ -210,6 +211,9 @@ pub enum StartError {
     /// Too many runs wait on the thread.
     #[error("too many runs wait on this thread")]
     QueueFull,
+    /// Too many runs of the tenant wait.
+    #[error("too many runs of the tenant wait")]
+    TenantQueueFull,
     /// The idempotency key was used for another request.
     #[error("the idempotency key was used for another request")]
     KeyReused,

@@ -158,7 +158,8 @@ impl Tails {
         self.runs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns what is new of a run, from a place on for its first reader. It is looked at for as long as somebody has it.
+    /// Returns what is new of a run; for its first reader from a place on, which must be stored: others share what it
+    /// gets. It is looked at for as long as somebody has it.
     pub(super) fn of(&self, owner: &Owner, run: RunId, after: Seq) -> Arc<Tail> {
         let mut runs = self.lock();
         if let Some(tail) = runs.get(&run).and_then(Weak::upgrade) {

@@ -81,7 +81,7 @@ codes! {
     IdempotencyKeyReused = "idempotency_key_reused", 422, "The idempotency key was used for another request";
     ThreadQueueFull = "thread_queue_full", 429, "Too many runs wait on this thread";
     Internal = "internal", 500, "Something went wrong in the service";
-    Overloaded = "overloaded", 503, "The service works on as many runs as it may";
+    Overloaded = "overloaded", 503, "The service has as much to do as it may";
     Draining = "draining", 503, "The service is shutting down";
     RunMoved = "run_moved", 503, "The run goes on elsewhere";
     DatabaseUnavailable = "database_unavailable", 503, "The database is not available";
@@ -315,6 +315,9 @@ impl From<StartError> for Problem {
             StartError::KeyReused => {
                 Self::new(Code::IdempotencyKeyReused, "send another key, or the same body as the first time")
             }
+            StartError::TenantQueueFull => {
+                Self::new(Code::Overloaded, "as many runs of the tenant wait as may; try again soon")
+            }
             StartError::Overloaded => Self::new(Code::Overloaded, "try again soon, or ask another replica"),
             StartError::Draining => {
                 Self::new(Code::Draining, "another replica, or this one after its restart, will answer")
@@ -439,6 +442,9 @@ mod tests {
         let full = Problem::from(StartError::QueueFull).as_response();
         assert_eq!(full.status(), StatusCode::TOO_MANY_REQUESTS);
         assert_eq!(full.headers()["retry-after"], "1");
+        let crowded = Problem::from(StartError::TenantQueueFull).as_response();
+        assert_eq!(crowded.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(crowded.headers()["retry-after"], "1");
     }
 
     #[tokio::test]

@@ -18,7 +18,7 @@ use super::{
     Accepted, Answer, Answering, Beat, Branch, Branched, Checkpoint, Claim, Commit, Committed, Counts,
     ERASED, EventBatch, GraphVersion, Hook, HookCounts, HookFilter, Idempotency, Kept, Keyed, NewRun, News,
     OnBusy, OpenQuestion, Process, Question, Result, Resume, Resumed, Run, RunFilter, RunState, Store,
-    StoreError, Thread, Told, VersionUse, Wishes,
+    StoreError, Thread, Told, VersionUse, Wishes, news,
 };
 use crate::id::{
     CacheKey, CheckpointId, HookId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey,
@@ -136,6 +136,12 @@ impl Store for MemoryStore {
                 return Ok(Accepted::QueueFull);
             }
         }
+        let tenant = &new.key.owner.tenant;
+        let room = new.delay.is_none() && tables.has_room(new.run, tenant, &new.process);
+        let free = room && open.is_empty();
+        if new.delay.is_none() && !free && tables.in_line(tenant) >= new.process.tenant_queue as usize {
+            return Ok(Accepted::TenantQueueFull);
+        }
         let row = tables.threads.entry(key(&new.key)).or_insert_with(|| ThreadRow {
             key: new.key.clone(),
             thread,
@@ -148,8 +154,6 @@ impl Store for MemoryStore {
         });
         row.hash.clone_from(&new.hash);
         row.updated_at = now;
-        let room = tables.has_room(&new.key.owner.tenant, &new.process);
-        let free = open.is_empty() && new.delay.is_none() && room;
         let Wishes { read_for, webhook } = new.wishes;
         let run = Run {
             run: new.run,
@@ -180,6 +184,7 @@ impl Store for MemoryStore {
             boot: new.process.boot,
             lease_until: lease(new.process.lease),
             read_until: read_for.map(lease),
+            suspect: false,
             swept: false,
             stopped: false,
             events: BTreeMap::new(),
@@ -403,7 +408,7 @@ impl Store for MemoryStore {
             return Ok(Answering::Stored { run, after });
         }
         tables.begin_with(answer.run, answer.input, answer.wishes);
-        if !tables.has_room(&run.key.owner.tenant, &answer.process) {
+        if !tables.has_room(run.run, &run.key.owner.tenant, &answer.process) {
             let run = tables.queue(answer.run).unwrap_or(run);
             return Ok(Answering::Stored { run, after });
         }
@@ -511,11 +516,10 @@ impl Store for MemoryStore {
         tables.note(&owner, idempotency, |body_hash| KeyRow { body_hash, run, after, at: now });
         tables.begin_with(run, input, wishes);
         if let Some(row) = tables.runs.get_mut(&run) {
-            (row.run.result, row.run.finished_at, row.run.crashes) = (None, None, 0);
-            (row.run.cancel_requested, row.run.rollback) = (false, false);
+            (row.run.crashes, row.run.cancel_requested, row.run.rollback) = (0, false, false);
         }
         tables.end_questions(run, false);
-        if !tables.has_room(&owner.tenant, &process) {
+        if !tables.has_room(run, &owner.tenant, &process) {
             return Ok(tables.queue(run).map_or(Resumed::Nothing, |run| Resumed::Queued(Box::new(run))));
         }
         Ok(tables
@@ -543,12 +547,7 @@ impl Store for MemoryStore {
     }
 
     async fn news(&self, of: &[(Owner, RunId, Seq)], limit: usize) -> Result<Vec<News>> {
-        let mut news = Vec::new();
-        for (owner, run, after) in of {
-            let Some(Run { state, .. }) = self.run(owner, *run).await? else { continue };
-            news.push(News { run: *run, state, batches: self.events(owner, *run, *after, limit).await? });
-        }
-        Ok(news)
+        news::one_by_one(self, of, limit).await
     }
 
     async fn thread(&self, thread: &ThreadKey) -> Result<Option<Thread>> {

@@ -6,6 +6,7 @@
 mod branch;
 mod hook;
 pub mod memory;
+mod news;
 pub mod seal;
 pub mod sql;
 mod turns;
@@ -18,6 +19,7 @@ use chrono::{DateTime, Utc};
 
 pub use self::branch::{Branch, Branched, Origin};
 pub use self::hook::{Hook, HookCounts, HookFilter, HookState, Told};
+pub use self::news::News;
 use crate::id::{
     CacheKey, CheckpointId, HookId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey,
 };
@@ -191,17 +193,6 @@ pub struct EventBatch {
     pub data: Vec<u8>,
 }
 
-/// What is new of a run that somebody follows.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct News {
-    /// The run.
-    pub run: RunId,
-    /// Where it stands.
-    pub state: RunState,
-    /// What it has told since, if that is anything.
-    pub batches: Vec<EventBatch>,
-}
-
 /// Who claims runs: one process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Process {
@@ -213,6 +204,9 @@ pub struct Process {
     pub lease: Duration,
     /// The most runs of one tenant that work at once, over all processes; absent: any number. What comes on top waits.
     pub tenant_runs: Option<u32>,
+    /// The most runs of one tenant that wait for their turn; over it no more are accepted. What is delayed has no turn yet,
+    /// and an answer is always taken.
+    pub tenant_queue: u32,
 }
 
 /// What to do when the thread already has a run that is not terminal.
@@ -339,6 +333,8 @@ pub enum Accepted {
     },
     /// Too many runs wait on the thread; nothing was stored.
     QueueFull,
+    /// Too many runs of the tenant wait; nothing was stored.
+    TenantQueueFull,
 }
 
 /// What one barrier of a run writes, in one transaction behind the fence gate.
@@ -655,8 +651,9 @@ pub trait Store: Send + Sync + 'static {
     /// Counts the runs that wait for a person, of all tenants, by graph and hash: for a start, never for a request.
     async fn paused_versions(&self) -> Result<BTreeMap<(String, String), u64>>;
 
-    /// Accepts a run: creates the thread when needed, and claims the run when the thread is free. A thread stays with
-    /// the graph of its first run.
+    /// Accepts a run: creates the thread when needed, and claims the run when the thread is free and the tenant may have one
+    /// more at work. Where tenants have a limit, none goes before those of its tenant that wait for a process; an answer
+    /// and a resume do not either. A thread stays with the graph of its first run.
     async fn accept(&self, new: NewRun) -> Result<Accepted>;
 
     /// Stores a run that begins from outside, on a thread where no run works or waits for its turn.
@@ -748,8 +745,10 @@ pub trait Store: Send + Sync + 'static {
     async fn events(&self, owner: &Owner, run: RunId, after: Seq, limit: usize) -> Result<Vec<EventBatch>>;
 
     /// Reads where runs of any owners stand, and what each told after a place, as [`Store::events`] does, in no more
-    /// statements than tenants with something new, and one. A run that is not there has no news. The state is that of before
-    /// the events: when it says over, the last event is among them, or behind those that `limit` left out.
+    /// statements than tenants with something new, and one. A run that is not there has no news. Only what a run told is
+    /// held to its owner: the caller has looked whose it is, and where it stands may be told to whoever names its tenant.
+    /// The state is that of before the events: when it says over, the last event is among them, or behind those that
+    /// `limit` left out.
     async fn news(&self, of: &[(Owner, RunId, Seq)], limit: usize) -> Result<Vec<News>>;
 
     /// Reads a thread.

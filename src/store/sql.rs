@@ -18,6 +18,7 @@ mod postgres;
 mod put;
 mod question;
 mod read;
+mod room;
 mod row;
 mod sqlite;
 pub(super) mod words;
@@ -40,7 +41,7 @@ use super::{
     Accepted, Answer, Answering, Beat, Branch, Branched, Checkpoint, Claim, Commit, Committed, Counts,
     EventBatch, GraphVersion, Hook, HookCounts, HookFilter, Idempotency, Kept, Keyed, NewRun, News,
     OpenQuestion, Process, Result, Resume, Resumed, Run, RunFilter, RunState, Store, StoreError, Thread,
-    Told, VersionUse,
+    Told, VersionUse, news,
 };
 use crate::id::{
     CacheKey, CheckpointId, HookId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey,
@@ -448,19 +449,7 @@ impl Store for SqlStore {
         }
         match self.base() {
             Base::Postgres(db) => postgres::wide::news(db, of, limit).await,
-            // The file is in this process: a statement costs no more than a line of many.
-            Base::Sqlite(_) => {
-                let mut news = Vec::new();
-                for (owner, run, after) in of {
-                    let Some(Run { state, .. }) = self.run(owner, *run).await? else { continue };
-                    news.push(News {
-                        run: *run,
-                        state,
-                        batches: self.events(owner, *run, *after, limit).await?,
-                    });
-                }
-                Ok(news)
-            }
+            Base::Sqlite(_) => news::one_by_one(self, of, limit).await,
         }
     }
 

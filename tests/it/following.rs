@@ -13,6 +13,7 @@ use graphloom::node::{Attempt, Done, Failure, Node, Outcome};
 use graphloom::plan::{Job, Next, Plan, PlanNode, Target, Work};
 use graphloom::store::Store;
 use graphloom::store::sql::SqlStore;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -20,20 +21,25 @@ use crate::support::proxy::Proxy;
 use crate::support::turn::turn;
 use crate::support::{Fresh, owner, part};
 
-/// Says so many pieces as soon as it may.
+/// Longer than anything takes, also on a busy machine.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// Says so many pieces, each as soon as it may.
 #[derive(Debug)]
 struct Speak {
     pieces: usize,
-    may: watch::Receiver<bool>,
+    may: watch::Receiver<usize>,
 }
 
 #[async_trait]
 impl Node for Speak {
     async fn run(&self, attempt: &Attempt) -> Result<Outcome, Failure> {
-        self.may.clone().wait_for(|may| *may).await.unwrap();
+        let mut may = self.may.clone();
+        may.wait_for(|may| *may > 0).await.unwrap();
         let message_id = attempt.message_id();
         attempt.emit.send(Body::MessageStarted { message_id: message_id.clone(), role: "assistant".into() });
-        for _ in 0..self.pieces {
+        for n in 0..self.pieces {
+            may.wait_for(|may| *may > n).await.unwrap();
             let delta = "x".repeat(200);
             attempt.emit.send(Body::MessageDelta { message_id: message_id.clone(), delta });
         }
@@ -62,7 +68,7 @@ struct Pair {
     owns: Engine,
     reads: Engine,
     trips: Proxy,
-    may: watch::Sender<bool>,
+    may: watch::Sender<usize>,
     _fresh: Fresh,
 }
 
@@ -71,7 +77,7 @@ impl Pair {
         let fresh = Fresh::postgres().await;
         let server = fresh.url.rsplit_once('@').unwrap().1.rsplit_once('/').unwrap().0;
         let trips = Proxy::to(server).await;
-        let (may, receiver) = watch::channel(false);
+        let (may, receiver) = watch::channel(0);
         let speak = || catalog(Speak { pieces, may: receiver.clone() });
         let near = fresh.open().await;
         near.migrate().await.unwrap();
@@ -87,9 +93,32 @@ impl Pair {
     }
 
     async fn follow(&self, run: RunId) -> Follower {
-        let found = self.reads.follow(&owner("acme", "ann"), run, Seq::default(), false).await.unwrap();
+        self.follow_after(run, Seq::default()).await
+    }
+
+    async fn follow_after(&self, run: RunId, after: Seq) -> Follower {
+        let found = self.reads.follow(&owner("acme", "ann"), run, after, false).await.unwrap();
         let Some(Followed::Events(follower)) = found else { panic!("nothing to follow") };
         follower
+    }
+}
+
+/// Counts what the readers' replica does, as long as it does so on this thread.
+struct Looks(PrometheusHandle);
+
+impl Looks {
+    fn count(&self) -> u64 {
+        let text = self.0.render();
+        let line = text.lines().find_map(|line| line.strip_prefix("graphloom_tail_looks_total "));
+        line.map_or(0, |count| count.parse().unwrap())
+    }
+
+    /// Waits until it has looked so often more.
+    async fn pass(&self, more: u64) {
+        let until = self.count() + more;
+        while self.count() < until {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 }
 
@@ -113,8 +142,11 @@ async fn rest(follower: &mut Follower) -> Vec<Seq> {
     read
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn two_hundred_readers_of_fifty_runs_ask_the_database_as_one() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let looks = Looks(recorder.handle());
+    let _counts = metrics::set_default_local_recorder(&recorder);
     let pair = Pair::start(3).await;
     let mut followers = Vec::new();
     for n in 0..50 {
@@ -125,19 +157,24 @@ async fn two_hundred_readers_of_fifty_runs_ask_the_database_as_one() {
     }
     let begun = join_all(followers.iter_mut().map(so_far)).await;
     assert!(begun.iter().all(|read| *read == begun[0] && !read.is_empty()), "{begun:?}");
-    // While nothing happens: four looks a second, and now and then a heartbeat. Before, each reader asked twice as often.
+    // While nothing happens: one round trip a look, and now and then a heartbeat. Before, each reader asked as often.
     let mut reading = Box::pin(join_all(followers.iter_mut().map(rest)));
-    assert!(timeout(Duration::from_secs(2), &mut reading).await.is_err());
-    let before = pair.trips.trips();
-    assert!(timeout(Duration::from_secs(2), &mut reading).await.is_err());
-    let idle = pair.trips.trips() - before;
-    assert!((3..=14).contains(&idle), "{idle} round trips in two seconds");
+    for round in ["joining", "waiting"] {
+        let (trips, before) = (pair.trips.trips(), looks.count());
+        tokio::select! {
+            read = &mut reading => panic!("{read:?}"),
+            () = looks.pass(8) => {}
+            () = tokio::time::sleep(PATIENCE) => panic!("{} looks", looks.count() - before),
+        }
+        let (trips, looks) = (pair.trips.trips() - trips, looks.count() - before);
+        assert!(round == "joining" || trips <= 5 * looks, "{trips} round trips for {looks} looks");
+    }
     // What happens is read once for all readers.
-    let before = pair.trips.trips();
-    pair.may.send_replace(true);
-    let read = reading.await;
-    let busy = pair.trips.trips() - before;
-    assert!(busy <= 60, "{busy} round trips for 200 readers");
+    let (trips, before) = (pair.trips.trips(), looks.count());
+    pair.may.send_replace(usize::MAX);
+    let read = timeout(PATIENCE, reading).await.expect("they come to the end");
+    let (trips, looks) = (pair.trips.trips() - trips, looks.count() - before);
+    assert!(trips <= 50 + 5 * looks, "{trips} round trips for 200 readers, {looks} looks");
     for read in &read {
         assert!(read.len() >= 5 && read.is_sorted(), "{read:?}");
         assert_eq!(read.len(), read.iter().collect::<std::collections::BTreeSet<_>>().len());
@@ -159,14 +196,41 @@ async fn a_reader_that_falls_behind_misses_nothing_and_holds_nobody_up() {
     for follower in [&mut slow, &mut fast] {
         assert!(timeout(Duration::from_millis(600), follower.next()).await.is_err());
     }
-    pair.may.send_replace(true);
-    let read =
-        timeout(Duration::from_secs(30), rest(&mut fast)).await.expect("the fast one waits for nobody");
+    pair.may.send_replace(usize::MAX);
+    let read = timeout(PATIENCE, rest(&mut fast)).await.expect("the fast one waits for nobody");
     assert!(read.len() > 6000);
     // Who comes later reads the same from the start.
     let mut late = pair.follow(run).await;
     assert_eq!(rest(&mut slow).await, read);
     assert_eq!(rest(&mut late).await, [begun, read].concat());
+    pair.reads.close(Duration::ZERO, Duration::from_secs(5)).await;
+    pair.owns.close(Duration::ZERO, Duration::from_secs(5)).await;
+}
+
+/// The tail that all readers of a run share began at the place that the first of them named. Where that was behind all that
+/// there was, nobody got anything until the run ended or changed its owner.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_place_that_one_reader_made_up_silences_no_other() {
+    let pair = Pair::start(2).await;
+    let run = pair.run("s").await;
+    let mut made_up = pair.follow_after(run, Seq { fence: 1, n: 999_999 }).await;
+    // It waits for what is behind its place, and keeps what is new of the run.
+    assert!(timeout(Duration::from_millis(600), made_up.next()).await.is_err());
+    let mut honest = pair.follow(run).await;
+    so_far(&mut honest).await;
+    assert!(timeout(Duration::from_millis(600), honest.next()).await.is_err());
+    pair.may.send_replace(1);
+    let piece = async {
+        loop {
+            let frame = honest.next().await.unwrap().expect("the stream was cut");
+            if matches!(frame.event.body, Body::MessageDelta { .. }) {
+                return;
+            }
+        }
+    };
+    timeout(Duration::from_mins(1), piece).await.expect("what was said is there while the run goes on");
+    pair.may.send_replace(2);
+    assert!(rest(&mut honest).await.len() >= 3);
     pair.reads.close(Duration::ZERO, Duration::from_secs(5)).await;
     pair.owns.close(Duration::ZERO, Duration::from_secs(5)).await;
 }

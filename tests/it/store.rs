@@ -18,8 +18,22 @@ mod turns;
 mod wall;
 mod write;
 
-/// Makes a test for each back end out of each case.
+/// Makes a test for each back end out of each case. What encryption does before a store it does before any, and SQLite is the
+/// cheaper one; after `sealed:` come those whose statements differ with it, or that move each sort of bytes, and they are
+/// tried on PostgreSQL, too.
 macro_rules! on_every_store {
+    (sealed: $($case:ident),* $(,)?) => {
+        $crate::store::on_every_store![$($case),*];
+        mod encrypted_on_postgres {
+            use crate::support::{Fresh, Subject};
+
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn $case() {
+                let subject = Subject::sealed(Fresh::postgres().await).await;
+                super::$case(subject.store.clone()).await;
+            })*
+        }
+    };
     ($($case:ident),* $(,)?) => {
         $(mod $case {
             use crate::support::Subject;
@@ -48,12 +62,6 @@ macro_rules! on_every_store {
             }
 
             #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-            async fn encrypted_on_postgres() {
-                let subject = Subject::sealed(crate::support::Fresh::postgres().await).await;
-                super::$case(subject.store.clone()).await;
-            }
-
-            #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
             async fn behind_pgbouncer() {
                 let subject = Subject::behind_pgbouncer().await;
                 super::$case(subject.store.clone()).await;
@@ -61,4 +69,5 @@ macro_rules! on_every_store {
         })*
     };
 }
+pub(super) use self::sql::numbers;
 use on_every_store;

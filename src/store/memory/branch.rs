@@ -142,6 +142,7 @@ impl Tables {
             boot: Uuid::nil(),
             lease_until: now,
             read_until: None,
+            suspect: false,
             swept: false,
             stopped: branch.stopped,
             events: BTreeMap::from([((branch.events.fence, branch.events.first), branch.events)]),

@@ -43,6 +43,8 @@ pub(super) struct RunRow {
     pub(super) lease_until: DateTime<Utc>,
     /// Until then it counts as read, when that matters.
     pub(super) read_until: Option<DateTime<Utc>>,
+    /// Its owner took it alone, since a process had died with it before.
+    pub(super) suspect: bool,
     /// The checkpoints of its thread that are as old as it were looked at.
     pub(super) swept: bool,
     /// It waits at a breakpoint.
@@ -250,6 +252,7 @@ impl Tables {
         row.instance.clone_from(&process.instance);
         row.boot = process.boot;
         row.lease_until = lease(process.lease);
+        (row.run.result, row.run.finished_at, row.suspect) = (None, None, false);
         (row.run.kept, row.swept, row.stopped) = (Kept::All, false, false);
         let run = row.run.clone();
         let head = self.threads.get(&key(&run.key)).and_then(|thread| thread.head);

@@ -83,7 +83,8 @@ impl Store for SealedStore {
                 refused @ (Accepted::OtherVersion { .. }
                 | Accepted::Waits
                 | Accepted::Busy { .. }
-                | Accepted::QueueFull) => refused,
+                | Accepted::QueueFull
+                | Accepted::TenantQueueFull) => refused,
             });
         }
         Err(StoreError::Unavailable(format!("the tenant `{tenant}` is erased again and again")))

@@ -11,7 +11,7 @@ use super::base::Tx;
 use super::error::{is_race, undone};
 use super::put::{self, timed, write};
 use super::row::{RUN, Row, moment};
-use super::{read, sql};
+use super::{read, room, sql};
 use crate::id::{CheckpointId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey};
 use crate::store::{
     Answer, Answering, Claim, Commit, Idempotency, Keyed, OpenQuestion, Process, Result, Resume, Resumed,
@@ -123,19 +123,6 @@ pub(super) async fn locked(tx: &Tx, tenant: &str, run: RunId) -> Result<Option<R
     let lock = if tx.get_database_backend() == DbBackend::Postgres { " for update" } else { "" };
     let text = format!("select {RUN} from run r where r.tenant = $1 and r.run_id = $2{lock}");
     read::row(tx, "run", &text, vec![tenant.into(), run.0.into()]).await?.map(|row| row.run()).transpose()
-}
-
-/// Counts the runs of a tenant that are at work.
-pub(super) async fn working<C: ConnectionTrait>(db: &C, tenant: &str) -> Result<u64> {
-    let text = "select count(*) as working from run where tenant = $1 and state = 'running'";
-    let row = read::row(db, "run", text, vec![tenant.into()]).await?;
-    row.map_or(Ok(0), |row| row.number("working"))
-}
-
-/// Says whether a tenant may have one more run at work.
-pub(super) async fn has_room<C: ConnectionTrait>(db: &C, tenant: &str, process: &Process) -> Result<bool> {
-    let Some(most) = process.tenant_runs else { return Ok(true) };
-    Ok(working(db, tenant).await? < u64::from(most))
 }
 
 /// Puts a run that is locked into the queue. Nothing: it is gone.
@@ -298,7 +285,7 @@ pub(super) async fn answer(tx: &Tx, answer: Answer) -> Result<Answering> {
     }
     if waits {
         begin_with(tx, &run, answer.input, &answer.wishes).await?;
-        if !has_room(tx, tenant, &answer.process).await? {
+        if !room::has_room(tx, tenant, run.run, &answer.process).await? {
             let run = queue(tx, &run).await?.unwrap_or(run);
             return Ok(Answering::Stored { run, after });
         }
@@ -365,7 +352,7 @@ pub(super) async fn resume(tx: &Tx, resume: &Resume) -> Result<Resumed> {
         write(tx, text, vec![tenant.into(), run.run.0.into()]).await?;
     }
     begin_with(tx, &run, resume.input.clone(), &resume.wishes).await?;
-    if !has_room(tx, tenant, process).await? {
+    if !room::has_room(tx, tenant, run.run, process).await? {
         return Ok(queue(tx, &run).await?.map_or(Resumed::Nothing, |run| Resumed::Queued(Box::new(run))));
     }
     Ok(taken(tx, &run, process).await?.map_or(Resumed::Nothing, |claim| Resumed::Claimed(Box::new(claim))))

@@ -17,7 +17,7 @@ pub(super) use self::open::open;
 use super::base::Tx;
 use super::put::{self, write};
 use super::row::{Row, moment};
-use super::{KEY_HOURS, beat, branch, cache, question, read, told};
+use super::{KEY_HOURS, beat, branch, cache, question, read, room, told};
 use crate::id::{CheckpointId, Owner, RunId, Seq, ThreadId};
 use crate::store::{
     Accepted, Beat, Commit, Committed, EventBatch, Keyed, NewRun, OnBusy, Process, Result, Run, RunState,
@@ -121,6 +121,11 @@ async fn accept_run(tx: &Tx, new: NewRun) -> Result<Accepted> {
             return Ok(Accepted::QueueFull);
         }
     }
+    let begins = open.is_empty() && new.delay.is_none();
+    let free = begins && room::has_room(tx, tenant, new.run, &new.process).await?;
+    if new.delay.is_none() && !free && room::is_full(tx, tenant, &new.process).await? {
+        return Ok(Accepted::TenantQueueFull);
+    }
     let upsert = "insert into thread (tenant, user_id, session_id, thread_id, graph, hash, accepted, created_at, updated_at) \
          values ($1, $2, $3, $4, $5, $7, 1, $6, $6) \
          on conflict (tenant, user_id, session_id) do update set accepted = accepted + 1, updated_at = $6, hash = $7";
@@ -148,7 +153,6 @@ async fn accept_run(tx: &Tx, new: NewRun) -> Result<Accepted> {
         ];
         write(tx, insert, values).await?;
     }
-    let free = open.is_empty() && new.delay.is_none() && question::has_room(tx, tenant, &new.process).await?;
     let insert = "insert into run (tenant, run_id, thread_id, user_id, session_id, ord, graph, hash, input, state, \
            fence, owner, boot, lease_until, available_at, created_at, delayed, read_until, webhook, min_engine) \
          values ($1, $2, $3, $4, $5, (select coalesce(max(ord), 0) + 1 from run), $6, $7, $8, $9, $10, $11, $12, $13, \

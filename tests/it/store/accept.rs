@@ -14,6 +14,7 @@ use crate::support::{
 use graphloom::store::Commit;
 
 on_every_store![
+    sealed:
     a_free_thread_starts_its_run_at_once,
     a_busy_thread_queues_and_goes_first_come_first_served,
     a_new_run_waits_behind_those_that_wait_even_when_nothing_runs,
@@ -151,7 +152,7 @@ fn count(answers: &[Accepted]) -> BTreeMap<&'static str, usize> {
             Accepted::Known(Keyed::Same { .. }) => "replayed",
             Accepted::Known(Keyed::Other) => "reused",
             Accepted::Busy { .. } => "busy",
-            Accepted::QueueFull => "full",
+            Accepted::QueueFull | Accepted::TenantQueueFull => "full",
             Accepted::OtherVersion { .. } => "other",
         };
         *counts.entry(word).or_default() += 1;

@@ -16,6 +16,7 @@ use crate::support::{
 };
 
 on_every_store![
+    sealed:
     a_branch_is_stored_whole_and_waits_until_it_is_taken,
     a_branch_takes_no_thread_that_works_moved_or_is_gone,
     of_many_branches_one_is_stored,

@@ -4,11 +4,16 @@ use std::sync::Arc;
 
 use graphloom::id::{Owner, RunId, Seq, ThreadKey};
 use graphloom::store::{Commit, EventBatch, News, Run, RunState, Store};
+use sea_orm::ConnectionTrait;
 
 use super::on_every_store;
-use crate::support::{barrier, batch, claimed, last_barrier, owner, part};
+use crate::support::{Subject, barrier, batch, claimed, last_barrier, owner, part, plain};
 
-on_every_store![news_of_many_runs_of_many_tenants_come_at_once, a_page_of_news_is_not_larger_than_asked];
+on_every_store![
+    sealed:
+    news_of_many_runs_of_many_tenants_come_at_once,
+    a_page_of_news_is_not_larger_than_asked,
+];
 
 fn thread(tenant: &str, session: &str) -> ThreadKey {
     ThreadKey { owner: owner(tenant, "ann"), session: part(session) }
@@ -78,8 +83,12 @@ async fn news_of_many_runs_of_many_tenants_come_at_once(store: Arc<dyn Store>) {
     // What is somebody else's is not there for who does not name its owner.
     let stranger = (owner("acme", "ann"), runs[2].run, Seq::default());
     assert_eq!(store.news(&[stranger], 1 << 20).await.unwrap(), []);
+    // Where it stands may be told to its tenant, but nothing that it told.
     let neighbour = (owner("bolt", "bob"), runs[2].run, Seq::default());
-    assert!(store.news(&[neighbour], 1 << 20).await.unwrap().iter().all(|news| news.batches.is_empty()));
+    let nothing = News { run: runs[2].run, state: RunState::Running, batches: Vec::new() };
+    for news in store.news(&[neighbour], 1 << 20).await.unwrap() {
+        assert_eq!(news, nothing);
+    }
 }
 
 async fn a_page_of_news_is_not_larger_than_asked(store: Arc<dyn Store>) {
@@ -103,4 +112,34 @@ async fn a_page_of_news_is_not_larger_than_asked(store: Arc<dyn Store>) {
         );
         assert!(found.iter().all(|news| news.batches.is_sorted_by_key(|batch| batch.first)));
     }
+}
+
+/// What is new was read tenant by tenant, each after the one before: whoever followed a run waited for all the others.
+#[tokio::test(flavor = "multi_thread")]
+async fn news_of_several_tenants_are_read_at_the_same_time() {
+    let subject = Subject::postgres().await;
+    let mut of = Vec::new();
+    for tenant in ["a", "b", "c", "d"] {
+        let run = claimed(&*subject.store, &thread(tenant, "s")).await;
+        subject
+            .store
+            .append_events(vec![(run.key.owner.clone(), run.run, batch(1, 2, 2, b"two"))])
+            .await
+            .unwrap();
+        of.push(place(&run, Seq::default()));
+    }
+    // Connections are there.
+    assert_eq!(news(&*subject.store, &of).await.len(), 4);
+    let db = plain(&subject.fresh.as_ref().unwrap().url).await;
+    // Who reads an event waits for four that do. Whoever is alone waits until the statement is given up.
+    let meeting = "create sequence came; grant usage, select on came to graphloom_app; \
+         create function meet() returns boolean language plpgsql as $$ begin \
+           perform nextval('came'); \
+           while (select last_value from came) < 4 loop perform pg_sleep(0.01); end loop; \
+           return true; end $$; \
+         create policy meets on event as restrictive for select to graphloom_app using (meet())";
+    db.execute_unprepared(meeting).await.unwrap();
+    let found = news(&*subject.store, &of).await;
+    assert!(found.iter().all(|news| news.batches == [batch(1, 2, 2, b"two")]), "{found:?}");
+    db.close().await.unwrap();
 }

@@ -16,6 +16,7 @@ use crate::support::{
 };
 
 on_every_store![
+    sealed:
     of_many_answers_one_is_taken_and_the_run_is_claimed_with_it,
     an_answer_that_came_before_the_pause_is_never_waited_for,
     an_answer_that_races_with_the_pause_is_never_lost,

@@ -16,7 +16,7 @@ use crate::support::{
     Fresh, Subject, barrier, batch, claimed, last_barrier, line, new_run, plain, process, queued, session,
 };
 
-pub(super) async fn numbers(db: &DatabaseConnection, text: &str) -> Vec<i64> {
+pub(crate) async fn numbers(db: &DatabaseConnection, text: &str) -> Vec<i64> {
     let rows = db.query_all_raw(Statement::from_string(db.get_database_backend(), text)).await.unwrap();
     rows.iter().map(|row| row.try_get_by_index(0).unwrap()).collect()
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::join_all;
 use graphloom::id::{InterruptId, RunId, ThreadKey};
 use graphloom::store::{
@@ -22,6 +23,10 @@ on_every_store![
     a_tenant_has_no_more_runs_at_work_than_it_may,
     claimers_that_meet_keep_to_the_limit_of_a_tenant,
     an_answer_and_a_resume_wait_for_their_turn_too,
+    who_comes_later_goes_before_nobody_of_its_tenant_that_waits,
+    what_waits_for_its_own_thread_holds_nobody_up,
+    so_many_runs_of_a_tenant_wait_as_may_and_no_more,
+    a_first_takeover_leaves_room_for_one_that_is_taken_alone,
     what_may_have_killed_its_process_is_taken_alone,
 ];
 
@@ -32,6 +37,40 @@ fn thread(tenant: &str, session: &str) -> ThreadKey {
 /// Returns a process that leaves a tenant so many runs.
 fn sparing(instance: &str, tenant_runs: u32) -> Process {
     Process { tenant_runs: Some(tenant_runs), ..process(instance) }
+}
+
+/// Accepts a run of a process that must start at once, or wait.
+async fn accept(store: &dyn Store, process: &Process, key: &ThreadKey) -> Run {
+    let new = NewRun { process: process.clone(), on_busy: OnBusy::Reject, ..new_run(key) };
+    match store.accept(new).await.unwrap() {
+        Accepted::Claimed { run, .. } | Accepted::Queued { run } => run,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Accepts a run that asks something.
+async fn asks(store: &dyn Store, key: &ThreadKey, expires_at: Option<DateTime<Utc>>) -> Run {
+    let asks = claimed(store, key).await;
+    let question = Question { id: InterruptId("q".into()), agent: false, data: vec![1], expires_at };
+    let next = Some((RunState::Interrupted, None));
+    store.commit(Commit { questions: vec![question], next, ..barrier(&asks) }).await.unwrap();
+    asks
+}
+
+/// Returns the answer to it.
+fn answer(run: &Run, process: &Process) -> Answer {
+    Answer {
+        owner: run.key.owner.clone(),
+        agent: false,
+        run: run.run,
+        key: run.key.clone(),
+        answers: vec![(InterruptId("q".into()), b"yes".to_vec())],
+        by: "ann".into(),
+        idempotency: None,
+        process: process.clone(),
+        input: Some(b"anew".to_vec()),
+        wishes: Wishes::default(),
+    }
 }
 
 /// Puts a run into the queue that nothing is before.
@@ -63,7 +102,7 @@ async fn who_has_queued_a_hundred_runs_makes_nobody_wait(store: Arc<dyn Store>) 
     let first = take(&*store, &me, 4).await;
     assert_eq!(
         by_tenant(&first),
-        BTreeMap::from([("many", 3 - 1), ("one", 1)]),
+        BTreeMap::from([("many", 2), ("one", 1)]),
         "shares of two, and one has one"
     );
     // Even where there is room for one alone, nobody comes after all that another one has.
@@ -83,14 +122,7 @@ async fn who_has_queued_a_hundred_runs_makes_nobody_wait(store: Arc<dyn Store>) 
 
 async fn a_tenant_has_no_more_runs_at_work_than_it_may(store: Arc<dyn Store>) {
     let me = sparing("here", 2);
-    let accept = async |tenant: &str, session: &str| {
-        let new =
-            NewRun { process: me.clone(), on_busy: OnBusy::Reject, ..new_run(&thread(tenant, session)) };
-        match store.accept(new).await.unwrap() {
-            Accepted::Claimed { run, .. } | Accepted::Queued { run } => run,
-            other => panic!("{other:?}"),
-        }
-    };
+    let accept = async |tenant: &str, session: &str| accept(&*store, &me, &thread(tenant, session)).await;
     let mut runs = Vec::new();
     for session in ["a", "b", "c", "d"] {
         runs.push(accept("acme", session).await);
@@ -130,28 +162,11 @@ async fn claimers_that_meet_keep_to_the_limit_of_a_tenant(store: Arc<dyn Store>)
 
 async fn an_answer_and_a_resume_wait_for_their_turn_too(store: Arc<dyn Store>) {
     let me = sparing("there", 1);
-    let asks = claimed(&*store, &thread("acme", "asks")).await;
-    let id = InterruptId("q".into());
-    let question = Question { id: id.clone(), agent: false, data: vec![1], expires_at: None };
-    let pause =
-        Commit { questions: vec![question], next: Some((RunState::Interrupted, None)), ..barrier(&asks) };
-    store.commit(pause).await.unwrap();
+    let asks = asks(&*store, &thread("acme", "asks"), None).await;
     let fails = claimed(&*store, &thread("acme", "fails")).await;
     store.commit(last_barrier(&fails, RunState::Failed)).await.unwrap();
     let works = claimed(&*store, &thread("acme", "works")).await;
-    let answer = Answer {
-        owner: asks.key.owner.clone(),
-        agent: false,
-        run: asks.run,
-        key: asks.key.clone(),
-        answers: vec![(id.clone(), b"yes".to_vec())],
-        by: "ann".into(),
-        idempotency: None,
-        process: me.clone(),
-        input: Some(b"anew".to_vec()),
-        wishes: Wishes::default(),
-    };
-    let Answering::Stored { run, after } = store.answer(answer).await.unwrap() else { panic!() };
+    let Answering::Stored { run, after } = store.answer(answer(&asks, &me)).await.unwrap() else { panic!() };
     assert_eq!((run.state, run.fence, after.fence, after.n), (RunState::Queued, 1, 1, u64::MAX));
     let resume = graphloom::store::Resume { process: me.clone(), ..resume(&fails.key, fails.run, "here") };
     let Resumed::Queued(again) = store.resume(resume).await.unwrap() else { panic!() };
@@ -164,7 +179,95 @@ async fn an_answer_and_a_resume_wait_for_their_turn_too(store: Arc<dyn Store>) {
         assert_eq!(next.iter().map(|run| (run.run, run.fence)).collect::<Vec<_>>(), [(expected.run, 2)]);
         at_work = next[0].clone();
     }
-    assert_eq!(store.answers(&asks.key.owner, asks.run).await.unwrap(), [(id, b"yes".to_vec())]);
+    let answers = store.answers(&asks.key.owner, asks.run).await.unwrap();
+    assert_eq!(answers, [(InterruptId("q".into()), b"yes".to_vec())]);
+}
+
+/// A request that came when there was room became `running`, whatever waited for that room: who came late went first, and
+/// who waited waited for ever.
+async fn who_comes_later_goes_before_nobody_of_its_tenant_that_waits(store: Arc<dyn Store>) {
+    let me = sparing("here", 1);
+    let asks = asks(&*store, &thread("acme", "asks"), None).await;
+    let fails = claimed(&*store, &thread("acme", "fails")).await;
+    store.commit(last_barrier(&fails, RunState::Failed)).await.unwrap();
+    let waits = ready(&*store, &thread("acme", "waits")).await;
+    // There is room for one, and it is not for those.
+    let late = accept(&*store, &me, &thread("acme", "late")).await;
+    assert_eq!((late.state, late.fence), (RunState::Queued, 0));
+    let Answering::Stored { run, .. } = store.answer(answer(&asks, &me)).await.unwrap() else { panic!() };
+    assert_eq!(run.state, RunState::Queued);
+    let resume = graphloom::store::Resume { process: me.clone(), ..resume(&fails.key, fails.run, "here") };
+    assert!(matches!(store.resume(resume).await.unwrap(), Resumed::Queued(_)));
+    // Other tenants have nothing to do with it, nor has who knows no limit.
+    assert_eq!(accept(&*store, &me, &thread("other", "s")).await.state, RunState::Running);
+    for expected in [&asks, &fails, &waits, &late] {
+        let next = take(&*store, &me, 10).await;
+        assert_eq!(next.iter().map(|run| run.run).collect::<Vec<_>>(), [expected.run]);
+        store.commit(last_barrier(&next[0], RunState::Completed)).await.unwrap();
+    }
+    assert_eq!(accept(&*store, &me, &thread("acme", "new")).await.state, RunState::Running);
+}
+
+async fn what_waits_for_its_own_thread_holds_nobody_up(store: Arc<dyn Store>) {
+    let me = sparing("there", 3);
+    let busy = claimed(&*store, &thread("acme", "busy")).await;
+    queued(&*store, &busy.key).await;
+    assert_eq!(accept(&*store, &me, &thread("acme", "a")).await.state, RunState::Running);
+    // Nor does a question; but once its time is over the run has its place.
+    let soon = Utc::now() + TimeDelta::milliseconds(500);
+    let asks = asks(&*store, &thread("acme", "asks"), Some(soon)).await;
+    while store.questions(&asks.key).await.unwrap().len() == 1 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let late = accept(&*store, &me, &thread("acme", "b")).await;
+    assert_eq!(late.state, RunState::Queued);
+    let next = take(&*store, &me, 10).await;
+    assert_eq!(next.iter().map(|run| run.run).collect::<Vec<_>>(), [asks.run]);
+}
+
+async fn so_many_runs_of_a_tenant_wait_as_may_and_no_more(store: Arc<dyn Store>) {
+    let me = Process { tenant_queue: 2, ..sparing("here", 2) };
+    let new = |session: &str| NewRun { process: me.clone(), ..new_run(&thread("acme", session)) };
+    let asks = asks(&*store, &thread("acme", "asks"), None).await;
+    let first = accept(&*store, &me, &thread("acme", "a")).await;
+    // On a thread that is free while there is room, nobody waits.
+    for (session, state) in [("b", RunState::Running), ("c", RunState::Queued), ("d", RunState::Queued)] {
+        assert_eq!(accept(&*store, &me, &thread("acme", session)).await.state, state, "{session}");
+    }
+    for session in ["e", "a"] {
+        let refused = store.accept(new(session)).await.unwrap();
+        assert_eq!(refused, Accepted::TenantQueueFull, "{session}");
+    }
+    assert_eq!(store.thread(&thread("acme", "e")).await.unwrap(), None, "nothing is stored");
+    let rejects = NewRun { on_busy: OnBusy::Reject, ..new("a") };
+    assert_eq!(store.accept(rejects).await.unwrap(), Accepted::Busy { active: first.run });
+    // What comes later has no turn yet, answers are always taken, and nobody else is full.
+    let later = NewRun { delay: Some(Duration::from_hours(1)), ..new("e") };
+    assert!(matches!(store.accept(later).await.unwrap(), Accepted::Queued { .. }));
+    assert!(matches!(store.answer(answer(&asks, &me)).await.unwrap(), Answering::Stored { .. }));
+    assert_eq!(accept(&*store, &me, &thread("other", "a")).await.state, RunState::Running);
+}
+
+/// Whatever had been lost once filled the one place for what is taken alone.
+async fn a_first_takeover_leaves_room_for_one_that_is_taken_alone(store: Arc<dyn Store>) {
+    let fleeting = |name: &str| Process { lease: Duration::ZERO, ..process(name) };
+    let lost = async |session: &str| {
+        let new = NewRun { process: fleeting("a"), ..new_run(&thread("acme", session)) };
+        let Accepted::Claimed { run, .. } = store.accept(new).await.unwrap() else { panic!() };
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        run
+    };
+    let me = process("b");
+    let crashes = |runs: &[Run]| runs.iter().map(|run| (run.run, run.crashes)).collect::<Vec<_>>();
+    let once = [lost("s0").await, lost("s1").await].map(|run| run.run);
+    assert_eq!(crashes(&take(&*store, &me, 10).await), once.map(|run| (run, 1)));
+    for expected in [true, false] {
+        let twice = lost(if expected { "t" } else { "u" }).await;
+        assert_eq!(crashes(&take(&*store, &fleeting("x"), 10).await), [(twice.run, 1)]);
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        let alone = if expected { vec![(twice.run, 2)] } else { Vec::new() };
+        assert_eq!(crashes(&take(&*store, &me, 10).await), alone);
+    }
 }
 
 async fn what_may_have_killed_its_process_is_taken_alone(store: Arc<dyn Store>) {

@@ -13,6 +13,7 @@ use crate::support::{
 };
 
 on_every_store![
+    sealed:
     events_come_in_order_and_in_pages,
     a_batch_gives_way_only_to_a_longer_one,
     events_of_many_runs_go_in_at_once_and_stale_ones_are_dropped,

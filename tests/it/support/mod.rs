@@ -216,6 +216,7 @@ pub(crate) fn process(instance: &str) -> Process {
         boot: Uuid::now_v7(),
         lease: Duration::from_mins(1),
         tenant_runs: None,
+        tenant_queue: 1000,
     }
 }
 

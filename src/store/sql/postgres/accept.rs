@@ -2,7 +2,7 @@
 //!
 //! Invariant: a run is stored only by a statement that saw every run that was accepted on its thread before it.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -13,6 +13,7 @@ use super::{Lanes, Postgres, contended, is_race, millis};
 use crate::id::{CheckpointId, RunId, Seq, ThreadId};
 use crate::store::sql::base::{Desk, Tx};
 use crate::store::sql::error::{undone, unsure};
+use crate::store::sql::room::OTHERS_WAIT;
 use crate::store::sql::row::Row;
 use crate::store::sql::{TRIES, detached, read, sql};
 use crate::store::{Accepted, Kept, Keyed, NewRun, OnBusy, Result, Run, RunState, StoreError};
@@ -20,7 +21,10 @@ use crate::store::{Accepted, Kept, Keyed, NewRun, OnBusy, Result, Run, RunState,
 /// The statement looks as of its start, then takes the thread's lock, perhaps after waiting for another accept. The
 /// counter tells whether one came between: then nothing more is stored, and the answer is `raced`. The key that the input is
 /// sealed under is locked: whoever erases the tenant takes the key first, so he waits and finds the run, or the key is gone.
-const ACCEPT: &str = "with sealing as materialized ( \
+static ACCEPT: LazyLock<String> = LazyLock::new(|| {
+    TEXT.replace("{OTHERS_WAIT}", OTHERS_WAIT).replace("{NOW}", "now()").replace("{RUN}", "$6")
+});
+const TEXT: &str = "with sealing as materialized ( \
        select 1 from data_key d where d.tenant = $1 and d.key_id = $23::uuid for key share), \
      old as materialized ( \
        select run_id, body_hash = $16 as same, after_fence, after_n, created_at <= now() - interval '24 hours' as expired from idempotency \
@@ -44,12 +48,14 @@ const ACCEPT: &str = "with sealing as materialized ( \
          when s.graph <> $5 then 'other' \
          when s.asks and $18::bigint is null then 'waits' \
          when s.hash <> $7 and s.hash <> coalesce($17, $7) then 'other' \
-         when s.active is null and $18::bigint is null then case \
-           when $22::bigint is null then 'running' \
-           when (select count(*) from run r where r.tenant = $1 and r.state = 'running') < $22 then 'running' \
-           else 'queued' end \
-         when $9 and $18::bigint is null then 'busy' \
-         when s.waiting >= $10 then 'full' \
+         when s.active is null and $18::bigint is null and ($22::bigint is null \
+           or (select count(*) from run r where r.tenant = $1 and r.state = 'running') < $22 and not {OTHERS_WAIT}) \
+           then 'running' \
+         when s.active is not null and $9 and $18::bigint is null then 'busy' \
+         when (s.active is not null or $18::bigint is not null) and s.waiting >= $10 then 'full' \
+         when $18::bigint is null and (select count(*) from ( \
+           select 1 from run r where r.tenant = $1 and r.state = 'queued' and not r.delayed limit $24) q) >= $24 \
+           then 'crowded' \
          else 'queued' end as word \
        from (select 1) always left join seen s on true), \
      held as ( \
@@ -122,6 +128,7 @@ fn values(new: &NewRun, sealed: Option<Uuid>) -> Vec<Value> {
         new.wishes.engine().into(),
         new.process.tenant_runs.map(i64::from).into(),
         sealed.into(),
+        i64::from(new.process.tenant_queue).into(),
     ]
 }
 
@@ -151,6 +158,7 @@ fn tried(row: &Row, new: &NewRun) -> Result<Tried> {
         }
         "waits" => Tried::Accepted(Box::new(Accepted::Waits)),
         "full" => Tried::Accepted(Box::new(Accepted::QueueFull)),
+        "crowded" => Tried::Accepted(Box::new(Accepted::TenantQueueFull)),
         word => {
             let thread = ThreadId(row.get("thread_id")?);
             let times = (row.time("created_at")?, row.time("available_at")?);
@@ -212,7 +220,7 @@ async fn locked(db: &Lanes, new: &NewRun, sealed: Option<Uuid>) -> Result<Tried>
             tx.query_all_raw(sql(&tx, KEY, vec![tenant.into(), key.into()])).await?;
         }
         tx.execute_raw(sql(&tx, LOCK, lock_values)).await?;
-        tx.query_all_raw(sql(&tx, ACCEPT, values(new, sealed))).await
+        tx.query_all_raw(sql(&tx, ACCEPT.as_str(), values(new, sealed))).await
     };
     let outcome = match work.await {
         Ok(rows) => read_answer(rows, new),
@@ -255,7 +263,7 @@ pub(in crate::store::sql) async fn accept(
     let desk = Desk::Postgres(db.works.clone(), tenant.to_owned());
     for number in 0..TRIES {
         let tried = if number == 0 {
-            match desk.query_all_raw(sql(&desk, ACCEPT, values(new, sealed))).await {
+            match desk.query_all_raw(sql(&desk, ACCEPT.as_str(), values(new, sealed))).await {
                 Ok(rows) => read_answer(rows, new)?,
                 Err(error) if is_race(&error) => Tried::Raced,
                 Err(error) => return Err(unsure(&error)),

@@ -21,7 +21,7 @@ use crate::store::{Result, StoreError};
 /// Connections for what runs write, and for what requests write.
 const WORKS: usize = 10;
 /// Connections for what requests read.
-const READS: usize = 4;
+pub(super) const READS: usize = 4;
 /// Connections for what looks over all tenants.
 const WIDE: usize = 2;
 /// Runs wait long enough for a thousand turns that come at once.

@@ -5,10 +5,12 @@
 
 use std::collections::BTreeMap;
 
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use sea_orm::sea_query::ArrayType;
 use sea_orm::{DbBackend, DbErr, QueryResult, Value};
 use uuid::Uuid;
 
+use super::open::READS;
 use super::{Lanes, Postgres, array, is_race, millis, query};
 use crate::id::{CheckpointId, HookId, Owner, Part, RunId, Seq};
 use crate::store::sql::base::Desk;
@@ -186,7 +188,7 @@ pub(in crate::store::sql) async fn find(db: &Postgres, run: RunId) -> Result<Opt
     Ok(runs_of(db, ids).await?.into_iter().next())
 }
 
-/// Reads where runs stand, of all tenants at once, and then what is new of them, tenant by tenant.
+/// Reads where runs stand, of all tenants at once, and then what is new of them, by tenant and of several tenants at once.
 pub(in crate::store::sql) async fn news(
     db: &Postgres,
     of: &[(Owner, RunId, Seq)],
@@ -221,6 +223,7 @@ pub(in crate::store::sql) async fn news(
            window page as (order by e.fence, e.first_n rows unbounded preceding)) p \
          where p.place = 1 or p.total <= $6 order by w.run_id, p.fence, p.first_n";
     let number = |n: u64| Value::from(i64::try_from(n).unwrap_or(i64::MAX));
+    let mut pages = Vec::new();
     for (tenant, runs) in behind {
         let desk = Desk::Postgres(db.reads.clone(), tenant.to_owned());
         let values = vec![
@@ -231,7 +234,12 @@ pub(in crate::store::sql) async fn news(
             array(ArrayType::BigInt, runs.iter().map(|(.., after)| number(after.n)).collect()),
             number(limit as u64),
         ];
-        for row in read::rows(&desk, "event", text, values).await? {
+        pages.push(async move { read::rows(&desk, "event", text, values).await });
+    }
+    // More would only wait for each other's connections.
+    let mut pages = stream::iter(pages).buffer_unordered(READS);
+    while let Some(rows) = pages.try_next().await? {
+        for row in rows {
             if let Some((_, news)) = found.get_mut(&RunId(row.get("run_id")?)) {
                 news.batches.push(row.batch()?);
             }

@@ -11,7 +11,7 @@ use crate::id::CheckpointId;
 use crate::store::sql::base::Tx;
 use crate::store::sql::put::write;
 use crate::store::sql::row::{RUN, Row};
-use crate::store::sql::{ENGINE, question, read};
+use crate::store::sql::{ENGINE, read, room};
 use crate::store::turns::{self, Asking};
 use crate::store::{Claim, Process, Result};
 
@@ -63,10 +63,11 @@ pub(in crate::store::sql) async fn claim(tx: &Tx, process: &Process, limit: u32)
         let alone = format!(
             "r.crashes > 0 and r.state in ('queued', 'running') and (({LOST}) or ({READY})) \
              and not exists (select 1 from run a where a.crashes > 0 and a.state in ('queued', 'running') \
-               and a.state = 'running' and a.owner = $1 and a.boot = $2 and a.lease_until >= $3)"
+               and a.suspect and a.state = 'running' and a.owner = $1 and a.boot = $2 and a.lease_until >= $3)"
         );
         found.extend(looking.find(&alone, vec![1.into()]).await?);
     }
+    let suspects = found.len();
     let lost = format!("r.crashes = 0 and {LOST}");
     found.extend(looking.find(&lost, vec![left(limit, &found).into()]).await?);
     let most = left(limit, &found);
@@ -74,8 +75,8 @@ pub(in crate::store::sql) async fn claim(tx: &Tx, process: &Process, limit: u32)
         found.extend(others(&looking, process, most as usize).await?);
     }
     let mut claims = Vec::new();
-    for row in found {
-        claims.push(taken(tx, process, &row).await?);
+    for (place, row) in found.iter().enumerate() {
+        claims.push(taken(tx, process, row, place < suspects).await?);
     }
     Ok(claims)
 }
@@ -99,7 +100,7 @@ async fn others(looking: &Looking<'_>, process: &Process, most: usize) -> Result
     let share = turns::share(most, tenants.len()) as i64;
     let mut asking = Vec::new();
     for tenant in tenants {
-        let working = question::working(looking.tx, &tenant).await?;
+        let working = room::working(looking.tx, &tenant).await?;
         let mut ready = Vec::new();
         for which in [format!("r.crashes = 0 and {READY}"), DUE.to_owned()] {
             let which = format!("r.tenant = $4 and {which}");
@@ -113,11 +114,11 @@ async fn others(looking: &Looking<'_>, process: &Process, most: usize) -> Result
     Ok(turns::choose(asking, most, process.tenant_runs))
 }
 
-async fn taken(tx: &Tx, process: &Process, row: &Row) -> Result<Claim> {
+async fn taken(tx: &Tx, process: &Process, row: &Row, suspect: bool) -> Result<Claim> {
     let run = row.run()?;
     let crashed: bool = row.get("crashed")?;
     let text = "update run set state = 'running', fence = fence + 1, crashes = crashes + $3, owner = $4, boot = $5, \
-           lease_until = $6 where tenant = $1 and run_id = $2";
+           lease_until = $6, suspect = $7 where tenant = $1 and run_id = $2";
     let values = vec![
         run.key.owner.tenant.as_str().into(),
         run.run.0.into(),
@@ -125,6 +126,7 @@ async fn taken(tx: &Tx, process: &Process, row: &Row) -> Result<Claim> {
         process.instance.as_str().into(),
         process.boot.into(),
         until(process.lease),
+        suspect.into(),
     ];
     write(tx, text, values).await?;
     let run = read_back(tx, &run.key.owner, run.run).await?;
