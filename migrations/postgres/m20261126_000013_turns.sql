@@ -60,7 +60,9 @@ begin atomic
         from waiting w where w.tenant is not null),
     asking as materialized (
         select w.tenant, (most + count(*) over () - 1) / count(*) over () as share,
-          (select count(*) from run a where a.tenant = w.tenant and a.state = 'running') as working
+          -- Not those that wait to be taken alone.
+          (select count(*) from run a where a.tenant = w.tenant and a.state = 'running'
+             and (a.crashes = 0 or a.lease_until >= now())) as working
         from (select tenant from waiting where tenant is not null
               union select r.tenant from run r where r.state = 'interrupted' and r.wake_at <= now()) w),
     offer as materialized (

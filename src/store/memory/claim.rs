@@ -82,8 +82,12 @@ impl Tables {
 
     /// Counts the runs of a tenant that are at work.
     fn working(&self, tenant: &Part) -> u64 {
-        let at_work =
-            |row: &&RunRow| row.run.state == RunState::Running && row.run.key.owner.tenant == *tenant;
+        let now = Utc::now();
+        let at_work = |row: &&RunRow| {
+            // Not those that wait to be taken alone.
+            let taken = row.run.crashes == 0 || row.lease_until >= now;
+            row.run.state == RunState::Running && taken && row.run.key.owner.tenant == *tenant
+        };
         self.runs.values().filter(at_work).count() as u64
     }
 

@@ -20,10 +20,13 @@ pub(super) const OTHERS_WAIT: &str = "(exists ( \
    or exists ( \
      select 1 from run r where r.tenant = $1 and r.state = 'interrupted' and r.wake_at <= {NOW} and r.run_id <> {RUN}))";
 
+/// Says which runs are at work, in a text whose `{NOW}` is filled in: not those that wait to be taken alone.
+pub(super) const AT_WORK: &str = "r.state = 'running' and (r.crashes = 0 or r.lease_until >= {NOW})";
+
 /// Counts the runs of a tenant that are at work.
 pub(super) async fn working<C: ConnectionTrait>(db: &C, tenant: &str) -> Result<u64> {
-    let text = "select count(*) as working from run where tenant = $1 and state = 'running'";
-    let row = read::row(db, "run", text, vec![tenant.into()]).await?;
+    let text = timed(db, &format!("select count(*) as working from run r where r.tenant = $1 and {AT_WORK}"));
+    let row = read::row(db, "run", &text, vec![tenant.into()]).await?;
     row.map_or(Ok(0), |row| row.number("working"))
 }
 

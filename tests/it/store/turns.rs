@@ -290,6 +290,9 @@ async fn what_may_have_killed_its_process_is_taken_alone(store: Arc<dyn Store>) 
         first.iter().map(|run| (run.run, run.crashes)).collect::<Vec<_>>(),
         [(lost[0], 2), (healthy.run, 0)]
     );
+    // Those that wait for it take no room of their tenant.
+    let new = accept(&*store, &sparing("e", 3), &thread("acme", "new")).await;
+    assert_eq!(new.state, RunState::Running);
     assert_eq!(take(&*store, &c, 10).await, []);
     let other = take(&*store, &d, 10).await;
     assert_eq!(other.iter().map(|run| (run.run, run.crashes)).collect::<Vec<_>>(), [(lost[1], 2)]);

@@ -13,7 +13,7 @@ use super::{Lanes, Postgres, contended, is_race, millis};
 use crate::id::{CheckpointId, RunId, Seq, ThreadId};
 use crate::store::sql::base::{Desk, Tx};
 use crate::store::sql::error::{undone, unsure};
-use crate::store::sql::room::OTHERS_WAIT;
+use crate::store::sql::room::{AT_WORK, OTHERS_WAIT};
 use crate::store::sql::row::Row;
 use crate::store::sql::{TRIES, detached, read, sql};
 use crate::store::{Accepted, Kept, Keyed, NewRun, OnBusy, Result, Run, RunState, StoreError};
@@ -22,7 +22,10 @@ use crate::store::{Accepted, Kept, Keyed, NewRun, OnBusy, Result, Run, RunState,
 /// counter tells whether one came between: then nothing more is stored, and the answer is `raced`. The key that the input is
 /// sealed under is locked: whoever erases the tenant takes the key first, so he waits and finds the run, or the key is gone.
 static ACCEPT: LazyLock<String> = LazyLock::new(|| {
-    TEXT.replace("{OTHERS_WAIT}", OTHERS_WAIT).replace("{NOW}", "now()").replace("{RUN}", "$6")
+    TEXT.replace("{OTHERS_WAIT}", OTHERS_WAIT)
+        .replace("{AT_WORK}", AT_WORK)
+        .replace("{NOW}", "now()")
+        .replace("{RUN}", "$6")
 });
 const TEXT: &str = "with sealing as materialized ( \
        select 1 from data_key d where d.tenant = $1 and d.key_id = $23::uuid for key share), \
@@ -49,7 +52,7 @@ const TEXT: &str = "with sealing as materialized ( \
          when s.asks and $18::bigint is null then 'waits' \
          when s.hash <> $7 and s.hash <> coalesce($17, $7) then 'other' \
          when s.active is null and $18::bigint is null and ($22::bigint is null \
-           or (select count(*) from run r where r.tenant = $1 and r.state = 'running') < $22 and not {OTHERS_WAIT}) \
+           or (select count(*) from run r where r.tenant = $1 and {AT_WORK}) < $22 and not {OTHERS_WAIT}) \
            then 'running' \
          when s.active is not null and $9 and $18::bigint is null then 'busy' \
          when (s.active is not null or $18::bigint is not null) and s.waiting >= $10 then 'full' \
