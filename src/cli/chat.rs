@@ -347,7 +347,9 @@ fn value(asked: &Interrupt, line: &str) -> Result<Json, String> {
             _ => Ok(plain()),
         };
     }
-    if asked.schema.is_some() && asked.options.is_empty() {
+    // Where a text is due, a line is one, also `12`.
+    let text = |schema: &Json| schema["type"] == "string";
+    if asked.schema.as_ref().is_some_and(|schema| !text(schema)) && asked.options.is_empty() {
         return Ok(serde_json::from_str(line).unwrap_or_else(|_| plain()));
     }
     Ok(plain())

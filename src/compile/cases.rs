@@ -15,7 +15,10 @@ use crate::diagnostic::{Bag, Diagnostic, Span, Spanned, did_you_mean};
 use crate::event::NAMES;
 use crate::model::Kind;
 use crate::plan::{Output, Plan};
-use crate::spec::{CaseSpec, ExpectSpec, FailureSpec, Folder, OpeningSpec, PathSpec, TestFile, TurnSpec};
+use crate::spec::{
+    CaseSpec, ExpectSpec, FailureSpec, Folder, KindSpec, OpeningSpec, PathSpec, TestFile, ToolBodySpec,
+    ToolSpec, TurnSpec,
+};
 use crate::state::{Channel, Type, check_pattern};
 use script::{Role, check_script, check_sent, outer, role};
 
@@ -25,6 +28,7 @@ pub(super) type Plans<'a> = BTreeMap<&'a str, &'a Plan>;
 /// Checks all test files of a project. Plans that are not `whole` lack the work of their nodes: what scripts stand for is
 /// not looked at then.
 pub(super) fn check_tests(folder: &Folder, plans: &Plans<'_>, whole: bool, bag: &mut Bag) {
+    let codes = codes(folder);
     for test in folder.tests.values() {
         check_names(test, bag);
         let Some(graph) = &test.graph else { continue };
@@ -48,7 +52,12 @@ pub(super) fn check_tests(folder: &Folder, plans: &Plans<'_>, whole: bool, bag: 
         }
         let mut told = BTreeSet::new();
         for case in &test.cases {
-            check_case(&Scene { plan, case, begins: true, whole }, graph, &mut told, bag);
+            check_case(
+                &Scene { plan, case, begins: true, whole, codes: codes.as_ref() },
+                graph,
+                &mut told,
+                bag,
+            );
         }
     }
 }
@@ -105,7 +114,48 @@ struct Scene<'a> {
     begins: bool,
     /// The nodes of the plan have their work.
     whole: bool,
+    /// The codes that `fail` nodes of the project end runs with; nothing where functions of a host program may have
+    /// codes of their own.
+    codes: Option<&'a BTreeSet<&'a str>>,
 }
+
+/// Collects the codes of `fail` nodes.
+fn codes(folder: &Folder) -> Option<BTreeSet<&str>> {
+    let is_custom = |tool: &ToolSpec| matches!(tool.body, ToolBodySpec::Custom(_));
+    if folder.project.tools.iter().any(|(_, tool)| is_custom(tool)) {
+        return None;
+    }
+    let mut codes = BTreeSet::new();
+    let nodes = folder.graphs.values().flat_map(|graph| &graph.nodes);
+    for spec in nodes.filter_map(|(_, spec)| spec.as_ref()) {
+        let body = match &spec.body {
+            KindSpec::Map(map) => map.body.as_ref().map(|body| &body.body),
+            body => Some(body),
+        };
+        match body {
+            Some(KindSpec::Custom(_)) => return None,
+            Some(KindSpec::Fail { code: Some(code), .. }) => drop(codes.insert(code.as_str())),
+            _ => {}
+        }
+    }
+    Some(codes)
+}
+
+/// The kinds of errors that a run can end with, but for those of a status.
+const ENDS: [&str; 12] = [
+    "timeout",
+    "connection",
+    "rate_limit",
+    "server_error",
+    "schema",
+    "tool",
+    "merge",
+    "template",
+    "failed",
+    "uncertain",
+    "dismissed",
+    "limit",
+];
 
 fn check_case(scene: &Scene<'_>, graph: &Spanned<String>, told: &mut BTreeSet<String>, bag: &mut Bag) {
     let Scene { plan, case, .. } = scene;
@@ -251,15 +301,23 @@ fn check_expect(scene: &Scene<'_>, expect: &ExpectSpec, bag: &mut Bag) {
             bag.report(finding.help_maybe(did_you_mean(&event.value, NAMES)));
         }
     }
-    if let Some(FailureSpec { kind: Some(kind), .. }) = &expect.error {
-        let others = ["merge", "template", "failed", "limit", "internal"];
-        if Kind::named(&kind.value).is_none() && !others.contains(&kind.value.as_str()) {
-            let message = format!("unknown error kind `{}`", kind.value);
-            let finding = Diagnostic::error("M514", message, kind.span, "no error has this kind");
-            let known =
-                ["timeout", "connection", "rate_limit", "server_error", "schema"].into_iter().chain(others);
-            bag.report(finding.help_maybe(did_you_mean(&kind.value, known)));
-        }
+    let is_kind = |text: &str| Kind::named(text).is_some() || ENDS.contains(&text) || text == "internal";
+    if let Some(FailureSpec { kind: Some(kind), .. }) = &expect.error
+        && !is_kind(&kind.value)
+    {
+        let message = format!("unknown error kind `{}`", kind.value);
+        let finding = Diagnostic::error("M514", message, kind.span, "no error has this kind");
+        bag.report(finding.help_maybe(did_you_mean(&kind.value, ENDS)));
+    }
+    if let (Some(FailureSpec { any: Some(any), .. }), Some(codes)) = (&expect.error, scene.codes)
+        && !is_kind(&any.value)
+        && !codes.contains(any.value.as_str())
+    {
+        let message = format!("no error has the kind or the code `{}`", any.value);
+        let label = "no kind, and no `fail` node has this code";
+        let finding = Diagnostic::error("M514", message, any.span, label);
+        let known: Vec<&str> = codes.iter().copied().chain(ENDS).collect();
+        bag.report(finding.help_maybe(did_you_mean(&any.value, known)));
     }
 }
 

@@ -6,16 +6,18 @@ use indexmap::IndexMap;
 use serde_json::Value as Json;
 
 use super::names::Names;
-use crate::diagnostic::{Bag, Diagnostic, Span, Spanned, did_you_mean};
+use crate::diagnostic::{Bag, Diagnostic, Span, Spanned, did_you_mean, suggest};
 use crate::expr::{Expr, Scope, is_total};
 use crate::plan::{END, Next, Rule, Target};
-use crate::spec::{NextSpec, RuleSpec, Text};
+use crate::spec::{Graph, NextSpec, RuleSpec, Text, snake_case};
 use crate::state::Type;
 
 /// The nodes of a graph by name, with their places.
 #[derive(Debug)]
 pub(super) struct Edges<'a> {
     nodes: IndexMap<&'a str, &'a Spanned<String>>,
+    /// The names that some edge has.
+    named: BTreeSet<&'a str>,
     /// There are nodes that cannot be read: an unknown name may be one of them.
     broken: bool,
     /// There are types that cannot be read: a value of any type may be one of them.
@@ -24,8 +26,9 @@ pub(super) struct Edges<'a> {
 
 impl<'a> Edges<'a> {
     /// Takes the names of all nodes, also of those that are broken.
-    pub(super) fn new(nodes: Vec<&'a Spanned<String>>, broken: bool, untyped: bool) -> Self {
-        Self { nodes: nodes.into_iter().map(|node| (node.value.as_str(), node)).collect(), broken, untyped }
+    pub(super) fn new(graph: &'a Graph, untyped: bool) -> Self {
+        let nodes = graph.nodes.iter().map(|(name, _)| (name.value.as_str(), name)).collect();
+        Self { nodes, named: named(graph), broken: graph.broken_nodes, untyped }
     }
 
     /// Resolves a name.
@@ -36,7 +39,9 @@ impl<'a> Edges<'a> {
         if self.nodes.contains_key(name.value.as_str()) {
             return Some(Target::Node(name.value.clone()));
         }
-        if self.broken || bag.is_full(name.span.file) {
+        // A node whose name has a wrong form is meant by the right one.
+        let misnamed = self.nodes.keys().any(|known| *known != name.value && snake_case(known) == name.value);
+        if self.broken || misnamed || bag.is_full(name.span.file) {
             return None;
         }
         let finding = Diagnostic::error(
@@ -45,13 +50,32 @@ impl<'a> Edges<'a> {
             name.span,
             "no node has this name",
         );
-        let names = self.nodes.keys().copied();
-        let near = crate::diagnostic::suggest(&name.value, names.clone().chain([END]));
-        let finding = match near.and_then(|near| self.nodes.get(near)) {
-            Some(node) => finding.related(node.span, "a node with a similar name is defined here"),
-            None => finding,
+        let names = self.nodes.keys().copied().filter(|name| *name != END);
+        let near = suggest(&name.value, names.clone().chain([END]));
+        // After a node got another name, nothing leads to it: unless a slip explains it as well, that one is meant.
+        let slip = near.is_some_and(|near| is_slip(near, &name.value));
+        let lost = || names.clone().filter(|name| !self.named.contains(*name));
+        let orphan = match lost().collect::<Vec<_>>()[..] {
+            _ if slip => None,
+            [only] => Some(only),
+            _ => suggest(&name.value, lost()),
         };
-        bag.report(finding.help_maybe(did_you_mean(&name.value, names.chain([END]).collect::<Vec<_>>())));
+        let finding = match (orphan, near.and_then(|near| self.nodes.get(near))) {
+            (Some(orphan), _) => {
+                let finding = finding.help(format!("did you mean `{orphan}`? nothing else leads there"));
+                match self.nodes.get(orphan) {
+                    Some(node) => finding.related(node.span, "no edge leads to this node"),
+                    None => finding,
+                }
+            }
+            (None, Some(node)) => finding.related(node.span, "a node with a similar name is defined here"),
+            (None, None) => finding,
+        };
+        let all = names.chain([END]).collect::<Vec<_>>();
+        bag.report(match orphan {
+            Some(_) => finding,
+            None => finding.help_maybe(did_you_mean(&name.value, all)),
+        });
         None
     }
 
@@ -265,6 +289,25 @@ impl<'a> Edges<'a> {
         let nexts = nexts.into_iter().collect::<Option<Vec<_>>>()?;
         fine.then_some(Rule::Match(expr, nexts))
     }
+}
+
+/// Collects the names that edges of a graph have.
+fn named(graph: &Graph) -> BTreeSet<&str> {
+    let specs = || graph.nodes.iter().filter_map(|(_, spec)| spec.as_ref());
+    let next = graph.start.iter().chain(specs().filter_map(|spec| spec.next.as_ref()));
+    let rules = graph.on_error.iter().chain(specs().filter_map(|spec| spec.on_error.as_ref()));
+    let others = specs().flat_map(|spec| spec.on_max.iter().chain(spec.on_timeout()));
+    next.flat_map(NextSpec::targets)
+        .chain(rules.flat_map(|on_error| &on_error.rules).map(|rule| &rule.to))
+        .chain(others)
+        .chain(&graph.on_limit)
+        .map(|name| name.value.as_str())
+        .collect()
+}
+
+/// Says whether one name becomes the other by a slip or two of the hand.
+fn is_slip(a: &str, b: &str) -> bool {
+    a.chars().count().abs_diff(b.chars().count()) <= 1 && suggest(a, [b]).is_some()
 }
 
 /// The most wrong cases of a `match` that are told: looking for what was meant takes time.

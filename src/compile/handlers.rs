@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::edges::Edges;
-use crate::diagnostic::{Bag, Diagnostic, Spanned, did_you_mean};
+use crate::diagnostic::{Bag, Diagnostic, Spanned, suggest};
 use crate::plan::{Catch, Pattern};
 use crate::spec::grammar::Named;
 use crate::spec::{CatchSpec, ErrorSpec, Graph, NodeSpec, OnErrorSpec};
@@ -37,10 +37,23 @@ pub(super) fn check_kind(kind: &Spanned<String>, bag: &mut Bag) -> bool {
         _ => {
             let message = format!("unknown error kind `{name}`");
             let finding = Diagnostic::error("M513", message, kind.span, "no error has this kind");
-            finding.help_maybe(did_you_mean(name, kinds))
+            finding.help(meant_kind(name, kinds))
         }
     });
     false
+}
+
+/// Says what a kind was meant to be, or which there are: all of them.
+fn meant_kind(name: &str, kinds: impl Iterator<Item = &'static str> + Clone) -> String {
+    let digits: String = name.chars().filter(char::is_ascii_digit).collect();
+    if name.to_ascii_lowercase().starts_with("http") && digits.len() == 3 {
+        return format!("did you mean `http_{digits}`?");
+    }
+    if let Some(near) = suggest(name, kinds.clone()) {
+        return format!("did you mean `{near}`?");
+    }
+    let all: Vec<String> = kinds.chain(["http_NNN"]).map(|kind| format!("`{kind}`")).collect();
+    format!("there are: {}", all.join(", "))
 }
 
 /// Says whether every error of one pattern is one of another, too.

@@ -297,7 +297,7 @@ fn check_graph<'a>(
     let Head { channels, broken, input, messages, names, .. } = head;
     let untyped =
         shared.project.unsure || shared.project.file.is_some_and(|project| bag.errors_in(project) > 0);
-    let edges = Edges::new(graph.nodes.iter().map(|(name, _)| name).collect(), graph.broken_nodes, untyped);
+    let edges = Edges::new(graph, untyped);
     nodes::use_defaults(&graph.defaults, shared);
     let start = graph.start.as_ref().and_then(|start| edges.next(start, start.span(), names, bag));
     let migration = migrate::migration(&graph.migrate, channels, names, broken, bag);

@@ -16,13 +16,14 @@ use draft::{AskDraft, Body, EachDraft, JobDraft, LlmDraft};
 pub(super) use draft::{Cached, Draft, Gives};
 pub(super) use map::locals;
 pub(super) use misfit::misfit;
-pub(super) use write::takes;
+pub(super) use write::{rules_of, taken_type, takes};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use indexmap::IndexMap;
 
+use super::calls::speech;
 use super::edges::Edges;
 use super::handlers::{self, Handlers};
 use super::heads::Head;
@@ -332,7 +333,9 @@ impl Scene<'_> {
             "project.yaml declares no such policy",
         );
         bag.report(
-            finding.help_maybe(did_you_mean(&name.value, self.shared.retries.keys().map(String::as_str))),
+            finding
+                .help("declare it in project.yaml:  retries: {standard: {attempts: 3, for: [timeout, connection]}}")
+                .help_maybe(did_you_mean(&name.value, self.shared.retries.keys().map(String::as_str))),
         );
         None
     }
@@ -412,6 +415,11 @@ impl Scene<'_> {
             bag.report(finding.help("add  messages: messages  under `state`"));
         }
         self.messages.map(str::to_owned)
+    }
+
+    /// Says whether somebody speaks where there is no conversation: that is told, and not what it is missing for.
+    fn is_silent(&self) -> bool {
+        self.silent.get() || (self.messages.is_none() && speech(self.graph, &BTreeMap::new()).speaks)
     }
 
     /// Returns where the texts of a node stand, for the names of their templates.

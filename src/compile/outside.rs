@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::providers::Providers;
-use crate::diagnostic::{Bag, Diagnostic, Severity, Span, Spanned};
+use crate::diagnostic::{Bag, Diagnostic, Severity, Span, Spanned, suggest};
 use crate::egress::{Secret, Target, parse_url};
 use crate::spec::{HostSpec, Project, Text};
 use crate::tool::Tool;
@@ -140,17 +140,38 @@ impl<'a> Outside<'a> {
         self.used_env.borrow_mut().insert(name.to_owned());
         let value = self.env.get(name)?;
         if value.is_none()
-            && let Some(severity) = self.providers.missing()
+            && let Some(severity) = self.providers.missing_setting()
             && self.told.borrow_mut().insert(format!("env.{name}"))
             && let Some((declared, _)) = self.project.env.iter().find(|(declared, _)| declared.value == name)
         {
             let message = format!("the setting `{name}` has no value");
-            let finding = Diagnostic::error("M503", message, declared.span, "no variable has this name");
-            let finding =
-                finding.help(format!("set the variable {name}, or write  {name}: {{default: \"…\"}}"));
+            let (label, help) = if self.providers.missing().is_some() {
+                ("no variable has this name", format!("set the variable {name}, or write "))
+            } else {
+                ("tests read no variables, and what takes it fails in them", "write ".to_owned())
+            };
+            let finding = Diagnostic::error("M503", message, declared.span, label);
+            let finding = finding.help(format!("{help} {name}: {{default: \"…\"}}"));
             bag.report(Diagnostic { severity, ..finding });
         }
         value.clone()
+    }
+
+    /// Reports a setting that an address begins with, and that has no scheme.
+    pub(super) fn no_scheme(&self, name: &str, url: Span, bag: &mut Bag) {
+        let Some((declared, spec)) = self.project.env.iter().find(|(declared, _)| declared.value == name)
+        else {
+            return;
+        };
+        let message = format!("the setting `{name}` is no address");
+        let finding = Diagnostic::error("M510", message, declared.span, "`https://` is missing");
+        let finding = finding.related(url, "an address begins with it");
+        bag.report(finding.help(match &spec.default {
+            Some(default) if self.env.get(name).is_some_and(|value| value.as_ref() == Some(default)) => {
+                format!("write  {name}: {{default: \"https://{default}\"}}")
+            }
+            _ => format!("set the variable {name} to an address such as https://shop.example.com"),
+        }));
     }
 
     /// Notes that an address is not known before it is called.
@@ -188,7 +209,9 @@ impl<'a> Outside<'a> {
                 None => finding,
             };
             let entry = if shown.contains(':') { format!("\"{shown}\"") } else { shown };
-            bag.report(finding.help(format!("add it in project.yaml:  hosts: {{allow: [{entry}]}}")));
+            let near = suggest(&entry, self.hosts.iter().map(|host| host.name.value.as_str()));
+            let near = near.map_or_else(String::new, |near| format!("did you mean `{near}`? else "));
+            bag.report(finding.help(format!("{near}add it in project.yaml:  hosts: {{allow: [{entry}]}}")));
             return None;
         }
         self.may_be_private(&address, text.span, listed, bag).then_some(address)

@@ -249,6 +249,11 @@ impl Providers {
         self.secrets.is_some().then_some(self.missing)
     }
 
+    /// The same for a setting. Where scripts stand in for models it is needed as well.
+    pub(super) fn missing_setting(&self) -> Option<Severity> {
+        self.missing().or(self.stand_in.as_ref().map(|_| Severity::Warning))
+    }
+
     /// Says whether what is missing keeps a graph from running.
     pub(super) fn is_strict(&self) -> bool {
         self.missing == Severity::Error

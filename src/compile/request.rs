@@ -67,9 +67,10 @@ const METHODS: [Method; 6] =
 /// Returns what a method does outside.
 pub(super) fn effects(spec: &RequestSpec) -> Effects {
     match spec.method.as_ref().map_or("GET", |method| method.value.as_str()) {
-        "GET" | "HEAD" => Effects::None,
         "PUT" | "DELETE" => Effects::Idempotent,
-        _ => Effects::AtMostOnce,
+        "POST" | "PATCH" => Effects::AtMostOnce,
+        // What follows from a method that there is not, is not told.
+        _ => Effects::None,
     }
 }
 
@@ -253,6 +254,10 @@ fn address(
             Piece::Filled(_) if has_host(&known) => break,
             Piece::Filled(range) => match setting(&url.value[range.clone()]) {
                 Some(name) => match env.get(&name).and_then(Json::as_str) {
+                    Some(value) if known.is_empty() && !value.contains("://") => {
+                        outside.no_scheme(&name, url.locate(range), bag);
+                        return Where::Wrong;
+                    }
                     Some(value) => known += value,
                     None => {
                         outside.unknown_address();

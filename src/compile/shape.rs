@@ -13,8 +13,11 @@ pub(super) fn check_shape(graph: &Graph, plan: &Plan, steps: Option<&Spanned<u64
         graph.nodes.iter().map(|(name, _)| (name.value.as_str(), name.span)).collect();
     let specs: BTreeMap<&str, &NodeSpec> =
         graph.nodes.iter().filter_map(|(name, spec)| Some((name.value.as_str(), spec.as_ref()?))).collect();
-    check_reachable(graph, plan, &at, bag);
     let endless = check_ends(graph, plan, &at, bag);
+    // What nothing leads to may be the way out that is missing.
+    if !endless {
+        check_reachable(graph, plan, &at, bag);
+    }
     let sound = !endless && !check_loops(graph, plan, &at, bag);
     check_half_used(graph, plan, &specs, bag);
     check_steps(plan, steps, bag);
@@ -88,11 +91,15 @@ fn check_ends(graph: &Graph, plan: &Plan, at: &BTreeMap<&str, Span>, bag: &mut B
             todo.extend(sources.get(name).into_iter().flatten());
         }
     }
-    let stuck = graph.nodes.iter().find(|(name, _)| !ends.contains(name.value.as_str()));
-    let Some((name, _)) = stuck else { return false };
-    let cycle = cycle_from(&name.value, |n| {
-        plan.nodes.get(n).map(PlanNode::successors_without_error).unwrap_or_default()
-    });
+    let edges = |name: &str| plan.nodes.get(name).map(PlanNode::successors_without_error).unwrap_or_default();
+    let stuck =
+        || graph.nodes.iter().map(|(name, _)| name).filter(|name| !ends.contains(name.value.as_str()));
+    let Some(first) = stuck().next() else { return false };
+    // The first that lies on a circle: the others only lead to it.
+    let (name, cycle) = match endless_among(stuck().take(MOST_STUCK), edges) {
+        Some(found) => found,
+        None => (first, cycle_from(&first.value, edges)),
+    };
     let span = at.get(name.value.as_str()).copied().unwrap_or(name.span);
     bag.report(
         Diagnostic::error(
@@ -200,6 +207,20 @@ fn peeled(plan: &Plan, edges: impl Fn(&str) -> BTreeSet<Target>) -> BTreeSet<Str
         }
     }
     left
+}
+
+/// The most nodes without an end that are looked at for a circle.
+const MOST_STUCK: usize = 1_000;
+
+/// Finds the first of some nodes that a way leads back to, and spells that way.
+fn endless_among<'a>(
+    mut names: impl Iterator<Item = &'a Spanned<String>>,
+    edges: impl Fn(&str) -> BTreeSet<Target> + Copy,
+) -> Option<(&'a Spanned<String>, String)> {
+    names.find_map(|name| {
+        let cycle = cycle_from(&name.value, edges);
+        cycle.ends_with(&format!("-> {}", name.value)).then_some((name, cycle))
+    })
 }
 
 /// Spells the shortest loop through a node, or the way to one.

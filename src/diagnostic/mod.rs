@@ -331,6 +331,13 @@ impl Bag {
         self.findings = findings;
     }
 
+    /// Forgets all findings in files whose path begins like this.
+    pub fn forget(&mut self, prefix: &str) {
+        let mut findings = std::mem::take(&mut self.findings);
+        findings.retain(|f| !self.source(f.label.span.file).0.starts_with(prefix));
+        self.findings = findings;
+    }
+
     /// Returns a bag with the same sources and without findings.
     #[must_use]
     pub fn emptied(&self) -> Self {

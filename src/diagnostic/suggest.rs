@@ -44,8 +44,9 @@ pub fn suggest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         let near = distance <= (length.max(offered.chars().count()) / 3).max(1);
         let contained =
             name.len() >= 4 && candidate.len() >= 4 && (candidate.contains(name) || name.contains(candidate));
-        // Of two letters or fewer nearly everything is near.
-        let long = length > 2 || distance == 0;
+        // Of two letters or fewer nearly everything is near, but for a word of three that lost one.
+        let shortened = length == 2 && distance == 1 && offered.chars().count() == 3;
+        let long = length > 2 || distance == 0 || shortened;
         if long && (near || contained) {
             best.entry(distance).or_insert(candidate);
         }

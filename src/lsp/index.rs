@@ -40,6 +40,8 @@ pub(super) struct Index {
     pub(super) tools: BTreeMap<String, Made>,
     /// What a server says of its tools: what they are for, and their arguments.
     pub(super) signed: BTreeMap<String, Field>,
+    /// The graph that a test is of.
+    pub(super) tested: Option<String>,
     /// The names in a test.
     pub(super) told: Vec<Told>,
     /// These names as the graphs of the project have them.
@@ -78,7 +80,8 @@ pub(super) fn index(folder: &Folder, bag: &Bag, root: &Path) -> BTreeMap<String,
         let path = path.strip_prefix(&prefix).unwrap_or(path).trim_start_matches('/');
         let mut walk = Walk::new(path, bag);
         fill(&mut walk);
-        let mut index = walk.index;
+        let Walk { mut index, tested, .. } = walk;
+        index.tested = tested;
         index.text = Arc::from(text);
         index.marks.sort_by_key(|mark| (mark.range.start, mark.range.end));
         done.insert(path.to_owned(), index);

@@ -1,7 +1,9 @@
 //! Gives a thing another name, at all its places or not at all.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
+use super::index::{Callee, Index};
 use super::kept::Kept;
 use super::project::Project;
 use super::symbol::{Access, Mark, Sort, Symbol};
@@ -96,10 +98,14 @@ fn matters(path: &str) -> bool {
     super::complete::table(path).is_some() && !read_me
 }
 
-/// Refuses to rename what a test may know by a name that its table makes.
+/// Refuses to rename what a test may know by a name that its table makes: a test of its graph, or of one that calls it.
 fn check_tests(project: &Project, symbol: &Symbol) -> Result<(), String> {
     for (path, kept) in project.files.iter().filter(|(path, _)| is_test(path)) {
-        if let Some((index, place)) = kept.index().and_then(|index| Some((index, index.hidden.first()?))) {
+        let known = |index: &&Index| {
+            index.tested.as_ref().is_none_or(|graph| calls(project, graph).contains(&symbol.scope))
+        };
+        let index = kept.index().filter(known);
+        if let Some((index, place)) = index.and_then(|index| Some((index, index.hidden.first()?))) {
             let (line, _) = Lines::of(&index.text).utf16(place.start);
             return Err(format!(
                 "line {} of `{path}` may name `{}` in a way that cannot be told",
@@ -109,6 +115,22 @@ fn check_tests(project: &Project, symbol: &Symbol) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Returns the file of a graph, and those of the graphs that its nodes call.
+fn calls(project: &Project, graph: &str) -> BTreeSet<String> {
+    let mut files = BTreeSet::new();
+    let mut todo = vec![format!("{graph}.yaml")];
+    while let Some(file) = todo.pop() {
+        let index = project.files.get(&file).and_then(Kept::index);
+        let called = index.into_iter().flat_map(|index| index.calls.values());
+        todo.extend(called.filter_map(|callee| match callee {
+            Callee::Graph(graph) => Some(format!("{graph}.yaml")).filter(|file| !files.contains(file)),
+            _ => None,
+        }));
+        files.insert(file);
+    }
+    files
 }
 
 /// Refuses to rename a channel that something may know by its name alone.

@@ -62,6 +62,8 @@ pub(super) struct Server {
     /// The editor takes edits with the versions of the texts that they are for.
     pub(super) versioned: bool,
     functions: Functions,
+    /// Requests that wait until their project is read.
+    waiting: Vec<Request>,
     pub(super) documents: BTreeMap<PathBuf, Document>,
     pub(super) projects: BTreeMap<PathBuf, Open>,
 }
@@ -78,6 +80,7 @@ impl Server {
             watches: false,
             versioned: false,
             functions,
+            waiting: Vec::new(),
             documents: BTreeMap::new(),
             projects: BTreeMap::new(),
         }
@@ -86,16 +89,50 @@ impl Server {
     /// Takes in a message. A value: the connection is over, `true` when the editor had announced it.
     pub(super) fn hear(&mut self, message: Message) -> Option<bool> {
         match message {
-            Message::Request(request) => self.request(request),
+            Message::Request(request) => self.request(request, false),
             Message::Notification(note) if note.method == "exit" => return Some(self.phase == Phase::Down),
-            Message::Notification(note) if self.phase == Phase::Running => self.note(note),
+            Message::Notification(note) if self.phase == Phase::Running => {
+                self.note(note);
+                self.go_on(false);
+            }
             // Answers are to what is only asked for its effect.
             Message::Notification(_) | Message::Response(_) => {}
         }
         None
     }
 
-    fn request(&mut self, request: Request) {
+    /// Answers what waited, as far as it need not wait longer.
+    fn go_on(&mut self, all: bool) {
+        for request in std::mem::take(&mut self.waiting) {
+            self.request(request, all);
+        }
+    }
+
+    /// Says whether a request is about names of a project that is still being read, which is soon over.
+    fn is_early(&mut self, request: &Request) -> bool {
+        if !matches!(request.method.as_str(), "textDocument/rename" | "textDocument/prepareRename") {
+            return false;
+        }
+        let uri = request.params.pointer("/textDocument/uri").cloned();
+        let file = uri.and_then(|uri| path(&serde_json::from_value(uri).ok()?));
+        let root = file.and_then(|file| self.documents.get(&file)?.root.clone());
+        let Some(open) = root.and_then(|root| self.projects.get_mut(&root)) else { return false };
+        if open.project.whole {
+            return false;
+        }
+        open.due = open.due.map(|_| Instant::now());
+        true
+    }
+
+    /// Answers a request; one that comes too early waits, unless it is to be answered `now`.
+    fn request(&mut self, request: Request, now: bool) {
+        if self.phase == Phase::Running && request.method == "shutdown" {
+            self.go_on(true);
+        }
+        if self.phase == Phase::Running && !now && self.is_early(&request) {
+            self.waiting.push(request);
+            return;
+        }
         let Request { id, method, params } = request;
         let answer = match (self.phase, method.as_str()) {
             (Phase::Fresh, "initialize") => Ok(self.initialize(&params)),
@@ -308,6 +345,12 @@ impl Server {
 
     /// Takes in what the checker found.
     pub(super) fn adopt(&mut self, checked: Checked) {
+        let failed = checked.failed;
+        self.take_over(checked);
+        self.go_on(failed);
+    }
+
+    fn take_over(&mut self, checked: Checked) {
         let Some(open) = self.projects.get_mut(&checked.root) else { return };
         open.running = false;
         if checked.failed {

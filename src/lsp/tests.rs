@@ -1,6 +1,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use serde_json::json;
+
 use super::check::{Job, check};
 use super::complete::{At, complete};
 use super::hover::hover;
@@ -431,6 +433,94 @@ fn tools_graphs_and_settings_are_offered_explained_and_found() {
     let (project, _, offset) = calls("desk.yaml", "tool: search_kb", "tool: sea‸rch_kb");
     let why = rename(&project, "desk.yaml", offset, "find").unwrap_err();
     assert!(why.contains("tests"), "{why}");
+}
+
+/// The tests of the project of the calls; what a table makes of names is in two of them.
+const TABLES: [(&str, &str); 2] = [
+    (
+        "tests/desk.test.yaml",
+        "\
+format: 1
+tests: desk
+cases:
+  - name: \"it comes to {{ row.node }}\"
+    table: [{node: fetch}]
+    turns: [{user: Hello, expect: {path: [search, \"{{ row.node }}\"]}}]
+",
+    ),
+    (
+        "tests/legal.test.yaml",
+        "\
+format: 1
+tests: legal
+cases:
+  - name: x
+    table: [{node: ink}]
+    turns: [{user: Hello, expect: {path: [\"th{{ row.node }}\"]}}]
+",
+    ),
+];
+
+/// Free texts name no nodes, and tests of a graph name none of the graphs that call it: a rename was refused by the
+/// title of a case in the test of another graph.
+#[test]
+fn a_rename_is_refused_only_where_a_test_of_the_graph_may_hide_the_name() {
+    let files: Vec<(&str, &str)> = CALLS.into_iter().chain(TABLES).collect();
+    let project = || Project::new(PathBuf::from("/p"));
+    let other = |path, piece, by| renamed(path, reworded(project(), &files, (path, piece, by)), "other");
+    let all = other("desk.yaml", "start: search", "start: sea‸rch").unwrap();
+    assert!(all.contains("start: other") && all.contains("path: [other,"), "{all}");
+    let all = other("desk.yaml", "next: fetch", "next: fe‸tch").unwrap();
+    assert!(all.contains("table: [{node: other}]") && all.contains("comes to {{ row.node }}"), "{all}");
+    let why = other("legal.yaml", "start: think", "start: thi‸nk").unwrap_err();
+    assert!(why.contains("line 6 of `tests/legal.test.yaml`"), "{why}");
+}
+
+/// A rename right after opening waits until the project is read; it was refused.
+#[test]
+fn a_rename_waits_until_its_project_is_read() {
+    let root = std::env::temp_dir().join(format!("gl_{}", uuid::Uuid::now_v7().simple()));
+    std::fs::create_dir_all(root.join("prompts/chat")).unwrap();
+    std::fs::create_dir_all(root.join("prompts/_partials")).unwrap();
+    let files = [
+        ("project.yaml", PROJECT),
+        ("help.yaml", GRAPH),
+        ("prompts/chat/classify.md", PROMPT),
+        ("prompts/_partials/tone.md", "Be kind.\n"),
+    ];
+    for (path, text) in files {
+        std::fs::write(root.join(path), text).unwrap();
+    }
+    let (jobs, todo) = std::sync::mpsc::channel();
+    let (said, heard) = std::sync::mpsc::channel();
+    let send = move |message| said.send(message).unwrap();
+    let mut server = super::server::Server::new(Box::new(send), jobs, super::Functions::default());
+    let mut tell = |message: serde_json::Value| {
+        let message: lsp_server::Message = serde_json::from_value(message).unwrap();
+        assert_eq!(server.hear(message), None);
+    };
+    let uri = format!("file://{}", root.join("help.yaml").display());
+    let at = GRAPH.find("start: classify").unwrap() + 8;
+    let line = GRAPH[..at].matches('\n').count();
+    let character = at - GRAPH[..at].rfind('\n').unwrap() - 1;
+    tell(json!({"id": 1, "method": "initialize", "params": {"capabilities": {}}}));
+    let document = json!({"uri": uri, "languageId": "yaml", "version": 1, "text": GRAPH});
+    tell(json!({"method": "textDocument/didOpen", "params": {"textDocument": document}}));
+    tell(json!({"id": 2, "method": "textDocument/rename", "params": {
+        "textDocument": {"uri": uri}, "position": {"line": line, "character": character}, "newName": "sort",
+    }}));
+    let answers = || -> Vec<serde_json::Value> {
+        heard.try_iter().map(|message| serde_json::to_value(message).unwrap()).collect()
+    };
+    assert_eq!(answers().len(), 1, "only the first request is answered");
+    server.start_checks(std::time::Instant::now());
+    let job = todo.try_recv().expect("it is not put off until the editor is still");
+    let providers = crate::compile::Providers::without_secrets().unwrap();
+    server.adopt(check(job, &providers));
+    std::fs::remove_dir_all(&root).unwrap();
+    let answers = answers();
+    let answer = answers.iter().find(|answer| answer["id"] == 2).unwrap_or_else(|| panic!("{answers:?}"));
+    assert!(answer["result"]["changes"].is_object(), "{answer}");
 }
 
 /// Renames at `‸` and returns the changed files, or why not.

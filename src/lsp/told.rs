@@ -74,9 +74,12 @@ impl Walk<'_> {
     pub(super) fn end_case(&mut self, node: &Node) {
         let (start, end) = (node.span.start as usize, node.extent().end as usize);
         let text = self.bag.source(node.span.file).1.get(start..end).unwrap_or_default().to_owned();
+        // What a case is called names no nodes.
+        let title = entry(node, "name").map_or(0..0, |name| name.span.start as usize..name.span.end as usize);
         for (path, names) in std::mem::take(&mut self.case.names) {
             let goes_on = |c: char| c.is_alphanumeric() || matches!(c, '_' | '.');
-            let reads = |at: usize| !text[at + path.len()..].starts_with(goes_on);
+            let reads =
+                |at: usize| !text[at + path.len()..].starts_with(goes_on) && !title.contains(&(start + at));
             if text.match_indices(&path).filter(|(at, _)| reads(*at)).count() > names {
                 self.index.hidden.push(start..end);
             }

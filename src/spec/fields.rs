@@ -24,6 +24,8 @@ pub(super) struct Fields<'n> {
 
 /// The most unknown keys of one map that are looked at: looking for what was meant takes time.
 const MAX_UNKNOWN: usize = 50;
+/// The most keys of a map that a help names.
+const SHOWN_KEYS: usize = 12;
 
 impl<'n> Fields<'n> {
     /// Takes the value of a key. A key without a value counts as written.
@@ -103,10 +105,17 @@ impl<'n> Fields<'n> {
             assert!(self.asked.contains(&name), "nobody reads `{name}` of `{}`", self.map.name);
         }
         let mut left = MAX_UNKNOWN;
+        // What stands at the indent of a key without a value, instead of below it, is told there.
+        let mut outdented = false;
         let before = std::iter::once(None).chain(self.entries.iter().map(|(_, value, _)| Some(*value)));
         for ((key, value, taken), before) in self.entries.iter().zip(before) {
             if left == 0 {
                 return;
+            }
+            let known = key.as_str().is_some_and(|name| self.map.key(name).is_some());
+            outdented = if known { value.style == Style::Absent } else { outdented };
+            if outdented && !known && matches!(value.tree, Tree::Map(_) | Tree::Seq(_)) {
+                continue;
             }
             let Some(name) = key.as_str() else {
                 let message = format!("{} has a key that is {}", self.what, key.sort());
@@ -167,6 +176,24 @@ impl<'n> Fields<'n> {
 }
 
 impl Reader<'_> {
+    /// Reports a value that is not a map with fixed keys, and names these.
+    fn no_map(&mut self, node: &Node, map: &'static Map, what: &str) {
+        let finding = if node.style == Style::Absent && node.span.end == 0 {
+            let finding = Diagnostic::error("Y006", "the file is empty", node.span, format!("{what} is due"));
+            let keys = map.keys().filter(|key| map.needs(key)).map(|key| key.name);
+            finding
+                .help(format!("write its keys {}, or remove the file", keys.collect::<Vec<_>>().join(", ")))
+        } else if node.style == Style::Absent {
+            return self.wrong(node, "a map");
+        } else {
+            let message = format!("expected a map, found {}", node.sort());
+            let finding = Diagnostic::error("G105", message, node.span, format!("found {}", node.sort()));
+            let keys = map.names().take(SHOWN_KEYS).collect::<Vec<_>>().join(", ");
+            finding.help(format!("write a map; its keys are: {keys}"))
+        };
+        self.bag.report(finding);
+    }
+
     /// Opens a map with fixed keys.
     pub(super) fn fields<'n>(
         &mut self,
@@ -176,7 +203,7 @@ impl Reader<'_> {
     ) -> Option<Fields<'n>> {
         let what = what.into();
         let Tree::Map(entries) = &node.tree else {
-            self.wrong(node, "a map");
+            self.no_map(node, map, &what);
             return None;
         };
         let entries = entries.iter().map(|(key, value)| (key, value, false)).collect();

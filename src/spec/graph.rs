@@ -226,14 +226,15 @@ impl Reader<'_> {
         broken: &mut Vec<String>,
     ) -> Vec<(Spanned<String>, TypeSpec)> {
         let mut typed = Vec::new();
-        if !has_names(node) && node.style != Style::Absent {
+        let empty = matches!(&node.tree, Tree::Map(entries) if entries.is_empty());
+        if !has_names(node) && !empty && node.style != Style::Absent {
             broken.push(ANY.to_owned());
         }
         for (name, value) in self.names(node, "names and types") {
             let fits = if what == "a type" { self.type_name(&name) } else { self.identifier(&name, what) };
             match self.ty(value, channel) {
                 Some(ty) if fits => typed.push((name, ty)),
-                _ => broken.push(name.value),
+                _ => Self::broken(name.value, broken),
             }
         }
         typed

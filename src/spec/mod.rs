@@ -45,7 +45,7 @@ pub use node::{CacheSpec, KindSpec, NodeSpec};
 pub use on_error::{CatchSpec, ErrorSpec, OnErrorSpec};
 pub use project::{LineSpec, ModelSpec, Project, RetentionSpec, RetrySpec};
 pub use prompt::PromptFile;
-pub use reader::check_name;
+pub use reader::{check_name, snake_case};
 pub use request::{AuthSpec, HeaderSpec, RequestSpec};
 pub use schema::SchemaFile;
 pub use test::{

@@ -154,7 +154,7 @@ impl Reader<'_> {
                 let fits = self.identifier(&name, "a model");
                 match self.model(&name, node) {
                     Some(model) if fits => project.models.push((name, model)),
-                    _ => project.broken_models.push(name.value),
+                    _ => Self::broken(name.value, &mut project.broken_models),
                 }
             }
             project.default_model =
@@ -165,7 +165,7 @@ impl Reader<'_> {
                 let fits = self.identifier(&name, "a retry policy");
                 match self.retry(&name, node) {
                     Some(retry) if fits => project.retries.push((name, retry)),
-                    _ => project.broken.push(name.value),
+                    _ => Self::broken(name.value, &mut project.broken),
                 }
             }
             if let Some(types) = fields.take("types") {

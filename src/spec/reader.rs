@@ -42,12 +42,41 @@ impl Reader<'_> {
                 node.span,
                 "an empty value",
             )
-            .help("write the value, or remove the key")
+            .help(match expected {
+                _ if expected.starts_with("a map") => {
+                    "write what belongs to it below it, indented, or remove the key"
+                }
+                _ => "write the value, or remove the key",
+            })
         } else {
             let label = format!("found {}", node.sort());
-            Diagnostic::error("G105", format!("expected {expected}, found {}", node.sort()), node.span, label)
+            let message = format!("expected {expected}, found {}", node.sort());
+            let finding = Diagnostic::error("G105", message, node.span, label);
+            finding.help_maybe(self.example(node, expected))
         };
         self.bag.report(finding);
+    }
+
+    /// Shows what is due in the place of a value of the wrong sort.
+    fn example(&self, node: &Node, expected: &str) -> Option<String> {
+        let raw = self.raw(node);
+        Some(match expected {
+            "`true` or `false`" => "write  true  or  false".to_owned(),
+            "a duration like `30s`" => "write  30s".to_owned(),
+            "a number" => "write a number, such as  0.5".to_owned(),
+            "a text" => "write one text, in quotes where it holds braces, `: ` or ` #`".to_owned(),
+            "a map of nodes" => {
+                "write the name of each node with what belongs to it:  answer: {kind: say, text: Hello, next: end}"
+                    .to_owned()
+            }
+            _ if expected.starts_with("a list of ") && matches!(node.tree, Tree::Str(_)) && !raw.contains('\n') => {
+                format!("write  [{raw}]")
+            }
+            _ if expected.starts_with("a map of ") => "write  name: value , one for each".to_owned(),
+            _ if expected.starts_with("a whole number") => "write digits alone, such as  3".to_owned(),
+            _ if expected.starts_with("the name of ") => "write one name alone".to_owned(),
+            _ => return None,
+        })
     }
 
     /// Opens a map whose keys are names of the author's choice.
@@ -233,6 +262,10 @@ impl Reader<'_> {
 
     /// Reads a name that stands for something defined elsewhere.
     pub(super) fn name(&mut self, node: &Node, what: &str) -> Option<Spanned<String>> {
+        // No policy is called by a number: those that there are, are named where they are known.
+        if what == "the name of a retry policy" && matches!(node.tree, Tree::Int(_) | Tree::Bool(_)) {
+            return Some(Spanned { value: self.raw(node).to_owned(), span: node.span });
+        }
         let text = self.words(node, what)?;
         if text.value.contains("{{") || text.value.contains("{%") {
             let finding =
@@ -268,6 +301,15 @@ impl Reader<'_> {
         };
         self.bag.report(finding);
         false
+    }
+
+    /// Notes a name that cannot be read, as it is written and as it should be: who reads it is not blamed.
+    pub(super) fn broken(name: String, broken: &mut Vec<String>) {
+        let snake = snake_case(&our_letters(&name));
+        let capital = |part: &str| part[..1].to_uppercase() + &part[1..];
+        let camel: String = snake.split('_').filter(|part| !part.is_empty()).map(capital).collect();
+        broken.extend([snake, camel].into_iter().filter(|meant| *meant != name));
+        broken.push(name);
     }
 
     /// Says whether a value is `{secret: NAME}`.
@@ -311,9 +353,11 @@ impl Reader<'_> {
                 );
                 self.bag.report(finding.help(format!("write  {{secret: {meant}}}")));
             } else if meant == text {
+                // It may be a name, and it may be the key itself: nothing shows it.
                 let message = "the name of a secret stands in a map of its own";
                 let finding = Diagnostic::error("M504", message, node.span, "taken for the key itself");
-                self.bag.report(finding.help(format!("write  {{secret: {meant}}}")));
+                self.bag.report(finding.help("write  {secret: NAME}  and set the variable NAME"));
+                self.bag.mask(node.span);
             } else {
                 let label = "everybody who reads the file has it";
                 let finding = Diagnostic::error("M504", "a key in the file", node.span, label);
@@ -354,7 +398,15 @@ impl Reader<'_> {
         }
         let mut codes = Vec::new();
         for (code, reason) in self.names(node, "codes and reasons") {
-            let reason = self.text(reason, "a reason").is_some();
+            let at = reason.span;
+            let reason = self.text(reason, "a reason").is_some_and(|reason| {
+                let empty = reason.value.trim().is_empty() && !self.bag.is_trusting();
+                if empty {
+                    let finding = Diagnostic::error("G105", "an empty reason", at, "says nothing");
+                    self.bag.report(finding.help("say why it is fine here"));
+                }
+                !empty
+            });
             let finding = match code_info(&code.value) {
                 Some(info) if info.can_be_allowed() => {
                     if reason {
@@ -400,7 +452,8 @@ fn zero_padded(text: &str) -> bool {
     digits.len() > 1 && digits.starts_with('0') && digits.bytes().all(|b| b.is_ascii_digit())
 }
 
-fn snake_case(text: &str) -> String {
+/// Returns the name in the form that a name has; empty where nothing is left of it.
+pub fn snake_case(text: &str) -> String {
     let mut out = String::new();
     for c in text.chars() {
         if c.is_ascii_uppercase() && !out.is_empty() && !out.ends_with('_') {

@@ -92,6 +92,31 @@ const OF_THE_CONNECTION: [(&str, &str); 9] = [
     ("upgrade", "belongs to the connection"),
 ];
 
+/// Finds `${NAME}`, which other tools fill in from the environment.
+fn variable(text: &str) -> Option<(std::ops::Range<usize>, String)> {
+    text.match_indices("${").find_map(|(at, _)| {
+        let end = at + text[at..].find('}')?;
+        let name = text[at + 2..end].trim();
+        let upper = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_';
+        (!name.is_empty() && name.bytes().all(upper)).then(|| (at..end + 1, name.to_owned()))
+    })
+}
+
+/// Says whether the text of a header is a key, by the name of the header and by what keys look like.
+fn is_key(header: &str, value: &str, signs_in: bool) -> bool {
+    const SECRET: [&str; 9] =
+        ["key", "apikey", "token", "secret", "password", "auth", "authorization", "cookie", "signature"];
+    let header = header.to_ascii_lowercase();
+    let named = signs_in || header.split(['-', '_']).any(|word| SECRET.contains(&word));
+    // An idempotency key is no secret.
+    let harmless = header.contains("idempotency");
+    let letters = |b: u8| b.is_ascii_alphanumeric() || b"+/=_-.~:".contains(&b);
+    let long = value.len() >= if signs_in { 8 } else { 16 };
+    let mixed = signs_in
+        || (value.bytes().any(|b| b.is_ascii_digit()) && value.bytes().any(|b| b.is_ascii_alphabetic()));
+    named && !harmless && long && mixed && value.bytes().all(letters)
+}
+
 impl Reader<'_> {
     /// Reads the keys of a request.
     pub(super) fn request(&mut self, fields: &mut Fields<'_>, at: Span) -> RequestSpec {
@@ -120,11 +145,45 @@ impl Reader<'_> {
             let fits = self.header(&name);
             let value = match value.tree {
                 Tree::Map(_) => self.secret(value).map(HeaderSpec::Secret),
-                _ => self.text(value, "a text, or {secret: NAME}").map(HeaderSpec::Text),
+                _ => self
+                    .text(value, "a text, or {secret: NAME}")
+                    .filter(|text| self.no_key(&name, text))
+                    .map(HeaderSpec::Text),
             };
             headers.extend(value.filter(|_| fits).map(|value| (name, value)));
         }
         headers
+    }
+
+    /// Refuses a header whose text is a key, or names one in a way that fills nothing in.
+    fn no_key(&mut self, name: &Spanned<String>, text: &Text) -> bool {
+        if self.bag.is_trusting() {
+            return true;
+        }
+        let signs_in =
+            ["authorization", "proxy-authorization"].iter().any(|own| name.value.eq_ignore_ascii_case(own));
+        let instead = |secret: &str| match text.value.split_once(' ') {
+            Some(("Basic", _)) => format!("auth: {{basic: {{user: NAME, password: {{secret: {secret}}}}}}}"),
+            _ if signs_in => format!("auth: {{bearer: {{secret: {secret}}}}}"),
+            _ => format!("{}: {{secret: {secret}}}", name.value),
+        };
+        if let Some((range, variable)) = variable(&text.value) {
+            let message = "braces where a secret is due";
+            let finding = Diagnostic::error("E105", message, text.locate(range), "nothing is filled in here");
+            let finding = finding.help(format!("write  {}", instead(&variable)));
+            self.bag.report(finding.note(format!("a setting is no secret:  {{{{ env.{variable} }}}}")));
+            return false;
+        }
+        let from = text.value.find(' ').filter(|_| signs_in).map_or(0, |at| at + 1);
+        if !is_key(&name.value, &text.value[from..], signs_in) {
+            return true;
+        }
+        let span = text.locate(from..text.value.len());
+        let finding =
+            Diagnostic::error("M504", "a key in the file", span, "everybody who reads the file has it");
+        self.bag.report(finding.help(format!("write  {}  and set the variable NAME", instead("NAME"))));
+        self.bag.mask(span);
+        false
     }
 
     /// Checks the name of a header.

@@ -56,6 +56,13 @@ impl Reader<'_> {
                 self.bag.report(finding);
                 None
             }
+            Tree::Int(_) | Tree::Float(_) => {
+                let raw = self.raw(node).to_owned();
+                let message = format!("expected a whole number of {least} or more, found {raw}");
+                let finding = Diagnostic::error("G105", message, node.span, format!("found {raw}"));
+                self.bag.report(finding.help(format!("write  {least}  or more")));
+                None
+            }
             _ => {
                 self.wrong(node, &format!("a whole number of {least} or more"));
                 None
@@ -140,7 +147,8 @@ impl Reader<'_> {
         let message = format!("expected one of {list}, found `{}`", text.value);
         let finding = Diagnostic::error("G105", message, text.span, "not one of them");
         let near = suggest(&text.value, words.iter().copied()).map(|near| format!("did you mean `{near}`?"));
-        self.bag.report(finding.help_maybe(near));
+        let example = || words.first().map(|first| format!("write one of them, such as  {first}"));
+        self.bag.report(finding.help_maybe(near.or_else(example)));
         None
     }
 }

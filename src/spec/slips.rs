@@ -13,6 +13,9 @@ const WHOLE: &str = "put the whole value into double quotes, and a text in it in
 pub(super) fn slip(source: &Source<'_>, kind: &ErrorKind, at: usize) -> Option<Diagnostic> {
     let text = source.text;
     let line = text[..at].rfind('\n').map_or(0, |at| at + 1);
+    if let Some(finding) = commented(source, line) {
+        return Some(finding);
+    }
     match kind {
         ErrorKind::MappingValueNotAllowed => {
             unspaced(source, line).or_else(|| pushed(source, line, at)).or_else(|| unclosed(source, at))
@@ -41,6 +44,37 @@ pub(super) fn slip(source: &Source<'_>, kind: &ErrorKind, at: usize) -> Option<D
         }
         _ => escape(source, at).or_else(|| trailing(source, line, at)).or_else(|| unclosed(source, at)),
     }
+}
+
+/// ` #` within a map or list in one line: what closes it is read as a comment. Looks at a line and the one before.
+fn commented(source: &Source<'_>, line: usize) -> Option<Diagnostic> {
+    let lines = [Some(line), before(source.text, line).map(|(start, _)| start)];
+    lines.into_iter().flatten().find_map(|start| {
+        let text = &source.text[start..source.line_end(start)];
+        let (mut depth, mut quote, mut last) = (0, None, ' ');
+        for (n, c) in text.char_indices() {
+            match (quote, c) {
+                (Some(q), c) => quote = (c != q).then_some(q),
+                (None, '#') if last == ' ' && depth > 0 => {
+                    let closes =
+                        text[n..].matches(['}', ']']).count() > text[n..].matches(['{', '[']).count();
+                    let finding = Diagnostic::error(
+                        "Y006",
+                        "` #` cuts the value",
+                        source.span(start + n, start + n + 1),
+                        "YAML reads a comment from here on",
+                    );
+                    return closes.then(|| finding.help("put the whole value into double quotes"));
+                }
+                (None, '\'' | '"') if !last.is_alphanumeric() => quote = Some(c),
+                (None, '{' | '[') => depth += 1,
+                (None, '}' | ']') => depth -= 1,
+                _ => {}
+            }
+            last = c;
+        }
+        None
+    })
 }
 
 /// The word of a line that is `word:` or `word: …`.

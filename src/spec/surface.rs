@@ -20,6 +20,13 @@ pub(super) fn before_parsing(source: &Source<'_>) -> Option<Diagnostic> {
         // Within a block scalar a tab behind the indent is text.
         let spaces = line.len() - line.trim_start_matches(' ').len();
         let inside = block.is_some_and(|outer| spaces > outer);
+        if !inside && line.starts_with("<<<<<<< ") {
+            let span = source.span(at, at + line.trim_end().len());
+            let finding = Diagnostic::error("Y001", "a conflict of a merge", span, "left by git");
+            return Some(finding.help(
+                "keep one of the two versions, and remove the lines that begin with <<<<<<<, ======= and >>>>>>>",
+            ));
+        }
         if !blank && !inside {
             block = line.trim_end().ends_with(['|', '>']).then_some(indent);
             if let Some(tab) = line[..indent].find('\t') {

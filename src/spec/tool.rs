@@ -72,7 +72,7 @@ impl Reader<'_> {
             let fits = self.identifier(&name, "a tool");
             match self.tool(&name, node) {
                 Some(tool) if fits => project.tools.push((name, tool)),
-                _ => project.broken_tools.push(name.value),
+                _ => Self::broken(name.value, &mut project.broken_tools),
             }
         }
         self.mcp(fields, project);

@@ -173,6 +173,42 @@ impl Channel {
             _ => self.field.ty.check(value),
         }
     }
+
+    /// Checks a value that is written to the channel, as far as that needs no look at what it holds.
+    pub fn check_write(&self, value: &Json) -> Result<(), Mismatch> {
+        match self.merge {
+            Merge::Append | Merge::Union => self.items(value).map(|_| ()),
+            // Turns, and what removes them.
+            Merge::Messages => Ok(()),
+            Merge::Add | Merge::Max | Merge::Min | Merge::Merge if value.is_null() => {
+                Err(Mismatch::here(format!("null cannot join by `{}`", self.merge)))
+            }
+            Merge::Merge => self.check_held(value),
+            _ => self.field.ty.check(value),
+        }
+    }
+
+    /// Returns the type of the items of a list; of anything else, `any`.
+    pub(super) fn item_type(&self) -> &Type {
+        match self.field.ty.non_null() {
+            Type::List(item) => item,
+            _ => &Type::Any,
+        }
+    }
+
+    /// Returns the items that a write adds to a list: those of a list of such, or the value itself. Where the items are
+    /// lists themselves, their types tell the two apart.
+    pub(super) fn items<'v>(&self, value: &'v Json) -> Result<&'v [Json], Mismatch> {
+        let item = self.item_type();
+        let one = || item.check(value).map(|()| std::slice::from_ref(value));
+        match value {
+            Json::Array(items) => match each(items, |value| item.check(value)) {
+                Err(wrong) if item.is_list() => one().map_err(|_| wrong),
+                listed => listed.map(|()| items.as_slice()),
+            },
+            _ => one(),
+        }
+    }
 }
 
 /// The name may come from a model or a user: it is shown only as far as it is harmless.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Number, Value as Json};
 
 use super::check::{Mismatch, check_message, kind, shown};
-use super::{Cell, Channel, Channels, Merge, State, Type};
+use super::{Cell, Channel, Channels, Merge, State};
 use crate::id::TaskId;
 
 /// A value on its way to a channel.
@@ -324,26 +324,11 @@ impl Merging<'_> {
         puts: &[Put],
         wanted: impl Fn(&Vector<Arc<Json>>, &Json) -> bool,
     ) -> Result<Option<Change>, MergeError> {
-        let any = Type::Any;
-        let item_type = match self.channel.field.ty.non_null() {
-            Type::List(item) => item,
-            _ => &any,
-        };
-        let lists_only = item_type.is_list();
+        let item_type = self.channel.item_type();
         let mut list = self.list();
         let mut new = Vec::new();
         for put in puts {
-            let items = match put.value {
-                Json::Array(items) => items.as_slice(),
-                value if lists_only => {
-                    let why = format!("expected a list of lists, found {}", kind(value));
-                    return Err(self.mismatch(&Mismatch::here(why)));
-                }
-                value => std::slice::from_ref(value),
-            };
-            for (n, item) in items.iter().enumerate() {
-                let place = |e: Mismatch| if put.value.is_array() { e.within(&n.to_string()) } else { e };
-                item_type.check(item).map_err(|e| self.mismatch(&place(e)))?;
+            for item in self.channel.items(put.value).map_err(|e| self.mismatch(&e))? {
                 if wanted(&list, item) {
                     let mut item = item.clone();
                     item_type.fill(&mut item);

@@ -3,8 +3,8 @@
 use serde_json::Value as Json;
 
 use super::known_node;
-use crate::diagnostic::{Bag, Diagnostic, Span, Spanned};
-use crate::plan::{Ask, Job, Plan, ToolBody, Work};
+use crate::diagnostic::{Bag, Diagnostic, Span, Spanned, suggest};
+use crate::plan::{Ask, Form, Job, Plan, ToolBody, Work};
 use crate::spec::{OpeningSpec, TurnSpec, caller_name};
 
 /// The most questions of called graphs that a help names.
@@ -135,6 +135,11 @@ fn check_answer(ask: &Ask, node: &str, value: &Json, span: Span, bag: &mut Bag) 
     if let Err(wrong) = ask.form.take(value.clone()) {
         let message = format!("this is no answer to `{node}`");
         let why: Vec<String> = wrong.iter().map(ToString::to_string).collect();
-        bag.report(Diagnostic::error("M514", message, span, why.join("; ")));
+        let finding = Diagnostic::error("M514", message, span, why.join("; "));
+        let near = match (&ask.form, value.as_str()) {
+            (Form::Options(options), Some(text)) => suggest(text, options.iter().map(String::as_str)),
+            _ => None,
+        };
+        bag.report(finding.help_maybe(near.map(|near| format!("did you mean `{near}`?"))));
     }
 }

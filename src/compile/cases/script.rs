@@ -200,10 +200,16 @@ fn check_fits(role: &Role<'_>, entry: &EntrySpec, bag: &mut Bag) {
             }
         },
         (Role::Model(job), AnswerSpec::Calls(_, calls)) => {
-            for (name, _) in calls.iter().filter(|(name, _)| !job.tools.contains_key(name)) {
-                let message = format!("the node has no tool `{name}`");
-                let finding = Diagnostic::error("M514", message, entry.span, "called here");
-                bag.report(finding.help_maybe(did_you_mean(name, job.tools.keys().map(String::as_str))));
+            for (name, args) in calls {
+                match job.tools.get(name) {
+                    Some(tool) => check_args(tool, name, args, entry, bag),
+                    None => {
+                        let message = format!("the node has no tool `{name}`");
+                        let finding = Diagnostic::error("M514", message, entry.span, "called here");
+                        let known = job.tools.keys().map(String::as_str);
+                        bag.report(finding.help_maybe(did_you_mean(name, known)));
+                    }
+                }
             }
             None
         }
@@ -214,6 +220,26 @@ fn check_fits(role: &Role<'_>, entry: &EntrySpec, bag: &mut Bag) {
         bag.report(Diagnostic::error("M514", message, entry.span, why.to_string()));
     }
 }
+
+/// Warns of a scripted call that the engine answers with what is wrong: a model may call like this, but mostly the test is
+/// what is wrong.
+fn check_args(tool: &ToolPlan, name: &str, args: &Json, entry: &EntrySpec, bag: &mut Bag) {
+    let Err(wrong) = tool.args.check(args) else { return };
+    let message = format!("`{name}` is called with wrong arguments");
+    let finding = Diagnostic::warning("M514", message, entry.span, wrong.to_string());
+    let given = args.as_object().into_iter().flat_map(|args| args.keys());
+    let known = match &tool.args {
+        Type::Record(fields) => fields.keys().map(String::as_str).collect(),
+        _ => Vec::new(),
+    };
+    let odd = given.into_iter().find(|arg| !known.contains(&arg.as_str()));
+    let help = odd.and_then(|arg| did_you_mean(arg, known.iter().copied()));
+    bag.report(finding.help_maybe(help));
+}
+
+/// What a test can tell of what a model is called with, besides what is `extra`.
+const PARAMETERS: [&str; 7] =
+    ["model", "temperature", "top_p", "max_tokens", "seed", "stop", "reasoning_effort"];
 
 /// What a request has that a test can tell.
 const REQUEST: [&str; 4] = ["method", "url", "headers", "body"];
@@ -232,8 +258,14 @@ pub(super) fn check_sent(
     };
     for (key, value) in with {
         match role {
-            // What a server takes besides is its matter, and so is what a model does.
-            Role::Model(_) | Role::Custom(_) => {}
+            // What a server takes besides is its matter, but not what is nearly one of ours.
+            Role::Model(_) => {
+                let key_name = key.value.as_str();
+                if !PARAMETERS.contains(&key_name) && suggest(key_name, PARAMETERS).is_some() {
+                    unknown(key, &PARAMETERS, bag);
+                }
+            }
+            Role::Custom(_) => {}
             Role::Tool(tool) => {
                 let Type::Record(fields) = &tool.args else { continue };
                 match fields.get(&key.value) {

@@ -1,11 +1,11 @@
 //! `ask`: a question to a person.
 
-use super::{AskDraft, Body, Gives, Scene, Step};
+use super::{AskDraft, Body, Gives, Scene, Step, rules_of, taken_type};
 use crate::compile::prompts::Prompts;
 use crate::diagnostic::{Bag, Diagnostic, Span, Spanned};
 use crate::plan::{Form, OnMessage};
 use crate::spec::AskSpec;
-use crate::state::{Merge, Type};
+use crate::state::Type;
 
 impl Scene<'_> {
     pub(super) fn ask(
@@ -56,7 +56,8 @@ impl Scene<'_> {
                 Some(Form::Options(options.iter().map(|option| option.value.clone()).collect()))
             }
             (None, Some((_, spec))) => self.shared.types.field(spec, bag).map(|field| Form::Type(field.ty)),
-            (None, None) => Some(Form::Text),
+            // An answer that the channel would not take is refused to the one who gives it.
+            (None, None) => Some(self.held(step).map_or(Form::Text, Form::Type)),
         };
         let gives = match &form {
             Some(Form::Options(options)) => Gives::of(Type::Enum(options.clone()), "the answer"),
@@ -82,6 +83,12 @@ impl Scene<'_> {
         (body, gives)
     }
 
+    /// Returns the type of the texts that the channel of an answer takes, if it has rules for them.
+    fn held(&self, step: &Step<'_>) -> Option<Type> {
+        let due = taken_type(self.channels.get(&step.channel?.value)?);
+        rules_of(&due).map(|_| due)
+    }
+
     /// Holds the answers that there are against the channel that takes one.
     fn options_fit(
         &self,
@@ -93,18 +100,26 @@ impl Scene<'_> {
         let Some(target) = self.channels.get(&channel.value).filter(|_| !bag.is_trusting()) else {
             return true;
         };
-        let ty = match (target.merge, target.field.ty.non_null()) {
-            (Merge::Append | Merge::Union, Type::List(item)) => item.opened(),
-            (_, ty) => ty.clone(),
-        };
-        let ty = ty.non_null();
+        let ty = taken_type(target);
         let declared = self.names.declared(&format!("state.{}", channel.value));
         let told = |finding: Diagnostic| match declared {
             Some(declared) => finding.related(declared, format!("`{}` holds {ty}", channel.value)),
             None => finding,
         };
-        match ty {
-            Type::String { .. } | Type::Any => true,
+        match &ty {
+            Type::Any => true,
+            Type::String { .. } => {
+                let mut fine = true;
+                for option in options {
+                    if let Err(wrong) = ty.check(&option.value.clone().into()) {
+                        let message =
+                            format!("the answer `{}` does not fit `{}`", option.value, channel.value);
+                        bag.report(told(Diagnostic::error("M512", message, option.span, wrong.why)));
+                        fine = false;
+                    }
+                }
+                fine
+            }
             Type::Enum(values) => {
                 let odd = options.iter().filter(|option| !values.contains(&option.value));
                 let odd: Vec<_> = odd.collect();

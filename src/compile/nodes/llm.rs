@@ -9,7 +9,7 @@ use super::words::check_words;
 use super::{Gives, LlmDraft, Model, Scene, Step};
 use crate::compile::models::{all_fit, chain};
 use crate::compile::prompts::{Part, Prompt, Prompts};
-use crate::diagnostic::{Bag, Diagnostic, Spanned, did_you_mean};
+use crate::diagnostic::{Bag, Diagnostic, Severity, Span, Spanned, did_you_mean};
 use crate::expr::{Expr, ExprTree, Facts, Typed};
 use crate::model::{MAX_TOOL_NAME, OutputSchema, Params, Role, Timeouts, wire_name};
 use crate::node::{Bind, Clip, Link, Output, Piece};
@@ -275,6 +275,8 @@ impl Scene<'_> {
         }
         let schema = match ty.answer_schema() {
             Ok(schema) => schema,
+            // A part of the type that cannot be read is told, and not what is made of it.
+            Err(_) if self.has_broken_types(spec.span(), bag) => return Err(Reported),
             Err(loose) => {
                 let message = format!("no provider holds an answer to `{}`", loose.what);
                 let label = match loose.path.join(".") {
@@ -302,6 +304,15 @@ impl Scene<'_> {
         let bounded = ty.bounded_schema();
         let schema = Arc::new(OutputSchema { name: name.value.clone(), schema, bounded });
         Ok(Some(Output { ty, schema, wrapped }))
+    }
+
+    /// Says whether a type may be another one than it seems, because what declares it cannot be read.
+    fn has_broken_types(&self, at: Span, bag: &Bag) -> bool {
+        let here = |file| file == at.file || Some(file) == self.shared.project.file;
+        let unread = |code: &str| code.starts_with('Y') || matches!(code, "G102" | "G105" | "G106" | "S409");
+        bag.findings()
+            .iter()
+            .any(|f| f.severity == Severity::Error && here(f.label.span.file) && unread(f.code))
     }
 
     /// Finds a value for each input of a prompt: `with`, then a channel, then an input of the run, then its default.
@@ -353,7 +364,7 @@ impl Scene<'_> {
                 (ExprTree::Const(field.default.clone().unwrap_or_default()), None, prompt.span)
             } else {
                 // A `with` that nothing takes may be the one that is missing.
-                let conversation = matches!(field.ty.non_null(), Type::Messages) && self.silent.get();
+                let conversation = matches!(field.ty.non_null(), Type::Messages) && self.is_silent();
                 if !self.is_broken(name) && fine && !conversation && !partial {
                     let message = format!("input `{name}` of prompt `{}` has no value", prompt.value);
                     let finding = Diagnostic::error(

@@ -2,11 +2,12 @@
 
 use indexmap::IndexMap;
 
-use super::{Gives, Scene, takes};
+use super::{Gives, Scene, rules_of, taken_type, takes};
 use crate::diagnostic::{Bag, Diagnostic, Spanned};
 use crate::expr::{Expr, ExprTree, Typed};
 use crate::plan::Sent;
 use crate::spec::{ExprSpec, IntoSpec, KindSpec, NodeSpec};
+use crate::state::{Channel, Type};
 
 impl Scene<'_> {
     /// Checks `into`. `untyped`: the result is a response of which nothing is known.
@@ -59,7 +60,7 @@ impl Scene<'_> {
         // The answers of a question are held against the channel one by one.
         let listed = matches!(&spec.body, KindSpec::Ask(ask) if ask.options.is_some());
         if listed || takes(target.merge, &target.field.ty, &typed) {
-            return true;
+            return self.keeps_rules(channel, target, &spec.body, bag);
         }
         let message = format!("`{}` holds {}", channel.value, target.field.ty);
         let label = match &spec.body {
@@ -71,6 +72,42 @@ impl Scene<'_> {
             Some(at) => finding.related(at, "declared here"),
             None => finding,
         });
+        false
+    }
+
+    /// Refuses the free answer of a model where the channel has rules for its texts: nothing holds the model to them,
+    /// and the run would end.
+    fn keeps_rules(
+        &self,
+        channel: &Spanned<String>,
+        target: &Channel,
+        body: &KindSpec,
+        bag: &mut Bag,
+    ) -> bool {
+        let due = taken_type(target);
+        let (body, due) = match (body, &due) {
+            (KindSpec::Map(map), Type::List(item)) => match &map.body {
+                Some(body) => (&body.body, item.opened()),
+                None => return true,
+            },
+            (KindSpec::Map(map), _) => match &map.body {
+                Some(body) => (&body.body, due),
+                None => return true,
+            },
+            (body, _) => (body, due),
+        };
+        let free = matches!(body, KindSpec::Llm(llm) if llm.output.is_none());
+        let Some(rules) = rules_of(due.non_null()).filter(|_| free) else { return true };
+        let message = format!("`{}` takes only texts with  {rules}", channel.value);
+        let finding =
+            Diagnostic::error("S403", message, channel.span, "nothing holds the answer of the model to that");
+        let finding = match self.names.declared(&format!("state.{}", channel.value)) {
+            Some(at) => finding.related(at, "declared here"),
+            None => finding,
+        };
+        bag.report(finding.help(format!(
+            "write  output: {{type: string, {rules}}}  at the `llm`, or take the rule from the channel"
+        )));
         false
     }
 

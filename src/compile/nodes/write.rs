@@ -1,12 +1,14 @@
 //! Values that are written to channels.
 
+use serde_json::Value as Json;
+
 use super::Scene;
 use super::misfit::misfit;
 use crate::compile::names::Names;
-use crate::diagnostic::{Bag, Diagnostic, Spanned};
-use crate::expr::{ExprTree, Facts, Typed};
+use crate::diagnostic::{Bag, Diagnostic, Span, Spanned};
+use crate::expr::{ExprTree, Facts, Scope, Typed};
 use crate::spec::ExprSpec;
-use crate::state::{Merge, ROLES, Type};
+use crate::state::{Channel, Merge, ROLES, Type};
 
 impl Scene<'_> {
     /// Checks a written value against its channel, as far as its type is known. Whether it may be null is a matter of
@@ -34,7 +36,13 @@ impl Scene<'_> {
             ExprTree::Const(value) if !joins_items(target.merge) => {
                 target.field.ty.check(value).err().map(|mismatch| mismatch.why)
             }
-            _ if takes(target.merge, &target.field.ty, &typed) => None,
+            _ if takes(target.merge, &target.field.ty, &typed) => match constant(tree) {
+                Some(value) => target.check_write(&value).err().map(|wrong| {
+                    span = place(spec, &wrong.pointer);
+                    wrong.why
+                }),
+                None => breaks_rules(target, &typed.ty),
+            },
             _ if target.merge == Merge::Messages => {
                 Some("a turn is {role: …, content: …}, with a role that there is".to_owned())
             }
@@ -55,6 +63,62 @@ impl Scene<'_> {
         });
         false
     }
+}
+
+/// Returns what an expression that reads nothing comes to; nothing where it reads something, or is null.
+fn constant(tree: &ExprTree) -> Option<Json> {
+    let mut reads = false;
+    tree.for_each_expr(&mut |expr| reads |= !expr.reads().is_empty());
+    if reads { None } else { tree.eval(&Scope::new()).ok().filter(|value| !value.is_null()) }
+}
+
+/// Returns where a part of a value is written.
+fn place(spec: &ExprSpec, pointer: &str) -> Span {
+    let Some((first, rest)) =
+        pointer.strip_prefix('/').map(|path| path.split_at(path.find('/').unwrap_or(path.len())))
+    else {
+        return spec.span();
+    };
+    match spec {
+        ExprSpec::List(items, _) => first.parse().ok().and_then(|n: usize| items.get(n)),
+        ExprSpec::Map(fields, _) => fields.iter().find(|(name, _)| name.value == first).map(|(_, part)| part),
+        _ => None,
+    }
+    .map_or(spec.span(), |part| place(part, rest))
+}
+
+/// Says which of the words that a value may be breaks the rules of its channel.
+fn breaks_rules(channel: &Channel, given: &Type) -> Option<String> {
+    let due = taken_type(channel);
+    let words = given.non_null().each().iter().filter_map(|ty| match ty.non_null() {
+        Type::Enum(words) if matches!(due, Type::String { .. }) => Some(words),
+        _ => None,
+    });
+    words.flatten().find_map(|word| {
+        let wrong = due.check(&Json::String(word.clone())).err()?;
+        Some(format!("may be `{word}`: {}", wrong.why))
+    })
+}
+
+/// Returns the type of a single value that a channel takes.
+pub(in crate::compile) fn taken_type(channel: &Channel) -> Type {
+    let ty = match (channel.merge, channel.field.ty.non_null()) {
+        (Merge::Append | Merge::Union, Type::List(item)) => item.opened(),
+        (_, ty) => ty.opened(),
+    };
+    ty.non_null().clone()
+}
+
+/// Writes the rules of a text as they stand in a graph; nothing where it has none.
+pub(in crate::compile) fn rules_of(ty: &Type) -> Option<String> {
+    let Type::String { pattern, min, max } = ty else { return None };
+    let rules = [
+        pattern.as_ref().map(|pattern| format!("pattern: {}", Json::from(pattern.as_str()))),
+        min.map(|min| format!("min: {min}")),
+        max.map(|max| format!("max: {max}")),
+    ];
+    let rules: Vec<String> = rules.into_iter().flatten().collect();
+    (!rules.is_empty()).then(|| rules.join(", "))
 }
 
 fn joins_items(merge: Merge) -> bool {

@@ -114,7 +114,8 @@ impl Reader<'_> {
                 room.take(1, value.to_json().to_string().len());
                 let scalar = matches!(value.tree, Tree::Int(_) | Tree::Float(_) | Tree::Bool(_));
                 let style = if scalar { Style::Row } else { value.style };
-                return Node { span: node.span, style, ..value };
+                // What is wrong with a value is wrong where it is written.
+                return Node { style, ..value };
             }
             let before = out.len();
             out += &rest[..at];

@@ -113,6 +113,7 @@ fn compiled(files: Files, bag: &mut Bag) -> Option<Catalog> {
 fn check_findings(mut bag: Bag) {
     bag.sort();
     for finding in bag.findings() {
+        assert!(!finding.message.ends_with("cannot be compiled"), "nobody says why: {}", finding.message);
         assert!(CODES.iter().any(|info| info.code == finding.code), "the code {} is unknown", finding.code);
         for label in std::iter::once(&finding.label).chain(&finding.related) {
             let Span { file, start, end } = label.span;
