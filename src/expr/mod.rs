@@ -23,7 +23,9 @@ use serde_json::Value as Json;
 
 pub(crate) use builtins::environment;
 pub(crate) use eval::explain;
-pub(crate) use infer::{Around, Family, Infer, Local, Macro, Module, boolean_help};
+pub(crate) use infer::{
+    Around, Called, Family, Infer, Local, Macro, Module, SpaceField, boolean_help, parts_of_group,
+};
 pub use infer::{Facts, Fault, Root, Roots, Slot, Typed, infer, narrow, odd_part};
 pub(crate) use node::TOO_DEEP;
 pub use scope::Scope;
@@ -55,6 +57,8 @@ pub struct Read {
     pub root: String,
     /// The fields that follow as far as they are known: `triage`, `intent`.
     pub path: Vec<String>,
+    /// A name that the template itself binds there and that is spelt alike.
+    pub near: Option<String>,
     /// The place, as bytes of the source.
     pub range: Range<usize>,
 }

@@ -123,14 +123,13 @@ impl<'a> Walk<'a> {
                 self.expr(&cond.test_expr);
                 match &cond.false_expr {
                     Some(other) => self.expr(other),
-                    None if self.place == Place::Key => self.errors.push(ExprError {
+                    None => self.errors.push(ExprError {
                         code: "E101",
                         message: "an `if` in an expression needs an `else`".to_owned(),
                         label: "gives nothing when the condition is false".to_owned(),
                         help: Some("write `x if c else y`".to_owned()),
                         range: range(expr),
                     }),
-                    None => {}
                 }
             }
             ast::Expr::Filter(filter) => {
@@ -195,8 +194,23 @@ impl<'a> Walk<'a> {
                 help: Some(format!("write `{spelt}`")),
                 range: range.start..range.start + root.len(),
             }),
-            None => self.reads.push(Read { root: root.to_owned(), path, range }),
+            None if root == "self" && self.place == Place::Template => self.no_self(range),
+            None => {
+                let near = suggest(root, self.bound.iter().copied()).map(str::to_owned);
+                self.reads.push(Read { root: root.to_owned(), path, near, range });
+            }
         }
+    }
+
+    /// What a block prints cannot be asked for: it might be itself.
+    fn no_self(&mut self, range: Range<usize>) {
+        self.errors.push(ExprError {
+            code: "E102",
+            message: "there is no `self` here".to_owned(),
+            label: "nothing has this name".to_owned(),
+            help: Some("write a macro:  {% macro name() %}…{% endmacro %}  and  {{ name() }}".to_owned()),
+            range,
+        });
     }
 
     /// A name with the fields and fixed subscripts that follow it. A subscript that is computed ends what
@@ -241,6 +255,9 @@ impl<'a> Walk<'a> {
                 let root = chain(&attr.expr).map(|(root, _)| root);
                 if root.is_some_and(|root| self.is_bound(root)) {
                     return;
+                }
+                if root == Some("self") && self.place == Place::Template {
+                    return self.no_self(range(&attr.expr));
                 }
                 self.expr(&attr.expr);
                 let object = &self.source[range(&attr.expr)];
@@ -288,21 +305,71 @@ impl<'a> Walk<'a> {
 
     /// Checks a filter, and the filters and tests that its arguments name.
     pub(crate) fn filter(&mut self, name: &str, at: Range<usize>, args: &[CallArg<'a>]) {
-        self.known("filter", FILTERS, name, at, args);
+        self.known("filter", FILTERS, name, at.clone(), args);
         let named = match name {
             "map" => Some(("filter", FILTERS, 0)),
             "select" | "reject" => Some(("test", TESTS, 0)),
             "selectattr" | "rejectattr" => Some(("test", TESTS, 1)),
             _ => None,
         };
-        if let Some((sort, table, nth)) = named
-            && let Some(CallArg::Pos(arg @ ast::Expr::Const(literal))) = args.get(nth)
-            && let Some(named) = literal.value.as_str()
-            && find(table, named).is_none()
-        {
-            let help = replacement(sort, named, table);
-            self.unknown(sort, named, range(arg), help);
+        if let Some((sort, table, nth)) = named {
+            self.handed_on(name, at.clone(), (sort, table), nth, args);
         }
+        let by_name = |wanted: &str| {
+            args.iter().any(|arg| matches!(arg, CallArg::Kwarg(name, _) if *name == wanted) || unpacked(arg))
+        };
+        let first = matches!(args.first(), Some(CallArg::Pos(_)));
+        if matches!(name, "map" | "groupby") && !first && !by_name("attribute") && !args.is_empty() {
+            let help = Some(format!("write  {name}(attribute='name')"));
+            self.wrong(format!("the filter `{name}` lacks its `attribute`"), "no field is named", help, at);
+        }
+    }
+
+    /// Checks the filter or the test that another filter hands its items to.
+    fn handed_on(
+        &mut self,
+        name: &str,
+        at: Range<usize>,
+        (sort, table): (&str, &'static [Builtin]),
+        nth: usize,
+        args: &[CallArg<'a>],
+    ) {
+        let named = |arg: &CallArg<'_>| match arg {
+            CallArg::Kwarg(given, _) if name == "map" => !matches!(*given, "attribute" | "default"),
+            CallArg::Kwarg(..) => true,
+            _ => false,
+        };
+        if args.iter().any(named) {
+            let message = format!("`{name}` hands its arguments on by their places");
+            return self.wrong(message, "one has a name", None, at);
+        }
+        let Some(CallArg::Pos(arg)) = args.get(nth) else { return };
+        let literal = match arg {
+            ast::Expr::Const(literal) => literal.value.as_str(),
+            _ => None,
+        };
+        let Some(named) = literal else {
+            let message = format!("`{name}` takes the name of a {sort}");
+            return self.wrong(message, "not a text in quotes", None, range(arg));
+        };
+        match find(table, named) {
+            Some(known) if args.iter().all(|arg| matches!(arg, CallArg::Pos(_))) => {
+                self.arity(sort, known, range(arg), args.get(nth + 1..).unwrap_or_default());
+            }
+            Some(_) if args.iter().any(unpacked) => {}
+            Some(_) => {
+                let message = format!("`{name}` takes a field or a {sort}, not both");
+                self.wrong(message, "beside `attribute`", None, range(arg));
+            }
+            None => {
+                let help = replacement(sort, named, table);
+                self.unknown(sort, named, range(arg), help);
+            }
+        }
+    }
+
+    fn wrong(&mut self, message: String, label: &str, help: Option<String>, range: Range<usize>) {
+        self.errors.push(ExprError { code: "E103", message, label: label.to_owned(), help, range });
     }
 
     fn known(
@@ -332,7 +399,6 @@ impl<'a> Walk<'a> {
     }
 
     fn arity(&mut self, sort: &str, known: &Builtin, range: Range<usize>, args: &[CallArg<'a>]) {
-        let unpacked = |arg: &CallArg| matches!(arg, CallArg::PosSplat(_) | CallArg::KwargSplat(_));
         if (known.min..=known.max).contains(&args.len()) || args.iter().any(unpacked) {
             return;
         }
@@ -391,6 +457,10 @@ impl<'a> Walk<'a> {
         self.boolean(&op.left);
         self.boolean(&op.right);
     }
+}
+
+pub(super) fn unpacked(arg: &CallArg<'_>) -> bool {
+    matches!(arg, CallArg::PosSplat(_) | CallArg::KwargSplat(_))
 }
 
 /// Says what an expression gives when that cannot be a boolean.
@@ -467,6 +537,29 @@ pub(super) fn index(expr: &ast::Expr<'_>) -> Option<i64> {
 /// Returns the place of an expression. The parser's own places of operators and postfixes may begin late.
 pub(crate) fn range(expr: &ast::Expr<'_>) -> Range<usize> {
     start(expr)..expr.span().end_offset as usize
+}
+
+/// Takes the parentheses into a range that close in it and open before it: the parser leaves them out.
+pub(crate) fn whole(source: &str, range: Range<usize>) -> Range<usize> {
+    let Range { mut start, end } = range;
+    let mut quote = None;
+    let (mut open, mut lacking) = (0_usize, 0_usize);
+    for c in source.get(start..end).unwrap_or_default().chars() {
+        match (quote, c) {
+            (Some(mark), _) => quote = (c != mark).then_some(mark),
+            (None, '\'' | '"') => quote = Some(c),
+            (None, '(') => open += 1,
+            (None, ')') if open > 0 => open -= 1,
+            (None, ')') => lacking += 1,
+            _ => {}
+        }
+    }
+    for _ in 0..lacking {
+        let before = source.get(..start).unwrap_or_default().trim_end();
+        let Some(before) = before.strip_suffix('(') else { break };
+        start = before.len();
+    }
+    start..end
 }
 
 fn start(expr: &ast::Expr<'_>) -> usize {
