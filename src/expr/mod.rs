@@ -6,6 +6,7 @@ mod builtins;
 mod eval;
 mod infer;
 mod node;
+mod places;
 mod scope;
 mod syntax;
 mod table;
@@ -28,12 +29,13 @@ pub(crate) use infer::{
 };
 pub use infer::{Facts, Fault, Root, Roots, Slot, Typed, infer, narrow, odd_part};
 pub(crate) use node::TOO_DEEP;
+pub(crate) use places::range;
 pub use scope::Scope;
 pub(crate) use syntax::{foreign_word, too_deep, within};
 pub use table::{Argument, Builtin, FILTERS, FUNCTIONS, Given, Gives, TEMPLATE_FUNCTIONS, TESTS, Takes};
 pub use total::is_total;
 pub use tree::ExprTree;
-pub(crate) use walk::{Place, Walk, range};
+pub(crate) use walk::{Place, Walk};
 
 /// What is wrong with an expression, with its place in it.
 #[derive(Debug, Clone, PartialEq, Eq)]

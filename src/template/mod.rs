@@ -6,6 +6,7 @@ mod macros;
 mod names;
 mod pieces;
 pub mod prompt;
+mod spaces;
 mod typed;
 
 use std::collections::BTreeMap;

@@ -428,7 +428,7 @@ fn a_loop_and_what_it_goes_through_have_types() {
         ),
         (
             "{% set ns = namespace(c=0) %}{% for x in rows %}{{ ns.c + 1 }}{% set ns.c = x.a %}{% endfor %}",
-            "S403 1",
+            "S403 ns.c",
         ),
         ("{% set ns = namespace(c=0) %}{{ ns.d }}", "T302 ns.d"),
         ("{% set ns = namespace() %}{{ ns.d }}{% set ns.d = 1 %}{{ ns.d + 1 }}", "S404 ns.d"),

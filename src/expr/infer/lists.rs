@@ -6,9 +6,10 @@ use minijinja::machinery::ast::{self, CallArg};
 
 use super::args::Args;
 use super::facts::{self, KINDS};
+use super::fields::in_branches;
 use super::filters::Named;
 use super::typed::{Family, Typed};
-use super::{Infer, group, in_branches, range};
+use super::{Infer, group, range};
 use crate::diagnostic::did_you_mean;
 use crate::expr::Place;
 use crate::expr::table::{Builtin, FILTERS, TESTS, find};

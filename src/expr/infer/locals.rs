@@ -294,40 +294,33 @@ impl Infer<'_> {
         args: &Args,
         at: Range<usize>,
     ) -> Typed {
-        let wrong = |message: &str, label: &str, help: Option<&str>| {
-            (message.to_owned(), label.to_owned(), help.map(str::to_owned))
-        };
         let found = match (call.args.as_slice(), args.placed.as_slice()) {
-            _ if !around.recursive => Some(wrong(
+            _ if !around.recursive => Some((
                 "this loop cannot be called",
                 "it is not recursive",
                 Some("write  {% for … in … recursive %}"),
             )),
-            _ if name != "loop" => Some(wrong("a loop is called by the name `loop`", "another name", None)),
+            _ if name != "loop" => Some(("a loop is called by the name `loop`", "another name", None)),
             ([CallArg::Pos(list)], [typed]) => {
-                let typed = self.some(list, typed.clone(), "a loop");
                 let fits = typed.items().is_none_or(|item| around.item.accepts(&item));
                 if !typed.must_be(&[Family::List]) || !fits {
-                    self.misfit(
-                        list,
-                        &typed,
-                        &format!("this loop goes through items that are {}", around.item),
-                    );
+                    let message = format!("this loop goes through items that are {}", around.item);
+                    self.misfit(list, typed, &message);
                     None
                 } else if self.facts.is_defined("loop[bounded]") || part_of(list, &around.names) {
                     None
                 } else {
-                    Some(wrong(
+                    Some((
                         "this loop may call itself without end",
                         "not a part of its item",
                         Some("give it a field of its item, or ask before:  {% if loop.depth < 5 %}"),
                     ))
                 }
             }
-            _ => Some(wrong("`loop` takes one list", "not one argument", None)),
+            _ => Some(("`loop` takes one list", "not one argument", None)),
         };
         if let Some((message, label, help)) = found {
-            self.fault("E103", message, at, label, help, None);
+            self.fault("E103", message.to_owned(), at, label, help.map(str::to_owned), None);
         }
         Typed { untrusted: args.untrusted, ..Typed::of(Type::STRING) }
     }
