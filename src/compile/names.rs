@@ -380,7 +380,7 @@ impl Names {
                 return finding.help(format!("write `{root}.{name}`"));
             }
         }
-        if let Some(near) = suggest(name, known.iter().copied()) {
+        if let Some(near) = suggest(name, known.iter().copied().chain(read.near.as_deref())) {
             return finding.help(format!("did you mean `{near}`?"));
         }
         let names = known.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
@@ -399,11 +399,20 @@ impl Names {
             span,
             "a prompt sees only its declared inputs",
         );
-        let known: Vec<&str> = self.roots.keys().map(String::as_str).collect();
-        match suggest(name, known.iter().copied()) {
-            Some(near) => finding.help(format!("did you mean `{near}`?")),
-            None => finding.help(format!("declare it:  inputs: {{{name}: string}}")),
+        let known = || self.roots.keys().map(String::as_str);
+        // What is written as in a graph means an input of the graph or a channel, which `with:` hands over.
+        let (meant, of_graph) = match read.path.first() {
+            Some(field) if matches!(name.as_str(), "input" | "state") => (field, true),
+            _ => (name, false),
+        };
+        if of_graph && self.roots.contains_key(meant) {
+            return finding.help(format!("write `{meant}`"));
         }
+        if let Some(near) = suggest(meant, known().chain(read.near.as_deref())) {
+            return finding.help(format!("did you mean `{near}`?"));
+        }
+        let then = if of_graph { format!("  and write {{{{ {meant} }}}}") } else { String::new() };
+        finding.help(format!("declare it:  inputs: {{{meant}: string}}{then}"))
     }
 }
 

@@ -1,9 +1,10 @@
 //! The environment that knows the closed list of filters, tests and functions, and those of them that are our own.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use minijinja::filters;
-use minijinja::value::{Kwargs, Rest, ValueKind};
+use minijinja::value::{Kwargs, Rest, ValueKind, from_args};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehavior, Value};
 use serde_json::Value as Json;
 
@@ -35,7 +36,6 @@ pub(crate) fn environment(fuel: u64) -> Environment<'static> {
         ("capitalize", Value::from_function(filters::capitalize)),
         ("indent", Value::from_function(filters::indent)),
         ("lower", Value::from_function(filters::lower)),
-        ("replace", Value::from_function(filters::replace)),
         ("title", Value::from_function(filters::title)),
         ("trim", Value::from_function(filters::trim)),
         ("upper", Value::from_function(filters::upper)),
@@ -61,6 +61,7 @@ pub(crate) fn environment(fuel: u64) -> Environment<'static> {
     env.add_filter("join", join);
     env.add_filter("last_text", last_text);
     env.add_filter("quoted", quoted);
+    env.add_filter("replace", replace);
     env.add_filter("string", |value: &Value| text_of(value));
     env.add_filter("tojson", tojson);
     env.add_filter("urlencode", urlencode);
@@ -169,20 +170,35 @@ fn join(
     Ok(out)
 }
 
+/// Like the built-in one, which takes no `count` when it is called from here.
+#[expect(clippy::needless_pass_by_value, reason = "the engine hands arguments over by value")]
+fn replace(state: &State, value: &Value, args: Rest<Value>, kwargs: Kwargs) -> Result<String, Error> {
+    let (from, to, count): (Cow<'_, str>, Cow<'_, str>, Option<i64>) = from_args(&args.0)?;
+    let count = match count {
+        Some(count) => Some(count),
+        None => kwargs.get::<Option<i64>>("count")?,
+    };
+    kwargs.assert_all_used()?;
+    let text = text_of(value)?;
+    // As in the built-in one, a count below zero is none.
+    let count = count.and_then(|count| usize::try_from(count).ok()).unwrap_or(usize::MAX);
+    let found = text.matches(&*from).take(count).count();
+    charge(state, text.len().saturating_add(found.saturating_mul(to.len())))?;
+    Ok(text.replacen(&*from, &to, count))
+}
+
 /// Accounts for text that a filter makes.
 fn charge(state: &State, bytes: usize) -> Result<(), Error> {
     state.consume_fuel(1 + bytes as u64 / 64)
 }
 
-/// Returns the text of the newest message of a list.
+/// Returns the text of the newest message of a list; empty without one.
 fn last_text(state: &State, value: &Value) -> Result<String, Error> {
     if value.is_undefined() {
         return Err(Error::from(ErrorKind::UndefinedError));
     }
     let count = value.len().ok_or_else(|| refused("`last_text` takes a list of messages"))?;
-    let Some(last) = count.checked_sub(1) else {
-        return Err(refused("`last_text` of a list without messages"));
-    };
+    let Some(last) = count.checked_sub(1) else { return Ok(String::new()) };
     let content = value.get_item_by_index(last)?.get_attr("content")?;
     if let Some(text) = content.as_str() {
         return Ok(text.to_owned());

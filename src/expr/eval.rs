@@ -393,11 +393,13 @@ pub(crate) fn explain(error: &Error) -> (EvalErrorKind, String) {
         | ErrorKind::CannotUnpack
         | ErrorKind::CannotDeserialize
         | ErrorKind::BadSerialization => {
-            let why = ours.map_or_else(
-                || "does not work on a value of this type".to_owned(),
-                |words| format!("does not work: {words}"),
-            );
-            (EvalErrorKind::Type, why)
+            if let Some(words) = ours {
+                return (EvalErrorKind::Type, format!("does not work: {words}"));
+            }
+            match VALUES.iter().find(|(start, _)| detail.starts_with(start)) {
+                Some((_, words)) => (EvalErrorKind::Other, format!("does not work on this value: {words}")),
+                None => (EvalErrorKind::Type, "does not work on a value of this type".to_owned()),
+            }
         }
         ErrorKind::TooManyArguments | ErrorKind::MissingArgument => {
             (EvalErrorKind::Type, "has too many or too few arguments".to_owned())
@@ -406,12 +408,35 @@ pub(crate) fn explain(error: &Error) -> (EvalErrorKind, String) {
     }
 }
 
+/// How the engine's words begin where a value has the right type and is wrong nevertheless, and what is wrong with it.
+const VALUES: [(&str, &str); 20] = [
+    ("unable to calculate", "it divides by zero, or the number is too large"),
+    ("overflow on abs", "the number is too large"),
+    ("rounded value is too large", "the number is too large"),
+    ("unable to round value", "the number is too large"),
+    ("count cannot be 0", "the count is 0"),
+    ("range has too many elements", "the range is too long"),
+    ("cannot create range with step of 0", "the step is 0"),
+    ("cannot slice by step size of 0", "the step is 0"),
+    ("method must be", "the method is `common`, `ceil` or `floor`"),
+    ("invalid float literal", "the text is no number"),
+    ("cannot parse float", "the text is no number"),
+    ("missing an argument for format spec", "the format takes more values"),
+    ("format argument must be a mapping", "the format takes an object"),
+    ("invalid conversion type", "the text is no format"),
+    ("incomplete format", "the text is no format"),
+    ("invalid format spec", "a value is not what the format takes"),
+    ("invalid integer in the format", "the text is no format"),
+    ("sequence has wrong number of values", "the list has more or fewer items than there are names"),
+    ("not a sequence", "it is no list, and there are several names for it"),
+    ("repeated", "the text is too long"),
+];
+
 /// The messages of our own filters.
-const OWN_WORDS: [&str; 8] = [
+const OWN_WORDS: [&str; 7] = [
     "null is no text; use `default`",
     "a list or an object is no text; use `tojson` or one of its fields",
     "`last_text` takes a list of messages",
-    "`last_text` of a list without messages",
     "`indent` is a number",
     "the number needs more than 64 bits",
     "the key of a field is a text",

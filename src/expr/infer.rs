@@ -3,30 +3,34 @@
 //! Invariant: what is refused here would fail when it runs, or would always give the same answer. What cannot be
 //! known has the type `any` and is left to the run.
 
+mod args;
 mod branches;
 mod facts;
+mod fields;
 mod filters;
+mod format;
 mod items;
+mod lists;
 mod locals;
 mod operators;
 mod typed;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::rc::Rc;
 
 use minijinja::machinery::ast;
 use minijinja::value::ValueKind;
 
 pub use branches::odd_part;
 pub use facts::Facts;
-pub(crate) use locals::{Around, Local, Macro, Module};
+pub(crate) use locals::{Around, Called, Local, Macro, Module, SpaceField};
 pub(crate) use operators::boolean_help;
 pub(crate) use typed::Family;
 pub use typed::Typed;
 
-use super::walk::{chain, index, range};
+use super::places::{chain, index, range, whole};
 use super::{ExprError, Place, syntax};
-use crate::diagnostic::did_you_mean;
 use crate::state::{Field, Type, either};
 
 /// What a name stands for.
@@ -86,6 +90,10 @@ pub(crate) struct Infer<'e> {
     pub(crate) no_field: &'static str,
     /// What is wrong.
     pub(crate) faults: Vec<Fault>,
+    /// The macros that were called.
+    pub(crate) called: Vec<Called>,
+    /// The fields of namespaces, by their keys.
+    pub(crate) spaces: BTreeMap<Rc<str>, BTreeMap<String, SpaceField>>,
     /// Within the operand of `is defined` and `default`, which take a name without a value.
     lenient: bool,
 }
@@ -114,7 +122,18 @@ impl<'e> Infer<'e> {
         facts: Facts,
         no_field: &'static str,
     ) -> Self {
-        Self { source, place, roots, locals: Vec::new(), facts, no_field, faults: Vec::new(), lenient: false }
+        Self {
+            source,
+            place,
+            roots,
+            locals: Vec::new(),
+            facts,
+            no_field,
+            faults: Vec::new(),
+            called: Vec::new(),
+            spaces: BTreeMap::new(),
+            lenient: false,
+        }
     }
 
     pub(crate) fn fault(
@@ -126,12 +145,18 @@ impl<'e> Infer<'e> {
         help: Option<String>,
         about: Option<String>,
     ) {
+        let range = self.whole(range);
         let error = ExprError { code, message, label: label.into(), help, range };
         self.faults.push(Fault { error, about });
     }
 
     fn text(&self, expr: &ast::Expr<'_>) -> &'e str {
-        self.source.get(range(expr)).unwrap_or_default().trim()
+        self.source.get(self.whole(range(expr))).unwrap_or_default().trim()
+    }
+
+    /// Takes in the parenthesis that an expression begins with, which the parser's places leave out.
+    fn whole(&self, range: Range<usize>) -> Range<usize> {
+        whole(self.source, range)
     }
 
     /// Goes on with what a condition tells; returns what was known before.
@@ -140,6 +165,22 @@ impl<'e> Infer<'e> {
         let before = self.facts.clone();
         self.facts.extend(&more);
         before
+    }
+
+    /// Goes on with what a loop tells of the list that it goes through: it has items, and one for each of its numbers.
+    pub(crate) fn gone_through(&mut self, iter: &ast::Expr<'_>, path: Option<&str>, target: Option<&str>) {
+        if let Some(path) = path {
+            self.facts.fill(format!("{path}[]"));
+            self.facts.define(format!("{path}.[loop.index0]"));
+        }
+        // `{% for i in range(xs | length) %}`
+        if let ast::Expr::Call(call) = iter
+            && matches!(&call.expr, ast::Expr::Var(name) if name.id == "range")
+            && let [ast::CallArg::Pos(length)] = call.args.as_slice()
+            && let (Some(list), Some(target)) = (facts::length_of(length), target)
+        {
+            self.facts.define(format!("{list}.[{target}]"));
+        }
     }
 
     /// Finds the type of an expression.
@@ -167,9 +208,13 @@ impl<'e> Infer<'e> {
                 let held = self.expr(&slice.expr);
                 for bound in [&slice.start, &slice.stop, &slice.step].into_iter().flatten() {
                     let typed = self.expr(bound);
-                    if !typed.null && !typed.must_be(&[Family::Number]) {
-                        self.misfit(bound, &typed, "a slice goes from one number to another");
+                    if !typed.null && !items::is_whole(&typed) {
+                        self.misfit(bound, &typed, "a slice goes from one whole number to another");
                     }
+                }
+                if let Some(step) = slice.step.as_ref().filter(|step| index(step) == Some(0)) {
+                    let message = "a slice takes steps of 1 or more, or of -1 or less".to_owned();
+                    self.fault("S403", message, range(step), "this is 0", None, None);
                 }
                 let held = self.some(&slice.expr, held, "a slice");
                 match held.family() {
@@ -208,7 +253,7 @@ impl<'e> Infer<'e> {
                     None => then,
                 }
             }
-            ast::Expr::Filter(filter) => self.filter(filter, range(expr)),
+            ast::Expr::Filter(filter) => self.filter(expr, filter),
             ast::Expr::Test(test) => self.test(test),
             ast::Expr::Call(call) => self.call(call),
             ast::Expr::List(list) => self.list(&list.items),
@@ -251,136 +296,6 @@ impl<'e> Infer<'e> {
             }
             None => Typed::any(),
         }
-    }
-
-    /// Reads a field of `state`, `input`, `run` or `loop`; nothing when the name is none of these.
-    fn root_field(&mut self, root: &str, name: &str, range: Range<usize>) -> Option<Typed> {
-        if let Some(local) = self.local(root).cloned() {
-            return self.local_field(&local, root, name, range);
-        }
-        let Some(Root::Fields(fields)) = self.roots.get(root) else { return None };
-        // An unknown field was reported when the names were looked at.
-        let Some(slot) = fields.get(name) else { return Some(Typed::any()) };
-        Some(self.slot(slot, format!("{root}.{name}"), range))
-    }
-
-    fn slot(&mut self, slot: &Slot, path: String, range: Range<usize>) -> Typed {
-        if slot.unset && !self.lenient && !self.facts.is_defined(&path) {
-            let message = format!("`{path}` may be unset here");
-            let help = "write it first, give it a `default:`, or guard with `is defined`";
-            self.fault("S404", message, range, "read here", Some(help.to_owned()), Some(path.clone()));
-            // Once is enough within one expression.
-            self.facts.define(path.clone());
-        }
-        let some = self.facts.is_some(&path);
-        let ty = if some { slot.ty.non_null().clone() } else { slot.ty.clone() };
-        Typed { path: Some(path), untrusted: slot.untrusted, gradual: slot.gradual, ..Typed::of(ty) }
-    }
-
-    /// Reads a field of a value.
-    fn field(&mut self, expr: &ast::Expr<'_>, object: Typed, name: &str, range: Range<usize>) -> Typed {
-        let object = self.some(expr, object, "a field");
-        let path = object.path.as_ref().map(|path| format!("{path}.{name}"));
-        let untrusted = object.untrusted;
-        let told = path.as_ref().is_some_and(|path| self.facts.is_defined(path));
-        let found = match &object.ty {
-            Type::Record(_) if of_calls(&object.ty, name).is_some() => {
-                if !self.lenient && !told {
-                    let message = format!("`{}.{name}` may be unset here", self.text(expr));
-                    let help = "guard it with `is defined`, or give a value instead with `default`";
-                    let at = self.last_part(expr, range.clone());
-                    let label = "only turns about tools have it";
-                    self.fault("S404", message, at, label, Some(help.to_owned()), None);
-                }
-                of_calls(&object.ty, name).unwrap_or(Type::Any)
-            }
-            Type::Record(fields) => match fields.get(name) {
-                Some(field) => field.ty.clone(),
-                None => {
-                    let message = format!("{} has no field `{name}`", self.named(expr, &object));
-                    let at = self.last_part(expr, range.clone());
-                    let help = did_you_mean(name, fields.keys().map(String::as_str));
-                    let label = format!("this is {}", object.ty);
-                    self.fault(self.no_field, message, at, label, help, object.path.clone());
-                    Type::Any
-                }
-            },
-            Type::Any => Type::Any,
-            Type::Union(all) if all.iter().all(|ty| matches!(ty, Type::Record(_) | Type::Any)) => {
-                let asked = self.lenient || path.as_ref().is_some_and(|path| self.facts.is_defined(path));
-                match in_branches(all, name) {
-                    (Some(ty), whole) if whole || asked => ty,
-                    (found, _) => {
-                        let named = self.named(expr, &object);
-                        let (message, help) = match found {
-                            Some(_) => (
-                                format!("{named} may be without a field `{name}`"),
-                                Some("give it in each branch, or guard with `is defined`".to_owned()),
-                            ),
-                            None => (format!("{named} has no field `{name}`"), None),
-                        };
-                        let at = self.last_part(expr, range.clone());
-                        let label = format!("this is {}", object.ty);
-                        self.fault(self.no_field, message, at, label, help, object.path.clone());
-                        Type::Any
-                    }
-                }
-            }
-            Type::List(_) | Type::Messages => {
-                let message = format!("a list has no field `{name}`");
-                let at = self.last_part(expr, range.clone());
-                let text = self.text(expr);
-                let help = match name {
-                    "length" | "len" | "size" | "count" => format!("write  {text} | length"),
-                    _ => format!(
-                        "a field belongs to an item:  ({text} | last).{name}  or  {text} | map(attribute='{name}')"
-                    ),
-                };
-                let label = format!("this is {}", object.ty);
-                self.fault(self.no_field, message, at, label, Some(help), object.path.clone());
-                Type::Any
-            }
-            Type::Object => {
-                let message = format!("`object` has no field `{name}`");
-                let help = "declare its fields, or use `any`".to_owned();
-                let at = self.last_part(expr, range.clone());
-                self.fault(
-                    self.no_field,
-                    message,
-                    at,
-                    "nothing is known of it",
-                    Some(help),
-                    object.path.clone(),
-                );
-                Type::Any
-            }
-            other => {
-                let message = format!("{other} has no field `{name}`");
-                let at = self.last_part(expr, range.clone());
-                self.fault(self.no_field, message, at, "no fields here", None, object.path.clone());
-                Type::Any
-            }
-        };
-        if object.gradual && !self.lenient && !told {
-            let named = path.clone().unwrap_or_else(|| format!("{}.{name}", self.text(expr)));
-            let message = format!("`{named}` may be unset here");
-            let help = "write the field first, give the channel a `default:`, or guard with `is defined`";
-            let at = self.last_part(expr, range.clone());
-            self.fault("S404", message, at, "read here", Some(help.to_owned()), path.clone());
-            self.facts.define(path.clone().unwrap_or_default());
-        }
-        let some = path.as_ref().is_some_and(|path| self.facts.is_some(path));
-        let ty = if some { found.non_null().clone() } else { found };
-        Typed { untrusted, path, ..Typed::of(ty) }
-    }
-
-    /// Returns the place of what follows an expression: the field, without the dot.
-    fn last_part(&self, object: &ast::Expr<'_>, whole: Range<usize>) -> Range<usize> {
-        let from = range(object).end.min(whole.end);
-        let rest = self.source.get(from..whole.end).unwrap_or_default();
-        let gap = rest.len() - rest.trim_start_matches([')', '.', '[', ' ', '\'', '"']).len();
-        let tail = rest.trim_end_matches([']', ' ', '\'', '"']).len();
-        if gap < tail { from + gap..from + tail } else { whole }
     }
 
     fn list(&mut self, items: &[ast::Expr<'_>]) -> Typed {
@@ -428,18 +343,40 @@ impl<'e> Infer<'e> {
             } else {
                 (format!("{named} may be null here"), format!("this is {}", typed.ty))
             };
-            let guard = match self.place {
-                Place::Key => format!("guard it with  {} is not none", named.trim_matches('`')),
-                Place::Template => format!("guard it with  {{% if {} %}}", named.trim_matches('`')),
-            };
-            let help =
-                format!("give a value for null:  {} | default(…)  or {guard}", named.trim_matches('`'));
+            let help = format!(
+                "give a value for null:  {} | default(…){}",
+                named.trim_matches('`'),
+                self.guard(expr)
+            );
             self.fault("S412", message, range(expr), label, Some(help), typed.path.clone());
             if let Some(path) = &typed.path {
                 self.facts.fill(path.clone());
             }
         }
         Typed { ty: typed.ty.non_null().clone(), null: false, ..typed }
+    }
+
+    /// Says how to ask before whether a value is there, where a condition can tell.
+    fn guard(&self, expr: &ast::Expr<'_>) -> String {
+        let text = self.text(expr);
+        let list = match expr {
+            ast::Expr::Filter(filter) if facts::end_of(expr).is_some() => filter.expr.as_ref(),
+            _ => None,
+        };
+        match (self.place, list) {
+            (Place::Key, Some(list)) => format!("  or guard it with  {} | length > 0", self.text(list)),
+            (Place::Template, Some(list)) => format!("  or guard it with  {{% if {} %}}", self.text(list)),
+            (Place::Key, None) if facts::path_of(expr).is_some() => {
+                format!("  or guard it with  {text} is not none")
+            }
+            (Place::Template, None) if facts::path_of(expr).is_some() => {
+                format!("  or guard it with  {{% if {text} %}}")
+            }
+            (Place::Key, None) => String::new(),
+            (Place::Template, None) => {
+                format!("  or name it first:  {{% set x = {text} %}}{{% if x %}}")
+            }
+        }
     }
 
     /// Reports an operand of the wrong type.
@@ -449,23 +386,36 @@ impl<'e> Infer<'e> {
     }
 }
 
-/// Returns the type of a field in the branches that have it, and whether all do.
-fn in_branches(all: &[Type], name: &str) -> (Option<Type>, bool) {
-    let found: Vec<Type> = all
-        .iter()
-        .filter_map(|ty| match ty {
-            Type::Record(fields) => fields.get(name).map(|field| field.ty.opened()),
-            _ => Some(Type::Any),
-        })
-        .collect();
-    let whole = found.len() == all.len();
-    (found.into_iter().reduce(either), whole)
+/// The type of a chat turn, as far as it is known: its content is a text, or a list of parts.
+fn turn() -> Type {
+    let content = either(Type::STRING, Type::List(Box::new(Type::Any)));
+    let fields = [("id", Type::STRING), ("role", Type::STRING), ("content", content)];
+    Type::Record(fields.into_iter().map(|(name, ty)| (name.to_owned(), Field::of(ty))).collect())
 }
 
-/// The type of a chat turn, as far as it is known.
-fn turn() -> Type {
-    let fields = [("id", Type::STRING), ("role", Type::STRING), ("content", Type::Any)];
+/// Says whether a value can be a chat turn.
+fn is_turn(ty: &Type) -> bool {
+    match ty {
+        Type::Any | Type::Object => true,
+        Type::Record(fields) => fields.contains_key("role") && fields.contains_key("content"),
+        _ => false,
+    }
+}
+
+/// The type of a group of `groupby`: an object, and a list of its two fields.
+fn group(key: Type, items: Type) -> Type {
+    let fields = [("grouper", key), ("list", Type::List(Box::new(items)))];
     Type::Record(fields.into_iter().map(|(name, ty)| (name.to_owned(), Field::of(ty))).collect())
+}
+
+/// Returns what a group is made of.
+pub(crate) fn parts_of_group(ty: &Type) -> Option<Vec<Type>> {
+    match ty {
+        Type::Record(fields) if fields.keys().eq(["grouper", "list"]) => {
+            Some(fields.values().map(|field| field.ty.clone()).collect())
+        }
+        _ => None,
+    }
 }
 
 /// Returns the type of what only those chat turns have that call tools, or answer for them.

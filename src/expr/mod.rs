@@ -6,6 +6,7 @@ mod builtins;
 mod eval;
 mod infer;
 mod node;
+mod places;
 mod scope;
 mod syntax;
 mod table;
@@ -23,15 +24,18 @@ use serde_json::Value as Json;
 
 pub(crate) use builtins::environment;
 pub(crate) use eval::explain;
-pub(crate) use infer::{Around, Family, Infer, Local, Macro, Module, boolean_help};
+pub(crate) use infer::{
+    Around, Called, Family, Infer, Local, Macro, Module, SpaceField, boolean_help, parts_of_group,
+};
 pub use infer::{Facts, Fault, Root, Roots, Slot, Typed, infer, narrow, odd_part};
 pub(crate) use node::TOO_DEEP;
+pub(crate) use places::range;
 pub use scope::Scope;
 pub(crate) use syntax::{foreign_word, too_deep, within};
 pub use table::{Argument, Builtin, FILTERS, FUNCTIONS, Given, Gives, TEMPLATE_FUNCTIONS, TESTS, Takes};
 pub use total::is_total;
 pub use tree::ExprTree;
-pub(crate) use walk::{Place, Walk, range};
+pub(crate) use walk::{Place, Walk};
 
 /// What is wrong with an expression, with its place in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +59,8 @@ pub struct Read {
     pub root: String,
     /// The fields that follow as far as they are known: `triage`, `intent`.
     pub path: Vec<String>,
+    /// A name that the template itself binds there and that is spelt alike.
+    pub near: Option<String>,
     /// The place, as bytes of the source.
     pub range: Range<usize>,
 }

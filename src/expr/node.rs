@@ -9,7 +9,7 @@ use minijinja::Value;
 use minijinja::machinery::ast::{self, BinOpKind, CallArg, CompareOpKind, UnaryOpKind};
 
 use super::ExprError;
-use super::walk::range;
+use super::places::range;
 
 /// A part of an expression and its place.
 #[derive(Debug)]

@@ -50,8 +50,14 @@ pub enum Takes {
     Any,
     /// A text.
     Text,
+    /// A number.
+    Number,
+    /// A number to divide by.
+    Divisor,
     /// A whole number.
     Whole,
+    /// A whole number of 0 or more.
+    Natural,
     /// A whole number of 1 or more.
     Count,
     /// `true` or `false`.
@@ -60,6 +66,10 @@ pub enum Takes {
     Width,
     /// What has items: a list, an object, a text.
     Items,
+    /// An object.
+    Object,
+    /// One of the ways to round.
+    Method,
 }
 
 /// How an argument is given.
@@ -90,7 +100,8 @@ const fn with(
 }
 
 const fn test(name: &'static str, arguments: usize) -> Builtin {
-    builtin(name, arguments, arguments, Gives::Boolean)
+    const OTHER: &[Argument] = &[place("other", Takes::Any)];
+    with(name, arguments, arguments, Gives::Boolean, OTHER)
 }
 
 const fn place(name: &'static str, takes: Takes) -> Argument {
@@ -123,7 +134,7 @@ pub const FILTERS: &[Builtin] = &[
     with("default", 0, 2, Gives::Unknown, &[place("value", Takes::Any), either("boolean", Takes::Switch)]),
     with("dictsort", 0, 3, Gives::List, &[named("by", Takes::Text), CASE, REVERSE]),
     builtin("first", 0, 0, Gives::Unknown),
-    with("float", 0, 1, Gives::Number, &[either("default", Takes::Any)]),
+    with("float", 0, 1, Gives::Unknown, &[either("default", Takes::Any)]),
     builtin("format", 0, MANY, Gives::Text),
     with(
         "groupby",
@@ -137,9 +148,9 @@ pub const FILTERS: &[Builtin] = &[
         0,
         3,
         Gives::Text,
-        &[either("width", Takes::Whole), either("first", Takes::Switch), either("blank", Takes::Switch)],
+        &[either("width", Takes::Natural), either("first", Takes::Switch), either("blank", Takes::Switch)],
     ),
-    with("int", 0, 2, Gives::Number, &[either("default", Takes::Any), either("base", Takes::Count)]),
+    with("int", 0, 2, Gives::Unknown, &[either("default", Takes::Any), either("base", Takes::Count)]),
     builtin("items", 0, 0, Gives::List),
     with("join", 0, 2, Gives::Text, &[either("d", Takes::Text), either("attribute", Takes::Text)]),
     builtin("last", 0, 0, Gives::Unknown),
@@ -162,14 +173,14 @@ pub const FILTERS: &[Builtin] = &[
         &[place("from", Takes::Any), place("to", Takes::Any), either("count", Takes::Whole)],
     ),
     builtin("reverse", 0, 0, Gives::Unknown),
-    with("round", 0, 2, Gives::Number, &[either("precision", Takes::Whole), either("method", Takes::Text)]),
+    with("round", 0, 2, Gives::Number, &[either("precision", Takes::Whole), either("method", Takes::Method)]),
     builtin("select", 0, MANY, Gives::List),
     builtin("selectattr", 1, MANY, Gives::List),
     with("slice", 1, 2, Gives::List, &[place("count", Takes::Count), place("fill", Takes::Any)]),
     with("sort", 0, 3, Gives::List, &[ATTRIBUTE, CASE, REVERSE]),
     with("split", 0, 2, Gives::List, &[place("separator", Takes::Text), place("most", Takes::Whole)]),
     builtin("string", 0, 0, Gives::Text),
-    with("sum", 0, 2, Gives::Number, &[either("attribute", Takes::Text), either("start", Takes::Any)]),
+    with("sum", 0, 2, Gives::Number, &[either("attribute", Takes::Text), either("start", Takes::Number)]),
     builtin("title", 0, 0, Gives::Text),
     with("tojson", 0, 1, Gives::Text, &[either("indent", Takes::Width)]),
     with("trim", 0, 1, Gives::Text, &[place("signs", Takes::Any)]),
@@ -189,7 +200,7 @@ pub const TESTS: &[Builtin] = &[
     test(">=", 1),
     test("boolean", 0),
     test("defined", 0),
-    with("divisibleby", 1, 1, Gives::Boolean, &[place("by", Takes::Count)]),
+    with("divisibleby", 1, 1, Gives::Boolean, &[place("by", Takes::Divisor)]),
     with("endingwith", 1, 1, Gives::Boolean, &[place("end", Takes::Text)]),
     test("eq", 1),
     test("equalto", 1),

@@ -68,6 +68,9 @@ fn expressions_give_values() {
         ("[] | max", json!(null)),
         ("[] | min", json!(null)),
         ("range(3) | last", json!(2)),
+        ("'aaa' | replace('a', 'b', 2)", json!("bba")),
+        ("'aaa' | replace('a', 'b', count=1)", json!("baa")),
+        ("[] | last_text", json!("")),
         ("'' | first", json!("")),
         ("'äb' | first", json!("ä")),
         ("'äb' | last", json!("b")),
@@ -158,6 +161,16 @@ fn what_depends_on_values_is_checked_when_it_is_evaluated() {
             "Type: `9223372036854775807 * 9` does not work: the number needs more than 64 bits",
         ),
         ("state.n / 0", "Other: `state.n / 0` divides by zero"),
+        ("5 % 0", "Other: `5 % 0` divides by zero"),
+        ("'abc' | int", "Other: `'abc' | int` does not work on this value: the text is no number"),
+        ("'' | float", "Other: `'' | float` does not work on this value: the text is no number"),
+        ("[1] | batch(0)", "Other: `[1] | batch(0)` does not work on this value: the count is 0"),
+        (
+            "5 is divisibleby(0)",
+            "Other: `5 is divisibleby(0)` does not work on this value: it divides by zero, or the number is too large",
+        ),
+        ("range(200000)", "Other: `range(200000)` does not work on this value: the range is too long"),
+        ("'%s' | format", "Other: `'%s' | format` does not work on this value: the format takes more values"),
         ("range(100000) | list | list | list", "Limit: `range(100000) | list | list` does too much work"),
         ("'a' * 3", "Type: `'a'` is a text, expected a number"),
     ] {
@@ -260,6 +273,27 @@ fn errors_of_the_text_say_where_and_what_to_write() {
         ("state.a.strip()", vec!["E103 .strip(): unknown function `strip` (write `state.a | trim`)"]),
         ("state.a | replace('x')", vec!["E103 replace: the filter `replace` takes 2 to 3 arguments, not 1"]),
         ("state.a | upper(1)", vec!["E103 upper: the filter `upper` takes no arguments, not 1"]),
+        (
+            "state.a | map('replace', 'T')",
+            vec!["E103 'replace': the filter `replace` takes 2 to 3 arguments, not 1"],
+        ),
+        (
+            "state.a | selectattr('x', 'divisibleby')",
+            vec!["E103 'divisibleby': the test `divisibleby` takes one argument, not 0"],
+        ),
+        ("state.a | map('indent', width=2)", vec!["E103 map: `map` hands its arguments on by their places"]),
+        ("state.a | map(state.b)", vec!["E103 state.b: `map` takes the name of a filter"]),
+        (
+            "state.a | map('upper', attribute='x')",
+            vec!["E103 'upper': `map` takes a field or a filter, not both"],
+        ),
+        (
+            "state.a | groupby(default='x')",
+            vec![
+                "E103 groupby: the filter `groupby` lacks its `attribute` (write  groupby(attribute='name'))",
+            ],
+        ),
+        ("range(1, 2, 3, 4)", vec!["E103 range: the function `range` takes 1 to 3 arguments, not 4"]),
         ("state.a | map('uper')", vec!["E103 'uper': unknown filter `uper` (did you mean `upper`?)"]),
         (
             "state.a | selectattr('x', 'equal', 1)",

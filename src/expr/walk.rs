@@ -6,6 +6,7 @@ use minijinja::machinery::ast::{self, BinOpKind, CallArg, UnaryOpKind};
 use minijinja::value::ValueKind;
 
 use super::node::TOO_DEEP;
+use super::places::{chain, range};
 use super::syntax::within;
 use super::table::{Builtin, FILTERS, FUNCTIONS, Gives, TEMPLATE_FUNCTIONS, TESTS, find};
 use super::words::{filter_for, replacement};
@@ -123,14 +124,13 @@ impl<'a> Walk<'a> {
                 self.expr(&cond.test_expr);
                 match &cond.false_expr {
                     Some(other) => self.expr(other),
-                    None if self.place == Place::Key => self.errors.push(ExprError {
+                    None => self.errors.push(ExprError {
                         code: "E101",
                         message: "an `if` in an expression needs an `else`".to_owned(),
                         label: "gives nothing when the condition is false".to_owned(),
                         help: Some("write `x if c else y`".to_owned()),
                         range: range(expr),
                     }),
-                    None => {}
                 }
             }
             ast::Expr::Filter(filter) => {
@@ -195,8 +195,23 @@ impl<'a> Walk<'a> {
                 help: Some(format!("write `{spelt}`")),
                 range: range.start..range.start + root.len(),
             }),
-            None => self.reads.push(Read { root: root.to_owned(), path, range }),
+            None if root == "self" && self.place == Place::Template => self.no_self(range),
+            None => {
+                let near = suggest(root, self.bound.iter().copied()).map(str::to_owned);
+                self.reads.push(Read { root: root.to_owned(), path, near, range });
+            }
         }
+    }
+
+    /// What a block prints cannot be asked for: it might be itself.
+    fn no_self(&mut self, range: Range<usize>) {
+        self.errors.push(ExprError {
+            code: "E102",
+            message: "there is no `self` here".to_owned(),
+            label: "nothing has this name".to_owned(),
+            help: Some("write a macro:  {% macro name() %}…{% endmacro %}  and  {{ name() }}".to_owned()),
+            range,
+        });
     }
 
     /// A name with the fields and fixed subscripts that follow it. A subscript that is computed ends what
@@ -241,6 +256,9 @@ impl<'a> Walk<'a> {
                 let root = chain(&attr.expr).map(|(root, _)| root);
                 if root.is_some_and(|root| self.is_bound(root)) {
                     return;
+                }
+                if root == Some("self") && self.place == Place::Template {
+                    return self.no_self(range(&attr.expr));
                 }
                 self.expr(&attr.expr);
                 let object = &self.source[range(&attr.expr)];
@@ -288,21 +306,71 @@ impl<'a> Walk<'a> {
 
     /// Checks a filter, and the filters and tests that its arguments name.
     pub(crate) fn filter(&mut self, name: &str, at: Range<usize>, args: &[CallArg<'a>]) {
-        self.known("filter", FILTERS, name, at, args);
+        self.known("filter", FILTERS, name, at.clone(), args);
         let named = match name {
             "map" => Some(("filter", FILTERS, 0)),
             "select" | "reject" => Some(("test", TESTS, 0)),
             "selectattr" | "rejectattr" => Some(("test", TESTS, 1)),
             _ => None,
         };
-        if let Some((sort, table, nth)) = named
-            && let Some(CallArg::Pos(arg @ ast::Expr::Const(literal))) = args.get(nth)
-            && let Some(named) = literal.value.as_str()
-            && find(table, named).is_none()
-        {
-            let help = replacement(sort, named, table);
-            self.unknown(sort, named, range(arg), help);
+        if let Some((sort, table, nth)) = named {
+            self.handed_on(name, at.clone(), (sort, table), nth, args);
         }
+        let by_name = |wanted: &str| {
+            args.iter().any(|arg| matches!(arg, CallArg::Kwarg(name, _) if *name == wanted) || unpacked(arg))
+        };
+        let first = matches!(args.first(), Some(CallArg::Pos(_)));
+        if matches!(name, "map" | "groupby") && !first && !by_name("attribute") && !args.is_empty() {
+            let help = Some(format!("write  {name}(attribute='name')"));
+            self.wrong(format!("the filter `{name}` lacks its `attribute`"), "no field is named", help, at);
+        }
+    }
+
+    /// Checks the filter or the test that another filter hands its items to.
+    fn handed_on(
+        &mut self,
+        name: &str,
+        at: Range<usize>,
+        (sort, table): (&str, &'static [Builtin]),
+        nth: usize,
+        args: &[CallArg<'a>],
+    ) {
+        let named = |arg: &CallArg<'_>| match arg {
+            CallArg::Kwarg(given, _) if name == "map" => !matches!(*given, "attribute" | "default"),
+            CallArg::Kwarg(..) => true,
+            _ => false,
+        };
+        if args.iter().any(named) {
+            let message = format!("`{name}` hands its arguments on by their places");
+            return self.wrong(message, "one has a name", None, at);
+        }
+        let Some(CallArg::Pos(arg)) = args.get(nth) else { return };
+        let literal = match arg {
+            ast::Expr::Const(literal) => literal.value.as_str(),
+            _ => None,
+        };
+        let Some(named) = literal else {
+            let message = format!("`{name}` takes the name of a {sort}");
+            return self.wrong(message, "not a text in quotes", None, range(arg));
+        };
+        match find(table, named) {
+            Some(known) if args.iter().all(|arg| matches!(arg, CallArg::Pos(_))) => {
+                self.arity(sort, known, range(arg), args.get(nth + 1..).unwrap_or_default());
+            }
+            Some(_) if args.iter().any(unpacked) => {}
+            Some(_) => {
+                let message = format!("`{name}` takes a field or a {sort}, not both");
+                self.wrong(message, "beside `attribute`", None, range(arg));
+            }
+            None => {
+                let help = replacement(sort, named, table);
+                self.unknown(sort, named, range(arg), help);
+            }
+        }
+    }
+
+    fn wrong(&mut self, message: String, label: &str, help: Option<String>, range: Range<usize>) {
+        self.errors.push(ExprError { code: "E103", message, label: label.to_owned(), help, range });
     }
 
     fn known(
@@ -332,7 +400,6 @@ impl<'a> Walk<'a> {
     }
 
     fn arity(&mut self, sort: &str, known: &Builtin, range: Range<usize>, args: &[CallArg<'a>]) {
-        let unpacked = |arg: &CallArg| matches!(arg, CallArg::PosSplat(_) | CallArg::KwargSplat(_));
         if (known.min..=known.max).contains(&args.len()) || args.iter().any(unpacked) {
             return;
         }
@@ -393,6 +460,10 @@ impl<'a> Walk<'a> {
     }
 }
 
+pub(super) fn unpacked(arg: &CallArg<'_>) -> bool {
+    matches!(arg, CallArg::PosSplat(_) | CallArg::KwargSplat(_))
+}
+
 /// Says what an expression gives when that cannot be a boolean.
 pub(super) fn no_boolean(expr: &ast::Expr<'_>) -> Option<&'static str> {
     match expr {
@@ -424,66 +495,6 @@ pub(super) fn no_boolean(expr: &ast::Expr<'_>) -> Option<&'static str> {
             Gives::Unknown | Gives::Boolean => None,
         },
         _ => None,
-    }
-}
-
-/// Returns the name that an expression starts from and the fields that follow, if all of them are fixed.
-pub(super) fn chain<'e, 'a>(expr: &'e ast::Expr<'a>) -> Option<(&'a str, Vec<String>)> {
-    let mut path = Vec::new();
-    let mut at: &'e ast::Expr<'a> = expr;
-    loop {
-        match at {
-            ast::Expr::Var(var) => {
-                path.reverse();
-                return Some((var.id, path));
-            }
-            ast::Expr::GetAttr(attr) => {
-                path.push(attr.name.to_owned());
-                at = &attr.expr;
-            }
-            ast::Expr::GetItem(item) => {
-                match &item.subscript_expr {
-                    ast::Expr::Const(key) if key.value.kind() == ValueKind::String => {
-                        path.push(key.value.as_str()?.to_owned());
-                    }
-                    number => path.push(index(number)?.to_string()),
-                }
-                at = &item.expr;
-            }
-            _ => return None,
-        }
-    }
-}
-
-/// Returns the number that a subscript is, where it is fixed.
-pub(super) fn index(expr: &ast::Expr<'_>) -> Option<i64> {
-    match expr {
-        ast::Expr::Const(key) if key.value.is_integer() => key.value.as_i64(),
-        ast::Expr::UnaryOp(op) if matches!(op.op, UnaryOpKind::Neg) => index(&op.expr)?.checked_neg(),
-        _ => None,
-    }
-}
-
-/// Returns the place of an expression. The parser's own places of operators and postfixes may begin late.
-pub(crate) fn range(expr: &ast::Expr<'_>) -> Range<usize> {
-    start(expr)..expr.span().end_offset as usize
-}
-
-fn start(expr: &ast::Expr<'_>) -> usize {
-    let own = expr.span().start_offset as usize;
-    match expr {
-        ast::Expr::GetAttr(attr) => start(&attr.expr),
-        ast::Expr::GetItem(item) => start(&item.expr),
-        ast::Expr::Slice(slice) => start(&slice.expr),
-        ast::Expr::Call(call) => start(&call.expr),
-        ast::Expr::Filter(filter) => filter.expr.as_ref().map_or(own, start),
-        ast::Expr::Test(test) => start(&test.expr),
-        ast::Expr::BinOp(op) => start(&op.left),
-        ast::Expr::Compare(compare) => start(&compare.expr),
-        ast::Expr::IfExpr(cond) => start(&cond.true_expr),
-        // `x is not y` and `x not in y` are written after their operand.
-        ast::Expr::UnaryOp(op) if matches!(op.op, UnaryOpKind::Not) => own.min(start(&op.expr)),
-        _ => own,
     }
 }
 

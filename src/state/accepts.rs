@@ -1,6 +1,8 @@
 //! Which types take values of which others.
 
-use super::types::Type;
+use indexmap::IndexMap;
+
+use super::types::{ROLES, Type};
 use super::{Field, Named};
 
 impl Type {
@@ -77,7 +79,7 @@ fn accepts(due: &Type, given: &Type, open: &mut Vec<(Named, Named)>) -> bool {
         },
         (Type::Messages, Type::List(given)) => given.opened().each().iter().all(|given| match given {
             Type::Any | Type::Object => true,
-            Type::Record(fields) => fields.contains_key("role") && fields.contains_key("content"),
+            Type::Record(fields) => is_turn(fields),
             _ => false,
         }),
         (Type::Record(due), Type::Record(given)) => {
@@ -89,6 +91,20 @@ fn accepts(due: &Type, given: &Type, open: &mut Vec<(Named, Named)>) -> bool {
         }
         _ => false,
     }
+}
+
+/// Says whether an object with these fields can be a chat turn: a role that there is, and as content a text or a list.
+/// Null is looked at elsewhere.
+pub(crate) fn is_turn(fields: &IndexMap<String, Field>) -> bool {
+    let all = |name: &str, fits: &dyn Fn(&Type) -> bool| {
+        fields.get(name).is_some_and(|field| field.ty.opened().non_null().each().iter().all(fits))
+    };
+    let role = all("role", &|ty| match ty {
+        Type::Enum(values) => values.iter().all(|value| ROLES.contains(&value.as_str())),
+        ty => matches!(ty, Type::String { .. } | Type::Any),
+    });
+    let content = |ty: &Type| matches!(ty, Type::String { .. } | Type::Enum(_) | Type::List(_) | Type::Any);
+    role && all("content", &content)
 }
 
 #[cfg(test)]

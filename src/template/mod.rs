@@ -2,10 +2,11 @@
 //!
 //! Invariant: a template is text of the project. What a template prints is never parsed again.
 
-mod library;
+mod macros;
 mod names;
 mod pieces;
 pub mod prompt;
+mod spaces;
 mod typed;
 
 use std::collections::BTreeMap;

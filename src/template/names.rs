@@ -13,11 +13,11 @@ pub(super) fn names<'a>(source: &'a str, template: &Stmt<'a>) -> Parsed {
         walk: Walk::new(source, Place::Template),
         includes: Vec::new(),
         bound: Vec::new(),
+        extends: false,
         errors: Vec::new(),
     };
-    names.walk.bound.push("self");
     names.stmt(template);
-    let Names { walk, includes, bound, mut errors } = names;
+    let Names { walk, includes, bound, mut errors, .. } = names;
     errors.extend(walk.errors.into_iter().map(TemplateError::from));
     errors.sort_by_key(|error| (error.range.start, error.range.end));
     let mut reads = walk.reads;
@@ -39,6 +39,8 @@ struct Names<'a> {
     includes: Vec<(String, Range<usize>)>,
     /// For each include the names that are bound around it: it sees them.
     bound: Vec<Vec<String>>,
+    /// Its blocks stand for those of another file, which they can ask for.
+    extends: bool,
     errors: Vec<TemplateError>,
 }
 
@@ -120,7 +122,12 @@ impl<'a> Names<'a> {
                 self.scoped(|_| {}, &filter.body);
             }
             Stmt::Block(block) => {
-                self.scoped(|names| names.walk.bound.push("super"), &block.body);
+                let bind = |names: &mut Self| {
+                    if names.extends {
+                        names.walk.bound.push("super");
+                    }
+                };
+                self.scoped(bind, &block.body);
             }
             Stmt::Import(import) => {
                 self.library(&import.expr, "import");
@@ -144,7 +151,10 @@ impl<'a> Names<'a> {
                     self.bind(alias.as_ref().unwrap_or(name));
                 }
             }
-            Stmt::Extends(extends) => self.library(&extends.name, "extends"),
+            Stmt::Extends(extends) => {
+                self.extends = true;
+                self.library(&extends.name, "extends");
+            }
             Stmt::Include(include) => {
                 if include.ignore_missing {
                     self.wrong(
@@ -183,10 +193,14 @@ impl<'a> Names<'a> {
 
     /// Takes in the name of a file that only serves others.
     fn library(&mut self, name: &ast::Expr<'a>, tag: &str) {
+        let before = self.includes.len();
         if let Some(file) = self.file(name, tag)
             && !file.starts_with("_macros/")
             && !file.starts_with("_partials/")
         {
+            // Whether the file is there does not matter then.
+            self.includes.truncate(before);
+            self.bound.truncate(before);
             self.wrong(
                 &format!("`{tag}` takes a file of `_macros/` or `_partials/`"),
                 "not of these folders",

@@ -147,6 +147,18 @@ fn errors_of_the_text_have_a_place_and_a_way_out() {
         ("{% raw %}x", vec!["T301 {% raw %}: unclosed `{% raw %}` (add `{% endraw %}`)"]),
         ("{{ a && b }}", vec!["T301 &&: `&&` is not an operator here (write `and`)"]),
         ("{% if a = 'x' %}y{% endif %}", vec!["T301 =: unexpected `=`, expected end of block"]),
+        (
+            "{{ 'x' if a }}",
+            vec!["T301 'x' if a: an `if` in an expression needs an `else` (write `x if c else y`)"],
+        ),
+        (
+            "{{ self.a() }}{% block a %}{{ super() }}{% endblock %}",
+            vec![
+                "E102 self: there is no `self` here (write a macro:  {% macro name() %}…{% endmacro %}  and  {{ name() }})",
+                "E103 super: unknown function `super` (there are: dict, range)",
+            ],
+        ),
+        ("{% extends 'x' %}", vec!["T305 'x': `extends` takes a file of `_macros/` or `_partials/`"]),
         ("{{ a + }}", vec!["T301 }}: unexpected end of variable block"]),
         (
             "{{ a | lenght }} {{ b | foo }}",
@@ -313,6 +325,17 @@ fn typed(parts: &[(&str, &str)], source: &str) -> String {
         ("rows", list(row.clone())),
         ("pairs", list(list(Type::INTEGER))),
         ("r", row),
+        (
+            "tree",
+            list(Type::Record(
+                [
+                    ("name".to_owned(), Field::of(Type::STRING)),
+                    ("tags".to_owned(), Field::of(list(Type::STRING))),
+                    ("children".to_owned(), Field::of(list(Type::Any))),
+                ]
+                .into(),
+            )),
+        ),
     ];
     let roots: crate::expr::Roots =
         names.map(|(name, ty)| (name.to_owned(), Root::Value(Slot::of(ty)))).into();
@@ -360,6 +383,68 @@ fn a_loop_and_what_it_goes_through_have_types() {
         ),
         ("{% for x in rows %}{{ x.a.strip() }}{% endfor %}", "E103 .strip"),
         ("{% filter indent('x') %}a{% endfilter %}", "S403 'x'"),
+        ("{% filter sum %}x{% endfilter %}", "S403 sum"),
+        ("{% filter lines %}x{% endfilter %}", "T308 lines"),
+        ("{% set all | lines %}x{% endset %}{{ all | length }}{{ all }}", "T308 all"),
+        // What a loop gives to its body.
+        ("{% for x in rows %}{{ rows[loop.index0].a }}{% endfor %}", ""),
+        (
+            "{% for x in rows %}{% for y in names %}{{ rows[loop.index0].a }}{% endfor %}{% endfor %}",
+            "S404 rows[loop.index0]",
+        ),
+        ("{% for i in range(rows | length) %}{{ rows[i].a }}{{ names[i] }}{% endfor %}", "S404 names[i]"),
+        ("{% for x in names %}{{ loop.cycle() }}{% endfor %}", "E103 loop.cycle"),
+        ("{% for a, b, c in [['a', 'b']] %}{{ a }}{% endfor %}", "S403 ['a', 'b']"),
+        ("{% for a, b, c in names | zip(rows) %}{{ a }}{% endfor %}", "S403 a, b, c"),
+        ("{% for a, b in names | zip(rows) %}{{ a | upper }}{{ b.b }}{% endfor %}", "T302 b"),
+        ("{% for a, b in r | items %}{{ a | abs }}{{ b | abs }}{% endfor %}", "S403 a, S403 b"),
+        ("{% for group in rows | groupby('a') %}{{ group.groper }}{% endfor %}", "T302 groper"),
+        ("{% for a, all in rows | groupby('a') %}{{ all[0].a }}{{ all[0].b }}{% endfor %}", "T302 b"),
+        (
+            "{% for group in rows | groupby('a') %}{{ group.list[0].a }}{{ (group[1] | first).b }}{% endfor %}",
+            "T302 b",
+        ),
+        ("{% for a, b, c in rows | groupby('a') %}{% endfor %}", "S403 a, b, c"),
+        // A loop that calls itself comes to its end.
+        ("{% for x in rows recursive %}{{ loop(rows) }}{% endfor %}", "E103 loop"),
+        ("{% for x in tree recursive %}{{ x.name }}{{ loop(x.children) }}{% endfor %}", ""),
+        (
+            "{% for x in tree recursive %}{{ x.name }}{{ loop(x.children | sort(attribute='name')) }}{% endfor %}",
+            "",
+        ),
+        ("{% for x in tree recursive %}{{ loop(x.tags) }}{% endfor %}", "S403 x.tags"),
+        (
+            "{% for x in tree recursive %}{% set outer = loop %}{{ outer(x.children) }}{% endfor %}",
+            "E103 outer",
+        ),
+        // A namespace holds what is put into it, wherever that is.
+        (
+            "{% set ns = namespace(c=0) %}{% for x in rows %}{% set ns.c = ns.c + 1.5 %}{% endfor %}{{ ns.c }}",
+            "",
+        ),
+        (
+            "{% set ns = namespace(c=0) %}{% for x in rows %}{% set ns.c = ns.c + x.a %}{% endfor %}{{ ns.c }}",
+            "S403 x.a",
+        ),
+        (
+            "{% set ns = namespace(c=0) %}{% for x in rows %}{{ ns.c + 1 }}{% set ns.c = x.a %}{% endfor %}",
+            "S403 ns.c",
+        ),
+        ("{% set ns = namespace(c=0) %}{{ ns.d }}", "T302 ns.d"),
+        ("{% set ns = namespace() %}{{ ns.d }}{% set ns.d = 1 %}{{ ns.d + 1 }}", "S404 ns.d"),
+        (
+            "{% set ns = namespace(all=[]) %}{% for x in names %}{% set ns.all = ns.all + [x] %}{% endfor %}{{ ns.all | join }}{{ ns.all | sum }}",
+            "S403 ns.all",
+        ),
+        (
+            "{% set ns = namespace(x=none) %}{% for x in names %}{% if ns.x %}{{ ns.x | upper }}{% endif %}{% set ns.x = x %}{% endfor %}{{ ns.x | upper }}",
+            "S412 ns.x",
+        ),
+        ("{% set r.a = 1 %}", "S403 r.a"),
+        // What is set on both ways of a choice has the types of both.
+        ("{% if names %}{% set x = 1 %}{% else %}{% set x = 'a' %}{% endif %}{{ x }}{{ x + 1 }}", "S403 x"),
+        ("{% if rows %}{% set all = rows %}{{ all[0].a }}{% endif %}", ""),
+        ("{% if rows | first %}{{ (rows | first).a }}{{ rows[0].a }}{% endif %}", ""),
     ] {
         assert_eq!(typed(&[], source), found, "{source}");
     }
@@ -381,6 +466,29 @@ fn a_macro_gets_what_it_takes() {
         ("{% import '_macros/m.md' as m %}{{ m.card('a') }}", "E103 m.card"),
         ("{% macro m(a) %}{{ a }}{{ caller() }}{% endmacro %}{% call m() %}x{% endcall %}", "E103 m"),
         ("{% macro m(a) %}{{ a }}{% endmacro %}{{ m(*names) }}", ""),
+        // The body is looked at with what a call gives.
+        ("{% macro m(x) %}{{ x.title }}{% endmacro %}{{ m('a') }}", "T302 title"),
+        ("{% macro m(x) %}{{ x }}{% endmacro %}{{ m('a') }}{{ m(names) }}{{ m(rows) }}", "T308 x"),
+        ("{% macro m(x) %}{{ x | upper }}{% endmacro %}{{ m(x=none) }}", "S412 x"),
+        ("{% macro m(x) %}{{ x | upper }}{% endmacro %}{{ m(names | first) }}", "S412 x"),
+        ("{% macro m(x) %}{{ x[0].a }}{% endmacro %}{{ m(rows) }}", "S404 x[0]"),
+        ("{% macro m(x) %}{{ x[0].a }}{% endmacro %}{% if rows %}{{ m(rows) }}{% endif %}", ""),
+        ("{% macro m(x='a') %}{{ x + 1 }}{% endmacro %}{{ m(1) }}", ""),
+        ("{% macro m(x='a') %}{{ x + 1 }}{% endmacro %}{{ m() }}", "S403 1"),
+        ("{% macro m(x) %}{{ m(x) }}{% endmacro %}{{ m(1) }}", "E103 m"),
+        (
+            "{% macro a(x) %}{{ x.b }}{% endmacro %}{% macro m(x) %}{{ a(x) }}{% endmacro %}{{ m(r) }}",
+            "T302 b",
+        ),
+        ("{% macro m() %}{{ caller() }}{% endmacro %}{{ m() }}", "E103 caller"),
+        ("{% macro m() %}{% if caller is defined %}{{ caller() }}{% endif %}{% endmacro %}{{ m() }}", ""),
+        ("{% macro m() %}{{ caller(1) }}{% endmacro %}{% call m() %}x{% endcall %}", "E103 caller"),
+        ("{% macro m() %}{{ caller(r) }}{% endmacro %}{% call(x) m() %}{{ x.b }}{% endcall %}", "T302 b"),
+        (
+            "{% macro m() %}{{ caller() }}{% endmacro %}{% call m() %}{% call m() %}x{% endcall %}{% endcall %}",
+            "",
+        ),
+        ("{% from '_macros/m.md' import card %}{{ card(names, 'b') }}", "T308 title"),
         ("{% import '_macros/gone.md' as m %}{{ m.any(1) }}", ""),
     ] {
         assert_eq!(typed(&[("_macros/m.md", file)], source), found, "{source}");

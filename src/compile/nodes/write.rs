@@ -8,7 +8,7 @@ use crate::compile::names::Names;
 use crate::diagnostic::{Bag, Diagnostic, Span, Spanned};
 use crate::expr::{ExprTree, Facts, Scope, Typed};
 use crate::spec::ExprSpec;
-use crate::state::{Channel, Merge, ROLES, Type};
+use crate::state::{Channel, Merge, Type, is_turn};
 
 impl Scene<'_> {
     /// Checks a written value against its channel, as far as its type is known. Whether it may be null is a matter of
@@ -43,9 +43,10 @@ impl Scene<'_> {
                 }),
                 None => breaks_rules(target, &typed.ty),
             },
-            _ if target.merge == Merge::Messages => {
-                Some("a turn is {role: …, content: …}, with a role that there is".to_owned())
-            }
+            _ if target.merge == Merge::Messages => Some(
+                "a turn is {role: …, content: …}: a role that there is, and a text or a list of parts"
+                    .to_owned(),
+            ),
             _ => {
                 let fits = |typed: &Typed| takes(target.merge, &target.field.ty, typed);
                 let (at, why) = misfit(names, spec, &typed, &target.field.ty, &fits);
@@ -125,8 +126,7 @@ fn joins_items(merge: Merge) -> bool {
     matches!(merge, Merge::Append | Merge::Union)
 }
 
-/// Says whether a value of this type can join a conversation: a turn, a list of such, or what removes one. Content is
-/// checked when it is written.
+/// Says whether a value of this type can join a conversation: a turn, a list of such, or what removes one.
 fn joins_conversation(ty: &Type) -> bool {
     match ty {
         Type::Union(all) => all.iter().all(joins_conversation),
@@ -139,14 +139,7 @@ fn joins_conversation(ty: &Type) -> bool {
         Type::Any | Type::Messages | Type::Object => true,
         Type::List(item) => joins_conversation(item.non_null()),
         Type::Record(fields) if fields.contains_key("remove") => true,
-        Type::Record(fields) => {
-            let role = fields.get("role").is_some_and(|role| match role.ty.non_null() {
-                Type::Enum(values) => values.iter().all(|value| ROLES.contains(&value.as_str())),
-                Type::String { .. } | Type::Any => true,
-                _ => false,
-            });
-            role && fields.contains_key("content")
-        }
+        Type::Record(fields) => is_turn(fields),
         _ => false,
     }
 }

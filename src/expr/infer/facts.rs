@@ -5,8 +5,10 @@ use std::collections::BTreeSet;
 use minijinja::machinery::ast::{self, BinOpKind, CompareOpKind, UnaryOpKind};
 use minijinja::value::ValueKind;
 
+use super::index;
+use super::typed::{Family, Typed};
 use crate::expr::Place;
-use crate::expr::walk::chain;
+use crate::state::{Type, either};
 
 /// What is known of paths such as `state.order` at a place.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -42,8 +44,11 @@ impl Facts {
 
     /// Forgets what was known of the path and of its fields; it may still have a value.
     pub fn forget(&mut self, path: &str) {
+        // An item by a number that is in a name is another one when that changes.
+        let key = format!("[{path}");
         let below = |known: &String| {
-            known.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+            below(known, path).is_some()
+                || known.split(&key).skip(1).any(|rest| rest.starts_with([']', '.', '[']))
         };
         self.some.retain(|known| !below(known));
         self.defined.retain(|known| known == path || !below(known));
@@ -61,6 +66,32 @@ impl Facts {
         self.some.extend(other.some.iter().cloned());
     }
 
+    /// Returns what is known of a path, said of another name for it.
+    #[must_use]
+    pub fn renamed(&self, path: &str, name: &str) -> Self {
+        let moved = |known: &BTreeSet<String>| {
+            known.iter().filter_map(|known| Some(format!("{name}{}", below(known, path)?))).collect()
+        };
+        Self { defined: moved(&self.defined), some: moved(&self.some) }
+    }
+
+    /// Returns what is left of a type where tests of the value have told what it is.
+    pub(super) fn told(&self, path: &str, ty: Type) -> Type {
+        if ty.non_null().each().len() < 2 {
+            return ty;
+        }
+        let left = |ty: &&Type| {
+            KINDS.iter().all(|(test, kinds)| {
+                let known = matches!(ty, Type::Any);
+                let is = kinds.contains(&Typed::of((*ty).clone()).family());
+                known
+                    || ((is || !self.is_defined(&format!("{path}[is {test}]")))
+                        && (!is || !self.is_defined(&format!("{path}[not {test}]"))))
+            })
+        };
+        ty.non_null().each().iter().filter(left).cloned().reduce(either).unwrap_or(ty)
+    }
+
     /// Returns what is known on both ways.
     #[must_use]
     pub fn meet(&self, other: &Self) -> Self {
@@ -76,6 +107,21 @@ impl Facts {
         self.extend(other);
         self
     }
+}
+
+/// The tests that tell what a value is.
+pub(super) const KINDS: [(&str, &[Family]); 5] = [
+    ("boolean", &[Family::Boolean]),
+    ("mapping", &[Family::Object]),
+    // The engine counts `true` and `false` in.
+    ("number", &[Family::Number, Family::Boolean]),
+    ("sequence", &[Family::List]),
+    ("string", &[Family::Text]),
+];
+
+/// Returns what follows the path in another that leads further.
+fn below<'k>(known: &'k str, path: &str) -> Option<&'k str> {
+    known.strip_prefix(path).filter(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
 }
 
 /// Returns what is known where the condition gave `truth`.
@@ -131,6 +177,7 @@ fn leaf(expr: &ast::Expr<'_>, truth: bool, place: Place) -> Facts {
                     CompareOpKind::Eq => equal(left, &op.expr, true, &mut facts),
                     CompareOpKind::Ne => equal(left, &op.expr, false, &mut facts),
                     CompareOpKind::In => member(left, &op.expr, &mut facts),
+                    CompareOpKind::Lt => within(left, &op.expr, &mut facts),
                     _ => {}
                 }
                 left = &op.expr;
@@ -146,7 +193,14 @@ fn leaf(expr: &ast::Expr<'_>, truth: bool, place: Place) -> Facts {
             }
         }
         ast::Expr::Test(test) => {
+            if let ("none", false, Some(list)) = (test.name, truth, end_of(&test.expr)) {
+                facts.fill(format!("{list}[]"));
+            }
             if let Some(path) = path_of(&test.expr) {
+                if KINDS.iter().any(|(kind, _)| *kind == test.name) {
+                    let word = if truth { "is" } else { "not" };
+                    facts.define(format!("{path}[{word} {}]", test.name));
+                }
                 match (test.name, truth) {
                     ("defined", true) | ("undefined", false) => facts.define(path),
                     ("none", false)
@@ -164,7 +218,7 @@ fn leaf(expr: &ast::Expr<'_>, truth: bool, place: Place) -> Facts {
             if let Some(path) = path_of(other) {
                 facts.fill(format!("{path}[]"));
                 facts.fill(path);
-            } else if let Some(path) = length_of(other) {
+            } else if let Some(path) = length_of(other).or_else(|| end_of(other)) {
                 facts.fill(format!("{path}[]"));
             }
         }
@@ -180,7 +234,7 @@ fn leaf(expr: &ast::Expr<'_>, truth: bool, place: Place) -> Facts {
 }
 
 /// Returns the path of a list whose length is asked for.
-fn length_of(expr: &ast::Expr<'_>) -> Option<String> {
+pub(super) fn length_of(expr: &ast::Expr<'_>) -> Option<String> {
     match expr {
         ast::Expr::Filter(filter) if matches!(filter.name, "length" | "count") => {
             path_of(filter.expr.as_ref()?)
@@ -189,11 +243,42 @@ fn length_of(expr: &ast::Expr<'_>) -> Option<String> {
     }
 }
 
+/// Returns the path of a list of which one item is asked for: where it is not null, the list has items.
+pub(super) fn end_of(expr: &ast::Expr<'_>) -> Option<String> {
+    match expr {
+        ast::Expr::Filter(filter) if matches!(filter.name, "first" | "last" | "min" | "max") => {
+            path_of(filter.expr.as_ref()?)
+        }
+        _ => None,
+    }
+}
+
+/// A number is less than the length of a list: the list has an item of that number.
+fn within(number: &ast::Expr<'_>, length: &ast::Expr<'_>, facts: &mut Facts) {
+    if let (Some(number), Some(list)) = (path_of(number), length_of(length)) {
+        facts.fill(format!("{list}[]"));
+        facts.define(format!("{list}.[{number}]"));
+    }
+}
+
 /// The most items of a list that are known one by one.
 const COUNTED: usize = 32;
 
 /// The length of a list is compared with a number: where that leaves out zero, the list has items.
 fn counts(op: &ast::BinOp<'_>, truth: bool, facts: &mut Facts) -> bool {
+    match (&op.op, truth) {
+        (BinOpKind::Lt, true) | (BinOpKind::Gte, false) => within(&op.left, &op.right, facts),
+        (BinOpKind::Gt, true) | (BinOpKind::Lte, false) => within(&op.right, &op.left, facts),
+        _ => {}
+    }
+    // A loop that calls itself no deeper than a number comes to its end.
+    if matches!(
+        (&op.op, truth),
+        (BinOpKind::Lt | BinOpKind::Lte, true) | (BinOpKind::Gt | BinOpKind::Gte, false)
+    ) && matches!(path_of(&op.left).as_deref(), Some("loop.depth" | "loop.depth0"))
+    {
+        facts.define("loop[bounded]");
+    }
     let (Some(path), ast::Expr::Const(number)) = (length_of(&op.left), &op.right) else { return false };
     let Some(number) = number.value.as_usize() else { return false };
     let least = match (&op.op, truth) {
@@ -215,8 +300,17 @@ fn counts(op: &ast::BinOp<'_>, truth: bool, facts: &mut Facts) -> bool {
 /// Two values are equal, or are not: what equals something other than null is not null.
 fn equal(left: &ast::Expr<'_>, right: &ast::Expr<'_>, truth: bool, facts: &mut Facts) {
     for (asked, other) in [(left, right), (right, left)] {
+        if let (ast::Expr::Const(literal), false, Some(list)) = (other, truth, end_of(asked))
+            && literal.value.is_none()
+        {
+            facts.fill(format!("{list}[]"));
+        }
         let Some(path) = path_of(asked) else { continue };
         match other {
+            // A text that is not empty has signs.
+            ast::Expr::Const(literal) if !truth && literal.value.as_str() == Some("") => {
+                facts.fill(format!("{path}[]"));
+            }
             ast::Expr::Const(literal) if (literal.value.kind() == ValueKind::None) != truth => {
                 facts.fill(path);
             }
@@ -241,10 +335,26 @@ fn member(item: &ast::Expr<'_>, holder: &ast::Expr<'_>, facts: &mut Facts) {
     }
 }
 
-/// Returns the path of a name with fixed fields.
+/// Returns the path of a name with its fields, and with items whose number is fixed or in a name.
 pub(super) fn path_of(expr: &ast::Expr<'_>) -> Option<String> {
-    let (root, path) = chain(expr)?;
-    Some(std::iter::once(root.to_owned()).chain(path).collect::<Vec<_>>().join("."))
+    match expr {
+        ast::Expr::Var(var) => Some(var.id.to_owned()),
+        ast::Expr::GetAttr(attr) => Some(format!("{}.{}", path_of(&attr.expr)?, attr.name)),
+        ast::Expr::GetItem(item) => item_path(item),
+        _ => None,
+    }
+}
+
+/// The same for an item.
+pub(super) fn item_path(item: &ast::GetItem<'_>) -> Option<String> {
+    let object = path_of(&item.expr)?;
+    Some(match &item.subscript_expr {
+        ast::Expr::Const(key) if key.value.as_str().is_some() => format!("{object}.{}", key.value.as_str()?),
+        number => match index(number) {
+            Some(number) => format!("{object}.{number}"),
+            None => format!("{object}.[{}]", path_of(number)?),
+        },
+    })
 }
 
 #[cfg(test)]
@@ -275,6 +385,11 @@ mod tests {
             ("state.a | length >= 1", "a[]", ""),
             ("state.a | length < 3", "", "a.-2? a.-3? a.1? a.2? a[]"),
             ("state.a | length > 0 and state.b is not none", "a[] b", ""),
+            ("state.i < state.a | length", "a.[state.i]? a[]", ""),
+            ("state.a | length <= state.i", "", "a.[state.i]? a[]"),
+            ("state.a is string", "a a[is string]?", "a[not string]?"),
+            ("state.a | first is not none", "a[]", ""),
+            ("state.a != ''", "a[]", "a"),
         ] {
             let expr = minijinja::machinery::parse_expr(condition).unwrap();
             let shown = |truth| {
@@ -300,5 +415,10 @@ mod tests {
         assert!(!facts.is_defined("state.order.total") && facts.is_some("state.orders"));
         facts.unset("state.order");
         assert!(!facts.is_defined("state.order"));
+        facts.define("state.orders.[state.i]");
+        facts.forget("state.n");
+        assert!(facts.is_defined("state.orders.[state.i]"));
+        facts.forget("state.i");
+        assert!(!facts.is_defined("state.orders.[state.i]"));
     }
 }

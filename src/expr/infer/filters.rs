@@ -4,33 +4,65 @@ use std::ops::Range;
 
 use minijinja::machinery::ast::{self, CallArg};
 
-use super::typed::{self, Family, Typed};
-use super::{Infer, facts, in_branches, index, range};
-use crate::diagnostic::did_you_mean;
-use crate::expr::Place;
-use crate::expr::table::{Builtin, FILTERS, Given, Gives, Takes, find};
-use crate::state::{Type, either, nullable};
+use super::args::{Args, unfit};
+use super::format::slots;
+use super::typed::{Family, Typed};
+use super::{Infer, is_turn, range};
+use crate::expr::table::{FILTERS, Gives, find};
+use crate::state::{Type, either};
 
-/// The arguments of a call.
-pub(super) struct Args {
-    /// Those by place.
-    pub(super) placed: Vec<Typed>,
-    /// One of them holds text from outside.
-    pub(super) untrusted: bool,
+/// A filter or a test by its name, with its arguments.
+#[derive(Clone, Copy)]
+pub(super) struct Named<'n, 'a> {
+    pub(super) name: &'n str,
+    pub(super) args: &'n [CallArg<'a>],
+}
+
+impl Named<'_, '_> {
+    /// Returns a text that is the nth argument, and its place.
+    pub(super) fn text(&self, nth: usize) -> Option<(String, Range<usize>)> {
+        match self.args.get(nth) {
+            Some(CallArg::Pos(value @ ast::Expr::Const(name))) => {
+                Some((name.value.as_str()?.to_owned(), range(value)))
+            }
+            _ => None,
+        }
+    }
+
+    /// Returns what an argument is that is given by its name.
+    pub(super) fn by_name(&self, wanted: &str) -> Option<&ast::Expr<'_>> {
+        self.args.iter().find_map(|arg| match arg {
+            CallArg::Kwarg(name, value) if *name == wanted => Some(value),
+            _ => None,
+        })
+    }
 }
 
 impl Infer<'_> {
-    pub(super) fn filter(&mut self, filter: &ast::Filter<'_>, whole: Range<usize>) -> Typed {
+    pub(super) fn filter(&mut self, expr: &ast::Expr<'_>, filter: &ast::Filter<'_>) -> Typed {
         let builtin = find(FILTERS, filter.name);
-        let Some(value) = &filter.expr else {
-            // The body of a `{% filter %}` block is a text.
-            self.args("filter", builtin, &filter.args);
-            return Typed::of(Type::STRING);
+        let call = Named { name: filter.name, args: &filter.args };
+        // The body of a `{% filter %}` block is a text: there is no expression of it.
+        let (value, given) = match &filter.expr {
+            Some(value) if matches!(filter.name, "default" | "d") => (value, self.maybe(value)),
+            Some(value) => (value, self.expr(value)),
+            None => (expr, Typed::of(Type::STRING)),
         };
-        if matches!(filter.name, "default" | "d") {
-            let given = self.maybe(value);
-            let other = self.args("filter", builtin, &filter.args).placed.into_iter().next();
-            let other = other.unwrap_or_else(|| Typed::of(Type::STRING));
+        let args = self.args("filter", builtin, &filter.args);
+        self.applied(call, value, given, &args, range(expr))
+    }
+
+    /// Finds the type of what a filter gives of a value.
+    pub(super) fn applied(
+        &mut self,
+        call: Named<'_, '_>,
+        value: &ast::Expr<'_>,
+        given: Typed,
+        args: &Args,
+        whole: Range<usize>,
+    ) -> Typed {
+        if matches!(call.name, "default" | "d") {
+            let other = args.placed.first().cloned().unwrap_or_else(|| Typed::of(Type::STRING));
             if given.null {
                 return other;
             }
@@ -38,87 +70,32 @@ impl Infer<'_> {
             let some = Typed { ty: given.ty.non_null().clone(), path: None, ..given };
             return Typed { path, ..some.union(other) };
         }
-        let given = self.expr(value);
-        let args = self.args("filter", builtin, &filter.args).placed;
         // These say something of null too.
-        if given.may_be_null() && matches!(filter.name, "tojson" | "bool") {
-            return Typed { untrusted: given.untrusted, ..known(filter.name) };
+        if given.may_be_null() && matches!(call.name, "tojson" | "bool") {
+            return Typed { untrusted: given.untrusted, ..known(call.name) };
         }
         let given = self.some(value, given, "a filter");
-        let untrusted = given.untrusted || args.iter().any(|arg| arg.untrusted);
-        let typed = self.filtered(filter, value, &given, &args, whole);
-        match filter.name {
+        let untrusted = given.untrusted || args.untrusted;
+        let before = self.faults.len();
+        let typed = self.filtered(call, value, &given, args, whole);
+        // One finding is enough for one mistake: nothing is known of what comes of it.
+        let typed = if self.faults.len() > before { Typed::any() } else { typed };
+        match call.name {
             // Fenced text cannot pass for an instruction; numbers and booleans are no text.
             "quoted" => Typed { untrusted: false, ..typed },
             _ => Typed { untrusted, ..typed },
         }
     }
 
-    /// Finds the types of arguments, and checks that each is what it has to be.
-    pub(super) fn args(&mut self, sort: &str, known: Option<&Builtin>, args: &[CallArg<'_>]) -> Args {
-        let mut found = Args { placed: Vec::new(), untrusted: false };
-        for (n, arg) in args.iter().enumerate() {
-            let (CallArg::Pos(value)
-            | CallArg::Kwarg(_, value)
-            | CallArg::PosSplat(value)
-            | CallArg::KwargSplat(value)) = arg;
-            let typed = self.expr(value);
-            found.untrusted |= typed.untrusted;
-            if let Some(known) = known.filter(|known| !known.args.is_empty()) {
-                self.argument(sort, known, (n, arg), value, &typed);
-            }
-            if matches!(arg, CallArg::Pos(_)) {
-                found.placed.push(typed);
-            }
-        }
-        found
-    }
-
-    /// Checks one argument: that it can be given like this, and what it is.
-    fn argument(
-        &mut self,
-        sort: &str,
-        known: &Builtin,
-        (n, arg): (usize, &CallArg<'_>),
-        value: &ast::Expr<'_>,
-        typed: &Typed,
-    ) {
-        let named = || known.args.iter().filter(|arg| arg.given != Given::Place).map(|arg| arg.name);
-        let argument = match arg {
-            CallArg::Pos(_) => known.at(n),
-            CallArg::Kwarg(name, _) => known.named(name),
-            CallArg::PosSplat(_) | CallArg::KwargSplat(_) => return,
-        };
-        match (argument, arg) {
-            (Some(argument), _) => {
-                if let Some(due) = unfit(argument.takes, value, typed) {
-                    let message = format!("`{}` of the {sort} `{}` is {due}", argument.name, known.name);
-                    self.misfit(value, typed, &message);
-                }
-            }
-            (None, CallArg::Kwarg(name, _)) => {
-                let message = format!("the {sort} `{}` has no argument `{name}`", known.name);
-                let help = did_you_mean(name, named().collect::<Vec<_>>());
-                self.fault("E103", message, range(value), "no argument has this name", help, None);
-            }
-            (None, _) => {
-                let message = format!("the {sort} `{}` takes its arguments by name", known.name);
-                let text = self.text(value);
-                let help = named().next().map(|name| format!("write  {}({name}={text})", known.name));
-                self.fault("E103", message, range(value), "has no name", help, None);
-            }
-        }
-    }
-
     fn filtered(
         &mut self,
-        filter: &ast::Filter<'_>,
+        call: Named<'_, '_>,
         value: &ast::Expr<'_>,
         given: &Typed,
-        args: &[Typed],
+        args: &Args,
         whole: Range<usize>,
     ) -> Typed {
-        let name = filter.name;
+        let name = call.name;
         let family = given.family();
         let unknown = family == Family::Unknown;
         let list = |ty: Type| Typed::of(Type::List(Box::new(ty)));
@@ -130,9 +107,17 @@ impl Infer<'_> {
                 Typed::of(Type::INTEGER)
             }
             "upper" | "lower" | "title" | "capitalize" | "trim" | "replace" | "indent" | "quoted"
-            | "string" | "format" => {
+            | "string" => {
                 if given.may_be(&[Family::List, Family::Object]) {
                     self.raw(value, given);
+                }
+                Typed::of(Type::STRING)
+            }
+            "format" => {
+                if !given.must_be(&[Family::Text]) {
+                    self.refuse(value, given, name, "a text");
+                } else if given.literal {
+                    self.format(call, value, given, args);
                 }
                 Typed::of(Type::STRING)
             }
@@ -143,19 +128,20 @@ impl Infer<'_> {
                 list(Type::STRING)
             }
             "urlencode" => {
-                if given.may_be(&[Family::List]) {
+                let pairs = match &given.ty {
+                    Type::Record(fields) => fields
+                        .values()
+                        .any(|field| Typed::of(field.ty.clone()).may_be(&[Family::List, Family::Object])),
+                    _ => false,
+                };
+                if pairs || given.may_be(&[Family::List]) {
                     self.raw(value, given);
                 }
                 Typed::of(Type::STRING)
             }
             "tojson" => Typed::of(Type::STRING),
             "bool" => Typed::of(Type::Boolean),
-            "int" | "float" => {
-                if given.may_be(&[Family::List, Family::Object]) {
-                    self.refuse(value, given, name, "a number or a text");
-                }
-                Typed::of(if name == "int" { Type::INTEGER } else { Type::NUMBER })
-            }
+            "int" | "float" => self.parsed(name, value, given, args.get(0, "default")),
             "abs" | "round" => {
                 if !given.must_be(&[Family::Number]) {
                     self.refuse(value, given, name, "a number");
@@ -167,7 +153,8 @@ impl Infer<'_> {
                 }
             }
             "last_text" => {
-                if !given.must_be(&[Family::List]) {
+                let turns = given.items().is_none_or(|item| item.non_null().each().iter().all(is_turn));
+                if !given.must_be(&[Family::List]) || !(turns || given.empty) {
                     self.refuse(value, given, name, "a conversation");
                 }
                 Typed::of(Type::STRING)
@@ -176,7 +163,11 @@ impl Infer<'_> {
                 if !given.must_be(&[Family::Object]) {
                     self.refuse(value, given, name, "an object");
                 }
-                list(Type::Any)
+                let values = match &given.ty {
+                    Type::Record(fields) => fields.values().map(|field| field.ty.opened()).reduce(either),
+                    _ => None,
+                };
+                Typed::rows(vec![Type::STRING, values.unwrap_or(Type::Any)])
             }
             "first" | "last" | "min" | "max" if family == Family::Text => {
                 if matches!(name, "min" | "max") {
@@ -185,15 +176,10 @@ impl Infer<'_> {
                 Typed::of(Type::STRING)
             }
             "reverse" if family == Family::Text => Typed::of(Type::STRING),
-            "list" if matches!(family, Family::Text | Family::Object) => {
-                list(if family == Family::Text { Type::STRING } else { Type::Any })
-            }
-            "attr" => match filter.args.first() {
-                Some(CallArg::Pos(ast::Expr::Const(key))) => match key.value.as_str() {
-                    Some(key) => self.field(value, Typed { path: None, ..given.clone() }, key, whole),
-                    None => Typed::any(),
-                },
-                _ => Typed::any(),
+            "list" if matches!(family, Family::Text | Family::Object) => list(Type::STRING),
+            "attr" => match call.text(0) {
+                Some((key, _)) => self.field(value, Typed { path: None, ..given.clone() }, &key, whole),
+                None => Typed::any(),
             },
             "first" | "last" | "min" | "max" | "sum" | "sort" | "unique" | "reverse" | "list" | "join"
             | "map" | "select" | "reject" | "selectattr" | "rejectattr" | "batch" | "slice" | "groupby"
@@ -203,238 +189,103 @@ impl Infer<'_> {
                     self.refuse(value, given, name, "a list");
                     return known(name);
                 }
-                if unknown {
+                if unknown || object {
                     return known(name);
                 }
                 let item = given.items().unwrap_or(Type::Any);
-                self.of_list(filter, value, given, &item, args)
+                self.of_list(call, value, given, &item, args)
             }
             _ => known(name),
         }
     }
 
-    /// The filters of a list whose items have a known type.
-    fn of_list(
-        &mut self,
-        filter: &ast::Filter<'_>,
-        value: &ast::Expr<'_>,
-        given: &Typed,
-        item: &Type,
-        args: &[Typed],
-    ) -> Typed {
-        let list = |ty: Type| Typed::of(Type::List(Box::new(ty)));
-        match filter.name {
-            "first" | "last" => self.one_of(value, given, item),
-            "min" | "max" => {
-                let by = self.attribute(filter, item);
-                let of = Typed::of(item.clone());
-                let odd = of.may_be(&[Family::Object, Family::List]) || of.family() == Family::Mixed;
-                if by.is_none() && odd {
-                    self.refuse(value, given, filter.name, "a list of numbers or texts");
-                }
-                self.one_of(value, given, item)
+    /// The number that is written in a text, or else another value.
+    fn parsed(&mut self, name: &str, value: &ast::Expr<'_>, given: &Typed, default: Option<&Typed>) -> Typed {
+        if given.may_be(&[Family::List, Family::Object]) {
+            self.refuse(value, given, name, "a number or a text");
+        }
+        let number = Typed::of(if name == "int" { Type::INTEGER } else { Type::NUMBER });
+        let written = |text: &String| text.parse::<f64>().is_ok();
+        let fails = |ty: &Type| match ty {
+            Type::Enum(values) => !values.iter().all(written),
+            ty => Typed::of(ty.clone()).family() == Family::Text,
+        };
+        match default {
+            Some(default) if !given.must_be(&[Family::Number, Family::Boolean]) => {
+                number.union(Typed { path: None, literal: false, ..default.clone() })
             }
-            "sum" => {
-                let of = self.attribute(filter, item).unwrap_or_else(|| item.clone());
-                match of.non_null() {
-                    Type::Integer { .. } => Typed::of(Type::INTEGER),
-                    Type::Number { .. } => Typed::of(Type::NUMBER),
-                    _ if Typed::of(of.clone()).must_be(&[Family::Number]) => Typed::any(),
-                    _ => {
-                        self.refuse(value, given, "sum", "a list of numbers");
-                        Typed::of(Type::NUMBER)
-                    }
-                }
+            None if given.ty.non_null().each().iter().any(fails) => {
+                let message = "the text may be no number".to_owned();
+                let zero = if name == "int" { "0" } else { "0.0" };
+                let help = format!("say what to take then:  {} | {name}({zero})", self.text(value));
+                let label = format!("this is {given}");
+                self.fault("S403", message, range(value), label, Some(help), given.path.clone());
+                number
             }
-            "sort" | "unique" => {
-                self.attribute(filter, item);
-                list(item.clone())
-            }
-            // What is not null is left.
-            "reject" if text_arg(filter, 0).is_some_and(|(test, _)| test == "none") => {
-                list(item.non_null().clone())
-            }
-            "select" if filter.args.is_empty() => list(item.non_null().clone()),
-            "select" if text_arg(filter, 0).is_some_and(|(test, _)| tested(&test).is_some()) => {
-                let wanted = text_arg(filter, 0).and_then(|(test, _)| tested(&test));
-                let left = item.non_null().each().iter().filter(|ty| match typed::family(ty) {
-                    Family::Unknown => true,
-                    family => Some(family) == wanted,
-                });
-                list(left.cloned().reduce(either).unwrap_or_else(|| item.non_null().clone()))
-            }
-            "reverse" | "list" | "select" | "reject" => list(item.clone()),
-            "selectattr" | "rejectattr" => {
-                let Some((name, at)) = text_arg(filter, 0) else { return list(item.clone()) };
-                self.attribute_of(item, &name, at);
-                // What is left has the field, and it is not null.
-                let test = text_arg(filter, 1).map(|(test, _)| test);
-                let some = match (filter.name, test.as_deref()) {
-                    ("selectattr", None) | ("rejectattr", Some("none")) => true,
-                    ("selectattr", Some(test)) => {
-                        !matches!(test, "none" | "undefined" | "defined" | "ne" | "!=" | "false")
-                    }
-                    _ => false,
-                };
-                match item.non_null() {
-                    Type::Record(fields) if some => {
-                        let mut fields = fields.clone();
-                        if let Some(field) = fields.get_mut(&name) {
-                            field.ty = field.ty.non_null().clone();
-                        }
-                        list(Type::Record(fields))
-                    }
-                    _ => list(item.clone()),
-                }
-            }
-            "join" => {
-                let by = match text_arg(filter, 1) {
-                    Some((name, at)) => Some(self.attribute_of(item, &name, at)),
-                    None => self.attribute(filter, item),
-                };
-                let of = by.unwrap_or_else(|| item.clone());
-                if matches!(of, Type::Nullable(_)) {
-                    let message = "`join` prints each item as text, and one may be null".to_owned();
-                    let help = format!("leave null out:  {} | reject('none') | join(', ')", self.text(value));
-                    self.fault(
-                        "S412",
-                        message,
-                        range(value),
-                        format!("this is {given}"),
-                        Some(help),
-                        given.path.clone(),
-                    );
-                } else if Typed::of(of).may_be(&[Family::List, Family::Object]) {
-                    let example = match item {
-                        Type::Record(fields) => fields.keys().next().map_or("name", String::as_str),
-                        _ => "name",
-                    };
-                    let code = if self.place == Place::Template { "T308" } else { "S403" };
-                    let help =
-                        format!("name a field:  {} | join(', ', attribute='{example}')", self.text(value));
-                    let message = "`join` prints each item as text".to_owned();
-                    self.fault(
-                        code,
-                        message,
-                        range(value),
-                        format!("this is {given}"),
-                        Some(help),
-                        given.path.clone(),
-                    );
-                }
-                Typed::of(Type::STRING)
-            }
-            "map" => match self.attribute(filter, item) {
-                Some(of) => list(of),
-                None => {
-                    let named = text_arg(filter, 0).and_then(|(name, _)| find(FILTERS, &name));
-                    match named.map(|known| known.gives) {
-                        Some(Gives::Text) => list(Type::STRING),
-                        Some(Gives::Boolean) => list(Type::Boolean),
-                        _ => list(Type::Any),
-                    }
-                }
-            },
-            "batch" | "slice" => list(Type::List(Box::new(item.clone()))),
-            "groupby" => {
-                if let Some((name, at)) = text_arg(filter, 0) {
-                    self.attribute_of(item, &name, at);
-                }
-                // A group is a record and a pair at once.
-                list(Type::Any)
-            }
-            "chain" => {
-                let more: Option<Vec<Type>> = args.iter().map(Typed::items).collect();
-                list(more.map_or(Type::Any, |more| more.into_iter().fold(item.clone(), either)))
-            }
-            _ => list(Type::Any),
+            _ => number,
         }
     }
 
-    /// Returns the type of an item that is there unless the list is empty. A conversation is never empty in a run.
-    fn one_of(&self, value: &ast::Expr<'_>, given: &Typed, item: &Type) -> Typed {
-        let filled = self.filled(value);
-        let conversation = matches!(given.ty, Type::Messages);
-        Typed::of(if filled || conversation { item.clone() } else { nullable(item.clone()) })
-    }
-
-    /// Says whether a list is known to have items: it is written out, perhaps in another order, or was asked for.
-    pub(super) fn filled(&self, expr: &ast::Expr<'_>) -> bool {
-        if facts::path_of(expr).is_some_and(|path| self.facts.is_some(&format!("{path}[]"))) {
-            return true;
+    /// Checks that a format that is written out gets what it takes.
+    fn format(&mut self, call: Named<'_, '_>, value: &ast::Expr<'_>, format: &Typed, args: &Args) {
+        let Type::Enum(texts) = &format.ty else { return };
+        let [text] = texts.as_slice() else { return };
+        let Some(slots) = slots(text) else {
+            let message = "this is no format".to_owned();
+            let help = "a value goes to `%s` or `%d`, and a percent sign is `%%`".to_owned();
+            return self.fault("S403", message, range(value), "a `%` without a meaning", Some(help), None);
+        };
+        let unpacked = |arg: &CallArg<'_>| matches!(arg, CallArg::PosSplat(_) | CallArg::KwargSplat(_));
+        // What a format takes by name is looked for when it runs.
+        if call.args.iter().any(unpacked) || slots.iter().any(|slot| slot.field.is_some()) {
+            return;
         }
-        match expr {
-            ast::Expr::List(list) => !list.items.is_empty(),
-            ast::Expr::Tuple(list) => !list.items.is_empty(),
-            ast::Expr::Filter(filter)
-                if matches!(
-                    filter.name,
-                    "sort" | "reverse" | "unique" | "list" | "map" | "default" | "d"
-                ) =>
-            {
-                filter.expr.as_ref().is_some_and(|list| self.filled(list))
-            }
-            ast::Expr::IfExpr(cond) => {
-                self.filled(&cond.true_expr) && cond.false_expr.as_ref().is_some_and(|list| self.filled(list))
-            }
-            ast::Expr::BinOp(op) if matches!(op.op, ast::BinOpKind::Add) => {
-                self.filled(&op.left) || self.filled(&op.right)
-            }
-            _ => false,
-        }
-    }
-
-    /// Returns the type of the field that `attribute=` names.
-    fn attribute(&mut self, filter: &ast::Filter<'_>, item: &Type) -> Option<Type> {
-        filter
-            .args
-            .iter()
-            .find_map(|arg| match arg {
-                CallArg::Kwarg("attribute", value @ ast::Expr::Const(name)) => {
-                    Some((name.value.as_str()?.to_owned(), range(value)))
-                }
-                _ => None,
-            })
-            .map(|(name, at)| self.attribute_of(item, &name, at))
-    }
-
-    /// Returns the type of a field of the items, which `a.b` reaches into.
-    fn attribute_of(&mut self, item: &Type, name: &str, at: Range<usize>) -> Type {
-        let mut ty = item.clone();
-        for part in name.split('.') {
-            ty = match ty.non_null() {
-                Type::Union(all) if all.iter().all(|ty| matches!(ty, Type::Record(_) | Type::Any)) => {
-                    match in_branches(all, part) {
-                        (Some(ty), true) => ty,
-                        _ => {
-                            let message = format!("not all items have a field `{part}`");
-                            self.fault(self.no_field, message, at, format!("an item is {item}"), None, None);
-                            return Type::Any;
-                        }
-                    }
-                }
-                Type::Record(fields) => match fields.get(part) {
-                    Some(field) => field.ty.opened(),
-                    None => {
-                        let message = format!("the items have no field `{part}`");
-                        let help = did_you_mean(part, fields.keys().map(String::as_str));
-                        self.fault(self.no_field, message, at, format!("an item is {item}"), help, None);
-                        return Type::Any;
-                    }
-                },
-                Type::Any => return Type::Any,
-                Type::List(item) if part.parse::<usize>().is_ok() => item.opened(),
-                other => {
-                    let message = format!("the items have no field `{part}`");
-                    self.fault(self.no_field, message, at, format!("an item is {other}"), None, None);
-                    return Type::Any;
-                }
+        for (n, slot) in slots.iter().enumerate() {
+            let (Some(CallArg::Pos(arg)), Some(typed)) = (call.args.get(n), args.placed.get(n)) else {
+                let message = format!("the format takes {} values", slots.len());
+                let label = format!("{} given", args.placed.len());
+                return self.fault("S403", message, range(value), label, None, None);
             };
+            match unfit(slot.takes, arg, typed) {
+                Some(due) => self.misfit(arg, typed, &format!("the format takes {due} here")),
+                None => self.printable(arg, typed.clone()),
+            }
         }
-        ty
     }
 
-    fn refuse(&mut self, value: &ast::Expr<'_>, given: &Typed, filter: &str, takes: &str) {
+    /// Finds out what a filter makes of each item, and reports what it cannot take as one finding on the list.
+    pub(super) fn of_each(
+        &mut self,
+        named: &str,
+        value: &ast::Expr<'_>,
+        item: &Type,
+        run: impl FnOnce(&mut Self, Typed) -> Typed,
+    ) -> Typed {
+        let before = self.faults.len();
+        let typed = run(self, Typed::of(item.clone()));
+        let mut inner = self.faults.split_off(before).into_iter();
+        let Some(first) = inner.next() else { return typed };
+        let list = self.text(value);
+        let (message, help) = match (first.error.code, item) {
+            ("S412", _) => (
+                format!("{named} takes each item, and one may be null"),
+                Some(format!("leave null out:  {list} | reject('none') | {}", named.trim_matches('`'))),
+            ),
+            (_, Type::Record(fields)) => (
+                format!("{named} of each item: {}", first.error.message),
+                fields.keys().next().map(|field| format!("name a field:  {list} | map(attribute='{field}')")),
+            ),
+            _ if matches!(named, "`map('int')`" | "`map('float')`") => (
+                format!("{named} of each item: {}", first.error.message),
+                Some(format!("say what to take then:  {list} | {}, 0)", named.trim_matches(['`', ')']))),
+            ),
+            _ => (format!("{named} of each item: {}", first.error.message), None),
+        };
+        self.fault(first.error.code, message, range(value), format!("an item is {item}"), help, None);
+        Typed::any()
+    }
+
+    pub(super) fn refuse(&mut self, value: &ast::Expr<'_>, given: &Typed, filter: &str, takes: &str) {
         self.misfit(value, given, &format!("the filter `{filter}` takes {takes}"));
     }
 }
@@ -443,48 +294,10 @@ impl Infer<'_> {
 fn known(name: &str) -> Typed {
     match find(FILTERS, name).map(|known| known.gives) {
         Some(Gives::Boolean) => Typed::of(Type::Boolean),
-        Some(Gives::Number) if matches!(name, "length" | "count" | "int") => Typed::of(Type::INTEGER),
+        Some(Gives::Number) if matches!(name, "length" | "count") => Typed::of(Type::INTEGER),
         Some(Gives::Number) => Typed::of(Type::NUMBER),
         Some(Gives::Text) => Typed::of(Type::STRING),
         Some(Gives::List) => Typed::of(Type::List(Box::new(Type::Any))),
         _ => Typed::any(),
-    }
-}
-
-/// Says what an argument has to be, where it is not. Null stands for none at all.
-fn unfit(takes: Takes, value: &ast::Expr<'_>, typed: &Typed) -> Option<&'static str> {
-    use Family::{Boolean, List, Number, Object, Text};
-    let (families, due): (&[Family], _) = match takes {
-        Takes::Any => return None,
-        Takes::Text => (&[Text], "a text"),
-        Takes::Whole => (&[Number], "a whole number"),
-        Takes::Count => (&[Number], "a whole number of 1 or more"),
-        Takes::Switch => (&[Boolean], "`true` or `false`"),
-        Takes::Width => (&[Number, Boolean], "a whole number or `true`"),
-        Takes::Items => (&[List, Object, Text], "a list"),
-    };
-    let below = takes == Takes::Count && index(value).is_some_and(|number| number < 1);
-    (below || !typed.must_be(families)).then_some(due)
-}
-
-/// Returns what a test of values asks for.
-fn tested(test: &str) -> Option<Family> {
-    Some(match test {
-        "string" => Family::Text,
-        "number" | "integer" => Family::Number,
-        "boolean" => Family::Boolean,
-        "mapping" => Family::Object,
-        "sequence" => Family::List,
-        _ => return None,
-    })
-}
-
-/// Returns a text that is the nth argument, and its place.
-fn text_arg(filter: &ast::Filter<'_>, nth: usize) -> Option<(String, Range<usize>)> {
-    match filter.args.get(nth) {
-        Some(CallArg::Pos(value @ ast::Expr::Const(name))) => {
-            Some((name.value.as_str()?.to_owned(), range(value)))
-        }
-        _ => None,
     }
 }

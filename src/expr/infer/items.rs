@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use minijinja::machinery::ast;
 
-use super::{Family, Infer, Place, Typed, facts, index};
-use crate::state::Type;
+use super::{Family, Infer, Place, Typed, facts, index, parts_of_group};
+use crate::state::{Type, either};
 
 impl Infer<'_> {
     pub(super) fn item(&mut self, item: &ast::GetItem<'_>, whole: Range<usize>) -> Typed {
@@ -21,37 +21,66 @@ impl Infer<'_> {
             return self.field(&item.expr, object, name, whole);
         }
         let object = self.holder(&item.expr);
-        let key = self.expr(&item.subscript_expr);
-        let object = self.some(&item.expr, object, "an item");
-        let (due, what) = match object.family() {
-            Family::List => (Family::Number, "an item of a list has a whole number"),
-            Family::Text => (Family::Number, "a sign of a text has a whole number"),
-            Family::Object => (Family::Text, "a field has a text for its name"),
-            _ => return Typed::of(object.items().unwrap_or(Type::Any)).trust(&object),
-        };
-        let part = matches!(&item.subscript_expr, ast::Expr::Const(key) if key.value.is_number() && !key.value.is_integer());
-        if !key.must_be(&[due]) || part {
-            self.misfit(&item.subscript_expr, &key, what);
-        } else if object.family() == Family::List {
-            self.there(item, &object, whole);
+        let key = self.holder(&item.subscript_expr);
+        let null = key.null;
+        let key = self.some(&item.subscript_expr, key, "the number of an item");
+        if null {
+            return Typed::any().trust(&object);
         }
-        Typed::of(object.items().unwrap_or(Type::Any)).trust(&object)
+        let object = self.some(&item.expr, object, "an item");
+        if let Some(parts) = parts_of_group(&object.ty)
+            && key.must_be(&[Family::Number])
+        {
+            let part = index(&item.subscript_expr).and_then(|n| parts.get(usize::try_from(n).ok()?).cloned());
+            return Typed::of(part.unwrap_or(Type::Any)).trust(&object);
+        }
+        match object.family() {
+            Family::Object if !key.must_be(&[Family::Text]) => {
+                self.misfit(&item.subscript_expr, &key, "a field has a text for its name");
+            }
+            Family::Unknown | Family::Object => {}
+            _ if !object.must_be(&[Family::List, Family::Text, Family::Object]) => {
+                self.misfit(&item.expr, &object, "an item belongs to a list or a text");
+            }
+            Family::Mixed if object.may_be(&[Family::Object]) => {}
+            family if !is_whole(&key) => {
+                let what = match family {
+                    Family::Text => "a sign of a text has a whole number",
+                    _ => "an item of a list has a whole number",
+                };
+                self.misfit(&item.subscript_expr, &key, what);
+            }
+            _ => self.there(item, &object, whole),
+        }
+        let each = object.ty.non_null().each().iter().map(|ty| match Typed::of(ty.clone()) {
+            text if text.family() == Family::Text => Type::STRING,
+            other => other.items().unwrap_or(Type::Any),
+        });
+        let typed = Typed::of(each.reduce(either).unwrap_or(Type::Any)).trust(&object);
+        let path = facts::item_path(item);
+        match &path {
+            Some(known) if self.facts.is_some(known) => {
+                Typed { path, ty: typed.ty.non_null().clone(), ..typed }
+            }
+            _ => Typed { path, ..typed },
+        }
     }
 
-    /// Checks that a list has the item of a fixed number. What a computed one gives is known when it runs.
-    fn there(&mut self, item: &ast::GetItem<'_>, list: &Typed, whole: Range<usize>) {
-        let Some(number) = index(&item.subscript_expr) else { return };
-        let end = matches!(number, 0 | -1);
-        let path = facts::path_of(&item.expr).map(|path| format!("{path}.{number}"));
+    /// Checks that a list or a text has the item of a number.
+    fn there(&mut self, item: &ast::GetItem<'_>, held: &Typed, whole: Range<usize>) {
+        let number = index(&item.subscript_expr);
+        let end = matches!(number, Some(0 | -1));
         let known = self.lenient
-            || path.is_some_and(|path| self.facts.is_defined(&path))
-            // A conversation is never empty in a run.
-            || (end && (matches!(list.ty, Type::Messages) || self.filled(&item.expr)))
-            || written(&item.expr).is_some_and(|count| (-count..count).contains(&number));
+            || facts::item_path(item).is_some_and(|path| self.facts.is_defined(&path))
+            || (end && self.filled(&item.expr))
+            || written(&item.expr, &held.ty)
+                .zip(number)
+                .is_some_and(|(count, number)| (-count..count).contains(&number));
         if known {
             return;
         }
-        let (text, list) = (self.source.get(whole.clone()).unwrap_or_default().trim(), self.text(&item.expr));
+        let text = self.source.get(self.whole(whole.clone())).unwrap_or_default().trim();
+        let list = self.text(&item.expr);
         let message = format!("`{text}` may be unset here");
         let guard = match self.place {
             Place::Key if end => format!("{list} | length > 0"),
@@ -60,16 +89,23 @@ impl Infer<'_> {
             Place::Template => format!("{{% if {text} is defined %}}"),
         };
         let help = format!("guard it with  {guard}  or give a value instead:  {text} | default(…)");
-        self.fault("S404", message, whole, "the list may be shorter", Some(help), None);
+        let sort = if held.family() == Family::Text { "text" } else { "list" };
+        self.fault("S404", message, whole, format!("the {sort} may be shorter"), Some(help), None);
     }
 }
 
-/// Returns how many items a list has that is written out.
-fn written(expr: &ast::Expr<'_>) -> Option<i64> {
-    let items = match expr {
-        ast::Expr::List(list) => &list.items,
-        ast::Expr::Tuple(list) => &list.items,
+/// Returns how many items a list has that is written out, or how many signs a text has at least.
+fn written(expr: &ast::Expr<'_>, ty: &Type) -> Option<i64> {
+    let count = match (expr, ty) {
+        (ast::Expr::List(list), _) => list.items.len(),
+        (ast::Expr::Tuple(list), _) => list.items.len(),
+        (_, Type::Enum(values)) => values.iter().map(|value| value.chars().count()).min()?,
         _ => return None,
     };
-    i64::try_from(items.len()).ok()
+    i64::try_from(count).ok()
+}
+
+/// Says whether a value is a whole number, as far as it is known.
+pub(super) fn is_whole(typed: &Typed) -> bool {
+    typed.ty.non_null().each().iter().all(|ty| matches!(ty, Type::Integer { .. } | Type::Any))
 }

@@ -77,6 +77,21 @@ impl Infer<'_> {
                     let message = "this divides by zero".to_owned();
                     self.fault("S403", message, range(&op.right), "this is 0", None, None);
                 }
+                if matches!(op.op, BinOpKind::Pow)
+                    && let (Some(base), Some(power)) = (index(&op.left), index(&op.right))
+                    && let Ok(power) = u32::try_from(power)
+                    && base.checked_pow(power).is_none()
+                {
+                    let message = "the number needs more than 64 bits".to_owned();
+                    self.fault(
+                        "S403",
+                        message,
+                        range(&op.left).start..range(&op.right).end,
+                        "too large",
+                        None,
+                        None,
+                    );
+                }
                 let natural = matches!(&op.right, ast::Expr::Const(n) if n.value.as_usize().is_some());
                 let whole = match op.op {
                     BinOpKind::Div => false,
@@ -168,9 +183,19 @@ impl Infer<'_> {
             Type::List(_) => Some(", `| join(', ')`, or a loop".to_owned()),
             _ => None,
         };
-        let help = format!("write  {} | tojson{}", self.text(expr), field.unwrap_or_default());
+        let help = match expr {
+            // A text, or a list of parts.
+            ast::Expr::GetAttr(attr) if attr.name == "content" && typed.may_be(&[Family::Text]) => {
+                let turn = self.text(&attr.expr);
+                format!("for its text write  [{turn}] | last_text  or ask before  {turn}.content is string")
+            }
+            _ => format!("write  {} | tojson{}", self.text(expr), field.unwrap_or_default()),
+        };
         let code = if self.place == Place::Template { "T308" } else { "S403" };
-        let message = format!("{what} is no text");
+        let message = match typed.may_be(&[Family::Text]) {
+            true => format!("this may be {what}, which is no text"),
+            false => format!("{what} is no text"),
+        };
         self.fault(code, message, range(expr), format!("this is {typed}"), Some(help), typed.path.clone());
     }
 
@@ -353,32 +378,42 @@ impl Infer<'_> {
         };
         let given = self.args("test", find(TESTS, test.name), &test.args).placed;
         let first = match test.args.first() {
-            Some(ast::CallArg::Pos(value)) => given.first().map(|typed| (value, typed)),
+            Some(ast::CallArg::Pos(value)) => Some(value).zip(given.first()),
             _ => None,
         };
-        match (test.name, first) {
+        self.tested(test.name, (&test.expr, &typed), first);
+        Typed::of(Type::Boolean)
+    }
+
+    /// Checks that a test can be asked of a value.
+    pub(super) fn tested(
+        &mut self,
+        test: &str,
+        operand: Operand<'_, '_>,
+        other: Option<(&ast::Expr<'_>, &Typed)>,
+    ) {
+        let (expr, typed) = operand;
+        match (test, other) {
             ("odd" | "even" | "divisibleby", _) => {
-                let typed = self.some(&test.expr, typed, "a test");
+                let typed = self.some(expr, typed.clone(), "a test");
                 if !typed.must_be(&[Family::Number]) {
-                    self.misfit(&test.expr, &typed, &format!("`is {}` takes a number", test.name));
+                    self.misfit(expr, &typed, &format!("`is {test}` takes a number"));
                 }
             }
             ("startingwith" | "endingwith" | "lower" | "upper", _) => {
-                let typed = self.some(&test.expr, typed, "a test");
+                let typed = self.some(expr, typed.clone(), "a test");
                 if !typed.must_be(&[Family::Text]) {
-                    self.misfit(&test.expr, &typed, &format!("`is {}` takes a text", test.name));
+                    self.misfit(expr, &typed, &format!("`is {test}` takes a text"));
                 }
             }
-            ("eq" | "equalto" | "ne" | "sameas", Some((other, right))) => {
-                self.equal((&test.expr, &typed), (other, right));
-            }
-            ("lt" | "lessthan" | "le" | "gt" | "greaterthan" | "ge", Some((other, right))) => {
-                self.order((&test.expr, &typed), (other, right));
-            }
-            ("in", Some((other, right))) => self.member((&test.expr, &typed), (other, right)),
+            ("eq" | "equalto" | "ne" | "sameas" | "==" | "!=", Some(other)) => self.equal(operand, other),
+            (
+                "lt" | "lessthan" | "le" | "gt" | "greaterthan" | "ge" | "<" | "<=" | ">" | ">=",
+                Some(other),
+            ) => self.order(operand, other),
+            ("in", Some(other)) => self.member(operand, other),
             _ => {}
         }
-        Typed::of(Type::Boolean)
     }
 }
 

@@ -10,9 +10,20 @@ fn roots() -> Roots {
         ("xs", Type::List(Box::new(Type::INTEGER))),
         ("any", Type::Any),
         ("said", Type::Messages),
+        ("f", Type::NUMBER),
+        (
+            "rows",
+            Type::List(Box::new(Type::Record(
+                [("a", Type::STRING), ("o", maybe(Type::STRING)), ("n", maybe(Type::NUMBER))]
+                    .map(|(name, ty)| (name.to_owned(), Field::of(ty)))
+                    .into(),
+            ))),
+        ),
     ];
-    let fields = channels.map(|(name, ty)| (name.to_owned(), Slot::of(ty)));
-    Roots::from([("state".to_owned(), Root::Fields(fields.into()))])
+    let fields = |all: &[(&str, Type)]| {
+        Root::Fields(all.iter().map(|(name, ty)| ((*name).to_owned(), Slot::of(ty.clone()))).collect())
+    };
+    Roots::from([("state".to_owned(), fields(&channels)), ("turn".to_owned(), fields(&[("t", turn())]))])
 }
 
 #[test]
@@ -76,16 +87,46 @@ fn a_branch_keeps_its_type() {
         ("[1, 2][1]", "integer"),
         ("[1, 2][2]", "S404"),
         ("(state.xs | sort)[0] | default(0)", "integer"),
-        ("state.xs[state.n]", "integer"),
+        ("state.xs[state.n]", "S404"),
+        ("state.xs[state.n] | default(0)", "integer"),
+        ("state.xs[state.n] is defined and state.xs[state.n] > 1", "boolean"),
+        ("state.n < state.xs | length and state.xs[state.n] > 1", "boolean"),
+        ("0 <= state.n < state.xs | length and state.xs[state.n] > 1", "boolean"),
+        ("state.xs | length > state.n and state.xs[state.n] > 1", "boolean"),
+        ("state.n < state.xs | length and state.xs[state.n + 1] > 1", "S404"),
+        ("state.xs[state.f]", "S403"),
+        ("state.xs[none]", "S412"),
+        ("state.s[0]", "S404"),
+        ("state.s[0] | default('')", "string"),
+        ("state.s != '' and state.s[0] == 'a'", "boolean"),
+        ("'abc'[2]", "string"),
+        ("'abc'[3]", "S404"),
+        ("state.n[0]", "S403"),
+        ("state.b[0]", "S403"),
+        ("state.xs[::0]", "S403"),
+        ("state.xs[:state.f]", "S403"),
+        ("state.xs[:none]", "[integer]"),
         ("state.xs[state.s]", "S403"),
         ("state.xs[1.5]", "S403"),
         ("{'a': 1}[state.n]", "S403"),
         ("state.xs['a':]", "S403"),
-        ("state.said[-1].role", "string"),
-        ("state.said[0].tool_calls", "S404"),
-        ("(state.said | last).tool_calls | default([])", "[any]"),
-        ("(state.said | last).tool_call_id is defined", "boolean"),
-        ("state.said[0].tool", "S402"),
+        // A conversation is empty in a graph that another one calls, and when it was cleared.
+        ("state.said[-1].role", "S404"),
+        ("(state.said | last).role", "S412"),
+        ("(state.said | last) is not none and (state.said | last).role == 'user'", "boolean"),
+        ("state.said | length > 0 and state.said[-1].role == 'user'", "boolean"),
+        ("[turn.t][0].tool_calls", "S404"),
+        ("turn.t.tool_calls | default([])", "[any]"),
+        ("turn.t.tool_call_id is defined", "boolean"),
+        ("turn.t.tool", "S402"),
+        // Its content is a text, or a list of parts.
+        ("turn.t.content", "string or [any]"),
+        ("turn.t.content | upper", "S403"),
+        ("turn.t.content | upper if turn.t.content is string else ''", "string"),
+        ("[] if turn.t.content is string else turn.t.content", "[any]"),
+        ("[turn.t] | last_text", "string"),
+        ("state.said | map(attribute='content') | join(' ')", "S403"),
+        ("state.said | map(attribute='content') | select('string') | join(' ')", "string"),
         // Arguments have types, too.
         ("state.xs | join(3)", "S403"),
         ("state.xs | join(d=3)", "S403"),
@@ -97,9 +138,71 @@ fn a_branch_keeps_its_type() {
         ("state.xs | sort(reverse='x')", "S403"),
         ("state.xs | sort(foo=true)", "E103"),
         ("state.xs | sort(true)", "E103"),
-        ("state.xs | map('int', 0)", "[any]"),
         ("state.xs | zip(3)", "S403"),
-        ("state.xs | zip(state.xs)", "[any]"),
+        ("state.xs | zip([state.s])", "[[integer or string]]"),
+        // A filter or a test of each item takes what the items are.
+        ("state.xs | map('int', 0)", "[integer]"),
+        ("state.xs | map('string')", "[string]"),
+        ("state.xs | map('first')", "S403"),
+        ("state.rows | map(attribute='o') | map('upper')", "S412"),
+        ("state.rows | map(attribute='o') | reject('none') | map('upper')", "[string]"),
+        ("state.rows | map(attribute='o') | map('default', '-')", "[string]"),
+        ("state.rows | map('upper')", "S403"),
+        ("state.rows | map('tojson')", "[string]"),
+        ("state.rows | map(attribute='a') | map('int')", "S403"),
+        ("state.rows | map(attribute='a') | map('int', 0)", "[integer]"),
+        ("state.rows | map(attribute='a') | map('indent', -1)", "S403"),
+        ("state.xs | select('odd')", "[integer]"),
+        ("state.rows | map(attribute='a') | select('odd')", "S403"),
+        ("state.rows | selectattr('a', 'divisibleby', 2)", "S403"),
+        ("state.rows | selectattr('o', 'eq', 'x') | map(attribute='o')", "[string]"),
+        ("state.rows | selectattr('o', 'ne', 'x') | map(attribute='o')", "[string?]"),
+        ("state.rows | selectattr('a', 'in', ['x'])", "[{a: string, o: string?, n: number?}]"),
+        ("state.rows | sum(attribute='n')", "S412"),
+        ("state.rows | selectattr('n') | sum(attribute='n')", "number"),
+        ("state.rows | sort(attribute='a, o')", "[{a: string, o: string?, n: number?}]"),
+        ("state.rows | batch(2, 0)", "[[{a: string, o: string?, n: number?} or integer]]"),
+        // What other filters take and give.
+        ("state.s | int", "S403"),
+        ("state.s | int(0)", "integer"),
+        ("state.s | int(none)", "integer?"),
+        ("state.s | float('-')", "number or enum(-)"),
+        ("'5' | int + 1", "integer"),
+        ("state.f | int", "integer"),
+        ("state.s | replace('a', 'b', 1)", "string"),
+        ("state.s | indent(-1)", "S403"),
+        ("'%s %d' | format(state.s, state.n)", "string"),
+        ("'%s' | format", "S403"),
+        ("'%d' | format(state.s)", "S403"),
+        ("'%s' | format(state.o)", "S412"),
+        ("'100 %' | format", "S403"),
+        ("state.s | format(1)", "string"),
+        ("state.f | round(1, 'down')", "S403"),
+        ("state.f | round(1, 'floor')", "number"),
+        ("state.rows | last_text", "S403"),
+        ("state.any | last_text", "string"),
+        ("{'a': 'x'} | items", "[[string]]"),
+        ("{'a': 1} | dictsort | first", "[string or integer]?"),
+        ("{'a': [1]} | urlencode", "S403"),
+        (
+            "state.rows | groupby('a') | first",
+            "{grouper: string, list: [{a: string, o: string?, n: number?}]}?",
+        ),
+        ("dict(a=1).a", "integer"),
+        ("dict(a=1).b", "S402"),
+        ("dict({'a': 1}, b='x').b", "enum(x)"),
+        ("dict(state.s)", "S403"),
+        ("range(1.5)", "S403"),
+        ("range(0, 10, 0)", "S403"),
+        ("range(100000)", "[integer]"),
+        ("range(100001)", "S403"),
+        ("range(10, 0, -1)", "[integer]"),
+        ("range(0, -200000)", "[integer]"),
+        ("2 ** 62", "integer"),
+        ("2 ** 200", "S403"),
+        // One finding for one mistake.
+        ("state.rows | max | upper", "S403"),
+        ("state.s | items | first | upper", "S403"),
         ("state.xs | map(attribute='x')", "S402"),
         ("state.xs | groupby('x')", "S402"),
         ("range(state.s)", "S403"),
@@ -134,5 +237,39 @@ fn the_part_that_does_not_fit_is_found() {
         let odd = odd_part(expression, &roots(), due, &fits);
         let shown = odd.map_or_else(String::new, |(range, typed)| format!("{}: {typed}", &expression[range]));
         assert_eq!(shown, found, "{expression}");
+    }
+}
+
+#[test]
+fn a_finding_says_what_can_be_written_as_it_stands() {
+    for (expression, place, help) in [
+        (
+            "(state.s | split(' '))[0]",
+            "(state.s | split(' '))[0]",
+            "guard it with  state.s | split(' ') | length > 0  or give a value instead:  (state.s | split(' '))[0] | default(…)",
+        ),
+        (
+            "(state.rows | first).a",
+            "state.rows | first",
+            "give a value for null:  state.rows | first | default(…)  or guard it with  state.rows | length > 0",
+        ),
+        ("state.rows | map('upper')", "state.rows", "name a field:  state.rows | map(attribute='a')"),
+        (
+            "state.rows | map(attribute='o') | map('upper')",
+            "state.rows | map(attribute='o')",
+            "leave null out:  state.rows | map(attribute='o') | reject('none') | map('upper')",
+        ),
+        ("state.s | int", "state.s", "say what to take then:  state.s | int(0)"),
+        (
+            "turn.t.content ~ ''",
+            "turn.t.content",
+            "for its text write  [turn.t] | last_text  or ask before  turn.t.content is string",
+        ),
+    ] {
+        let roots = roots();
+        let (_, faults) = infer(expression, &roots, &Facts::default());
+        let [fault] = faults.as_slice() else { panic!("{expression}: {faults:?}") };
+        let shown = (&expression[fault.error.range.clone()], fault.error.help.as_deref());
+        assert_eq!(shown, (place, Some(help)), "{expression}");
     }
 }

@@ -23,6 +23,8 @@ pub struct Typed {
     pub gradual: bool,
     /// It holds text from outside.
     pub untrusted: bool,
+    /// It is a list of lists that have exactly these parts each.
+    pub(crate) parts: Option<Vec<Type>>,
     /// The name that it was read from: `state.triage.intent`.
     pub path: Option<String>,
 }
@@ -45,12 +47,28 @@ impl Typed {
     pub fn of(ty: Type) -> Self {
         let ty =
             if matches!(ty, Type::Named(_) | Type::Nullable(_) | Type::Union(_)) { ty.opened() } else { ty };
-        Self { ty, null: false, literal: false, empty: false, gradual: false, untrusted: false, path: None }
+        Self {
+            ty,
+            null: false,
+            literal: false,
+            empty: false,
+            gradual: false,
+            untrusted: false,
+            parts: None,
+            path: None,
+        }
     }
 
     /// Makes a value of which nothing is known.
     pub fn any() -> Self {
         Self::of(Type::Any)
+    }
+
+    /// Makes a list of lists that have these parts each.
+    pub(super) fn rows(parts: Vec<Type>) -> Self {
+        let item = parts.iter().cloned().reduce(either).unwrap_or(Type::Any);
+        let ty = Type::List(Box::new(Type::List(Box::new(item))));
+        Self { parts: Some(parts), ..Self::of(ty) }
     }
 
     pub(super) fn null() -> Self {
@@ -124,7 +142,7 @@ impl Typed {
 
     /// Returns what is known of a value that is one or the other.
     #[must_use]
-    pub(super) fn union(self, other: Self) -> Self {
+    pub(crate) fn union(self, other: Self) -> Self {
         let untrusted = self.untrusted || other.untrusted;
         let literal = self.literal && other.literal;
         let gradual = self.gradual || other.gradual;

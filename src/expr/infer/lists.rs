@@ -1,0 +1,361 @@
+//! What the filters of lists give.
+
+use std::ops::Range;
+
+use minijinja::machinery::ast::{self, CallArg};
+
+use super::args::Args;
+use super::facts::{self, KINDS};
+use super::fields::in_branches;
+use super::filters::Named;
+use super::typed::{Family, Typed};
+use super::{Infer, group, range};
+use crate::diagnostic::did_you_mean;
+use crate::expr::Place;
+use crate::expr::table::{Builtin, FILTERS, TESTS, find};
+use crate::state::{Type, either, nullable};
+
+impl Infer<'_> {
+    /// The filters of a list whose items have a known type.
+    pub(super) fn of_list(
+        &mut self,
+        filter: Named<'_, '_>,
+        value: &ast::Expr<'_>,
+        given: &Typed,
+        item: &Type,
+        args: &Args,
+    ) -> Typed {
+        let list = |ty: Type| Typed::of(Type::List(Box::new(ty)));
+        match filter.name {
+            "first" | "last" => self.one_of(value, item),
+            "min" | "max" => {
+                let by = self.attribute(filter, item);
+                let of = Typed::of(item.clone());
+                let odd = of.may_be(&[Family::Object, Family::List]) || of.family() == Family::Mixed;
+                if by.is_none() && odd {
+                    self.refuse(value, given, filter.name, "a list of numbers or texts");
+                }
+                self.one_of(value, item)
+            }
+            "sum" => {
+                let of = self.attribute(filter, item).unwrap_or_else(|| item.clone());
+                if matches!(of, Type::Nullable(_)) {
+                    let message = "`sum` takes each item, and one may be null".to_owned();
+                    self.one_null(message, value, given);
+                }
+                let start = args.get(1, "start").map(|start| start.ty.clone());
+                match of.non_null() {
+                    Type::Integer { .. } if start.is_none_or(|ty| matches!(ty, Type::Integer { .. })) => {
+                        Typed::of(Type::INTEGER)
+                    }
+                    Type::Integer { .. } | Type::Number { .. } => Typed::of(Type::NUMBER),
+                    _ if Typed::of(of.clone()).must_be(&[Family::Number]) => Typed::any(),
+                    _ => {
+                        self.refuse(value, given, "sum", "a list of numbers");
+                        Typed::of(Type::NUMBER)
+                    }
+                }
+            }
+            "sort" | "unique" => {
+                self.attribute(filter, item);
+                Typed { parts: given.parts.clone(), ..list(item.clone()) }
+            }
+            "reverse" | "list" => Typed { parts: given.parts.clone(), ..list(item.clone()) },
+            "select" | "reject" => {
+                let test = filter.text(0);
+                if let Some((test, _)) = &test {
+                    self.test_of_each(filter, 0, test, value, item, args);
+                }
+                let test = test.as_ref().map(|(test, _)| test.as_str());
+                list(left(filter, 0, test, item, args))
+            }
+            "selectattr" | "rejectattr" => {
+                let Some((name, at)) = filter.text(0) else { return list(item.clone()) };
+                let of = self.attribute_of(item, &name, at);
+                let test = filter.text(1);
+                if let Some((test, _)) = &test {
+                    self.test_of_each(filter, 1, test, value, &of, args);
+                }
+                let test = test.as_ref().map(|(test, _)| test.as_str());
+                let ty = left(filter, 1, test, &of, args);
+                match item.non_null() {
+                    Type::Record(fields) => {
+                        let mut fields = fields.clone();
+                        let proven = filter.name == "selectattr" && !ty.is_nullable();
+                        if let Some(field) = fields.get_mut(&name) {
+                            field.ty = ty;
+                        }
+                        let left = Type::Record(fields);
+                        let null = matches!(item, Type::Nullable(_)) && !proven;
+                        list(if null { nullable(left) } else { left })
+                    }
+                    _ => list(item.clone()),
+                }
+            }
+            "join" => {
+                let by = match filter.text(1) {
+                    Some((name, at)) => Some(self.attribute_of(item, &name, at)),
+                    None => self.attribute(filter, item),
+                };
+                let of = by.unwrap_or_else(|| item.clone());
+                if matches!(of, Type::Nullable(_)) {
+                    let message = "`join` prints each item as text, and one may be null".to_owned();
+                    self.one_null(message, value, given);
+                } else if Typed::of(of).may_be(&[Family::List, Family::Object]) {
+                    let list = self.text(value);
+                    let help = match item {
+                        Type::Record(fields) => {
+                            let field = fields.keys().next().map_or("name", String::as_str);
+                            format!("name a field:  {list} | join(', ', attribute='{field}')")
+                        }
+                        Type::Union(_) => {
+                            format!("take the texts alone:  {list} | select('string') | join(', ')")
+                        }
+                        _ => format!("name a field:  {list} | join(', ', attribute='name')"),
+                    };
+                    let code = if self.place == Place::Template { "T308" } else { "S403" };
+                    let message = "`join` prints each item as text".to_owned();
+                    self.fault(
+                        code,
+                        message,
+                        range(value),
+                        format!("this is {given}"),
+                        Some(help),
+                        given.path.clone(),
+                    );
+                }
+                Typed::of(Type::STRING)
+            }
+            "map" => match (self.mapped(filter, value, given, item), filter.text(0)) {
+                (Some(of), _) => list(of),
+                (None, Some((name, at))) => {
+                    let Some(known) = find(FILTERS, &name) else { return list(Type::Any) };
+                    let call = Named { name: known.name, args: filter.args.get(1..).unwrap_or_default() };
+                    let rest =
+                        Args { placed: args.placed.get(1..).unwrap_or_default().to_vec(), ..Args::default() };
+                    if !self.rest_fits("filter", known, call.args, &rest) {
+                        return list(Type::Any);
+                    }
+                    let named = format!("`map('{name}')`");
+                    let made = self.of_each(&named, value, item, |infer, item| {
+                        infer.applied(call, value, item, &rest, at)
+                    });
+                    list(made.whole())
+                }
+                (None, None) => list(Type::Any),
+            },
+            "batch" | "slice" => {
+                let fill = args.placed.get(1).map_or_else(|| item.clone(), Typed::whole);
+                list(Type::List(Box::new(either(item.clone(), fill))))
+            }
+            "groupby" => {
+                let key = match filter.text(0) {
+                    Some((name, at)) => Some(self.attribute_of(item, &name, at)),
+                    None => self.attribute(filter, item),
+                };
+                let key = match args.get(usize::MAX, "default") {
+                    Some(default) => either(key.unwrap_or(Type::Any), default.whole()),
+                    None => key.unwrap_or(Type::Any),
+                };
+                let parts = vec![key.clone(), Type::List(Box::new(item.clone()))];
+                Typed { parts: Some(parts), ..list(group(key, item.clone())) }
+            }
+            "zip" => {
+                let more = args.placed.iter().map(|arg| match arg.family() {
+                    Family::Text | Family::Object => Type::STRING,
+                    _ => arg.items().unwrap_or(Type::Any),
+                });
+                Typed::rows(std::iter::once(item.clone()).chain(more).collect())
+            }
+            "chain" => {
+                let more: Option<Vec<Type>> = args.placed.iter().map(Typed::items).collect();
+                list(more.map_or(Type::Any, |more| more.into_iter().fold(item.clone(), either)))
+            }
+            _ => list(Type::Any),
+        }
+    }
+
+    /// Finds the type of the field that `map(attribute=…)` takes of each item.
+    fn mapped(
+        &mut self,
+        filter: Named<'_, '_>,
+        value: &ast::Expr<'_>,
+        given: &Typed,
+        item: &Type,
+    ) -> Option<Type> {
+        let of = self.attribute(filter, item)?;
+        let path = filter.by_name("attribute").and_then(|name| match name {
+            ast::Expr::Const(name) => name.value.as_str(),
+            _ => None,
+        });
+        // A field of null is nothing at all, which no later filter takes for null.
+        if let Some((holder, _)) = path.and_then(|path| path.rsplit_once('.'))
+            && filter.by_name("default").is_none()
+            && matches!(self.attribute_of(item, holder, range(value)), Type::Nullable(_))
+        {
+            self.one_null(format!("`{holder}` of an item may be null"), value, given);
+        }
+        Some(of)
+    }
+
+    /// Reports that null is among the items.
+    fn one_null(&mut self, message: String, value: &ast::Expr<'_>, given: &Typed) {
+        let help = format!("leave null out:  {} | reject('none')", self.text(value));
+        let label = format!("this is {given}");
+        self.fault("S412", message, range(value), label, Some(help), given.path.clone());
+    }
+
+    /// Checks a test that is asked of each item: the name of the test is the nth argument.
+    fn test_of_each(
+        &mut self,
+        filter: Named<'_, '_>,
+        nth: usize,
+        test: &str,
+        value: &ast::Expr<'_>,
+        item: &Type,
+        args: &Args,
+    ) {
+        let Some(known) = find(TESTS, test) else { return };
+        let rest = filter.args.get(nth + 1..).unwrap_or_default();
+        let placed = args.placed.get(nth + 1..).unwrap_or_default().to_vec();
+        if !self.rest_fits("test", known, rest, &Args { placed: placed.clone(), ..Args::default() }) {
+            return;
+        }
+        let first = match rest.first() {
+            Some(CallArg::Pos(other)) => Some(other).zip(placed.first()),
+            _ => None,
+        };
+        // Asked of null, a test is false and does not fail.
+        let named = format!("`{}('{test}')`", filter.name);
+        self.of_each(&named, value, &item.non_null().opened(), |infer, item| {
+            infer.tested(test, (value, &item), first);
+            item
+        });
+    }
+
+    /// Checks the arguments that are handed on to a filter or a test; false where they are too many or too few, which
+    /// was reported before.
+    fn rest_fits(&mut self, sort: &str, known: &Builtin, rest: &[CallArg<'_>], args: &Args) -> bool {
+        let placed = rest.iter().all(|arg| matches!(arg, CallArg::Pos(_)));
+        if !placed || !(known.min..=known.max).contains(&rest.len()) {
+            return false;
+        }
+        for (n, (arg, typed)) in rest.iter().zip(&args.placed).enumerate() {
+            if let (CallArg::Pos(value), false) = (arg, known.args.is_empty()) {
+                self.argument(sort, known, (n, arg), value, typed);
+            }
+        }
+        true
+    }
+
+    /// Returns the type of an item that is there unless the list is empty.
+    fn one_of(&self, value: &ast::Expr<'_>, item: &Type) -> Typed {
+        Typed::of(if self.filled(value) { item.clone() } else { nullable(item.clone()) })
+    }
+
+    /// Says whether a list is known to have items: it is written out, perhaps in another order, or was asked for.
+    pub(super) fn filled(&self, expr: &ast::Expr<'_>) -> bool {
+        if facts::path_of(expr).is_some_and(|path| self.facts.is_some(&format!("{path}[]"))) {
+            return true;
+        }
+        match expr {
+            ast::Expr::List(list) => !list.items.is_empty(),
+            ast::Expr::Tuple(list) => !list.items.is_empty(),
+            ast::Expr::Filter(filter)
+                if matches!(
+                    filter.name,
+                    "sort" | "reverse" | "unique" | "list" | "map" | "default" | "d"
+                ) =>
+            {
+                filter.expr.as_ref().is_some_and(|list| self.filled(list))
+            }
+            ast::Expr::IfExpr(cond) => {
+                self.filled(&cond.true_expr) && cond.false_expr.as_ref().is_some_and(|list| self.filled(list))
+            }
+            ast::Expr::BinOp(op) if matches!(op.op, ast::BinOpKind::Add) => {
+                self.filled(&op.left) || self.filled(&op.right)
+            }
+            _ => false,
+        }
+    }
+
+    /// Returns the type of the field that `attribute=` names; of several, of the last.
+    fn attribute(&mut self, filter: Named<'_, '_>, item: &Type) -> Option<Type> {
+        let name = filter.by_name("attribute")?;
+        let ast::Expr::Const(literal) = name else { return Some(Type::Any) };
+        let at = range(name);
+        match literal.value.as_str() {
+            Some(names) if filter.name == "sort" => {
+                names.split(',').map(|name| self.attribute_of(item, name.trim(), at.clone())).last()
+            }
+            Some(name) => Some(self.attribute_of(item, name, at)),
+            None => Some(Type::Any),
+        }
+    }
+
+    /// Returns the type of a field of the items, which `a.b` reaches into.
+    fn attribute_of(&mut self, item: &Type, name: &str, at: Range<usize>) -> Type {
+        let mut ty = item.clone();
+        let mut null = false;
+        for part in name.split('.') {
+            null |= matches!(ty, Type::Nullable(_));
+            ty = match ty.non_null() {
+                Type::Union(all) if all.iter().all(|ty| matches!(ty, Type::Record(_) | Type::Any)) => {
+                    match in_branches(all, part) {
+                        (Some(ty), true) => ty,
+                        _ => {
+                            let message = format!("not all items have a field `{part}`");
+                            self.fault(self.no_field, message, at, format!("an item is {item}"), None, None);
+                            return Type::Any;
+                        }
+                    }
+                }
+                Type::Record(fields) => match fields.get(part) {
+                    Some(field) => field.ty.opened(),
+                    None => {
+                        let message = format!("the items have no field `{part}`");
+                        let help = did_you_mean(part, fields.keys().map(String::as_str));
+                        self.fault(self.no_field, message, at, format!("an item is {item}"), help, None);
+                        return Type::Any;
+                    }
+                },
+                Type::Any => return Type::Any,
+                Type::List(item) if part.parse::<usize>().is_ok() => item.opened(),
+                other => {
+                    let message = format!("the items have no field `{part}`");
+                    self.fault(self.no_field, message, at, format!("an item is {other}"), None, None);
+                    return Type::Any;
+                }
+            };
+        }
+        if null { nullable(ty) } else { ty }
+    }
+}
+
+/// Returns what the items are that a test has left.
+fn left(filter: Named<'_, '_>, nth: usize, test: Option<&str>, item: &Type, args: &Args) -> Type {
+    let some = || item.non_null().clone();
+    if filter.name.starts_with("reject") {
+        return if test == Some("none") { some() } else { item.clone() };
+    }
+    let kinds = KINDS.iter().find(|(kind, _)| test == Some(kind)).map(|(_, families)| families);
+    if let Some(families) = kinds {
+        let left = item.non_null().each().iter().filter(|ty| {
+            let family = Typed::of((*ty).clone()).family();
+            family == Family::Unknown || families.contains(&family)
+        });
+        return left.cloned().reduce(either).unwrap_or_else(some);
+    }
+    let other = args.placed.get(nth + 1);
+    match test {
+        None | Some("true" | "int" | "integer" | "float" | "odd" | "even") => some(),
+        // Null is less than whatever is not null.
+        Some("eq" | "equalto" | "==" | "gt" | "greaterthan" | ">" | "ge" | ">=")
+            if other.is_some_and(|other| !other.may_be_null() && !other.may_be_any()) =>
+        {
+            some()
+        }
+        Some("in") if other.and_then(Typed::items).is_some_and(|item| !item.is_nullable()) => some(),
+        _ => item.clone(),
+    }
+}
