@@ -86,7 +86,7 @@ fn check(items: &Items, plain: &Plain, what: &str) {
         match item {
             Ok(Chunk::Reasoning(more)) => reasoning.push_str(more),
             Ok(Chunk::ToolCall { index, .. }) => {
-                assert!(args.insert(*index, String::new()).is_none(), "{what}")
+                assert!(args.insert(*index, String::new()).is_none(), "{what}");
             }
             Ok(Chunk::ToolArgs { index, delta }) => args.get_mut(index).unwrap().push_str(delta),
             _ => {}
