@@ -16,7 +16,7 @@ use draft::{AskDraft, Body, EachDraft, JobDraft, LlmDraft};
 pub(super) use draft::{Cached, Draft, Gives};
 pub(super) use map::locals;
 pub(super) use misfit::misfit;
-pub(super) use write::{rules_of, taken_type, takes};
+pub(super) use write::{rules_of, taken_type, takes, within_rules};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -202,15 +202,23 @@ impl<'a> Outside<'a> {
         }
         if listed.is_none() && !self.project.unsure && !self.broken_hosts {
             let shown = address.shown();
+            // One entry is missing, however many requests go there.
+            if !self.told.borrow_mut().insert(format!("host {shown}")) {
+                return None;
+            }
             let message = format!("`{shown}` is not listed under `hosts`");
             let finding = Diagnostic::error("M510", message, text.span, "may not be called");
-            let finding = match self.project.hosts_key {
-                Some(key) => finding.related(key, "lists others"),
-                None => finding,
+            let near = suggest(&shown, self.hosts.iter().map(|host| host.name.value.as_str()));
+            let near = self.hosts.iter().find(|host| Some(host.name.value.as_str()) == near);
+            let finding = match (near, self.project.hosts_key) {
+                (Some(near), _) => finding.related(near.name.span, "a similar host is listed here"),
+                (None, Some(key)) => finding.related(key, "lists others"),
+                (None, None) => finding,
             };
             let entry = if shown.contains(':') { format!("\"{shown}\"") } else { shown };
-            let near = suggest(&entry, self.hosts.iter().map(|host| host.name.value.as_str()));
-            let near = near.map_or_else(String::new, |near| format!("did you mean `{near}`? else "));
+            let near = near.map_or_else(String::new, |near| {
+                format!("write both alike, if `{}` is meant; else ", near.name.value)
+            });
             bag.report(finding.help(format!("{near}add it in project.yaml:  hosts: {{allow: [{entry}]}}")));
             return None;
         }

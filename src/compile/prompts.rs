@@ -466,6 +466,13 @@ impl Prompts {
                         && known;
                 self.included.extend(includes.iter().cloned());
                 if let Some((range, fixed)) = unbraced(&text.value) {
+                    // What other tools take from the environment is a setting here.
+                    let variable = text.value.get(range.clone()).and_then(|shown| {
+                        let name = shown.strip_prefix("${")?.strip_suffix('}')?.trim();
+                        let upper = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_';
+                        (names.roots.contains_key("env") && name.bytes().all(upper)).then_some(name)
+                    });
+                    let fixed = variable.map_or(fixed, |name| format!("{{{{ env.{name} }}}}"));
                     let message = "an expression without double braces";
                     let finding = Diagnostic::lint("E105", message, text.locate(range), "printed as it is");
                     bag.report(finding.help(format!("to fill it in write  {fixed}")));

@@ -52,12 +52,17 @@ pub(super) fn effects(old: &Plan, new: &Plan) -> Vec<Effect> {
             if after.per_run {
                 continue;
             }
-            if !holds_all(before, after) {
+            if holds_all(before, after) {
+                let ty = (before.field.ty != after.field.ty)
+                    .then(|| between_types(&before.field.ty, &after.field.ty));
+                let merge =
+                    (before.merge != after.merge).then(|| format!("later writes join by `{}`", after.merge));
+                let details: Vec<String> = ty.into_iter().chain(merge).collect();
+                if !details.is_empty() {
+                    push(name, Fate::Fits, details.join(", "));
+                }
+            } else {
                 push(name, Fate::Refused, between_types(&before.field.ty, &after.field.ty));
-            } else if before.field.ty != after.field.ty {
-                push(name, Fate::Fits, between_types(&before.field.ty, &after.field.ty));
-            } else if before.merge != after.merge {
-                push(name, Fate::Fits, format!("later writes join by `{}`", after.merge));
             }
         } else if let Some((_, to)) = migration.renames.iter().find(|(from, _)| from == name)
             && let Some(after) = new.channels.get(to)
@@ -212,6 +217,7 @@ mod tests {
             ("{fields: {value: string, children: [any]}}", "Tree", true),
             ("[Tree]", "Tree", true),
             ("{type: [string], merge: append}", "{type: [string], merge: union}", false),
+            ("{type: [string], merge: union}", "{type: [any], merge: append}", false),
         ] {
             let found = effects(&plan(&format!("x: {old}"), ""), &plan(&format!("x: {new}"), ""));
             let says = found.iter().any(|effect| effect.effect == Fate::Refused);

@@ -71,6 +71,26 @@ fn check_speaks_to_code_scanning_and_to_workflows() {
     assert_eq!((code, &log["runs"][0]["results"][0]["ruleId"]), (1, &"G201".into()));
 }
 
+/// Cases failed, one after the other, and none of them named the setting.
+#[test]
+fn tests_name_a_setting_that_has_no_value() {
+    let folder = Folder::new();
+    folder
+        .write("graphs/project.yaml", "format: 1\nhosts: {allow: [shop.example.com]}\nenv: {SHOP_URL: {}}\n");
+    folder.write(
+        "graphs/shop.yaml",
+        "format: 1\nstate: {messages: messages, order: any}\nstart: fetch\nnodes:\n  \
+         fetch: {kind: http, url: \"{{ env.SHOP_URL }}/orders\", into: order, next: tell}\n  \
+         tell: {kind: say, text: \"{{ state.order | tojson }}\", next: end}\n",
+    );
+    folder.write(
+        "graphs/tests/shop.test.yaml",
+        "format: 1\ntests: shop\ncases: [{name: x, turns: [{user: Hello, script: {fetch: {status: 200, json: 1}}}]}]\n",
+    );
+    let (code, _, error) = graphloom(&folder, &["test"]);
+    assert!(code == 1 && error.contains("the setting `SHOP_URL` has no value"), "{error}");
+}
+
 #[test]
 fn a_project_that_is_not_there_or_holds_no_graph_is_no_project() {
     let folder = Folder::new();

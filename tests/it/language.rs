@@ -110,14 +110,24 @@ fn files_of(page: &str, section: &str) -> Files {
 fn the_page_of_a_code_shows_it_and_how_it_is_mended() {
     let providers = Providers::lenient(Box::new(|_| None)).unwrap();
     let codes = |files: Files| {
+        // How deep folders are is seen on the disk alone.
+        let root = std::env::temp_dir().join(format!("gl_{}", uuid::Uuid::now_v7().simple()));
+        for (path, text) in files {
+            let path = root.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
         let mut bag = Bag::default();
-        let folder = load_files("graphs", files, &mut bag);
-        compile(&folder, &providers, &mut bag);
+        let folder = load(&root, &mut bag);
+        fs::remove_dir_all(&root).ok();
+        if let Some(folder) = folder {
+            compile(&folder, &providers, &mut bag);
+        }
         bag.sort();
         (bag.findings().iter().map(|finding| finding.code).collect::<Vec<_>>(), render_text(&bag, false))
     };
-    // Paused runs need a store, and too many files a large folder.
-    let no_files = ["M515", "M516"];
+    // Paused runs need a store.
+    let no_files = ["M515"];
     let mut wrong = Vec::new();
     for info in CODES {
         let head = format!("# {}: {}\n", info.code, info.title);

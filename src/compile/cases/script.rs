@@ -109,7 +109,13 @@ fn check_error(role: &Role<'_>, error: &Spanned<String>, bag: &mut Bag) {
                 Role::Model(_) => format!("a call to a model cannot fail with `{}`", error.value),
                 _ => format!("a call cannot fail with `{}`", error.value),
             };
-            let near = suggest(&error.value, kinds).map(|near| format!("did you mean `{near}`?"));
+            let digits: String = error.value.chars().filter(char::is_ascii_digit).collect();
+            let status = format!("http_{digits}");
+            let near = match Kind::named(&status) {
+                Some(_) => Some(status.as_str()),
+                None => suggest(&error.value, kinds),
+            };
+            let near = near.map(|near| format!("did you mean `{near}`?"));
             let all = || format!("there are: {}, and `http_` with a status", kinds.join(", "));
             (message, near.unwrap_or_else(all))
         }

@@ -86,7 +86,7 @@ impl Scene<'_> {
     /// Returns the type of the texts that the channel of an answer takes, if it has rules for them.
     fn held(&self, step: &Step<'_>) -> Option<Type> {
         let due = taken_type(self.channels.get(&step.channel?.value)?);
-        rules_of(&due).map(|_| due)
+        (matches!(due, Type::String { .. }) && rules_of(&due).is_some()).then_some(due)
     }
 
     /// Holds the answers that there are against the channel that takes one.

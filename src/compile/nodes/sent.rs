@@ -2,7 +2,7 @@
 
 use indexmap::IndexMap;
 
-use super::{Gives, Scene, rules_of, taken_type, takes};
+use super::{Gives, Scene, rules_of, taken_type, takes, within_rules};
 use crate::diagnostic::{Bag, Diagnostic, Spanned};
 use crate::expr::{Expr, ExprTree, Typed};
 use crate::plan::Sent;
@@ -60,7 +60,7 @@ impl Scene<'_> {
         // The answers of a question are held against the channel one by one.
         let listed = matches!(&spec.body, KindSpec::Ask(ask) if ask.options.is_some());
         if listed || takes(target.merge, &target.field.ty, &typed) {
-            return self.keeps_rules(channel, target, &spec.body, bag);
+            return self.keeps_rules(channel, target, gives, &spec.body, bag);
         }
         let message = format!("`{}` holds {}", channel.value, target.field.ty);
         let label = match &spec.body {
@@ -75,38 +75,47 @@ impl Scene<'_> {
         false
     }
 
-    /// Refuses the free answer of a model where the channel has rules for its texts: nothing holds the model to them,
-    /// and the run would end.
+    /// Refuses an answer of a model or of a person whose type allows more than the channel does: nothing holds it to the
+    /// rules of the channel, and the run would end.
     fn keeps_rules(
         &self,
         channel: &Spanned<String>,
         target: &Channel,
+        gives: &Gives,
         body: &KindSpec,
         bag: &mut Bag,
     ) -> bool {
-        let due = taken_type(target);
-        let (body, due) = match (body, &due) {
-            (KindSpec::Map(map), Type::List(item)) => match &map.body {
-                Some(body) => (&body.body, item.opened()),
-                None => return true,
-            },
-            (KindSpec::Map(map), _) => match &map.body {
-                Some(body) => (&body.body, due),
-                None => return true,
-            },
-            (body, _) => (body, due),
+        let (mut due, mut answer) = (taken_type(target), gives.taken.opened());
+        let mut body = body;
+        if let (KindSpec::Map(map), Type::List(item)) = (body, &answer) {
+            let Some(inner) = &map.body else { return true };
+            body = &inner.body;
+            if let Type::List(due_item) = &due {
+                due = due_item.opened();
+            }
+            answer = item.opened();
+        }
+        let (key, code) = match body {
+            KindSpec::Llm(llm) if llm.output.is_none() => ("", "S403"),
+            KindSpec::Llm(_) => ("output", "S403"),
+            KindSpec::Ask(ask) if ask.schema.is_some() => ("schema", "M512"),
+            _ => return true,
         };
-        let free = matches!(body, KindSpec::Llm(llm) if llm.output.is_none());
-        let Some(rules) = rules_of(due.non_null()).filter(|_| free) else { return true };
-        let message = format!("`{}` takes only texts with  {rules}", channel.value);
-        let finding =
-            Diagnostic::error("S403", message, channel.span, "nothing holds the answer of the model to that");
+        let (due, answer) = (due.non_null(), answer.non_null());
+        let Some(rules) = rules_of(due).filter(|_| !within_rules(answer, due)) else { return true };
+        let label = match key {
+            "" => "nothing holds the answer of the model to that".to_owned(),
+            key => format!("its `{key}` allows more"),
+        };
+        let message = format!("`{}` takes only values with  {rules}", channel.value);
+        let finding = Diagnostic::error(code, message, channel.span, label);
         let finding = match self.names.declared(&format!("state.{}", channel.value)) {
             Some(at) => finding.related(at, "declared here"),
             None => finding,
         };
+        let key = if key.is_empty() { "output" } else { key };
         bag.report(finding.help(format!(
-            "write  output: {{type: string, {rules}}}  at the `llm`, or take the rule from the channel"
+            "write  {key}: {{type: {due}, {rules}}}  at the node that answers, or take the rule from the channel"
         )));
         false
     }

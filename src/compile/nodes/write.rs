@@ -110,16 +110,50 @@ pub(in crate::compile) fn taken_type(channel: &Channel) -> Type {
     ty.non_null().clone()
 }
 
-/// Writes the rules of a text as they stand in a graph; nothing where it has none.
+/// Writes the rules of a type as they stand in a graph; nothing where it has none.
 pub(in crate::compile) fn rules_of(ty: &Type) -> Option<String> {
-    let Type::String { pattern, min, max } = ty else { return None };
-    let rules = [
-        pattern.as_ref().map(|pattern| format!("pattern: {}", Json::from(pattern.as_str()))),
-        min.map(|min| format!("min: {min}")),
-        max.map(|max| format!("max: {max}")),
-    ];
-    let rules: Vec<String> = rules.into_iter().flatten().collect();
+    let mut rules = Vec::new();
+    let mut bounds = |min: Option<String>, max: Option<String>| {
+        rules.extend(min.map(|min| format!("min: {min}")));
+        rules.extend(max.map(|max| format!("max: {max}")));
+    };
+    match ty {
+        Type::String { min, max, .. } => bounds(min.map(|n| n.to_string()), max.map(|n| n.to_string())),
+        Type::Integer { min, max } => bounds(min.map(|n| n.to_string()), max.map(|n| n.to_string())),
+        Type::Number { min, max } => bounds(min.map(|n| n.to_string()), max.map(|n| n.to_string())),
+        _ => {}
+    }
+    if let Type::String { pattern: Some(pattern), .. } = ty {
+        rules.insert(0, format!("pattern: {}", Json::from(pattern.as_str())));
+    }
     (!rules.is_empty()).then(|| rules.join(", "))
+}
+
+/// Says whether whatever keeps the rules of one type keeps those of another, as far as both are texts or numbers.
+pub(in crate::compile) fn within_rules(given: &Type, due: &Type) -> bool {
+    fn within<T: PartialOrd>(given: (Option<T>, Option<T>), due: (Option<T>, Option<T>)) -> bool {
+        let above = due.0.is_none_or(|due| given.0.is_some_and(|given| given >= due));
+        above && due.1.is_none_or(|due| given.1.is_some_and(|given| given <= due))
+    }
+    match (given, due) {
+        (Type::Enum(words), Type::String { .. }) => {
+            words.iter().all(|word| due.check(&Json::String(word.clone())).is_ok())
+        }
+        (
+            Type::String { pattern, min, max },
+            Type::String { pattern: due_pattern, min: due_min, max: due_max },
+        ) => (due_pattern.is_none() || pattern == due_pattern) && within((*min, *max), (*due_min, *due_max)),
+        (Type::Integer { min, max }, Type::Integer { min: due_min, max: due_max }) => {
+            within((*min, *max), (*due_min, *due_max))
+        }
+        (Type::Number { min, max }, Type::Number { min: due_min, max: due_max }) => {
+            within((*min, *max), (*due_min, *due_max))
+        }
+        (Type::Integer { min, max }, Type::Number { min: due_min, max: due_max }) => {
+            within((min.map(|n| n as f64), max.map(|n| n as f64)), (*due_min, *due_max))
+        }
+        _ => true,
+    }
 }
 
 fn joins_items(merge: Merge) -> bool {
