@@ -41,9 +41,10 @@ pub(crate) fn environment(fuel: u64) -> Environment<'static> {
         ("upper", Value::from_function(filters::upper)),
     ];
     for (name, builtin) in texts {
-        env.add_filter(name, move |state: &mut State, value: Value, rest: Rest<Value>| {
+        env.add_filter(name, move |state: &mut State, value: Value, rest: Rest<Value>, named: Kwargs| {
             text_of(&value)?;
-            let args: Vec<Value> = std::iter::once(value).chain(rest.0).collect();
+            let named = named.args().next().is_some().then(|| Value::from(named.clone()));
+            let args: Vec<Value> = std::iter::once(value).chain(rest.0).chain(named).collect();
             builtin.call(state, &args)
         });
     }

@@ -409,7 +409,7 @@ pub(crate) fn explain(error: &Error) -> (EvalErrorKind, String) {
 }
 
 /// How the engine's words begin where a value has the right type and is wrong nevertheless, and what is wrong with it.
-const VALUES: [(&str, &str); 20] = [
+const VALUES: [(&str, &str); 21] = [
     ("unable to calculate", "it divides by zero, or the number is too large"),
     ("overflow on abs", "the number is too large"),
     ("rounded value is too large", "the number is too large"),
@@ -424,6 +424,7 @@ const VALUES: [(&str, &str); 20] = [
     ("missing an argument for format spec", "the format takes more values"),
     ("format argument must be a mapping", "the format takes an object"),
     ("invalid conversion type", "the text is no format"),
+    ("character format", "`%c` takes one sign, or its number"),
     ("incomplete format", "the text is no format"),
     ("invalid format spec", "a value is not what the format takes"),
     ("invalid integer in the format", "the text is no format"),

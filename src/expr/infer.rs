@@ -343,11 +343,17 @@ impl<'e> Infer<'e> {
             } else {
                 (format!("{named} may be null here"), format!("this is {}", typed.ty))
             };
-            let help = format!(
-                "give a value for null:  {} | default(…){}",
-                named.trim_matches('`'),
-                self.guard(expr)
-            );
+            let text = named.trim_matches('`');
+            // A filter takes what stands right before it.
+            let value = match expr {
+                ast::Expr::IfExpr(_)
+                | ast::Expr::BinOp(_)
+                | ast::Expr::UnaryOp(_)
+                | ast::Expr::Compare(_)
+                | ast::Expr::Test(_) => format!("({text})"),
+                _ => text.to_owned(),
+            };
+            let help = format!("give a value for null:  {value} | default(…){}", self.guard(expr));
             self.fault("S412", message, range(expr), label, Some(help), typed.path.clone());
             if let Some(path) = &typed.path {
                 self.facts.fill(path.clone());

@@ -71,6 +71,8 @@ fn expressions_give_values() {
         ("'aaa' | replace('a', 'b', 2)", json!("bba")),
         ("'aaa' | replace('a', 'b', count=1)", json!("baa")),
         ("[] | last_text", json!("")),
+        ("'a\nb' | indent(width=2)", json!("a\n  b")),
+        ("'a\nb' | indent(2, first=true)", json!("  a\n  b")),
         ("'' | first", json!("")),
         ("'äb' | first", json!("ä")),
         ("'äb' | last", json!("b")),

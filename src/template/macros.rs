@@ -82,8 +82,8 @@ impl<'t> Typer<'_, 't> {
             let help = "write a loop:  {% for … in … recursive %} goes through what holds itself".to_owned();
             return self.infer.fault("E103", message, called.at.clone(), "leads back here", Some(help), None);
         }
-        let caller = called.caller.as_ref().map(|block| block.id);
-        let call = format!("{} {caller:?} {:?}", called.id, called.args);
+        let block = called.caller.as_ref().map(|block| block.id);
+        let call = format!("{} {block:?} {:?}", called.id, called.args);
         self.shared.looked += 1;
         if self.shared.looked > MOST_INCLUDES || !self.shared.entered.insert(call) {
             return;
@@ -94,14 +94,14 @@ impl<'t> Typer<'_, 't> {
         stack.push(called.id);
         let outer = std::mem::replace(&mut self.shared.stack, stack);
         self.within(source, part, locals, facts, |within| {
-            let caller = match &called.caller {
-                Some(block) => Local::Macro(Rc::clone(block)),
+            let block = match &called.caller {
+                Some(known) => Local::Macro(Rc::clone(known)),
                 None if called.unpacked || called.args.iter().any(|(name, ..)| name == "caller") => {
                     Local::Unknown
                 }
                 None => Local::Value(Slot { unset: true, ..Slot::of(Type::Any) }),
             };
-            within.body(decl, caller, |within, arg| {
+            within.body(decl, block, |within, arg| {
                 let given = called.args.iter().find(|(name, ..)| name == arg);
                 if called.unpacked && given.is_none() {
                     return Some(Typed::any());

@@ -239,6 +239,8 @@ impl Scan<'_> {
                 self.open.push((name, range.clone()));
             }
             _ if TAGS.contains(&name) => {}
+            // Its beginning was reported.
+            "endautoescape" => {}
             _ => {
                 let mut found = unknown_tag(name, at);
                 // A misspelt beginning opens a block.

@@ -137,7 +137,7 @@ fn errors_of_the_text_have_a_place_and_a_way_out() {
             vec!["T301 elseif: unknown tag `elseif` (did you mean `elif`?)"],
         ),
         (
-            "{% autoescape true %}",
+            "{% autoescape true %}x{% endautoescape %}",
             vec![
                 "T301 autoescape: unknown tag `autoescape` (drop it: nothing is escaped, prompts are not HTML)",
             ],

@@ -31,8 +31,8 @@ pub(super) fn slots(format: &str) -> Option<Vec<Slot<'_>>> {
         let spec = spec.strip_prefix(['h', 'l', 'L']).unwrap_or(spec);
         let takes = match spec.chars().next()? {
             's' | 'c' => Takes::Any,
-            'o' | 'x' | 'X' => Takes::Whole,
-            'd' | 'i' | 'e' | 'E' | 'f' | 'F' | 'g' | 'G' => Takes::Number,
+            'd' | 'i' | 'o' | 'x' | 'X' => Takes::Whole,
+            'e' | 'E' | 'f' | 'F' | 'g' | 'G' => Takes::Number,
             _ => return None,
         };
         found.push(Slot { field, takes });
@@ -50,8 +50,8 @@ mod tests {
         for (format, found) in [
             ("", Some("")),
             ("100 %%", Some("")),
-            ("%s: %d, %05.2f %-10s %x", Some("Any Number Number Any Whole")),
-            ("%(a)s %(b)ld", Some("a:Any b:Number")),
+            ("%s: %d, %05.2f %-10s %x", Some("Any Whole Number Any Whole")),
+            ("%(a)s %(b)ld", Some("a:Any b:Whole")),
             ("%q", None),
             ("5 %", None),
             ("%(a", None),

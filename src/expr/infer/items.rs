@@ -67,13 +67,13 @@ impl Infer<'_> {
     }
 
     /// Checks that a list or a text has the item of a number.
-    fn there(&mut self, item: &ast::GetItem<'_>, held: &Typed, whole: Range<usize>) {
+    fn there(&mut self, item: &ast::GetItem<'_>, object: &Typed, whole: Range<usize>) {
         let number = index(&item.subscript_expr);
         let end = matches!(number, Some(0 | -1));
         let known = self.lenient
             || facts::item_path(item).is_some_and(|path| self.facts.is_defined(&path))
             || (end && self.filled(&item.expr))
-            || written(&item.expr, &held.ty)
+            || written(&item.expr, &object.ty)
                 .zip(number)
                 .is_some_and(|(count, number)| (-count..count).contains(&number));
         if known {
@@ -89,7 +89,7 @@ impl Infer<'_> {
             Place::Template => format!("{{% if {text} is defined %}}"),
         };
         let help = format!("guard it with  {guard}  or give a value instead:  {text} | default(…)");
-        let sort = if held.family() == Family::Text { "text" } else { "list" };
+        let sort = if object.family() == Family::Text { "text" } else { "list" };
         self.fault("S404", message, whole, format!("the {sort} may be shorter"), Some(help), None);
     }
 }

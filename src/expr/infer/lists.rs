@@ -126,9 +126,20 @@ impl Infer<'_> {
                 }
                 Typed::of(Type::STRING)
             }
+            // Both at once were reported before.
+            "map" if filter.by_name("attribute").is_some() && !args.placed.is_empty() => list(Type::Any),
             "map" => match (self.mapped(filter, value, given, item), filter.text(0)) {
                 (Some(of), _) => list(of),
                 (None, Some((name, at))) => {
+                    // What has exactly these parts has a first and a last.
+                    let end = given.parts.as_deref().and_then(|parts| match name.as_str() {
+                        "first" => parts.first(),
+                        "last" => parts.last(),
+                        _ => None,
+                    });
+                    if let Some(end) = end {
+                        return list(end.clone());
+                    }
                     let Some(known) = find(FILTERS, &name) else { return list(Type::Any) };
                     let call = Named { name: known.name, args: filter.args.get(1..).unwrap_or_default() };
                     let rest =

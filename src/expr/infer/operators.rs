@@ -192,9 +192,10 @@ impl Infer<'_> {
             _ => format!("write  {} | tojson{}", self.text(expr), field.unwrap_or_default()),
         };
         let code = if self.place == Place::Template { "T308" } else { "S403" };
-        let message = match typed.may_be(&[Family::Text]) {
-            true => format!("this may be {what}, which is no text"),
-            false => format!("{what} is no text"),
+        let message = if typed.may_be(&[Family::Text]) {
+            format!("this may be {what}, which is no text")
+        } else {
+            format!("{what} is no text")
         };
         self.fault(code, message, range(expr), format!("this is {typed}"), Some(help), typed.path.clone());
     }

@@ -172,6 +172,8 @@ fn a_branch_keeps_its_type() {
         ("state.s | replace('a', 'b', 1)", "string"),
         ("state.s | indent(-1)", "S403"),
         ("'%s %d' | format(state.s, state.n)", "string"),
+        ("'%d' | format(state.f)", "S403"),
+        ("'%.1f' | format(state.f)", "string"),
         ("'%s' | format", "S403"),
         ("'%d' | format(state.s)", "S403"),
         ("'%s' | format(state.o)", "S412"),
@@ -182,6 +184,7 @@ fn a_branch_keeps_its_type() {
         ("state.rows | last_text", "S403"),
         ("state.any | last_text", "string"),
         ("{'a': 'x'} | items", "[[string]]"),
+        ("{'a': 1} | items | map('first')", "[string]"),
         ("{'a': 1} | dictsort | first", "[string or integer]?"),
         ("{'a': [1]} | urlencode", "S403"),
         (
@@ -258,6 +261,11 @@ fn a_finding_says_what_can_be_written_as_it_stands() {
             "state.rows | map(attribute='o') | map('upper')",
             "state.rows | map(attribute='o')",
             "leave null out:  state.rows | map(attribute='o') | reject('none') | map('upper')",
+        ),
+        (
+            "(state.o if state.b else none) ~ ''",
+            "state.o if state.b else none",
+            "give a value for null:  (state.o if state.b else none) | default(…)",
         ),
         ("state.s | int", "state.s", "say what to take then:  state.s | int(0)"),
         (
