@@ -409,12 +409,13 @@ pub(crate) fn explain(error: &Error) -> (EvalErrorKind, String) {
 }
 
 /// How the engine's words begin where a value has the right type and is wrong nevertheless, and what is wrong with it.
-const VALUES: [(&str, &str); 21] = [
+const VALUES: [(&str, &str); 22] = [
     ("unable to calculate", "it divides by zero, or the number is too large"),
     ("overflow on abs", "the number is too large"),
     ("rounded value is too large", "the number is too large"),
     ("unable to round value", "the number is too large"),
     ("count cannot be 0", "the count is 0"),
+    ("cannot convert number to", "the number is not one that it takes"),
     ("range has too many elements", "the range is too long"),
     ("cannot create range with step of 0", "the step is 0"),
     ("cannot slice by step size of 0", "the step is 0"),

@@ -166,6 +166,10 @@ fn what_depends_on_values_is_checked_when_it_is_evaluated() {
         ("5 % 0", "Other: `5 % 0` divides by zero"),
         ("'abc' | int", "Other: `'abc' | int` does not work on this value: the text is no number"),
         ("'' | float", "Other: `'' | float` does not work on this value: the text is no number"),
+        (
+            "[1] | batch(-1)",
+            "Other: `[1] | batch(-1)` does not work on this value: the number is not one that it takes",
+        ),
         ("[1] | batch(0)", "Other: `[1] | batch(0)` does not work on this value: the count is 0"),
         (
             "5 is divisibleby(0)",
