@@ -121,7 +121,7 @@ fn diff_tells_what_changed_and_what_becomes_of_threads() {
     folder.write("other/talk.yaml", TALK);
     let diff = |arguments: &[&str]| graphloom(&folder, &[&["diff", "graphs", "other"], arguments].concat());
     assert_eq!(diff(&[]), (0, String::new(), String::new()), "a comment is no difference");
-    folder.write("other/tests/talk.test.yaml", "format: 1\ntests: tlak\ncases: [{name: x, trns: []}]\n");
+    folder.write("other/tests/talk.test.yaml", "format: 1\ntests: nobody\ncases: [{name: x, trns: []}]\n");
     assert_eq!(diff(&[]), (0, String::new(), String::new()), "what is wrong with tests is not looked at");
 
     folder.write(
