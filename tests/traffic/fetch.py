@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import urljoin
 
 import yaml
+from pip._internal.models.index import PyPI
 
 PACKAGES = [
     ("langchain-anthropic", "1.7.10", "72869686960b3d6665f99e7c91c9f6dd4a1d9ccf73d23edd8702eb603cc2e498"),
@@ -20,10 +21,10 @@ RECORDED = HERE / "recorded"
 
 
 def index():
-    """Returns the package index that pip uses."""
+    """Returns the package index that pip uses; what it uses when nothing is set only its own code says."""
     pip = [sys.executable, "-m", "pip", "config", "get", "global.index-url"]
     known = subprocess.run(pip, capture_output=True, text=True).stdout.strip()
-    return os.environ.get("PIP_INDEX_URL") or known or "https://pypi.org/simple"
+    return os.environ.get("PIP_INDEX_URL") or known or PyPI.simple_url
 
 
 def package(name, version, digest):
