@@ -1,9 +1,11 @@
 //! What a turn costs over a real database: time, CPU, stored bytes, transactions, round trips. One line of JSON for each
 //! stretch of turns on one thread, so that growth shows. Round trips to PostgreSQL are counted at the wire: how often
-//! a connection speaks after the server did.
+//! a connection speaks after the server did. With `--nodes`, what a superstep costs: runs of so many nodes in a row,
+//! each of which writes 200 bytes, on `--threads` threads at once. `langgraph.py` measures the same of LangGraph.
 //!
 //! ```text
 //! cargo run --release --example durable -- --database-url postgres://postgres@127.0.0.1/bench --turns 1000
+//! cargo run --release --example durable -- --database-url postgres://postgres@127.0.0.1/bench --nodes 20 --threads 16
 //! ```
 //!
 //! The database must be empty: the program counts whole tables.
@@ -37,6 +39,15 @@ struct Flags {
     /// Turns on one thread
     #[arg(long, default_value_t = 1000)]
     turns: u32,
+    /// Measure supersteps: the nodes of a run
+    #[arg(long)]
+    nodes: Option<u32>,
+    /// Threads at once, each with one run after the other
+    #[arg(long, default_value_t = 1, requires = "nodes")]
+    threads: u32,
+    /// Runs on each thread
+    #[arg(long, default_value_t = 20, requires = "nodes")]
+    runs: u32,
 }
 
 const GRAPH: &str = "format: 1
@@ -51,42 +62,30 @@ async fn main() -> anyhow::Result<()> {
     let flags = Flags::parse();
     let words: Vec<String> = (0..50).map(|n| format!("word{n:02} ")).collect();
     let providers = Providers::scripted(Scripted::always(Entry::chunks(words)))?;
+    let graph = flags.nodes.map_or_else(|| GRAPH.to_owned(), row);
     let files = Files::from([
-        ("chat.yaml".to_owned(), GRAPH.into()),
+        ("chat.yaml".to_owned(), graph.into()),
         ("project.yaml".to_owned(), "format: 1\nmodels: {m: {provider: demo}}\ndefault_model: m\n".into()),
     ]);
     let mut bag = Bag::default();
     let folder = load_files("bench", files, &mut bag);
     let catalog = compile(&folder, &providers, &mut bag).context("the graph has errors")?;
     let trips = Arc::new(AtomicU64::new(0));
-    let store = Arc::new(SqlStore::connect(&counted(&flags.database_url, &trips).await?).await?);
+    let url = if flags.nodes.is_some() { flags.database_url.clone() } else { counted(&flags.database_url, &trips).await? };
+    let store = Arc::new(SqlStore::connect(&url).await?);
     store.migrate().await?;
     let settings = Settings { poll: Duration::from_hours(1), ..Settings::new("bench".into()) };
     let engine = Engine::open(store, catalog, providers, settings).await?;
+    if let Some(nodes) = flags.nodes {
+        return supersteps(&engine, &flags, nodes).await;
+    }
     sqlx::any::install_default_drivers();
     let probe = AnyPool::connect(&flags.database_url).await?;
-    let owner = Owner { tenant: "bench".parse()?, user: "bench".parse()? };
     let mut before = count(&probe, &flags.database_url).await?;
     let (mut begun, mut cpu, mut from) = (Instant::now(), cpu_seconds()?, 0);
     let mut trips_before = trips.load(Ordering::Relaxed);
     for turn in 1..=flags.turns {
-        let start = Start {
-            graph: "chat".into(),
-            session: "bench".parse()?,
-            message: Some(format!("{turn:0200}").into()),
-            input: serde_json::Map::new(),
-            on_busy: OnBusy::Enqueue,
-            durability: None,
-            breakpoints: Breakpoints::default(),
-            delay: None,
-            wishes: graphloom::engine::Wishes::default(),
-            idempotency: None,
-        };
-        let started = engine.start(&owner, start).await?;
-        let mut follower = engine.follower(&owner, &started.run, Seq::default(), false);
-        while let Some(frame) = follower.next().await {
-            frame?;
-        }
+        run(&engine, "bench", Some(format!("{turn:0200}"))).await?;
         if [1, 10, 100, 200, 500, 1000].contains(&turn) || turn == flags.turns {
             let turns = f64::from(turn - from);
             let (took, used) = (begun.elapsed().as_secs_f64(), cpu_seconds()? - cpu);
@@ -110,6 +109,65 @@ async fn main() -> anyhow::Result<()> {
             (begun, cpu, from) = (Instant::now(), cpu_seconds()?, turn);
             trips_before = trips.load(Ordering::Relaxed);
         }
+    }
+    Ok(())
+}
+
+/// A graph of so many nodes in a row.
+fn row(nodes: u32) -> String {
+    let mut text = "format: 1\nstate: {value: {type: string, default: ''}}\noutput: {value: '{{ state.value }}'}\n\
+        limits: {steps: 1000}\nstart: n1\nnodes:\n".to_owned();
+    for n in 1..=nodes {
+        let next = if n == nodes { "end".to_owned() } else { format!("n{}", n + 1) };
+        text += &format!("  n{n}: {{kind: set, set: {{value: \"{n:0200}\"}}, next: {next}}}\n");
+    }
+    text
+}
+
+/// Prints what a superstep costs when all threads are at work.
+async fn supersteps(engine: &Engine, flags: &Flags, nodes: u32) -> anyhow::Result<()> {
+    run(engine, "first", None).await?;
+    let (begun, cpu) = (Instant::now(), cpu_seconds()?);
+    futures_util::future::try_join_all((0..flags.threads).map(async |thread| {
+        for _ in 0..flags.runs {
+            run(engine, &format!("bench{thread}"), None).await?;
+        }
+        anyhow::Ok(())
+    }))
+    .await?;
+    let (took, used) = (begun.elapsed().as_secs_f64(), cpu_seconds()? - cpu);
+    let steps = f64::from(flags.threads * flags.runs * nodes);
+    println!(
+        "{}",
+        serde_json::json!({
+            "nodes": nodes,
+            "threads": flags.threads,
+            "supersteps_per_second": steps / took,
+            "cpu_us_per_superstep": used / steps * 1e6,
+        })
+    );
+    Ok(())
+}
+
+/// Accepts a run and reads its stream to the end.
+async fn run(engine: &Engine, session: &str, message: Option<String>) -> anyhow::Result<()> {
+    let owner = Owner { tenant: "bench".parse()?, user: "bench".parse()? };
+    let start = Start {
+        graph: "chat".into(),
+        session: session.parse()?,
+        message: message.map(Into::into),
+        input: serde_json::Map::new(),
+        on_busy: OnBusy::Enqueue,
+        durability: None,
+        breakpoints: Breakpoints::default(),
+        delay: None,
+        wishes: graphloom::engine::Wishes::default(),
+        idempotency: None,
+    };
+    let started = engine.start(&owner, start).await?;
+    let mut follower = engine.follower(&owner, &started.run, Seq::default(), false);
+    while let Some(frame) = follower.next().await {
+        frame?;
     }
     Ok(())
 }
