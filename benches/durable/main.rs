@@ -71,7 +71,11 @@ async fn main() -> anyhow::Result<()> {
     let folder = load_files("bench", files, &mut bag);
     let catalog = compile(&folder, &providers, &mut bag).context("the graph has errors")?;
     let trips = Arc::new(AtomicU64::new(0));
-    let url = if flags.nodes.is_some() { flags.database_url.clone() } else { counted(&flags.database_url, &trips).await? };
+    let url = if flags.nodes.is_some() {
+        flags.database_url.clone()
+    } else {
+        counted(&flags.database_url, &trips).await?
+    };
     let store = Arc::new(SqlStore::connect(&url).await?);
     store.migrate().await?;
     let settings = Settings { poll: Duration::from_hours(1), ..Settings::new("bench".into()) };
@@ -115,8 +119,10 @@ async fn main() -> anyhow::Result<()> {
 
 /// A graph of so many nodes in a row.
 fn row(nodes: u32) -> String {
-    let mut text = "format: 1\nstate: {value: {type: string, default: ''}}\noutput: {value: '{{ state.value }}'}\n\
-        limits: {steps: 1000}\nstart: n1\nnodes:\n".to_owned();
+    let mut text =
+        "format: 1\nstate: {value: {type: string, default: ''}}\noutput: {value: '{{ state.value }}'}\n\
+        limits: {steps: 1000}\nstart: n1\nnodes:\n"
+            .to_owned();
     for n in 1..=nodes {
         let next = if n == nodes { "end".to_owned() } else { format!("n{}", n + 1) };
         text += &format!("  n{n}: {{kind: set, set: {{value: \"{n:0200}\"}}, next: {next}}}\n");

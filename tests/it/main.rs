@@ -26,6 +26,7 @@ mod handlers;
 mod language;
 mod mcp;
 mod models;
+mod old;
 mod openapi;
 mod parity;
 mod people;
