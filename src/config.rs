@@ -222,6 +222,8 @@ pub struct LimitsFile {
     pub tenant_queue: u32,
     /// The most streams that are open at once.
     pub streams: usize,
+    /// The most bytes of memory that this process may use. Absent: what its container allows, or the machine has.
+    pub memory_bytes: Option<std::num::NonZeroU64>,
     /// How long a run with `on_disconnect: cancel` goes on without a reader.
     pub unread_seconds: u64,
 }
@@ -235,6 +237,7 @@ impl Default for LimitsFile {
             tenant_runs: None,
             tenant_queue: 1000,
             streams: 5000,
+            memory_bytes: None,
             unread_seconds: 10,
         }
     }

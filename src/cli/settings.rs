@@ -35,6 +35,7 @@ pub(super) fn engine(serve: &ServeFlags, flags: &Flags, file: &File) -> Result<e
     let mut settings = engine::Settings::new(file.instance(serve));
     settings.queue_limit = file.limits.thread_queue;
     settings.runs = file.limits.runs;
+    settings.memory = file.limits.memory_bytes.map(std::num::NonZeroU64::get);
     settings.process.tenant_runs = file.limits.tenant_runs.map(std::num::NonZeroU32::get);
     settings.process.tenant_queue = file.limits.tenant_queue;
     if file.limits.unread_seconds == 0 {

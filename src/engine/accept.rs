@@ -30,7 +30,7 @@ impl Engine {
         if shared.draining.load(Ordering::Relaxed) {
             return Err(StartError::Draining);
         }
-        if shared.lives().len() >= shared.settings.runs {
+        if shared.is_full() {
             return Err(StartError::Overloaded);
         }
         let plan = self.graph(&start.graph).ok_or_else(|| StartError::UnknownGraph(start.graph.clone()))?;

@@ -205,7 +205,7 @@ impl Engine {
         if shared.draining.load(Ordering::Relaxed) {
             return Err(AnswerError::Draining);
         }
-        if shared.lives().len() >= shared.settings.runs {
+        if shared.is_full() {
             return Err(AnswerError::Overloaded);
         }
         let mut run: Option<OpenQuestion> = None;
@@ -286,7 +286,7 @@ impl Engine {
         if shared.draining.load(Ordering::Relaxed) {
             return Err(AnswerError::Draining);
         }
-        if shared.lives().len() >= shared.settings.runs {
+        if shared.is_full() {
             return Err(AnswerError::Overloaded);
         }
         self.check_webhook(resume.terms.wishes.webhook.as_deref())

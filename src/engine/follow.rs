@@ -8,6 +8,7 @@ use std::sync::Arc;
 use chrono::Utc;
 
 use super::journal::{Frame, JournalRead};
+use super::memory::Strain;
 use super::readers::Reader;
 use super::states::States;
 use super::tail::{PATIENCE, TAIL, Tail, TailRead};
@@ -265,6 +266,9 @@ impl Follower {
                 }
                 Some(TailRead::Lost) => return Err(Aborted),
                 Some(TailRead::Wait(changes)) => changes,
+                Some(TailRead::Behind(_)) if shared.memory.strain() >= Strain::Readers => {
+                    return Err(Aborted);
+                }
                 // What is far behind is read from the store, at the reader's own pace.
                 behind => {
                     let stands = self.fill_patiently().await?;
@@ -302,6 +306,9 @@ impl Follower {
             // The barrier is stored before it is told: who reads the store in between waits for the owner.
             JournalRead::Ahead(waiter) if self.certain => waiter.wait().await,
             JournalRead::Ahead(_) => self.rewind(),
+            JournalRead::Behind if self.certain && shared.memory.strain() >= Strain::Readers => {
+                return Err(Aborted);
+            }
             JournalRead::Behind => {
                 let fence = live.journal.fence();
                 let stands = self.fill_patiently().await?;

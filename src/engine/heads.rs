@@ -83,6 +83,13 @@ impl Heads {
         self.lock().pop(thread);
     }
 
+    /// Forgets all heads that nobody works on.
+    pub(super) fn clear(&self) {
+        let mut kept = self.lock();
+        kept.heads.clear();
+        kept.bytes = 0;
+    }
+
     /// Puts a head back.
     pub(super) fn put(&self, thread: ThreadId, head: Head) {
         let mut kept = self.lock();

@@ -12,6 +12,7 @@ mod follow;
 mod heads;
 pub mod hook;
 mod journal;
+mod memory;
 mod migrate;
 mod read;
 mod readers;
@@ -54,6 +55,7 @@ pub use follow::{Aborted, Followed, Follower};
 use heads::Heads;
 pub use journal::Frame;
 use journal::Journal;
+use memory::{Memory, Strain};
 pub use read::{CheckpointView, ThreadView, inspect, past};
 use record::Outcome;
 use reload::Served;
@@ -90,6 +92,8 @@ pub struct Settings {
     pub head_bytes: usize,
     /// The most bytes of a thread's state, as it is stored.
     pub state_bytes: usize,
+    /// The most bytes of memory that the process may use; absent: what its container allows, or the machine has.
+    pub memory: Option<u64>,
     /// How long a run goes on without a reader that is to end without one.
     pub unread: Duration,
     /// What is told to webhooks is signed with these; without one nothing is told.
@@ -116,6 +120,7 @@ impl Settings {
             heads: NonZeroUsize::MIN.saturating_add(4095),
             head_bytes: 256 * 1024 * 1024,
             state_bytes: 4 * 1024 * 1024,
+            memory: None,
             unread: Duration::from_secs(10),
             webhook_keys: Vec::new(),
         }
@@ -319,6 +324,8 @@ struct Shared {
     claimed: Notify,
     /// What is new of runs that others own.
     tails: Tails,
+    /// How much memory is left.
+    memory: Memory,
     /// The process will go away: it is not ready, but takes what comes.
     leaving: AtomicBool,
     /// It takes no more.
@@ -332,6 +339,11 @@ struct Shared {
 }
 
 impl Shared {
+    /// Says whether there is neither room nor memory for one more run.
+    fn is_full(&self) -> bool {
+        self.lives().len() >= self.settings.runs || self.memory.strain() >= Strain::Requests
+    }
+
     fn lives(&self) -> MutexGuard<'_, HashMap<RunId, Arc<Live>>> {
         self.lives.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -434,6 +446,7 @@ impl Engine {
             store,
             process: settings.process.clone(),
             heads: Heads::new(settings.heads, settings.head_bytes),
+            memory: Memory::new(settings.memory),
             settings,
             served: ArcSwap::from_pointee(Served::new(catalog)),
             stale: ArcSwapOption::empty(),

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tracing::{Span, info, warn};
 
 use super::Shared;
+use super::memory::Strain;
 
 /// How often deltas are stored.
 const FLUSH: Duration = Duration::from_millis(100);
@@ -23,6 +24,7 @@ pub(super) fn start(shared: &Arc<Shared>) {
     tracker.spawn(claim(shared.clone()));
     tracker.spawn(store_deltas(shared.clone()));
     tracker.spawn(super::readers::watch(shared.clone()));
+    tracker.spawn(super::memory::watch(shared.clone()));
     if !shared.settings.webhook_keys.is_empty() {
         tracker.spawn(super::hook::tell(shared.clone()));
     }
@@ -48,7 +50,10 @@ async fn claim(shared: Arc<Shared>) {
             return;
         }
         let room = shared.settings.runs.saturating_sub(shared.lives().len());
-        let limit = shared.settings.claims.min(u32::try_from(room).unwrap_or(u32::MAX));
+        let limit = match shared.memory.strain() {
+            Strain::None => shared.settings.claims.min(u32::try_from(room).unwrap_or(u32::MAX)),
+            _ => 0,
+        };
         let asked = Instant::now();
         let claims =
             if limit == 0 { Ok(Vec::new()) } else { shared.store.claim(&shared.process, limit).await };

@@ -55,6 +55,8 @@ fn describe() {
     );
     metrics::describe_gauge!("graphloom_streams_open", "Streams that are open.");
     metrics::describe_gauge!("graphloom_runs_active", "Runs that this process owns.");
+    metrics::describe_gauge!("graphloom_memory_bytes", "Memory that this process uses.");
+    metrics::describe_gauge!("graphloom_memory_limit_bytes", "Memory that it may use.");
     metrics::describe_counter!("graphloom_runs_accepted_total", "Runs accepted.");
     metrics::describe_gauge!("graphloom_runs", "Runs of all processes, by state.");
     metrics::describe_gauge!(

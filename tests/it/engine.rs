@@ -739,3 +739,23 @@ types: {Mood: {word: {enum: [happy, angry]}, why: string?}}
         }
     }
 }
+
+#[tokio::test]
+async fn without_memory_runs_are_refused_and_left_to_others_and_told_nevertheless() {
+    let store = Arc::<MemoryStore>::default();
+    let open = async |memory, claims| {
+        let poll = Duration::from_millis(10);
+        let settings = Settings { poll, claims, memory: Some(memory), ..Settings::new("test".into()) };
+        let (catalog, providers) = (one(Speak::new(&["Hello"])), Providers::without_secrets().unwrap());
+        Engine::open(store.clone(), catalog, providers, settings).await.unwrap()
+    };
+    let full = open(1, 64).await;
+    assert!(matches!(full.start(&owner(), say("hi")).await, Err(StartError::Overloaded)));
+    let later = Start { delay: Some(Duration::from_millis(1)), ..say("hi") };
+    let run = open(1 << 50, 0).await.start(&owner(), later).await.unwrap().run.run;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(full.run(&owner(), run).await.unwrap().unwrap().state, RunState::Queued);
+    let _free = open(1 << 50, 64).await;
+    let (events, cut) = follow(&full, run, Seq::default()).await;
+    assert!(!cut && names(&events).ends_with("run.finished"), "{events:?}");
+}

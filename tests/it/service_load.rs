@@ -1,16 +1,17 @@
-//! Many tenants and users at once on one session name: nothing crosses.
+//! Many at once: tenants and users on one session name, of whom nothing crosses, and streams that a stop cuts.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use reqwest::{Method, RequestBuilder, StatusCode};
+use serde_json::json;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::support::Fresh;
 use crate::support::stream::{Stream, shown, status};
-use crate::support::world::{World, pairs};
+use crate::support::world::{GRAPH, World, pairs};
 
 const TENANTS: usize = 50;
 const USERS: usize = 20;
@@ -113,4 +114,47 @@ async fn load_a_thousand_chats_of_fifty_tenants_on_one_session_name_never_cross(
         println!("{line}");
     }
     println!("with the reading back {:?}", begun.elapsed());
+}
+
+/// The settings are the defaults, and no model comes to its end meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn load_a_stop_with_five_hundred_open_streams_is_over_in_25_seconds_and_loses_none() {
+    let drain = "[drain]\nnotice_seconds = 5\nruns_seconds = 20\nexit_seconds = 25\n";
+    let mut world = World::with_settings(Fresh::postgres().await, GRAPH, drain).await;
+    let mut opened = JoinSet::new();
+    for n in 0..500 {
+        let turn = world.turn(&format!("s{n}"), "[[tokens=100 delay=1s]]");
+        let (request, schema) = (turn, world.schema.clone());
+        opened.spawn(async move { Stream::new(request.send().await.unwrap(), schema) });
+    }
+    let streams = opened.join_all().await;
+    let begun = Instant::now();
+    world.service.process.terminate();
+    let mut cut = JoinSet::new();
+    for mut stream in streams {
+        cut.spawn(async move {
+            let mut last = None;
+            while let Some(event) = stream.next().await {
+                last = Some(event.id);
+            }
+            (stream.run(), last.unwrap(), stream.done)
+        });
+    }
+    let ended = cut.join_all().await;
+    assert!(world.service.process.wait());
+    println!("the process ended {:?} after the word to stop", begun.elapsed());
+    // It tells the time itself; a busy machine takes a moment to see it.
+    assert!(begun.elapsed() < Duration::from_secs(28), "{:?}", begun.elapsed());
+    assert!(ended.iter().all(|(.., done)| !done), "no run came to its end");
+    world.restart();
+    let list = world.get("/metrics").await.text;
+    assert!(list.contains("graphloom_runs{state=\"dead\"} 0"), "{list}");
+    for (run, last, _) in ended.iter().step_by(50) {
+        let mut back = world.follow(run, last).await;
+        assert_eq!(
+            back.until("node.reset").await.json["run_id"],
+            json!(run),
+            "what was told in part begins again"
+        );
+    }
 }
