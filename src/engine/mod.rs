@@ -509,7 +509,7 @@ impl Engine {
     /// where it is. Every stream that did not come to its end is cut, so that clients come back elsewhere. Returns when
     /// all is done or `grace` is over.
     pub async fn close(&self, work: Duration, grace: Duration) {
-        let shared = &self.shared;
+        let (shared, begun) = (&self.shared, Instant::now());
         self.leave();
         shared.draining.store(true, Ordering::Relaxed);
         shared.closed.send_replace(true);
@@ -526,7 +526,9 @@ impl Engine {
         if tokio::time::timeout(grace, closing).await.is_err() {
             warn!("Some runs could not be given back in time; their leases will run out.");
         }
-        if tokio::time::timeout(GOOD_BYE, shared.providers.close()).await.is_err() {
+        // What does not end is ended, and that takes a moment, too.
+        let good_bye = GOOD_BYE.min(grace.saturating_sub(begun.elapsed()).mul_f32(0.8));
+        if tokio::time::timeout(good_bye, shared.providers.close()).await.is_err() {
             warn!("Some connections did not end in time.");
         }
     }
