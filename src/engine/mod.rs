@@ -43,7 +43,9 @@ use crate::event::{self, Body, Event, RunStatus, Usage};
 use crate::id::{Owner, Part, RunId, Seq, ThreadId, ThreadKey};
 use crate::plan::{Durability, Plan};
 use crate::state::Mismatch;
-use crate::store::{self, Claim, EventBatch, Idempotency, OnBusy, Process, Run, RunState, Store, StoreError};
+use crate::store::{
+    self, Actor, Claim, EventBatch, Idempotency, OnBusy, Process, Run, RunState, Store, StoreError,
+};
 
 pub use answer::{AnswerError, Answered, Answerer, Asked, Resume, Said, Terms};
 pub use branch::{Branched, Fork, Update};
@@ -476,19 +478,25 @@ impl Engine {
 
     /// Asks for the end of a run, and returns it as it is now. What it committed stays.
     pub async fn cancel(&self, owner: &Owner, run: RunId) -> Result<Option<Run>, StoreError> {
-        self.end(owner, run, false).await
+        self.end(owner, run, Actor::User, false).await
     }
 
     /// Asks for the end of a run with which the head of its thread moves back to before it, and returns it as it is now.
     /// What it did outside is not undone.
     pub async fn roll_back(&self, owner: &Owner, run: RunId) -> Result<Option<Run>, StoreError> {
-        self.end(owner, run, true).await
+        self.end(owner, run, Actor::User, true).await
     }
 
-    async fn end(&self, owner: &Owner, run: RunId, rollback: bool) -> Result<Option<Run>, StoreError> {
+    async fn end(
+        &self,
+        owner: &Owner,
+        run: RunId,
+        actor: Actor,
+        rollback: bool,
+    ) -> Result<Option<Run>, StoreError> {
         let status = if rollback { RunStatus::RolledBack } else { RunStatus::Cancelled };
         let (result, events) = ending(status);
-        let row = self.shared.store.request_cancel(owner, run, rollback, result, events).await?;
+        let row = self.shared.store.request_cancel(owner, run, actor, rollback, result, events).await?;
         if row.as_ref().is_some_and(|row| row.webhook.is_some()) {
             self.shared.ended.notify_one();
         }

@@ -53,6 +53,7 @@ fn describe() {
         metrics::Unit::Seconds,
         "Seconds until the head of the response."
     );
+    metrics::describe_counter!("graphloom_unauthorized_total", "Requests whose sender is not known.");
     metrics::describe_gauge!("graphloom_streams_open", "Streams that are open.");
     metrics::describe_gauge!("graphloom_runs_active", "Runs that this process owns.");
     metrics::describe_counter!("graphloom_runs_accepted_total", "Runs accepted.");

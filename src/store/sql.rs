@@ -3,6 +3,7 @@
 //! Invariant: a write is one statement, or a transaction in a task of its own that a dropped request cannot cut in
 //! two. Reads live in `read`, writes in `postgres` and `sqlite`.
 
+mod audit;
 mod base;
 mod branch;
 mod cache;
@@ -31,17 +32,19 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use sea_orm::{ConnectionTrait, DbErr, EntityTrait, RuntimeErr, Set, SqlxError, Statement, Value};
+use sea_orm::{
+    ConnectionTrait, DbErr, EntityTrait, RuntimeErr, Set, SqlxError, Statement, TryInsertResult, Value,
+};
 use uuid::Uuid;
 
 use self::base::{Base, Desk};
 use self::entity::graph_version;
 use self::error::{undone, unsure};
 use super::{
-    Accepted, Answer, Answering, Beat, Branch, Branched, Checkpoint, Claim, Commit, Committed, Counts,
-    EventBatch, GraphVersion, Hook, HookCounts, HookFilter, Idempotency, Kept, Keyed, NewRun, News,
-    OpenQuestion, Process, Result, Resume, Resumed, Run, RunFilter, RunState, Store, StoreError, Thread,
-    Told, VersionUse, news,
+    Accepted, Actor, Answer, Answering, AuditFilter, Beat, Branch, Branched, Checkpoint, Claim, Commit,
+    Committed, Counts, Erased, EventBatch, GraphVersion, Hook, HookCounts, HookFilter, Idempotency, Kept,
+    Keyed, NewRun, News, Noted, OpenQuestion, Process, Result, Resume, Resumed, Run, RunFilter, RunState,
+    Store, StoreError, Thread, Told, VersionUse, news,
 };
 use crate::id::{
     CacheKey, CheckpointId, HookId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey,
@@ -116,6 +119,11 @@ fn told(
     }
 }
 
+/// Returns what is noted of answers.
+pub(super) fn notes_of(answer: &Answer) -> Vec<Noted> {
+    answer.answers.iter().map(|(id, data)| Noted::answered(&answer.owner, id, data)).collect()
+}
+
 /// Sorts what a process drives by what it still owns, each with the wish for its end.
 fn beat(live: &[RunId], owned: Vec<(RunId, bool)>) -> Beat {
     let still: BTreeSet<RunId> = owned.iter().map(|(run, _)| *run).collect();
@@ -183,6 +191,25 @@ impl SqlStore {
             Base::Sqlite(db) => whole!(db, tx => sqlite::accept(&tx, new, sealed)),
         }
     }
+
+    /// Answers questions; with the notes of that, for answers may be sealed.
+    pub(super) async fn answer_noted(&self, answer: Answer, notes: Vec<Noted>) -> Result<Answering> {
+        let base = self.base().clone();
+        detached(async move {
+            let tx = base.begin(answer.owner.tenant.as_str()).await?;
+            let answered = question::answer(&tx, answer).await?;
+            if matches!(answered, Answering::Claimed(_) | Answering::Stored { .. }) {
+                for note in &notes {
+                    audit::note(&tx, note).await?;
+                }
+                tx.commit().await?;
+            } else {
+                tx.rollback().await?;
+            }
+            Ok(answered)
+        })
+        .await
+    }
 }
 
 #[async_trait]
@@ -204,17 +231,24 @@ impl Store for SqlStore {
     }
 
     async fn put_graph_version(&self, version: &GraphVersion) -> Result<()> {
+        let (base, note) = (self.base().clone(), Noted::published(version));
         let row = graph_version::ActiveModel {
             tenant: Set(read::DEPLOYMENT.to_owned()),
             hash: Set(version.hash.clone()),
             graph: Set(version.graph.clone()),
             body: Set(version.body.clone()),
         };
-        // Equal hashes are equal bodies, so the first one stays.
-        let insert = graph_version::Entity::insert(row).on_conflict_do_nothing();
-        let desk = self.base().works(read::DEPLOYMENT);
-        insert.exec_without_returning(&desk).await.map_err(|e| unsure(&e))?;
-        Ok(())
+        detached(async move {
+            let tx = base.begin(read::DEPLOYMENT).await?;
+            // Equal hashes are equal bodies, so the first one stays.
+            let insert = graph_version::Entity::insert(row).on_conflict_do_nothing();
+            let stored = insert.exec_without_returning(&tx).await.map_err(|e| undone(&e))?;
+            if matches!(stored, TryInsertResult::Inserted(1..)) {
+                audit::note(&tx, &note).await?;
+            }
+            tx.commit().await
+        })
+        .await
     }
 
     async fn graph_version(&self, hash: &str) -> Result<Option<GraphVersion>> {
@@ -321,42 +355,34 @@ impl Store for SqlStore {
         &self,
         owner: &Owner,
         run: RunId,
+        actor: Actor,
         rollback: bool,
         result: Vec<u8>,
         events: EventBatch,
     ) -> Result<Option<Run>> {
+        let note = Noted::cancelled(owner, run, actor, rollback);
         if rollback {
             let (base, owner) = (self.base().clone(), owner.clone());
             return detached(async move {
                 let tx = base.begin(owner.tenant.as_str()).await?;
-                let found = branch::roll_back(&tx, &owner, run, (&result, &events)).await?;
+                let found = branch::roll_back(&tx, &owner, run, (&result, &events), &note).await?;
                 tx.commit().await?;
                 Ok(found)
             })
             .await;
         }
         match self.base() {
-            Base::Postgres(db) => postgres::request_cancel(db, owner, run, result, events).await,
+            Base::Postgres(db) => postgres::request_cancel(db, owner, run, (result, events), &note).await,
             Base::Sqlite(db) => {
                 let owner = owner.clone();
-                whole!(db, tx => sqlite::request_cancel(&tx, &owner, run, result, events))
+                whole!(db, tx => sqlite::request_cancel(&tx, &owner, run, (result, events), &note))
             }
         }
     }
 
     async fn answer(&self, answer: Answer) -> Result<Answering> {
-        let base = self.base().clone();
-        detached(async move {
-            let tx = base.begin(answer.owner.tenant.as_str()).await?;
-            let answered = question::answer(&tx, answer).await?;
-            if matches!(answered, Answering::Claimed(_) | Answering::Stored { .. }) {
-                tx.commit().await?;
-            } else {
-                tx.rollback().await?;
-            }
-            Ok(answered)
-        })
-        .await
+        let notes = notes_of(&answer);
+        self.answer_noted(answer, notes).await
     }
 
     async fn keyed(&self, owner: &Owner, key: &Idempotency) -> Result<Option<Keyed>> {
@@ -468,17 +494,26 @@ impl Store for SqlStore {
 
     async fn delete_thread(&self, key: &ThreadKey) -> Result<bool> {
         let (base, key) = (self.base().clone(), key.clone());
-        detached(async move { delete::thread(&base, &key).await }).await
+        detached(async move { delete::thread(&base, &key, Actor::User).await }).await
     }
 
-    async fn erase(&self, tenant: &Part, user: Option<&Part>, limit: u32) -> Result<u64> {
+    async fn erase(&self, tenant: &Part, user: Option<&Part>, limit: u32, before: u64) -> Result<Erased> {
         let (base, tenant, user) = (self.base().clone(), tenant.clone(), user.cloned());
         #[expect(
             clippy::disallowed_methods,
             reason = "it is awaited here; each thread is a transaction, so it may take its time"
         )]
-        let task = tokio::spawn(async move { operate::erase(&base, &tenant, user.as_ref(), limit).await });
+        let task =
+            tokio::spawn(async move { operate::erase(&base, &tenant, user.as_ref(), limit, before).await });
         task.await.unwrap_or_else(|e| Err(StoreError::Unknown(e.to_string())))
+    }
+
+    async fn audit(&self, filter: &AuditFilter, limit: u32) -> Result<Vec<Noted>> {
+        audit::list(self.base(), filter, limit).await
+    }
+
+    async fn forget_audit(&self, age: Duration, limit: u32) -> Result<u64> {
+        audit::forget(self.base(), age, limit).await
     }
 
     async fn runs(&self, filter: &RunFilter, limit: u32) -> Result<Vec<Run>> {

@@ -11,7 +11,7 @@ use crate::id::{Owner, Part};
 use crate::store::sql::SqlStore;
 use crate::store::sql::keys::KeyRow;
 use crate::store::sql::words::{OF_TENANT, Replaced, Table, Words};
-use crate::store::{Result, Store};
+use crate::store::{Actor, Result, Store};
 
 /// How encryption stands.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -102,7 +102,7 @@ impl SealedStore {
         // From here on nothing starts that would store in the clear.
         if rows.is_empty() {
             let (_, row) = self.keys.masters.make(DEPLOYMENT)?;
-            self.sql.put_data_key(DEPLOYMENT, &KeyRow { converting: true, ..row }).await?;
+            self.sql.put_data_key(DEPLOYMENT, &KeyRow { converting: true, ..row }, Actor::Operator).await?;
         } else if clear && !begun {
             self.sql.set_converting(true).await?;
         }
@@ -213,7 +213,7 @@ impl SealedStore {
     pub async fn renew(&self, tenant: &Part) -> Result<()> {
         let rows = self.deployment().await?;
         self.check(&rows).await?;
-        self.keys.renew(tenant.as_str()).await.map(drop)
+        self.keys.renew(tenant.as_str(), Actor::Operator).await.map(drop)
     }
 
     /// Looks how encryption stands; it takes no master key.

@@ -10,8 +10,8 @@ use uuid::Uuid;
 
 use super::master::Masters;
 use super::value::DataKey;
-use crate::store::Result;
 use crate::store::sql::SqlStore;
+use crate::store::{Actor, Result};
 
 /// Of how many tenants keys are in memory.
 const TENANTS: NonZeroUsize = NonZeroUsize::new(4096).expect("it is no zero");
@@ -68,14 +68,14 @@ impl Keys {
         let _making = self.making.lock().await;
         match self.stored(tenant).await? {
             Some(ring) => Ok(ring[0].clone()),
-            None => self.renew(tenant).await,
+            None => self.renew(tenant, Actor::Service).await,
         }
     }
 
     /// Makes a new key for a tenant. What is sealed under the older ones stays.
-    pub(super) async fn renew(&self, tenant: &str) -> Result<Arc<DataKey>> {
+    pub(super) async fn renew(&self, tenant: &str, actor: Actor) -> Result<Arc<DataKey>> {
         let (raw, row) = self.masters.make(tenant)?;
-        self.sql.put_data_key(tenant, &row).await?;
+        self.sql.put_data_key(tenant, &row, actor).await?;
         self.forget(tenant);
         Ok(Arc::new(DataKey::new(row.key, &raw)))
     }

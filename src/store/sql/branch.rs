@@ -11,9 +11,9 @@ use super::error::{is_race, undone};
 use super::put::{self, timed, write};
 use super::question;
 use super::row::RUN;
-use super::{read, sql};
+use super::{audit, read, sql};
 use crate::id::{CheckpointId, Owner, RunId, Seq, ThreadId};
-use crate::store::{Branch, Branched, EventBatch, Origin, Result, Run, RunState, StoreError};
+use crate::store::{Branch, Branched, EventBatch, Noted, Origin, Result, Run, RunState, StoreError};
 
 /// Stores a run from outside. The transaction is worth keeping only when it was done.
 pub(super) async fn branch(tx: &Tx, branch: Branch) -> Result<Branched> {
@@ -143,6 +143,7 @@ pub(super) async fn roll_back(
     owner: &Owner,
     run: RunId,
     end: (&[u8], &EventBatch),
+    note: &Noted,
 ) -> Result<Option<Run>> {
     let tenant = owner.tenant.as_str();
     let found = question::locked(tx, tenant, run).await?;
@@ -158,6 +159,9 @@ pub(super) async fn roll_back(
             write(tx, text, vec![tenant.into(), run.0.into()]).await?;
         }
         _ => return Ok(Some(found)),
+    }
+    if !found.cancel_requested {
+        audit::note(tx, note).await?;
     }
     read::run(tx, owner, run).await
 }

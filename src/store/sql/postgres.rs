@@ -32,9 +32,9 @@ pub(super) use self::tx::Tx;
 use super::base::Desk;
 use super::error::{is_race, unsure};
 use super::row::{RUN, Row};
-use super::{TRIES, read};
+use super::{TRIES, audit, read};
 use crate::id::{Owner, RunId};
-use crate::store::{EventBatch, Result, Run, StoreError};
+use crate::store::{EventBatch, Noted, Result, Run, StoreError};
 
 /// Returns a lease as the statements take it.
 pub(super) fn millis(lease: Duration) -> Value {
@@ -126,7 +126,8 @@ pub(super) async fn append_events(db: &Postgres, batches: Vec<(Owner, RunId, Eve
     stream::iter(appends.collect::<Vec<_>>()).buffer_unordered(APPENDS).try_collect().await
 }
 
-/// The end of a run that had an owner comes under a new fence, so that it sorts after all that the owner sent.
+/// The end of a run that had an owner comes under a new fence, so that it sorts after all that the owner sent. Whether the wish
+/// is the first is told by the run as it was before.
 const CANCEL: &str = "with r as ( \
        update run set cancel_requested = true, \
          fence = fence + case when state in ('queued', 'interrupted') and fence > 0 then 1 else 0 end, \
@@ -145,18 +146,22 @@ const CANCEL: &str = "with r as ( \
        delete from pending_write p using r where r.state = 'cancelled' and p.tenant = $1 and p.run_id = $2), \
      ended as ( \
        update interrupt i set ended = true from r \
-       where r.state = 'cancelled' and i.tenant = $1 and i.run_id = $2 and i.closed_at is null) \
+       where r.state = 'cancelled' and i.tenant = $1 and i.run_id = $2 and i.closed_at is null), \
+     noted as ( \
+       insert into audit (tenant, audit_id, at, act, actor, subject, detail) \
+       select $1, $9, $10, $11, $12, $13, $14 from r \
+       where not exists (select 1 from run b where b.tenant = $1 and b.run_id = $2 and b.cancel_requested)) \
      select {RUN} from r";
 
 pub(super) async fn request_cancel(
     db: &Postgres,
     owner: &Owner,
     run: RunId,
-    result: Vec<u8>,
-    events: EventBatch,
+    (result, events): (Vec<u8>, EventBatch),
+    note: &Noted,
 ) -> Result<Option<Run>> {
     let tenant = owner.tenant.as_str();
-    let values = vec![
+    let mut values = vec![
         tenant.into(),
         run.0.into(),
         owner.user.as_str().into(),
@@ -166,6 +171,7 @@ pub(super) async fn request_cancel(
         events.data.into(),
         Uuid::now_v7().into(),
     ];
+    values.extend(audit::columns(DbBackend::Postgres, note));
     let text = CANCEL.replace("{RUN}", RUN);
     let rows = query(&db.works, Some(tenant), &text, values).await.map_err(|e| unsure(&e))?;
     match rows.into_iter().next() {

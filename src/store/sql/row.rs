@@ -8,8 +8,8 @@ use uuid::Uuid;
 
 use crate::id::{CheckpointId, HookId, Owner, Part, RunId, ThreadId, ThreadKey};
 use crate::store::{
-    Checkpoint, Counts, EventBatch, Hook, HookCounts, HookState, Kept, Result, Run, RunState, StoreError,
-    Thread, VersionUse,
+    Checkpoint, Counts, EventBatch, Hook, HookCounts, HookState, Kept, Noted, Result, Run, RunState,
+    StoreError, Thread, VersionUse,
 };
 
 /// The columns that [`Row::run`] reads.
@@ -168,6 +168,19 @@ impl Row {
             queued: self.number("queued")?,
             delivered: self.number("delivered")?,
             failed: self.number("failed")?,
+        })
+    }
+
+    /// Reads a note of an act.
+    pub(super) fn noted(&self) -> Result<Noted> {
+        Ok(Noted {
+            id: self.get("audit_id")?,
+            at: self.time("at")?,
+            tenant: self.get("tenant")?,
+            act: self.get("act")?,
+            actor: self.get("actor")?,
+            subject: self.get("subject")?,
+            detail: self.get("detail")?,
         })
     }
 

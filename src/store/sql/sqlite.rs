@@ -17,11 +17,11 @@ pub(super) use self::open::open;
 use super::base::Tx;
 use super::put::{self, write};
 use super::row::{Row, moment};
-use super::{KEY_HOURS, beat, branch, cache, question, read, room, told};
+use super::{KEY_HOURS, audit, beat, branch, cache, question, read, room, told};
 use crate::id::{CheckpointId, Owner, RunId, Seq, ThreadId};
 use crate::store::{
-    Accepted, Beat, Commit, Committed, EventBatch, Keyed, NewRun, OnBusy, Process, Result, Run, RunState,
-    StoreError,
+    Accepted, Beat, Commit, Committed, EventBatch, Keyed, NewRun, Noted, OnBusy, Process, Result, Run,
+    RunState, StoreError,
 };
 
 fn at(time: DateTime<Utc>) -> Value {
@@ -305,8 +305,8 @@ pub(super) async fn request_cancel(
     tx: &Tx,
     owner: &Owner,
     run: RunId,
-    result: Vec<u8>,
-    events: EventBatch,
+    (result, events): (Vec<u8>, EventBatch),
+    note: &Noted,
 ) -> Result<Option<Run>> {
     let Some(found) = read::run(tx, owner, run).await? else { return Ok(None) };
     let tenant = owner.tenant.as_str();
@@ -331,6 +331,9 @@ pub(super) async fn request_cancel(
             write(tx, text, vec![tenant.into(), run.0.into()]).await?;
         }
         _ => return Ok(Some(found)),
+    }
+    if !found.cancel_requested {
+        audit::note(tx, note).await?;
     }
     read::run(tx, owner, run).await
 }

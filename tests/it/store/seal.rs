@@ -7,14 +7,14 @@ use graphloom::id::{CacheKey, InterruptId, Owner, RunId, Seq, TaskId, ThreadKey}
 use graphloom::store::seal::{SealedStore, Status, over};
 use graphloom::store::sql::SqlStore;
 use graphloom::store::{
-    Accepted, Answer, Answering, CacheEntry, Commit, EventBatch, GraphVersion, HookFilter, NewRun, Question,
-    Result, Run, RunFilter, RunState, Store, StoreError, Told, Wishes,
+    Accepted, Actor, Answer, Answering, CacheEntry, Commit, EventBatch, GraphVersion, HookFilter, NewRun,
+    Question, Result, Run, RunFilter, RunState, Store, StoreError, Told, Wishes,
 };
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement};
 
 use crate::support::{
-    Fresh, barrier, batch, checkpoint, claimed, last_barrier, masters, new_run, owner, part, plain, process,
-    queued, sealed, session,
+    Fresh, barrier, batch, checkpoint, claimed, erase, last_barrier, masters, new_run, owner, part, plain,
+    process, queued, sealed, session,
 };
 
 /// Makes a test on each database of functions that take one.
@@ -439,7 +439,7 @@ async fn a_tenant_that_is_erased_takes_its_keys_along(fresh: Fresh) {
     read(&two, &acme).await.unwrap();
     let db = plain(&fresh.url).await;
     let backup = raw(&db, PLACES[0], &key).await;
-    while one.erase(&part("acme"), None, 10).await.unwrap() > 0 {}
+    erase(&one, "acme", None).await;
     assert_eq!(super::sql::numbers(&db, "select count(*) from data_key where tenant = 'acme'").await, [0]);
     read(&two, &bolt).await.unwrap();
     // Another process still has the key in memory, and must not store anything under it.
@@ -494,7 +494,7 @@ async fn a_run_that_is_accepted_while_its_tenant_is_erased_is_erased_or_can_be_r
         };
         let erase = async {
             waiting(1).await;
-            let done = erasing.erase(&part(tenant), None, 10).await;
+            let done = erasing.erase(&part(tenant), None, 10, 0).await;
             erased.store(true, std::sync::atomic::Ordering::Relaxed);
             done.unwrap();
         };
@@ -565,7 +565,7 @@ async fn a_webhook_that_cannot_be_read_keeps_no_other(fresh: Fresh) {
         store.commit(last_barrier(&first, RunState::Completed)).await.unwrap();
         // Ended from outside.
         let (result, events) = (b"cancelled".to_vec(), batch(0, 1, 1, b"cancelled"));
-        store.request_cancel(&key.owner, second.run, false, result, events).await.unwrap();
+        store.request_cancel(&key.owner, second.run, Actor::User, false, result, events).await.unwrap();
     }
     let db = plain(&fresh.url).await;
     // That of another tenant.
@@ -696,11 +696,13 @@ async fn a_cancel_is_sealed_under_a_key_that_the_tenant_has(fresh: Fresh) {
     let run = claimed(&two, &key).await;
     // By what it reads it has the key in memory.
     two.run(&key.owner, run.run).await.unwrap();
-    while one.erase(&part("acme"), None, 10).await.unwrap() > 0 {}
+    erase(&one, "acme", None).await;
     claimed(&one, &key).await;
     let waiting = watched(&one, &key).await;
     let cancel = async |run: RunId, owner: &Owner| {
-        two.request_cancel(owner, run, false, b"cancelled".to_vec(), batch(0, 1, 1, b"ended")).await.unwrap()
+        two.request_cancel(owner, run, Actor::User, false, b"cancelled".to_vec(), batch(0, 1, 1, b"ended"))
+            .await
+            .unwrap()
     };
     let cancelled = cancel(waiting.run, &key.owner).await.unwrap();
     assert_eq!((cancelled.state, cancelled.result), (RunState::Cancelled, Some(b"cancelled".to_vec())));
