@@ -179,6 +179,7 @@ impl Store for MemoryStore {
             kept: Kept::All,
             due_at: new.delay.map(lease),
             needs_reader: read_for.is_some(),
+            lost: false,
             webhook,
         };
         tables.next_ord += 1;
@@ -352,7 +353,7 @@ impl Store for MemoryStore {
         let Some(row) = tables.own(owner, run) else { return Ok(None) };
         let is_first = !row.run.cancel_requested && row.run.finished_at.is_none();
         match row.run.state {
-            RunState::Queued | RunState::Interrupted => {
+            _ if row.waits() => {
                 let state = if rollback { RunState::RolledBack } else { RunState::Cancelled };
                 tables.end_waiting(run, state, result, events);
                 if rollback {
@@ -630,7 +631,7 @@ impl Store for MemoryStore {
         };
         let mut rows: Vec<&RunRow> = tables.runs.values().filter(is_asked).collect();
         rows.sort_by_key(|row| std::cmp::Reverse(row.ord));
-        Ok(rows.into_iter().take(limit as usize).map(|row| row.run.clone()).collect())
+        Ok(rows.into_iter().take(limit as usize).map(RunRow::seen).collect())
     }
 
     async fn counts(&self) -> Result<Counts> {
@@ -647,7 +648,7 @@ impl Store for MemoryStore {
     }
 
     async fn find_run(&self, run: RunId) -> Result<Option<Run>> {
-        Ok(self.lock().runs.get(&run).map(|row| row.run.clone()))
+        Ok(self.lock().runs.get(&run).map(RunRow::seen))
     }
 
     async fn retry(&self, run: RunId) -> Result<Option<Run>> {

@@ -98,6 +98,7 @@ pub enum Kept {
 
 /// A run as stored.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "they are columns of a row, and independent of each other")]
 pub struct Run {
     /// Its id.
     pub run: RunId,
@@ -136,6 +137,9 @@ pub struct Run {
     pub due_at: Option<DateTime<Utc>>,
     /// It ends when nobody reads it.
     pub needs_reader: bool,
+    /// It is `Running`, and its owner's lease is over: nobody works on it until it is claimed. Known where it matters: by
+    /// [`Store::runs`] and [`Store::find_run`].
+    pub lost: bool,
     /// Where its end is told, and each pause.
     pub webhook: Option<String>,
 }
@@ -681,7 +685,7 @@ pub trait Store: Send + Sync + 'static {
     /// Gives a claimed run back to the queue without counting a crash.
     async fn release(&self, owner: &Owner, run: RunId, fence: u64) -> Result<()>;
 
-    /// Asks for the end of a run. A run that is queued, or waits for a person, becomes `cancelled` at once, with `result`, and with `events` as
+    /// Asks for the end of a run. A run that is queued, waits for a person, or lost its owner becomes `cancelled` at once, with `result`, and with `events` as
     /// the end of its stream: under fence 0 when it never had an owner, else under a new fence. With `rollback` it becomes
     /// `rolled_back`, and the head of the thread moves back to before it. The first wish is noted. Returns the run as it is
     /// now.

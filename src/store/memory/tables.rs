@@ -53,6 +53,21 @@ pub(super) struct RunRow {
 }
 
 impl RunRow {
+    /// Says whether nobody works on it who could end it.
+    pub(super) fn waits(&self) -> bool {
+        let state = self.run.state;
+        matches!(state, RunState::Queued | RunState::Interrupted) || self.is_lost()
+    }
+
+    fn is_lost(&self) -> bool {
+        self.run.state == RunState::Running && self.lease_until < Utc::now()
+    }
+
+    /// Returns the run as an operator sees it.
+    pub(super) fn seen(&self) -> Run {
+        Run { lost: self.is_lost(), ..self.run.clone() }
+    }
+
     /// Stores a batch, in place of a shorter one with the same beginning.
     pub(super) fn store(&mut self, batch: EventBatch) {
         let known = self.events.get(&(batch.fence, batch.first));

@@ -126,14 +126,19 @@ pub(super) async fn append_events(db: &Postgres, batches: Vec<(Owner, RunId, Eve
     stream::iter(appends.collect::<Vec<_>>()).buffer_unordered(APPENDS).try_collect().await
 }
 
+/// Nobody works on the run who could end it.
+const WAITS: &str = "(state in ('queued', 'interrupted') or state = 'running' and lease_until < now())";
 /// The end of a run that had an owner comes under a new fence, so that it sorts after all that the owner sent. Whether the wish
 /// is the first is told by the run as it was before.
 const CANCEL: &str = "with r as ( \
        update run set cancel_requested = true, \
-         fence = fence + case when state in ('queued', 'interrupted') and fence > 0 then 1 else 0 end, \
-         result = case when state in ('queued', 'interrupted') then $4 else result end, \
-         finished_at = case when state in ('queued', 'interrupted') then now() end, \
-         state = case when state in ('queued', 'interrupted') then 'cancelled' else state end \
+         fence = fence + case when {WAITS} and fence > 0 then 1 else 0 end, \
+         result = case when {WAITS} then $4 else result end, \
+         finished_at = case when {WAITS} then now() end, \
+         owner = case when not {WAITS} then owner end, \
+         boot = case when not {WAITS} then boot end, \
+         lease_until = case when not {WAITS} then lease_until end, \
+         state = case when {WAITS} then 'cancelled' else state end \
        where tenant = $1 and run_id = $2 and user_id = $3 and state in ('queued', 'running', 'interrupted') \
        returning *), \
      news as ( \
@@ -172,7 +177,7 @@ pub(super) async fn request_cancel(
         Uuid::now_v7().into(),
     ];
     values.extend(audit::columns(DbBackend::Postgres, note));
-    let text = CANCEL.replace("{RUN}", RUN);
+    let text = CANCEL.replace("{RUN}", RUN).replace("{WAITS}", WAITS);
     let rows = query(&db.works, Some(tenant), &text, values).await.map_err(|e| unsure(&e))?;
     match rows.into_iter().next() {
         Some(row) => Row::new(row, DbBackend::Postgres, "run").run().map(Some),

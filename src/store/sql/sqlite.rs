@@ -311,20 +311,8 @@ pub(super) async fn request_cancel(
     let Some(found) = read::run(tx, owner, run).await? else { return Ok(None) };
     let tenant = owner.tenant.as_str();
     match found.state {
-        RunState::Queued | RunState::Interrupted => {
-            // The end of a run that had an owner sorts after all that the owner sent.
-            let fence = found.fence + u64::from(found.fence > 0);
-            let told = result.clone();
-            let text = "update run set state = 'cancelled', cancel_requested = true, fence = $3, result = $4, \
-                   finished_at = $5 where tenant = $1 and run_id = $2";
-            let values =
-                vec![tenant.into(), run.0.into(), (fence as i64).into(), result.into(), at(Utc::now())];
-            write(tx, text, values).await?;
-            put::events(tx, tenant, run, EventBatch { fence, ..events }).await?;
-            let settle = "delete from pending_write where tenant = $1 and run_id = $2";
-            write(tx, settle, vec![tenant.into(), run.0.into()]).await?;
-            leave(tx, tenant, run).await?;
-            put::hook(tx, tenant, run, &told).await?;
+        _ if branch::waits(&found) => {
+            branch::end_waiting(tx, &found, RunState::Cancelled, (&result, &events)).await?;
         }
         RunState::Running => {
             let text = "update run set cancel_requested = true where tenant = $1 and run_id = $2";
