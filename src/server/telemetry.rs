@@ -54,6 +54,10 @@ fn describe() {
         "Seconds until the head of the response."
     );
     metrics::describe_counter!("graphloom_unauthorized_total", "Requests whose sender is not known.");
+    metrics::describe_counter!(
+        "graphloom_unknown_master_keys_total",
+        "Looks for keys of a tenant that no master key of this process opens."
+    );
     metrics::describe_gauge!("graphloom_streams_open", "Streams that are open.");
     metrics::describe_gauge!("graphloom_runs_active", "Runs that this process owns.");
     metrics::describe_counter!("graphloom_runs_accepted_total", "Runs accepted.");

@@ -27,7 +27,7 @@ pub(super) mod words;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -35,6 +35,7 @@ use chrono::{DateTime, Utc};
 use sea_orm::{
     ConnectionTrait, DbErr, EntityTrait, RuntimeErr, Set, SqlxError, Statement, TryInsertResult, Value,
 };
+use tracing::error;
 use uuid::Uuid;
 
 use self::base::{Base, Desk};
@@ -67,6 +68,17 @@ pub struct SqlStore(Arc<Inner>);
 struct Inner {
     base: Base,
     claims: AtomicU32,
+    /// Nothing is encrypted here, as far as it is known.
+    clear: Clear,
+}
+
+/// Whether values may be stored in the clear.
+#[derive(Debug, Default)]
+struct Clear {
+    /// Whoever stores here encrypts nothing.
+    plain: AtomicBool,
+    /// All is to be encrypted since.
+    over: AtomicBool,
 }
 
 /// How long a statement may stay without an answer. The database ends its statements sooner by itself, so whoever is
@@ -139,7 +151,46 @@ impl SqlStore {
     /// `Config` for another URL and for a SQLite file that another process has open, `Unavailable` when the database
     /// does not answer.
     pub async fn connect(url: &str) -> Result<Self> {
-        Ok(Self(Arc::new(Inner { base: Base::open(url).await?, claims: AtomicU32::new(0) })))
+        Ok(Self(Arc::new(Inner {
+            base: Base::open(url).await?,
+            claims: AtomicU32::new(0),
+            clear: Clear::default(),
+        })))
+    }
+
+    /// Says that what is stored from here on is not encrypted. Then the heartbeat looks whether another process has begun to
+    /// encrypt, and nothing is stored any more from then on.
+    pub(super) fn in_the_clear(self) -> Self {
+        self.0.clear.plain.store(true, Ordering::Relaxed);
+        self
+    }
+
+    /// Fails since another process encrypts what this one would store in the clear.
+    fn may_store(&self) -> Result<()> {
+        if self.0.clear.over.load(Ordering::Relaxed) {
+            return Err(StoreError::Config(
+                "the database is encrypted since this process began, and its settings name no master key: restart it with \
+                 the key"
+                    .into(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Looks whether values may still be stored in the clear.
+    async fn look_for_keys(&self) -> Result<()> {
+        // A SQLite file is of one process.
+        let Base::Postgres(db) = self.base() else { return Ok(()) };
+        if self.0.clear.plain.load(Ordering::Relaxed)
+            && !self.0.clear.over.load(Ordering::Relaxed)
+            && postgres::wide::is_encrypted(db).await?
+        {
+            self.0.clear.over.store(true, Ordering::Relaxed);
+            error!(
+                "The database is encrypted from now on, and the settings name no master key: nothing more is stored."
+            );
+        }
+        self.may_store()
     }
 
     fn base(&self) -> &Base {
@@ -186,6 +237,7 @@ impl SqlStore {
     /// Accepts a run whose input is sealed under a key of its tenant, or not. Nothing: the key is gone, with the tenant of
     /// before; nothing was stored.
     pub(super) async fn accept_under(&self, new: NewRun, sealed: Option<Uuid>) -> Result<Option<Accepted>> {
+        self.may_store()?;
         match self.base() {
             Base::Postgres(db) => postgres::accept(db, &Arc::new(new), sealed).await,
             Base::Sqlite(db) => whole!(db, tx => sqlite::accept(&tx, new, sealed)),
@@ -194,6 +246,7 @@ impl SqlStore {
 
     /// Answers questions; with the notes of that, for answers may be sealed.
     pub(super) async fn answer_noted(&self, answer: Answer, notes: Vec<Noted>) -> Result<Answering> {
+        self.may_store()?;
         let base = self.base().clone();
         detached(async move {
             let tx = base.begin(answer.owner.tenant.as_str()).await?;
@@ -222,6 +275,7 @@ impl Store for SqlStore {
     }
 
     async fn ping(&self) -> Result<()> {
+        self.may_store()?;
         let desk = self.base().reads(read::DEPLOYMENT);
         let answer = match &desk {
             Desk::Postgres(lanes, _) => lanes.ping().await,
@@ -231,6 +285,7 @@ impl Store for SqlStore {
     }
 
     async fn put_graph_version(&self, version: &GraphVersion) -> Result<()> {
+        self.may_store()?;
         let (base, note) = (self.base().clone(), Noted::published(version));
         let row = graph_version::ActiveModel {
             tenant: Set(read::DEPLOYMENT.to_owned()),
@@ -280,6 +335,7 @@ impl Store for SqlStore {
     }
 
     async fn branch(&self, branch: Branch) -> Result<Branched> {
+        self.may_store()?;
         let base = self.base().clone();
         detached(async move {
             let tx = base.begin(branch.key.owner.tenant.as_str()).await?;
@@ -295,6 +351,7 @@ impl Store for SqlStore {
     }
 
     async fn commit(&self, commit: Commit) -> Result<Committed> {
+        self.may_store()?;
         match self.base() {
             Base::Postgres(db) => postgres::commit(db, commit).await,
             Base::Sqlite(db) => whole!(db, tx => sqlite::commit(&tx, commit)),
@@ -305,6 +362,7 @@ impl Store for SqlStore {
         if batches.is_empty() {
             return Ok(());
         }
+        self.may_store()?;
         match self.base() {
             Base::Postgres(db) => postgres::append_events(db, batches).await,
             Base::Sqlite(db) => whole!(db, tx => sqlite::append_events(&tx, batches)),
@@ -312,6 +370,7 @@ impl Store for SqlStore {
     }
 
     async fn claim(&self, process: &Process, limit: u32) -> Result<Vec<Claim>> {
+        self.may_store()?;
         self.purge().await?;
         match self.base() {
             Base::Postgres(db) => {
@@ -327,6 +386,7 @@ impl Store for SqlStore {
     }
 
     async fn heartbeat(&self, process: &Process, live: &[RunId]) -> Result<Beat> {
+        self.look_for_keys().await?;
         match self.base() {
             Base::Postgres(db) => postgres::wide::heartbeat(db, process, live).await,
             Base::Sqlite(db) => {
@@ -360,6 +420,7 @@ impl Store for SqlStore {
         result: Vec<u8>,
         events: EventBatch,
     ) -> Result<Option<Run>> {
+        self.may_store()?;
         let note = Noted::cancelled(owner, run, actor, rollback);
         if rollback {
             let (base, owner) = (self.base().clone(), owner.clone());
@@ -423,6 +484,7 @@ impl Store for SqlStore {
         task: &TaskId,
         data: Vec<u8>,
     ) -> Result<bool> {
+        self.may_store()?;
         let values = vec![
             owner.tenant.as_str().into(),
             run.0.into(),
@@ -447,6 +509,7 @@ impl Store for SqlStore {
     }
 
     async fn resume(&self, resume: Resume) -> Result<Resumed> {
+        self.may_store()?;
         let base = self.base().clone();
         detached(async move {
             let tx = base.begin(resume.key.owner.tenant.as_str()).await?;
@@ -553,6 +616,7 @@ impl Store for SqlStore {
         kept: Kept,
         batches: Vec<EventBatch>,
     ) -> Result<bool> {
+        self.may_store()?;
         let (base, owner) = (self.base().clone(), owner.clone());
         detached(async move {
             let tx = base.begin(owner.tenant.as_str()).await?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::place::{DEPLOYMENT, Place};
 use super::{SealedStore, is_broken, is_unreadable, write};
@@ -115,7 +115,7 @@ impl Store for SealedStore {
                 }
                 // They are of many tenants.
                 Err(error @ StoreError::Config(_)) => {
-                    warn!(run = %run, %error, "What a run told is not stored before its barrier.");
+                    debug!(run = %run, %error, "What a run told is not stored before its barrier.");
                 }
                 Err(error) => return Err(error),
             }
@@ -134,7 +134,8 @@ impl Store for SealedStore {
                 Err(error) => {
                     // Nobody drives it: without this it would look like that of a process that died.
                     let _until_its_lease_is_over = self.sql.release(&owner, id, fence).await;
-                    failure = Some(error);
+                    // Of a key that is not here it was told, and the next look would find the same.
+                    failure = (!matches!(error, StoreError::Config(_))).then_some(error).or(failure);
                 }
             }
         }
@@ -411,7 +412,7 @@ impl Store for SealedStore {
             match self.opened_hook(hook, is_broken).await {
                 // Another process may have its key: it is told when this lease is over.
                 Err(error @ StoreError::Config(_)) => {
-                    warn!(webhook = %id, %error, "What is to be told of a run cannot be read here.");
+                    debug!(webhook = %id, %error, "What is to be told of a run cannot be read here.");
                 }
                 opened => hooks.push(opened?),
             }

@@ -114,6 +114,11 @@ impl SqlStore {
         }
     }
 
+    /// Says whether several processes may be on the database at once.
+    pub(in crate::store) fn is_shared(&self) -> bool {
+        matches!(self.base(), Base::Postgres(_))
+    }
+
     /// Says whether anything is stored of anybody, or a graph.
     pub(in crate::store) async fn is_used(&self) -> Result<bool> {
         let text = "select 1 from graph_version where tenant = $1 limit 1";

@@ -137,6 +137,14 @@ pub(in crate::store::sql) async fn heartbeat(
     Ok(beat(live, owned))
 }
 
+/// Says whether all is to be encrypted. It is asked with the heartbeat.
+pub(in crate::store::sql) async fn is_encrypted(db: &Postgres) -> Result<bool> {
+    let text = "select 1 from data_key where tenant = $1 limit 1";
+    let values = vec![read::DEPLOYMENT.into()];
+    let answer = db.beats.run(Some(read::DEPLOYMENT), text, values).await.map_err(|e| undone(&e))?;
+    Ok(!answer.rows.is_empty())
+}
+
 /// Forgets old idempotency keys.
 pub(in crate::store::sql) async fn forget_keys(db: &Postgres) -> Result<()> {
     db.wide.run(None, "select forget_keys()", Vec::new()).await.map(drop).map_err(|e| undone(&e))
