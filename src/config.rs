@@ -357,10 +357,11 @@ impl File {
 
     /// Returns the master keys by name, the one that wraps first; none: what is stored is not encrypted.
     pub fn master_keys(&self, flags: &Flags) -> Result<Vec<(String, Secret)>, ConfigError> {
-        let names =
-            if flags.encryption_keys.is_empty() { &self.encryption.keys } else { &flags.encryption_keys };
+        // An empty variable names nothing.
+        let flagged: Vec<&String> = flags.encryption_keys.iter().filter(|name| !name.is_empty()).collect();
+        let names = if flagged.is_empty() { self.encryption.keys.iter().collect() } else { flagged };
         let environment = self.environment(flags);
-        let found = names.iter().map(|name| match environment.secret(name) {
+        let found = names.into_iter().map(|name| match environment.secret(name) {
             Some(key) => Ok((name.clone(), key)),
             None => Err(ConfigError::NoMasterKey(name.clone())),
         });
@@ -506,6 +507,15 @@ mod tests {
         let error = toml::from_str::<File>("bind = \"127.0.0.1:1\"\n[auth]\nmod = \"none\"\n").unwrap_err();
         assert!(error.to_string().contains("line 3"), "{error}");
         assert!(error.to_string().contains("mod"), "{error}");
+    }
+
+    #[test]
+    fn an_empty_variable_names_no_master_key() {
+        let flags = Flags { encryption_keys: vec![String::new()], ..Flags::default() };
+        assert!(File::default().master_keys(&flags).unwrap().is_empty());
+        let file: File = toml::from_str("[encryption]\nkeys = [\"NO_SUCH_KEY\"]\n").unwrap();
+        let error = file.master_keys(&flags).unwrap_err().to_string();
+        assert!(error.contains("`NO_SUCH_KEY`"), "{error}");
     }
 
     #[test]

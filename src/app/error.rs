@@ -42,10 +42,23 @@ pub enum BuildError {
     Empty(PathBuf),
     /// The HTTP client cannot be made.
     #[error("no requests can be sent: {0}")]
-    Client(#[from] egress::Error),
+    Client(egress::Error),
     /// The store cannot be opened.
     #[error("cannot open the store: {0}")]
-    Store(#[from] StoreError),
+    Store(StoreError),
+}
+
+// They say in their own words what is beneath, so they do not hand it on as their source, too.
+impl From<egress::Error> for BuildError {
+    fn from(error: egress::Error) -> Self {
+        Self::Client(error)
+    }
+}
+
+impl From<StoreError> for BuildError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
 }
 
 /// What was found in a project, sorted by file and place. It prints as `graphloom check` does.

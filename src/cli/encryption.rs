@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
@@ -13,6 +14,9 @@ use crate::config::DatabaseFlag;
 use crate::id::Part;
 use crate::store::seal::{SealedStore, Status, new_master};
 use crate::store::sql::SqlStore;
+
+/// How long processes without the key are given to notice that encryption begins: two heartbeats, and what they have begun.
+const NOTICE: Duration = Duration::from_secs(15);
 
 /// The flags of `encryption`.
 // The database may be named behind the action, too.
@@ -79,7 +83,7 @@ pub(super) async fn encryption(flags: &EncryptionFlags, host: &Host) -> Result<E
                 let _closed =
                     writeln!(std::io::stderr(), "{whose}: {}", super::count(values as usize, "value"));
             };
-            let sealed = store.apply(*clear, told).await?;
+            let sealed = store.apply(*clear, NOTICE, told).await?;
             super::print(&format!("All is encrypted; {} changed.\n", super::count(sealed as usize, "value")))
         }
         Action::Rewrap => {

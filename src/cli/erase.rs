@@ -8,6 +8,7 @@ use clap::Args;
 use super::Host;
 use crate::config::DatabaseFlag;
 use crate::id::Part;
+use crate::store::Erased;
 
 /// How many threads are deleted before the next word.
 const BATCH: u32 = 100;
@@ -43,14 +44,16 @@ pub(super) async fn erase(flags: &EraseFlags, host: &Host) -> Result<ExitCode> {
     }
     let store = host.open_store(&url).await?;
     let mut threads = 0;
-    loop {
-        match store.erase(tenant, user.as_ref(), BATCH).await? {
-            0 => break,
-            more => threads += more,
+    let receipt = loop {
+        match store.erase(tenant, user.as_ref(), BATCH, threads).await? {
+            Erased::Threads(more) => threads += more,
+            Erased::All(receipt) => break receipt,
         }
-    }
+    };
     super::print(&format!(
-        "Nothing is left of {whom}; {} deleted.\n",
-        super::count(threads as usize, "thread")
+        "Nothing is left of {whom}; {} deleted.\nReceipt {}: {}\n",
+        super::count(threads as usize, "thread"),
+        receipt.id,
+        super::audit::line(&receipt)
     ))
 }

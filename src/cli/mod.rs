@@ -2,6 +2,7 @@
 //!
 //! Invariant: what a command prints for programs goes to standard output, everything else to standard error.
 
+mod audit;
 mod chat;
 mod check;
 mod diff;
@@ -101,6 +102,8 @@ enum Command {
     Threads(threads::ThreadsFlags),
     /// Deletes all that there is of a tenant, or of one of its users
     Erase(erase::EraseFlags),
+    /// Lists who did what to threads, runs, users and graphs, and when
+    Audit(audit::AuditFlags),
     /// Looks after the encryption of what is stored
     Encryption(encryption::EncryptionFlags),
     /// Prints what this program registers for graphs, for `--registry FILE` elsewhere
@@ -219,6 +222,7 @@ fn run(cli: Cli, own: Registry) -> Result<ExitCode> {
         Command::Webhooks(flags) => runtime()?.block_on(webhooks::webhooks(&flags, host)),
         Command::Threads(threads) => runtime()?.block_on(threads::threads(host, &threads)),
         Command::Erase(flags) => runtime()?.block_on(erase::erase(&flags, host)),
+        Command::Audit(flags) => runtime()?.block_on(audit::audit(&flags, host)),
         Command::Encryption(flags) => runtime()?.block_on(encryption::encryption(&flags, host)),
         Command::Registry => print(&host.own.to_json()),
         Command::Lsp(lsp) => lsp::lsp(host, &lsp),
@@ -249,6 +253,7 @@ impl Command {
             Self::Webhooks(webhooks) => &mut webhooks.database,
             Self::Threads(threads) => &mut threads.database,
             Self::Erase(erase) => &mut erase.database,
+            Self::Audit(audit) => &mut audit.database,
             Self::Encryption(encryption) => &mut encryption.database,
             _ => return self,
         };
@@ -261,7 +266,8 @@ impl Command {
 fn stray<'a>(matches: &ArgMatches, command: Option<&Command>) -> Option<&'a str> {
     let foreign: &[&str] = match command? {
         Command::Serve(_) => &[],
-        Command::Chat(_)
+        Command::Audit(_)
+        | Command::Chat(_)
         | Command::Diff(_)
         | Command::Encryption(_)
         | Command::Erase(_)

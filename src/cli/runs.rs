@@ -176,6 +176,9 @@ fn told(run: &Run) -> Result<Json> {
     if let Some(at) = run.due_at.filter(|_| run.state == RunState::Queued) {
         json["due_at"] = time(at).into();
     }
+    if run.lost {
+        json["lost"] = true.into();
+    }
     if run.webhook.is_some() {
         // Where it is may be a secret of its user's.
         json["webhook"] = true.into();
@@ -216,7 +219,12 @@ fn table(runs: &[Run]) -> String {
     for run in runs {
         let at = run.created_at.to_rfc3339_opts(SecondsFormat::Secs, true);
         let is_delayed = run.state == RunState::Queued && run.due_at.is_some();
-        let state = if is_delayed { "delayed" } else { run.state.name() };
+        let state = match run.state {
+            _ if is_delayed => "delayed",
+            // Nobody works on it until it is taken over.
+            _ if run.lost => "lost",
+            state => state.name(),
+        };
         // Writing into memory cannot fail.
         let _infallible = writeln!(
             text,

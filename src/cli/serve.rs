@@ -23,7 +23,9 @@ pub(super) async fn serve(host: &Host, serve: &ServeFlags) -> Result<Duration> {
     crate::server::install_metrics();
     // What the settings make impossible is said before the database is touched.
     let settings = super::settings::engine(serve, flags, file)?;
-    let server = crate::server::Server::bind(super::settings::server(serve, file)?).await?;
+    let server = super::settings::server(serve, file)?;
+    let exit = server.drain.exit;
+    let server = crate::server::Server::bind(server).await?;
     let (builder, project) = super::load(host)?;
     let mut drifts = project.findings.sources();
     super::mcp::verify(&project.catalog, &mut drifts).await;
@@ -44,7 +46,7 @@ pub(super) async fn serve(host: &Host, serve: &ServeFlags) -> Result<Duration> {
     let words = words()?;
     super::print(&welcome)?;
     tokio::select! {
-        left = server.run(engine, words) => Ok(left),
+        left = server.run(engine, words.inspect(|_| end_in(exit))) => Ok(left),
         never = reloads.keep() => match never {},
     }
 }
@@ -80,6 +82,17 @@ fn words() -> Result<impl Stream<Item = Word> + Send + Unpin> {
         }
     });
     Ok(words.boxed())
+}
+
+/// Ends the process when its time is over, whatever hangs.
+fn end_in(time: Duration) {
+    let end = move || {
+        std::thread::sleep(time);
+        warn!("The process ends with work that did not.");
+        std::process::exit(0);
+    };
+    // Without the thread it ends when all has ended.
+    let _unwatched = std::thread::Builder::new().name("end".into()).spawn(end);
 }
 
 /// Says where everything is.

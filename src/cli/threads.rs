@@ -132,7 +132,9 @@ fn owner(text: &str) -> Result<Owner, String> {
 }
 
 pub(super) fn thread(text: &str) -> Result<ThreadKey, String> {
-    let (of, session) = text.rsplit_once(':').ok_or("write `tenant:user:session`")?;
+    let whole = text.rsplit_once(':').filter(|(of, _)| of.contains(':'));
+    let (of, session) =
+        whole.ok_or("a thread is named by its tenant, its user and its session: `tenant:user:session`")?;
     Ok(ThreadKey { owner: owner(of)?, session: session.parse::<Part>().map_err(|error| error.to_string())? })
 }
 

@@ -14,7 +14,7 @@ use super::{Answered, Engine, Start, StartError, Started, heads, migrate};
 use crate::id::{Owner, RunId, Seq, ThreadKey};
 use crate::plan::Plan;
 use crate::state::Mismatch;
-use crate::store::{Accepted, Claim, Keyed, NewRun, OnBusy, Run, RunFilter, RunState, StoreError};
+use crate::store::{Accepted, Actor, Claim, Keyed, NewRun, OnBusy, Run, RunFilter, RunState, StoreError};
 use crate::trace;
 
 /// How often a thread is looked at while others change it.
@@ -190,7 +190,7 @@ impl Engine {
         let runs = self.shared.store.runs(&filter, most).await?;
         // One that is delayed comes later, and not before it.
         for before in runs.into_iter().filter(|before| before.due_at.is_none()) {
-            self.end(&run.key.owner, before.run, rollback).await?;
+            self.end(&run.key.owner, before.run, Actor::User, rollback).await?;
         }
         Ok(())
     }

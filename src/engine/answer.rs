@@ -19,7 +19,7 @@ use crate::node::RunFacts;
 use crate::plan::{Durability, Form, OnMessage, Plan};
 use crate::state::Mismatch;
 use crate::store::{
-    self, Answer, Answering, Claim, Idempotency, Keyed, OnBusy, OpenQuestion, Resumed, Run, RunFilter,
+    self, Actor, Answer, Answering, Claim, Idempotency, Keyed, OnBusy, OpenQuestion, Resumed, Run, RunFilter,
     RunState, StoreError, Thread,
 };
 use crate::trace;
@@ -455,7 +455,7 @@ impl Engine {
         match start.on_busy {
             OnBusy::Enqueue | OnBusy::Reject => Err(StartError::Stopped(run.run)),
             OnBusy::Interrupt | OnBusy::Rollback => {
-                self.end(&key.owner, run.run, start.on_busy == OnBusy::Rollback).await?;
+                self.end(&key.owner, run.run, Actor::User, start.on_busy == OnBusy::Rollback).await?;
                 Ok(())
             }
         }

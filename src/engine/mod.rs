@@ -44,7 +44,9 @@ use crate::event::{self, Body, Event, RunStatus, Usage};
 use crate::id::{Owner, Part, RunId, Seq, ThreadId, ThreadKey};
 use crate::plan::{Durability, Plan};
 use crate::state::Mismatch;
-use crate::store::{self, Claim, EventBatch, Idempotency, OnBusy, Process, Run, RunState, Store, StoreError};
+use crate::store::{
+    self, Actor, Claim, EventBatch, Idempotency, OnBusy, Process, Run, RunState, Store, StoreError,
+};
 
 pub use answer::{AnswerError, Answered, Answerer, Asked, Resume, Said, Terms};
 pub use branch::{Branched, Fork, Update};
@@ -489,19 +491,25 @@ impl Engine {
 
     /// Asks for the end of a run, and returns it as it is now. What it committed stays.
     pub async fn cancel(&self, owner: &Owner, run: RunId) -> Result<Option<Run>, StoreError> {
-        self.end(owner, run, false).await
+        self.end(owner, run, Actor::User, false).await
     }
 
     /// Asks for the end of a run with which the head of its thread moves back to before it, and returns it as it is now.
     /// What it did outside is not undone.
     pub async fn roll_back(&self, owner: &Owner, run: RunId) -> Result<Option<Run>, StoreError> {
-        self.end(owner, run, true).await
+        self.end(owner, run, Actor::User, true).await
     }
 
-    async fn end(&self, owner: &Owner, run: RunId, rollback: bool) -> Result<Option<Run>, StoreError> {
+    async fn end(
+        &self,
+        owner: &Owner,
+        run: RunId,
+        actor: Actor,
+        rollback: bool,
+    ) -> Result<Option<Run>, StoreError> {
         let status = if rollback { RunStatus::RolledBack } else { RunStatus::Cancelled };
         let (result, events) = ending(status);
-        let row = self.shared.store.request_cancel(owner, run, rollback, result, events).await?;
+        let row = self.shared.store.request_cancel(owner, run, actor, rollback, result, events).await?;
         if row.as_ref().is_some_and(|row| row.webhook.is_some()) {
             self.shared.ended.notify_one();
         }
@@ -522,7 +530,7 @@ impl Engine {
     /// where it is. Every stream that did not come to its end is cut, so that clients come back elsewhere. Returns when
     /// all is done or `grace` is over.
     pub async fn close(&self, work: Duration, grace: Duration) {
-        let shared = &self.shared;
+        let (shared, begun) = (&self.shared, Instant::now());
         self.leave();
         shared.draining.store(true, Ordering::Relaxed);
         shared.closed.send_replace(true);
@@ -539,7 +547,9 @@ impl Engine {
         if tokio::time::timeout(grace, closing).await.is_err() {
             warn!("Some runs could not be given back in time; their leases will run out.");
         }
-        if tokio::time::timeout(GOOD_BYE, shared.providers.close()).await.is_err() {
+        // What does not end is ended, and that takes a moment, too.
+        let good_bye = GOOD_BYE.min(grace.saturating_sub(begun.elapsed()).mul_f32(0.8));
+        if tokio::time::timeout(good_bye, shared.providers.close()).await.is_err() {
             warn!("Some connections did not end in time.");
         }
     }

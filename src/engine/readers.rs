@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use super::recover::rest;
 use super::{Engine, Shared};
 use crate::id::{Part, RunId};
-use crate::store::{Run, StoreError};
+use crate::store::{Actor, Run, StoreError};
 
 /// How many runs are ended in one step.
 const STEP: u32 = 50;
@@ -90,7 +90,7 @@ pub(super) async fn watch(shared: Arc<Shared>) {
 async fn end_unread(shared: &Arc<Shared>) -> Result<(), StoreError> {
     let engine = Engine { shared: shared.clone() };
     for run in shared.store.unread(STEP).await? {
-        match engine.cancel(&run.key.owner, run.run).await {
+        match engine.end(&run.key.owner, run.run, Actor::Service, false).await {
             Ok(_) => info!(run = %run.run, "Run cancelled: nobody reads it."),
             // One that is broken, or sealed under a key that is not here, must not keep the others.
             Err(error @ (StoreError::Corrupt { .. } | StoreError::Config(_))) => {

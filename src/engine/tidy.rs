@@ -68,6 +68,9 @@ async fn step(shared: &Shared) -> Result<bool, StoreError> {
         // So many runs may be of one thread.
         more |= store.forget_checkpoints(age, STEP).await? > 0;
     }
+    if let Some(age) = retention.audit {
+        more |= store.forget_audit(age, STEP).await? == u64::from(STEP);
+    }
     more |= store.forget_cached(STEP).await? == u64::from(STEP);
     more |= store.forget_hooks(TOLD, GIVEN_UP, STEP).await? == u64::from(STEP);
     Ok(more)

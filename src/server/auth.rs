@@ -222,6 +222,14 @@ impl Network {
 impl Auth {
     /// Finds out who sent a request with these headers from this address.
     pub(super) fn identify(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> Result<Caller, Problem> {
+        let known = self.known(peer, headers);
+        if known.as_ref().is_err_and(|problem| problem.code == Code::Unauthorized) {
+            metrics::counter!("graphloom_unauthorized_total").increment(1);
+        }
+        known
+    }
+
+    fn known(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> Result<Caller, Problem> {
         match self {
             Self::None => {
                 let or_nobody = |name| match part(headers, name)? {

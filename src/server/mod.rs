@@ -313,13 +313,15 @@ impl Server {
         stop.cancel();
         let closed = async {
             if !at_once {
-                let close = engine.close(left(drain.runs), left(drain.exit));
+                // What is stopped where it is has to be given back, too.
+                let runs = left(drain.runs).min(left(drain.exit).mul_f32(0.8));
+                let close = engine.close(runs, left(drain.exit));
                 tokio::select! {
                     () = close => return,
                     Some(_) = again.as_mut() => {}
                 }
             }
-            engine.close(Duration::ZERO, AT_ONCE).await;
+            engine.close(Duration::ZERO, AT_ONCE.min(left(drain.exit))).await;
         };
         let answered = async {
             serve.as_mut().await;

@@ -53,6 +53,11 @@ fn describe() {
         metrics::Unit::Seconds,
         "Seconds until the head of the response."
     );
+    metrics::describe_counter!("graphloom_unauthorized_total", "Requests whose sender is not known.");
+    metrics::describe_counter!(
+        "graphloom_unknown_master_keys_total",
+        "Looks for keys of a tenant that no master key of this process opens."
+    );
     metrics::describe_gauge!("graphloom_streams_open", "Streams that are open.");
     metrics::describe_gauge!("graphloom_runs_active", "Runs that this process owns.");
     metrics::describe_gauge!("graphloom_memory_bytes", "Memory that this process uses.");

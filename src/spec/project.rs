@@ -70,6 +70,8 @@ pub struct RetentionSpec {
     pub checkpoints: Option<Duration>,
     /// Events of runs.
     pub events: Option<Duration>,
+    /// Notes of acts.
+    pub audit: Option<Duration>,
 }
 
 /// A chat model.
@@ -372,6 +374,7 @@ impl Reader<'_> {
         let spec = RetentionSpec {
             checkpoints: fields.take("checkpoints").and_then(|node| self.time(node)),
             events: fields.take("events").and_then(|node| self.time(node)),
+            audit: fields.take("audit").and_then(|node| self.time(node)),
         };
         fields.finish(self, |_| None);
         spec

@@ -2,6 +2,7 @@
 //!
 //! Invariant: each operation holds the one lock from its first look to its last write.
 
+mod audit;
 mod branch;
 mod claim;
 mod hook;
@@ -15,10 +16,10 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 use super::{
-    Accepted, Answer, Answering, Beat, Branch, Branched, Checkpoint, Claim, Commit, Committed, Counts,
-    ERASED, EventBatch, GraphVersion, Hook, HookCounts, HookFilter, Idempotency, Kept, Keyed, NewRun, News,
-    OnBusy, OpenQuestion, Process, Question, Result, Resume, Resumed, Run, RunFilter, RunState, Store,
-    StoreError, Thread, Told, VersionUse, Wishes, news,
+    Accepted, Act, Actor, Answer, Answering, AuditFilter, Beat, Branch, Branched, Checkpoint, Claim, Commit,
+    Committed, Counts, ERASED, Erased, EventBatch, GraphVersion, Hook, HookCounts, HookFilter, Idempotency,
+    Kept, Keyed, NewRun, News, Noted, OnBusy, OpenQuestion, Process, Question, Result, Resume, Resumed, Run,
+    RunFilter, RunState, Store, StoreError, Thread, Told, VersionUse, Wishes, news,
 };
 use crate::id::{
     CacheKey, CheckpointId, HookId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey,
@@ -54,7 +55,11 @@ impl Store for MemoryStore {
     }
 
     async fn put_graph_version(&self, version: &GraphVersion) -> Result<()> {
-        self.lock().versions.entry(version.hash.clone()).or_insert_with(|| version.clone());
+        let mut tables = self.lock();
+        if !tables.versions.contains_key(&version.hash) {
+            tables.versions.insert(version.hash.clone(), version.clone());
+            tables.noted(Noted::published(version));
+        }
         Ok(())
     }
 
@@ -174,6 +179,7 @@ impl Store for MemoryStore {
             kept: Kept::All,
             due_at: new.delay.map(lease),
             needs_reader: read_for.is_some(),
+            lost: false,
             webhook,
         };
         tables.next_ord += 1;
@@ -338,14 +344,16 @@ impl Store for MemoryStore {
         &self,
         owner: &Owner,
         run: RunId,
+        actor: Actor,
         rollback: bool,
         result: Vec<u8>,
         events: EventBatch,
     ) -> Result<Option<Run>> {
         let mut tables = self.lock();
         let Some(row) = tables.own(owner, run) else { return Ok(None) };
+        let is_first = !row.run.cancel_requested && row.run.finished_at.is_none();
         match row.run.state {
-            RunState::Queued | RunState::Interrupted => {
+            _ if row.waits() => {
                 let state = if rollback { RunState::RolledBack } else { RunState::Cancelled };
                 tables.end_waiting(run, state, result, events);
                 if rollback {
@@ -357,6 +365,9 @@ impl Store for MemoryStore {
                 row.run.rollback |= rollback;
             }
             _ => {}
+        }
+        if is_first {
+            tables.noted(Noted::cancelled(owner, run, actor, rollback));
         }
         Ok(tables.own(owner, run).map(|row| row.run.clone()))
     }
@@ -387,6 +398,7 @@ impl Store for MemoryStore {
             }
         }
         for (id, data) in answer.answers {
+            tables.noted(Noted::answered(&answer.owner, &id, &data));
             if let Some(row) = tables.questions.get_mut(&id) {
                 row.answer = Some(data);
                 row.question.answered = Some((answer.by.clone(), now));
@@ -573,41 +585,38 @@ impl Store for MemoryStore {
     }
 
     async fn delete_thread(&self, thread: &ThreadKey) -> Result<bool> {
-        let mut tables = self.lock();
-        let Some(row) = tables.threads.remove(&key(thread)) else { return Ok(false) };
-        tables.runs.retain(|_, run| run.run.thread != row.thread);
-        let Tables { keys, runs, questions, pending, cache, hooks, .. } = &mut *tables;
-        hooks.retain(|_, hook| runs.contains_key(&hook.run));
-        cache.retain(|_, kept| kept.thread != row.thread);
-        questions.retain(|_, row| runs.contains_key(&row.question.run));
-        pending.retain(|(run, ..), _| runs.contains_key(run));
-        keys.retain(|_, key| runs.contains_key(&key.run));
-        Ok(true)
+        Ok(self.lock().delete(thread, Actor::User))
     }
 
-    async fn erase(&self, tenant: &Part, user: Option<&Part>, limit: u32) -> Result<u64> {
+    async fn erase(&self, tenant: &Part, user: Option<&Part>, limit: u32, before: u64) -> Result<Erased> {
         let is_of = |owner: &Owner| owner.tenant == *tenant && user.is_none_or(|user| owner.user == *user);
-        let threads: Vec<ThreadKey> = {
-            let tables = self.lock();
-            let keys = tables.threads.values().map(|row| row.key.clone());
-            keys.filter(|key| is_of(&key.owner)).take(limit as usize).collect()
-        };
+        let mut tables = self.lock();
+        let keys = tables.threads.values().map(|row| row.key.clone());
+        let threads: Vec<ThreadKey> = keys.filter(|key| is_of(&key.owner)).take(limit as usize).collect();
         for key in &threads {
-            self.delete_thread(key).await?;
+            tables.delete(key, Actor::Operator);
         }
-        if threads.is_empty() {
-            let mut tables = self.lock();
-            tables.keys.retain(|(of, by, ..), _| of != tenant || user.is_some_and(|user| by != user));
-            let of_tenant = |row: &&mut QuestionRow| row.question.key.owner.tenant == *tenant;
-            for row in tables.questions.values_mut().filter(of_tenant) {
-                if let Some((by, _)) = &mut row.question.answered
-                    && user.is_some_and(|user| user.as_str() == by)
-                {
-                    ERASED.clone_into(by);
-                }
+        if !threads.is_empty() {
+            return Ok(Erased::Threads(threads.len() as u64));
+        }
+        tables.keys.retain(|(of, by, ..), _| of != tenant || user.is_some_and(|user| by != user));
+        let of_tenant = |row: &&mut QuestionRow| row.question.key.owner.tenant == *tenant;
+        for row in tables.questions.values_mut().filter(of_tenant) {
+            if let Some((by, _)) = &mut row.question.answered
+                && user.is_some_and(|user| user.as_str() == by)
+            {
+                ERASED.clone_into(by);
             }
         }
-        Ok(threads.len() as u64)
+        Ok(Erased::All(tables.erased(tenant, user, before)))
+    }
+
+    async fn audit(&self, filter: &AuditFilter, limit: u32) -> Result<Vec<Noted>> {
+        Ok(self.lock().audit(filter, limit))
+    }
+
+    async fn forget_audit(&self, age: Duration, limit: u32) -> Result<u64> {
+        Ok(self.lock().forget_audit(age, limit))
     }
 
     async fn runs(&self, filter: &RunFilter, limit: u32) -> Result<Vec<Run>> {
@@ -622,7 +631,7 @@ impl Store for MemoryStore {
         };
         let mut rows: Vec<&RunRow> = tables.runs.values().filter(is_asked).collect();
         rows.sort_by_key(|row| std::cmp::Reverse(row.ord));
-        Ok(rows.into_iter().take(limit as usize).map(|row| row.run.clone()).collect())
+        Ok(rows.into_iter().take(limit as usize).map(RunRow::seen).collect())
     }
 
     async fn counts(&self) -> Result<Counts> {
@@ -639,7 +648,7 @@ impl Store for MemoryStore {
     }
 
     async fn find_run(&self, run: RunId) -> Result<Option<Run>> {
-        Ok(self.lock().runs.get(&run).map(|row| row.run.clone()))
+        Ok(self.lock().runs.get(&run).map(RunRow::seen))
     }
 
     async fn retry(&self, run: RunId) -> Result<Option<Run>> {
@@ -650,6 +659,7 @@ impl Store for MemoryStore {
             return Ok(None);
         }
         tables.end_questions(run, false);
+        tables.noted_of_run(Act::RunRetried, run);
         Ok(tables.runs.get_mut(&run).map(|row| {
             (row.run.state, row.run.crashes, row.run.cancel_requested) = (RunState::Queued, 0, false);
             (row.run.result, row.run.finished_at, row.run.rollback) = (None, None, false);
@@ -758,6 +768,7 @@ impl Store for MemoryStore {
         row.run.state = RunState::Cancelled;
         let discarded = row.run.clone();
         tables.pending.retain(|(of, ..), _| *of != run);
+        tables.noted_of_run(Act::RunDiscarded, run);
         Ok(Some(discarded))
     }
 

@@ -3,6 +3,7 @@
 //! Invariant: the store moves bytes and numbers. It does not know what a node, a channel or an
 //! event is, and every write for a run passes the fence gate.
 
+mod audit;
 mod branch;
 mod hook;
 pub mod memory;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
+pub use self::audit::{Act, Actor, AuditFilter, Erased, Noted};
 pub use self::branch::{Branch, Branched, Origin};
 pub use self::hook::{Hook, HookCounts, HookFilter, HookState, Told};
 pub use self::news::News;
@@ -96,6 +98,7 @@ pub enum Kept {
 
 /// A run as stored.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "they are columns of a row, and independent of each other")]
 pub struct Run {
     /// Its id.
     pub run: RunId,
@@ -134,6 +137,9 @@ pub struct Run {
     pub due_at: Option<DateTime<Utc>>,
     /// It ends when nobody reads it.
     pub needs_reader: bool,
+    /// It is `Running`, and its owner's lease is over: nobody works on it until it is claimed. Known where it matters: by
+    /// [`Store::runs`] and [`Store::find_run`].
+    pub lost: bool,
     /// Where its end is told, and each pause.
     pub webhook: Option<String>,
 }
@@ -679,13 +685,15 @@ pub trait Store: Send + Sync + 'static {
     /// Gives a claimed run back to the queue without counting a crash.
     async fn release(&self, owner: &Owner, run: RunId, fence: u64) -> Result<()>;
 
-    /// Asks for the end of a run. A run that is queued, or waits for a person, becomes `cancelled` at once, with `result`, and with `events` as
+    /// Asks for the end of a run. A run that is queued, waits for a person, or lost its owner becomes `cancelled` at once, with `result`, and with `events` as
     /// the end of its stream: under fence 0 when it never had an owner, else under a new fence. With `rollback` it becomes
-    /// `rolled_back`, and the head of the thread moves back to before it. Returns the run as it is now.
+    /// `rolled_back`, and the head of the thread moves back to before it. The first wish is noted. Returns the run as it is
+    /// now.
     async fn request_cancel(
         &self,
         owner: &Owner,
         run: RunId,
+        actor: Actor,
         rollback: bool,
         result: Vec<u8>,
         events: EventBatch,
@@ -767,9 +775,15 @@ pub trait Store: Send + Sync + 'static {
     async fn delete_thread(&self, key: &ThreadKey) -> Result<bool>;
 
     /// Deletes up to `limit` threads of a tenant, or of one of its users, and returns how many. When none is left, it
-    /// deletes what else there is, and takes the name of the user off the answers that he gave to others. Called again,
-    /// it goes on where it was.
-    async fn erase(&self, tenant: &Part, user: Option<&Part>, limit: u32) -> Result<u64>;
+    /// deletes what else there is, takes the name of the user off the answers that he gave to others, and leaves a note that
+    /// says how many threads there were, `before` of them in earlier calls. Called again, it goes on where it was.
+    async fn erase(&self, tenant: &Part, user: Option<&Part>, limit: u32, before: u64) -> Result<Erased>;
+
+    /// Lists notes of acts of all tenants, newest first: for an operator, never for a request.
+    async fn audit(&self, filter: &AuditFilter, limit: u32) -> Result<Vec<Noted>>;
+
+    /// Deletes up to `limit` notes that are so old, of all tenants, and returns how many. One of less than a day stays.
+    async fn forget_audit(&self, age: Duration, limit: u32) -> Result<u64>;
 
     /// Lists runs of all tenants, newest first: for an operator, never for a request.
     async fn runs(&self, filter: &RunFilter, limit: u32) -> Result<Vec<Run>>;

@@ -50,7 +50,7 @@ pub async fn over(sql: SqlStore, masters: Option<Masters>) -> Result<Arc<dyn Sto
     let rows = if there { sql.data_keys(DEPLOYMENT).await? } else { Vec::new() };
     let Some(masters) = masters else {
         return match rows.first() {
-            None => Ok(Arc::new(sql)),
+            None => Ok(Arc::new(sql.in_the_clear())),
             Some(row) => Err(StoreError::Config(format!(
                 "the database is encrypted under the master key `{0}`, and the settings name none: name `{0}` among the keys \
                  under [encryption]; encryption is not turned off by leaving it out",

@@ -3,6 +3,7 @@
 //! Invariant: a write is one statement, or a transaction in a task of its own that a dropped request cannot cut in
 //! two. Reads live in `read`, writes in `postgres` and `sqlite`.
 
+mod audit;
 mod base;
 mod branch;
 mod cache;
@@ -26,22 +27,25 @@ pub(super) mod words;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use sea_orm::{ConnectionTrait, DbErr, EntityTrait, RuntimeErr, Set, SqlxError, Statement, Value};
+use sea_orm::{
+    ConnectionTrait, DbErr, EntityTrait, RuntimeErr, Set, SqlxError, Statement, TryInsertResult, Value,
+};
+use tracing::error;
 use uuid::Uuid;
 
 use self::base::{Base, Desk};
 use self::entity::graph_version;
 use self::error::{undone, unsure};
 use super::{
-    Accepted, Answer, Answering, Beat, Branch, Branched, Checkpoint, Claim, Commit, Committed, Counts,
-    EventBatch, GraphVersion, Hook, HookCounts, HookFilter, Idempotency, Kept, Keyed, NewRun, News,
-    OpenQuestion, Process, Result, Resume, Resumed, Run, RunFilter, RunState, Store, StoreError, Thread,
-    Told, VersionUse, news,
+    Accepted, Actor, Answer, Answering, AuditFilter, Beat, Branch, Branched, Checkpoint, Claim, Commit,
+    Committed, Counts, Erased, EventBatch, GraphVersion, Hook, HookCounts, HookFilter, Idempotency, Kept,
+    Keyed, NewRun, News, Noted, OpenQuestion, Process, Result, Resume, Resumed, Run, RunFilter, RunState,
+    Store, StoreError, Thread, Told, VersionUse, news,
 };
 use crate::id::{
     CacheKey, CheckpointId, HookId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey,
@@ -64,6 +68,17 @@ pub struct SqlStore(Arc<Inner>);
 struct Inner {
     base: Base,
     claims: AtomicU32,
+    /// Nothing is encrypted here, as far as it is known.
+    clear: Clear,
+}
+
+/// Whether values may be stored in the clear.
+#[derive(Debug, Default)]
+struct Clear {
+    /// Whoever stores here encrypts nothing.
+    plain: AtomicBool,
+    /// All is to be encrypted since.
+    over: AtomicBool,
 }
 
 /// How long a statement may stay without an answer. The database ends its statements sooner by itself, so whoever is
@@ -116,6 +131,11 @@ fn told(
     }
 }
 
+/// Returns what is noted of answers.
+pub(super) fn notes_of(answer: &Answer) -> Vec<Noted> {
+    answer.answers.iter().map(|(id, data)| Noted::answered(&answer.owner, id, data)).collect()
+}
+
 /// Sorts what a process drives by what it still owns, each with the wish for its end.
 fn beat(live: &[RunId], owned: Vec<(RunId, bool)>) -> Beat {
     let still: BTreeSet<RunId> = owned.iter().map(|(run, _)| *run).collect();
@@ -131,7 +151,46 @@ impl SqlStore {
     /// `Config` for another URL and for a SQLite file that another process has open, `Unavailable` when the database
     /// does not answer.
     pub async fn connect(url: &str) -> Result<Self> {
-        Ok(Self(Arc::new(Inner { base: Base::open(url).await?, claims: AtomicU32::new(0) })))
+        Ok(Self(Arc::new(Inner {
+            base: Base::open(url).await?,
+            claims: AtomicU32::new(0),
+            clear: Clear::default(),
+        })))
+    }
+
+    /// Says that what is stored from here on is not encrypted. Then the heartbeat looks whether another process has begun to
+    /// encrypt, and nothing is stored any more from then on.
+    pub(super) fn in_the_clear(self) -> Self {
+        self.0.clear.plain.store(true, Ordering::Relaxed);
+        self
+    }
+
+    /// Fails since another process encrypts what this one would store in the clear.
+    fn may_store(&self) -> Result<()> {
+        if self.0.clear.over.load(Ordering::Relaxed) {
+            return Err(StoreError::Config(
+                "the database is encrypted since this process began, and its settings name no master key: restart it with \
+                 the key"
+                    .into(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Looks whether values may still be stored in the clear.
+    async fn look_for_keys(&self) -> Result<()> {
+        // A SQLite file is of one process.
+        let Base::Postgres(db) = self.base() else { return Ok(()) };
+        if self.0.clear.plain.load(Ordering::Relaxed)
+            && !self.0.clear.over.load(Ordering::Relaxed)
+            && postgres::wide::is_encrypted(db).await?
+        {
+            self.0.clear.over.store(true, Ordering::Relaxed);
+            error!(
+                "The database is encrypted from now on, and the settings name no master key: nothing more is stored."
+            );
+        }
+        self.may_store()
     }
 
     fn base(&self) -> &Base {
@@ -178,10 +237,31 @@ impl SqlStore {
     /// Accepts a run whose input is sealed under a key of its tenant, or not. Nothing: the key is gone, with the tenant of
     /// before; nothing was stored.
     pub(super) async fn accept_under(&self, new: NewRun, sealed: Option<Uuid>) -> Result<Option<Accepted>> {
+        self.may_store()?;
         match self.base() {
             Base::Postgres(db) => postgres::accept(db, &Arc::new(new), sealed).await,
             Base::Sqlite(db) => whole!(db, tx => sqlite::accept(&tx, new, sealed)),
         }
+    }
+
+    /// Answers questions; with the notes of that, for answers may be sealed.
+    pub(super) async fn answer_noted(&self, answer: Answer, notes: Vec<Noted>) -> Result<Answering> {
+        self.may_store()?;
+        let base = self.base().clone();
+        detached(async move {
+            let tx = base.begin(answer.owner.tenant.as_str()).await?;
+            let answered = question::answer(&tx, answer).await?;
+            if matches!(answered, Answering::Claimed(_) | Answering::Stored { .. }) {
+                for note in &notes {
+                    audit::note(&tx, note).await?;
+                }
+                tx.commit().await?;
+            } else {
+                tx.rollback().await?;
+            }
+            Ok(answered)
+        })
+        .await
     }
 }
 
@@ -195,6 +275,7 @@ impl Store for SqlStore {
     }
 
     async fn ping(&self) -> Result<()> {
+        self.may_store()?;
         let desk = self.base().reads(read::DEPLOYMENT);
         let answer = match &desk {
             Desk::Postgres(lanes, _) => lanes.ping().await,
@@ -204,17 +285,25 @@ impl Store for SqlStore {
     }
 
     async fn put_graph_version(&self, version: &GraphVersion) -> Result<()> {
+        self.may_store()?;
+        let (base, note) = (self.base().clone(), Noted::published(version));
         let row = graph_version::ActiveModel {
             tenant: Set(read::DEPLOYMENT.to_owned()),
             hash: Set(version.hash.clone()),
             graph: Set(version.graph.clone()),
             body: Set(version.body.clone()),
         };
-        // Equal hashes are equal bodies, so the first one stays.
-        let insert = graph_version::Entity::insert(row).on_conflict_do_nothing();
-        let desk = self.base().works(read::DEPLOYMENT);
-        insert.exec_without_returning(&desk).await.map_err(|e| unsure(&e))?;
-        Ok(())
+        detached(async move {
+            let tx = base.begin(read::DEPLOYMENT).await?;
+            // Equal hashes are equal bodies, so the first one stays.
+            let insert = graph_version::Entity::insert(row).on_conflict_do_nothing();
+            let stored = insert.exec_without_returning(&tx).await.map_err(|e| undone(&e))?;
+            if matches!(stored, TryInsertResult::Inserted(1..)) {
+                audit::note(&tx, &note).await?;
+            }
+            tx.commit().await
+        })
+        .await
     }
 
     async fn graph_version(&self, hash: &str) -> Result<Option<GraphVersion>> {
@@ -246,6 +335,7 @@ impl Store for SqlStore {
     }
 
     async fn branch(&self, branch: Branch) -> Result<Branched> {
+        self.may_store()?;
         let base = self.base().clone();
         detached(async move {
             let tx = base.begin(branch.key.owner.tenant.as_str()).await?;
@@ -261,6 +351,7 @@ impl Store for SqlStore {
     }
 
     async fn commit(&self, commit: Commit) -> Result<Committed> {
+        self.may_store()?;
         match self.base() {
             Base::Postgres(db) => postgres::commit(db, commit).await,
             Base::Sqlite(db) => whole!(db, tx => sqlite::commit(&tx, commit)),
@@ -271,6 +362,7 @@ impl Store for SqlStore {
         if batches.is_empty() {
             return Ok(());
         }
+        self.may_store()?;
         match self.base() {
             Base::Postgres(db) => postgres::append_events(db, batches).await,
             Base::Sqlite(db) => whole!(db, tx => sqlite::append_events(&tx, batches)),
@@ -278,6 +370,7 @@ impl Store for SqlStore {
     }
 
     async fn claim(&self, process: &Process, limit: u32) -> Result<Vec<Claim>> {
+        self.may_store()?;
         self.purge().await?;
         match self.base() {
             Base::Postgres(db) => {
@@ -293,6 +386,7 @@ impl Store for SqlStore {
     }
 
     async fn heartbeat(&self, process: &Process, live: &[RunId]) -> Result<Beat> {
+        self.look_for_keys().await?;
         match self.base() {
             Base::Postgres(db) => postgres::wide::heartbeat(db, process, live).await,
             Base::Sqlite(db) => {
@@ -321,42 +415,35 @@ impl Store for SqlStore {
         &self,
         owner: &Owner,
         run: RunId,
+        actor: Actor,
         rollback: bool,
         result: Vec<u8>,
         events: EventBatch,
     ) -> Result<Option<Run>> {
+        self.may_store()?;
+        let note = Noted::cancelled(owner, run, actor, rollback);
         if rollback {
             let (base, owner) = (self.base().clone(), owner.clone());
             return detached(async move {
                 let tx = base.begin(owner.tenant.as_str()).await?;
-                let found = branch::roll_back(&tx, &owner, run, (&result, &events)).await?;
+                let found = branch::roll_back(&tx, &owner, run, (&result, &events), &note).await?;
                 tx.commit().await?;
                 Ok(found)
             })
             .await;
         }
         match self.base() {
-            Base::Postgres(db) => postgres::request_cancel(db, owner, run, result, events).await,
+            Base::Postgres(db) => postgres::request_cancel(db, owner, run, (result, events), &note).await,
             Base::Sqlite(db) => {
                 let owner = owner.clone();
-                whole!(db, tx => sqlite::request_cancel(&tx, &owner, run, result, events))
+                whole!(db, tx => sqlite::request_cancel(&tx, &owner, run, (result, events), &note))
             }
         }
     }
 
     async fn answer(&self, answer: Answer) -> Result<Answering> {
-        let base = self.base().clone();
-        detached(async move {
-            let tx = base.begin(answer.owner.tenant.as_str()).await?;
-            let answered = question::answer(&tx, answer).await?;
-            if matches!(answered, Answering::Claimed(_) | Answering::Stored { .. }) {
-                tx.commit().await?;
-            } else {
-                tx.rollback().await?;
-            }
-            Ok(answered)
-        })
-        .await
+        let notes = notes_of(&answer);
+        self.answer_noted(answer, notes).await
     }
 
     async fn keyed(&self, owner: &Owner, key: &Idempotency) -> Result<Option<Keyed>> {
@@ -397,6 +484,7 @@ impl Store for SqlStore {
         task: &TaskId,
         data: Vec<u8>,
     ) -> Result<bool> {
+        self.may_store()?;
         let values = vec![
             owner.tenant.as_str().into(),
             run.0.into(),
@@ -421,6 +509,7 @@ impl Store for SqlStore {
     }
 
     async fn resume(&self, resume: Resume) -> Result<Resumed> {
+        self.may_store()?;
         let base = self.base().clone();
         detached(async move {
             let tx = base.begin(resume.key.owner.tenant.as_str()).await?;
@@ -468,17 +557,26 @@ impl Store for SqlStore {
 
     async fn delete_thread(&self, key: &ThreadKey) -> Result<bool> {
         let (base, key) = (self.base().clone(), key.clone());
-        detached(async move { delete::thread(&base, &key).await }).await
+        detached(async move { delete::thread(&base, &key, Actor::User).await }).await
     }
 
-    async fn erase(&self, tenant: &Part, user: Option<&Part>, limit: u32) -> Result<u64> {
+    async fn erase(&self, tenant: &Part, user: Option<&Part>, limit: u32, before: u64) -> Result<Erased> {
         let (base, tenant, user) = (self.base().clone(), tenant.clone(), user.cloned());
         #[expect(
             clippy::disallowed_methods,
             reason = "it is awaited here; each thread is a transaction, so it may take its time"
         )]
-        let task = tokio::spawn(async move { operate::erase(&base, &tenant, user.as_ref(), limit).await });
+        let task =
+            tokio::spawn(async move { operate::erase(&base, &tenant, user.as_ref(), limit, before).await });
         task.await.unwrap_or_else(|e| Err(StoreError::Unknown(e.to_string())))
+    }
+
+    async fn audit(&self, filter: &AuditFilter, limit: u32) -> Result<Vec<Noted>> {
+        audit::list(self.base(), filter, limit).await
+    }
+
+    async fn forget_audit(&self, age: Duration, limit: u32) -> Result<u64> {
+        audit::forget(self.base(), age, limit).await
     }
 
     async fn runs(&self, filter: &RunFilter, limit: u32) -> Result<Vec<Run>> {
@@ -518,6 +616,7 @@ impl Store for SqlStore {
         kept: Kept,
         batches: Vec<EventBatch>,
     ) -> Result<bool> {
+        self.may_store()?;
         let (base, owner) = (self.base().clone(), owner.clone());
         detached(async move {
             let tx = base.begin(owner.tenant.as_str()).await?;

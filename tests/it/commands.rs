@@ -412,8 +412,23 @@ async fn runs_that_were_given_up_are_listed_shown_tried_again_and_put_away() {
     assert!(code == 1 && error.contains("`--yes`"), "{error}");
     let (code, out, _) = erase(&["--user", "ann", "--yes"]);
     assert!(code == 0 && out.contains("3 threads deleted"), "{out}");
+    let receipt = out.lines().find_map(|line| line.strip_prefix("Receipt ")).unwrap().replace(": ", "  ");
     let (_, out, _) = runs(&["list"]);
     assert_eq!(out, "There are no such runs.\n");
+    let audit = |arguments: &[&str]| {
+        graphloom(&folder, &[&["audit", "--database-url", &fresh.url], arguments].concat())
+    };
+    let (code, out, error) = audit(&[]);
+    assert!(code == 0 && out.lines().next() == Some(receipt.as_str()), "{out}{error}{receipt}");
+    let acts: Vec<&str> = out.lines().map(|line| line.split("  ").nth(2).unwrap().trim()).collect();
+    let thread = "thread.deleted";
+    assert_eq!(acts, ["user.erased", thread, thread, thread, "run.discarded", "run.retried"]);
+    let (_, out, _) = audit(&["--of", &lost[0], "--format", "json"]);
+    let noted: Json = serde_json::from_str(&out).unwrap();
+    assert_eq!((&noted["notes"][0]["act"], &noted["notes"][1]), (&json!("run.retried"), &Json::Null));
+    assert_eq!(audit(&["--tenant", "bolt"]).1, "There is nothing.\n");
+    let (code, _, error) = audit(&["--since", "yesterday"]);
+    assert!(code == 2 && error.contains("--since"), "{error}");
 }
 
 #[test]

@@ -431,6 +431,8 @@ async fn a_program_is_refused_with_all_that_check_would_say() {
     let nowhere = App::builder().file("a.yaml", "format: 1\nstart: a\nnodes: {a: {kind: fail, error: no}}");
     let error = nowhere.store("sqlite:///no/such/folder/x.db").build().await.err().unwrap();
     assert!(matches!(error, BuildError::Store(_)), "{error}");
+    // Whoever prints all sources of an error reads it once.
+    assert!(std::error::Error::source(&error).is_none());
 }
 
 /// A run that is interrupted by the end of its program is gone on with by the next one under the same name.

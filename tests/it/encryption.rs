@@ -259,6 +259,8 @@ async fn an_operator_turns_encryption_on(fresh: Fresh) {
     );
     let next = ENCRYPTED.replace("MASTER", "NEXT");
     world.folder.write("graphloom.toml", &format!("{next}{settings}"));
+    let (code, _, error) = said(&["encryption", "renew", "nobody"]);
+    assert!(code == 1 && error.contains("there is no tenant `nobody`"), "{error}");
     assert_eq!(said(&["encryption", "renew", "dev"]).0, 0);
     let told = said(&["encryption", "status"]).1;
     assert_eq!(told, "Encryption: on.\nData keys: of 1 tenant.\nMaster key NEXT: wraps 3 data keys.\n");

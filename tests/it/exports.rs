@@ -465,7 +465,8 @@ fn the_command_prints_a_file_that_the_project_tests_from_then_on() {
     assert!(error.contains("by another version of `talk` than the project folder has"), "{error}");
     for (arguments, why) in [
         (&["threads", "export", "terminal:terminal:bob"][..], "there is no thread terminal:terminal:bob"),
-        (&["threads", "export", "bob"], "write `tenant:user:session`"),
+        (&["threads", "export", "bob"], "its tenant, its user and its session: `tenant:user:session`"),
+        (&["threads", "export", "dev:bob"], "its tenant, its user and its session: `tenant:user:session`"),
     ] {
         let (code, _, error) = graphloom(&folder, &fresh, arguments);
         assert!(code != 0 && error.contains(why), "{error}");

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use graphloom::compile::{Catalog, Providers, compile, mcp_servers};
 use graphloom::diagnostic::{Bag, render_text};
@@ -17,7 +17,7 @@ use serde_json::{Value as Json, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::owner;
-use crate::support::process::{Folder, Process, binary};
+use crate::support::process::{Folder, Process, Service, binary};
 use crate::support::turn::{begin, drain};
 
 /// Returns where a script of the tests' clients is.
@@ -452,6 +452,24 @@ fn the_commands_write_down_what_tools_are_and_a_service_does_not_start_on_others
     assert_eq!((code, &*said), (0, "mcp/docs.json: 4 tools\n  ~ search: description\n"));
     assert_eq!(graphloom(folder, &["mcp", "check"]).0, 0);
     server.crash();
+}
+
+/// It was waited for until it was killed, however soon the service had to be gone.
+#[test]
+fn a_program_that_does_not_end_keeps_no_service_that_has_to() {
+    let own = Own::new();
+    let folder = &own.folder;
+    let command = json!(["sh", "-c", format!("node {}; sleep 60", script("mcp-server.mjs"))]);
+    folder.write("graphs/project.yaml", &format!("format: 1\nmcp: {{docs: {{command: {command}}}}}\n"));
+    folder.write("graphs/test.yaml", &calls("docs.search", "{query: \"'x'\"}", ""));
+    folder.write("graphloom.toml", "[drain]\nnotice_seconds = 0\nruns_seconds = 1\nexit_seconds = 1\n");
+    let (code, said) = graphloom(folder, &["mcp", "pull"]);
+    assert_eq!(code, 0, "{said}");
+    let mut service = Service::start(folder, "memory:", "one");
+    let begun = Instant::now();
+    service.process.terminate();
+    assert!(service.process.wait());
+    assert!(begun.elapsed() < Duration::from_millis(1900), "{:?}", begun.elapsed());
 }
 
 /// A case needs no server, and a recording none when it is played.

@@ -452,7 +452,7 @@ async fn an_old_run(subject: Subject) {
     let compiled = || Compiled { plan: Arc::new(plan.clone().seal()), body: Vec::new() };
     let catalog = |events| Catalog {
         graphs: BTreeMap::from([("test".to_owned(), compiled())]),
-        retention: RetentionSpec { events, checkpoints: events },
+        retention: RetentionSpec { events, checkpoints: events, audit: None },
         ..Catalog::default()
     };
     let open = async |events, pieces| {

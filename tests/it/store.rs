@@ -1,6 +1,7 @@
 //! The contract of the store, proved on every back end.
 
 mod accept;
+mod audit;
 mod branch;
 mod cache;
 mod claim;

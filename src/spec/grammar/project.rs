@@ -61,7 +61,7 @@ static TOP: [Key; 13] = [
     key(
         "retention",
         Shape::Map(&RETENTION),
-        "How long what is over is kept: `{checkpoints: 30d, events: 7d}`. Default: as long as its thread.",
+        "How long what is over is kept: `{checkpoints: 30d, events: 7d, audit: 400d}`. Default: as long as its thread, and the audit log for good.",
     ),
     key(
         "allow",
@@ -78,13 +78,14 @@ pub static RETENTION: Map = Map {
     rules: &[],
 };
 
-static RETENTION_KEYS: [Key; 2] = [
+static RETENTION_KEYS: [Key; 3] = [
     key(
         "checkpoints",
         Shape::Duration,
         "The past of a thread: checkpoints that its state does not stand on.",
     ),
     key("events", Shape::Duration, "The streams of runs that are over, from their end on."),
+    key("audit", Shape::Duration, "The audit log of all tenants; a day at least."),
 ];
 
 /// A chat model.

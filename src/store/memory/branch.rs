@@ -116,6 +116,7 @@ impl Tables {
             kept: Kept::All,
             due_at: None,
             needs_reader: false,
+            lost: false,
             webhook: None,
         };
         // A microsecond apart, so that they are listed as they were put.

@@ -11,7 +11,7 @@ use crate::store::{Claim, Kept, Process, Run, RunState};
 
 impl RunRow {
     /// Says whether its owner is gone, as a process sees it.
-    fn is_lost(&self, process: &Process, now: DateTime<Utc>) -> bool {
+    fn is_free_for(&self, process: &Process, now: DateTime<Utc>) -> bool {
         let reborn = self.instance == process.instance && self.boot != process.boot;
         self.run.state == RunState::Running && (self.lease_until < now || reborn)
     }
@@ -33,11 +33,11 @@ impl Tables {
         rows.sort_unstable_by_key(|row| row.ord);
         let mut suspect = None;
         if most > 0 && !rows.iter().any(|row| row.is_suspect_of(process, now)) {
-            let waits = |row: &RunRow| row.is_lost(process, now) || ready.contains(&row.run.run);
+            let waits = |row: &RunRow| row.is_free_for(process, now) || ready.contains(&row.run.run);
             suspect = rows.iter().find(|row| row.run.crashes > 0 && waits(row)).map(|row| row.run.run);
         }
         let mut found: Vec<RunId> = suspect.into_iter().collect();
-        let lost = rows.iter().filter(|row| row.run.crashes == 0 && row.is_lost(process, now));
+        let lost = rows.iter().filter(|row| row.run.crashes == 0 && row.is_free_for(process, now));
         found.extend(lost.map(|row| row.run.run));
         found.truncate(most);
         let mut tenants: BTreeMap<&Part, Asking<RunId>> = BTreeMap::new();

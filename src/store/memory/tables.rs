@@ -2,7 +2,7 @@
 //!
 //! Invariant: what is here is looked at and changed behind the store's one lock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -12,8 +12,8 @@ use crate::id::{
     CacheKey, CheckpointId, HookId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey,
 };
 use crate::store::{
-    Checkpoint, Claim, EventBatch, GraphVersion, HookState, Idempotency, Kept, Keyed, OpenQuestion, Process,
-    Run, RunState, Thread, Wishes,
+    Checkpoint, Claim, EventBatch, GraphVersion, HookState, Idempotency, Kept, Keyed, Noted, OpenQuestion,
+    Process, Run, RunState, Thread, Wishes,
 };
 
 pub(super) type Key = (Part, Part, Part);
@@ -53,6 +53,21 @@ pub(super) struct RunRow {
 }
 
 impl RunRow {
+    /// Says whether nobody works on it who could end it.
+    pub(super) fn waits(&self) -> bool {
+        let state = self.run.state;
+        matches!(state, RunState::Queued | RunState::Interrupted) || self.is_lost()
+    }
+
+    fn is_lost(&self) -> bool {
+        self.run.state == RunState::Running && self.lease_until < Utc::now()
+    }
+
+    /// Returns the run as an operator sees it.
+    pub(super) fn seen(&self) -> Run {
+        Run { lost: self.is_lost(), ..self.run.clone() }
+    }
+
     /// Stores a batch, in place of a shorter one with the same beginning.
     pub(super) fn store(&mut self, batch: EventBatch) {
         let known = self.events.get(&(batch.fence, batch.first));
@@ -80,6 +95,7 @@ pub(super) struct Tables {
     pub(super) pending: BTreeMap<(RunId, u64, TaskId), Vec<u8>>,
     pub(super) cache: BTreeMap<(Part, CacheKey), CacheRow>,
     pub(super) hooks: BTreeMap<HookId, HookRow>,
+    pub(super) notes: VecDeque<Noted>,
     pub(super) next_ord: u64,
 }
 

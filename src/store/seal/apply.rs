@@ -3,6 +3,7 @@
 //! Invariant: each step leaves a database that can be gone on with; whatever is done twice changes nothing.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::place::{Column, DEPLOYMENT, Place};
 use super::value::{Bond, DataKey, MARK, Sealed};
@@ -11,7 +12,7 @@ use crate::id::{Owner, Part};
 use crate::store::sql::SqlStore;
 use crate::store::sql::keys::KeyRow;
 use crate::store::sql::words::{OF_TENANT, Replaced, Table, Words};
-use crate::store::{Result, Store};
+use crate::store::{Actor, Result, Store};
 
 /// How encryption stands.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -90,8 +91,9 @@ impl SealedStore {
     /// Seals what stands in the clear, and what is sealed under an older data key of its tenant, under the newest. Stopped
     /// in the middle, it goes on from there the next time. `told` hears of each tenant how many values that were. What
     /// stands in the clear is taken while encryption was never on for the whole database; later only when it is asked for
-    /// with `clear`, for then nobody knows who put it there.
-    pub async fn apply(&self, clear: bool, mut told: impl FnMut(&str, u64)) -> Result<u64> {
+    /// with `clear`, for then nobody knows who put it there. Where encryption begins, `pause` is how long processes without
+    /// it are given to notice that.
+    pub async fn apply(&self, clear: bool, pause: Duration, mut told: impl FnMut(&str, u64)) -> Result<u64> {
         self.sql.migrate().await?;
         let rows = self.sql.data_keys(DEPLOYMENT).await?;
         for row in &rows {
@@ -102,7 +104,11 @@ impl SealedStore {
         // From here on nothing starts that would store in the clear.
         if rows.is_empty() {
             let (_, row) = self.keys.masters.make(DEPLOYMENT)?;
-            self.sql.put_data_key(DEPLOYMENT, &KeyRow { converting: true, ..row }).await?;
+            let is_shared = self.sql.is_shared() && self.sql.is_used().await?;
+            self.sql.put_data_key(DEPLOYMENT, &KeyRow { converting: true, ..row }, Actor::Operator).await?;
+            if is_shared {
+                tokio::time::sleep(pause).await;
+            }
         } else if clear && !begun {
             self.sql.set_converting(true).await?;
         }
@@ -209,11 +215,16 @@ impl SealedStore {
         Ok(rows)
     }
 
-    /// Makes a new data key for a tenant. What it has sealed before stays under the older ones until [`Self::apply`].
+    /// Makes a new data key for a tenant that there is. What it has sealed before stays under the older ones until [`Self::apply`].
     pub async fn renew(&self, tenant: &Part) -> Result<()> {
         let rows = self.deployment().await?;
         self.check(&rows).await?;
-        self.keys.renew(tenant.as_str()).await.map(drop)
+        if !self.sql.tenants().await?.iter().any(|known| known == tenant.as_str()) {
+            return Err(StoreError::Config(format!(
+                "there is no tenant `{tenant}`: nothing is stored of it"
+            )));
+        }
+        self.keys.renew(tenant.as_str(), Actor::Operator).await.map(drop)
     }
 
     /// Looks how encryption stands; it takes no master key.

@@ -8,18 +8,19 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::place::{DEPLOYMENT, Place};
 use super::{SealedStore, is_broken, is_unreadable, write};
 use crate::id::{
     CacheKey, CheckpointId, HookId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey,
 };
+use crate::store::sql::notes_of;
 use crate::store::{
-    Accepted, Answer, Answering, Beat, Branch, Branched, Checkpoint, Claim, Commit, Committed, Counts,
-    EventBatch, GraphVersion, Hook, HookCounts, HookFilter, Idempotency, Kept, Keyed, NewRun, News,
-    OpenQuestion, Process, Result, Resume, Resumed, Run, RunFilter, Store, StoreError, Thread, Told,
-    VersionUse,
+    Accepted, Actor, Answer, Answering, AuditFilter, Beat, Branch, Branched, Checkpoint, Claim, Commit,
+    Committed, Counts, Erased, EventBatch, GraphVersion, Hook, HookCounts, HookFilter, Idempotency, Kept,
+    Keyed, NewRun, News, Noted, OpenQuestion, Process, Result, Resume, Resumed, Run, RunFilter, Store,
+    StoreError, Thread, Told, VersionUse,
 };
 
 /// How often a run is sealed anew whose tenant was erased meanwhile.
@@ -114,7 +115,7 @@ impl Store for SealedStore {
                 }
                 // They are of many tenants.
                 Err(error @ StoreError::Config(_)) => {
-                    warn!(run = %run, %error, "What a run told is not stored before its barrier.");
+                    debug!(run = %run, %error, "What a run told is not stored before its barrier.");
                 }
                 Err(error) => return Err(error),
             }
@@ -133,7 +134,8 @@ impl Store for SealedStore {
                 Err(error) => {
                     // Nobody drives it: without this it would look like that of a process that died.
                     let _until_its_lease_is_over = self.sql.release(&owner, id, fence).await;
-                    failure = Some(error);
+                    // Of a key that is not here it was told, and the next look would find the same.
+                    failure = (!matches!(error, StoreError::Config(_))).then_some(error).or(failure);
                 }
             }
         }
@@ -155,6 +157,7 @@ impl Store for SealedStore {
         &self,
         owner: &Owner,
         run: RunId,
+        actor: Actor,
         rollback: bool,
         mut result: Vec<u8>,
         mut events: EventBatch,
@@ -163,13 +166,14 @@ impl Store for SealedStore {
         // By the key that it is sealed under it is known whether that in memory still is the tenant's.
         self.opened_unless(found, is_broken).await?;
         write::end(&*self.key(owner).await?, owner, &mut result, &mut events)?;
-        let run = self.sql.request_cancel(owner, run, rollback, result, events).await?;
+        let run = self.sql.request_cancel(owner, run, actor, rollback, result, events).await?;
         self.opened_or_none(run).await
     }
 
     async fn answer(&self, mut answer: Answer) -> Result<Answering> {
+        let notes = notes_of(&answer);
         write::answer(&*self.key(&answer.owner).await?, &mut answer)?;
-        Ok(match self.sql.answer(answer).await? {
+        Ok(match self.sql.answer_noted(answer, notes).await? {
             Answering::Claimed(claim) => {
                 Answering::Claimed(Claim { run: self.opened_run(claim.run).await?, ..claim })
             }
@@ -332,12 +336,20 @@ impl Store for SealedStore {
         self.sql.delete_thread(key).await
     }
 
-    async fn erase(&self, tenant: &Part, user: Option<&Part>, limit: u32) -> Result<u64> {
-        let erased = self.sql.erase(tenant, user, limit).await;
+    async fn erase(&self, tenant: &Part, user: Option<&Part>, limit: u32, before: u64) -> Result<Erased> {
+        let erased = self.sql.erase(tenant, user, limit, before).await;
         if user.is_none() {
             self.keys.forget(tenant.as_str());
         }
         erased
+    }
+
+    async fn audit(&self, filter: &AuditFilter, limit: u32) -> Result<Vec<Noted>> {
+        self.sql.audit(filter, limit).await
+    }
+
+    async fn forget_audit(&self, age: Duration, limit: u32) -> Result<u64> {
+        self.sql.forget_audit(age, limit).await
     }
 
     async fn runs(&self, filter: &RunFilter, limit: u32) -> Result<Vec<Run>> {
@@ -400,7 +412,7 @@ impl Store for SealedStore {
             match self.opened_hook(hook, is_broken).await {
                 // Another process may have its key: it is told when this lease is over.
                 Err(error @ StoreError::Config(_)) => {
-                    warn!(webhook = %id, %error, "What is to be told of a run cannot be read here.");
+                    debug!(webhook = %id, %error, "What is to be told of a run cannot be read here.");
                 }
                 opened => hooks.push(opened?),
             }

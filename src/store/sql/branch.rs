@@ -11,9 +11,9 @@ use super::error::{is_race, undone};
 use super::put::{self, timed, write};
 use super::question;
 use super::row::RUN;
-use super::{read, sql};
+use super::{audit, read, sql};
 use crate::id::{CheckpointId, Owner, RunId, Seq, ThreadId};
-use crate::store::{Branch, Branched, EventBatch, Origin, Result, Run, RunState, StoreError};
+use crate::store::{Branch, Branched, EventBatch, Noted, Origin, Result, Run, RunState, StoreError};
 
 /// Stores a run from outside. The transaction is worth keeping only when it was done.
 pub(super) async fn branch(tx: &Tx, branch: Branch) -> Result<Branched> {
@@ -111,7 +111,12 @@ async fn at_head(
     Ok(Ok(thread))
 }
 
-/// Ends a run that waits for its turn or for a person, and is locked.
+/// Says whether nobody works on a run who could end it.
+pub(super) fn waits(run: &Run) -> bool {
+    matches!(run.state, RunState::Queued | RunState::Interrupted) || run.lost
+}
+
+/// Ends a run that waits for its turn, for a person or for an owner, and is locked.
 pub(super) async fn end_waiting(
     tx: &Tx,
     run: &Run,
@@ -122,8 +127,8 @@ pub(super) async fn end_waiting(
     let identity = || -> Vec<Value> { vec![tenant.into(), run.run.0.into()] };
     // The end of a run that had an owner sorts after all that the owner sent.
     let fence = run.fence + u64::from(run.fence > 0);
-    let text = "update run set state = $3, cancel_requested = true, fence = $4, result = $5, finished_at = {NOW} \
-         where tenant = $1 and run_id = $2";
+    let text = "update run set state = $3, cancel_requested = true, fence = $4, result = $5, finished_at = {NOW}, \
+           owner = null, boot = null, lease_until = null where tenant = $1 and run_id = $2";
     let mut values = identity();
     values.extend([state.name().into(), (fence as i64).into(), result.to_vec().into()]);
     write(tx, &timed(tx, text), values).await?;
@@ -143,12 +148,13 @@ pub(super) async fn roll_back(
     owner: &Owner,
     run: RunId,
     end: (&[u8], &EventBatch),
+    note: &Noted,
 ) -> Result<Option<Run>> {
     let tenant = owner.tenant.as_str();
     let found = question::locked(tx, tenant, run).await?;
     let Some(found) = found.filter(|found| found.key.owner == *owner) else { return Ok(None) };
     match found.state {
-        RunState::Queued | RunState::Interrupted => {
+        _ if waits(&found) => {
             end_waiting(tx, &found, RunState::RolledBack, end).await?;
             move_back(tx, tenant, found.thread, run).await?;
         }
@@ -158,6 +164,9 @@ pub(super) async fn roll_back(
             write(tx, text, vec![tenant.into(), run.0.into()]).await?;
         }
         _ => return Ok(Some(found)),
+    }
+    if !found.cancel_requested {
+        audit::note(tx, note).await?;
     }
     read::run(tx, owner, run).await
 }

@@ -10,9 +10,9 @@ use uuid::Uuid;
 
 use super::base::Base;
 use super::error::{is_locked, is_race, undone};
-use super::sql;
+use super::{audit, sql};
 use crate::id::ThreadKey;
-use crate::store::Result;
+use crate::store::{Actor, Noted, Result};
 
 /// Each statement knows the tenant as $1 and the thread as $2.
 const ROWS: [&str; 11] = [
@@ -36,13 +36,16 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// How long a delete tries to get a busy thread for itself.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Deletes the thread; false when there was none.
-pub(super) async fn thread(base: &Base, key: &ThreadKey) -> Result<bool> {
+/// Deletes the thread, and notes that; false when there was none.
+pub(super) async fn thread(base: &Base, key: &ThreadKey, actor: Actor) -> Result<bool> {
     let start = Instant::now();
     loop {
         let tx = base.begin(key.owner.tenant.as_str()).await?;
         let error = match rows(&tx, key).await {
             Ok(found) => {
+                if found {
+                    audit::note(&tx, &Noted::deleted(key, actor)).await?;
+                }
                 tx.commit().await?;
                 return Ok(found);
             }

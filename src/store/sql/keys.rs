@@ -8,9 +8,10 @@ use uuid::Uuid;
 use super::base::{Base, Desk};
 use super::error::unsure;
 use super::postgres;
+use super::put::write;
 use super::read::{self, DEPLOYMENT};
-use super::{SqlStore, sql, sqlite};
-use crate::store::{Result, StoreError};
+use super::{SqlStore, audit, detached, sql, sqlite};
+use crate::store::{Actor, Noted, Result, StoreError};
 
 /// A data key of a tenant, wrapped by a master key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,12 +63,24 @@ impl SqlStore {
         Ok(done.rows_affected())
     }
 
-    pub(in crate::store) async fn put_data_key(&self, tenant: &str, row: &KeyRow) -> Result<()> {
+    pub(in crate::store) async fn put_data_key(
+        &self,
+        tenant: &str,
+        row: &KeyRow,
+        actor: Actor,
+    ) -> Result<()> {
         let text =
             "insert into data_key (tenant, key_id, master, wrapped, converting) values ($1, $2, $3, $4, $5)";
         let KeyRow { key, master, wrapped, converting } = row.clone();
-        let values = vec![key.into(), master.into(), wrapped.into(), converting.into()];
-        self.change(tenant, text, values).await.map(drop)
+        let values = vec![tenant.into(), key.into(), master.into(), wrapped.into(), converting.into()];
+        let (base, note) = (self.base().clone(), Noted::key_made(tenant, key, actor));
+        detached(async move {
+            let tx = base.begin(&note.tenant).await?;
+            write(&tx, text, values).await?;
+            audit::note(&tx, &note).await?;
+            tx.commit().await
+        })
+        .await
     }
 
     /// Stores a key as another master key wraps it.
@@ -99,6 +112,11 @@ impl SqlStore {
             after.clone_from(last);
             all.extend(page.into_iter().filter(|tenant| tenant != DEPLOYMENT));
         }
+    }
+
+    /// Says whether several processes may be on the database at once.
+    pub(in crate::store) fn is_shared(&self) -> bool {
+        matches!(self.base(), Base::Postgres(_))
     }
 
     /// Says whether anything is stored of anybody, or a graph.

@@ -7,9 +7,9 @@ use sea_orm::{ConnectionTrait, DbBackend, Value};
 use super::base::{Base, Tx};
 use super::put::{timed, write};
 use super::row::{RUN, Row};
-use super::{delete, postgres, read, sqlite};
+use super::{audit, delete, postgres, read, sqlite};
 use crate::id::{Owner, Part, RunId, ThreadKey};
-use crate::store::{ERASED, Result, Run};
+use crate::store::{Act, Actor, ERASED, Erased, Noted, Result, Run};
 
 /// Finds a run of any tenant.
 pub(super) async fn find(base: &Base, run: RunId) -> Result<Option<Run>> {
@@ -55,6 +55,7 @@ pub(super) async fn retry(base: &Base, run: RunId) -> Result<Option<Run>> {
     ] {
         write(&tx, &timed(&tx, text), identity()).await?;
     }
+    audit::note(&tx, &Noted::of_run(&found.key.owner.tenant, Act::RunRetried, run)).await?;
     let retried = read::run(&tx, &found.key.owner, run).await?;
     tx.commit().await?;
     Ok(retried)
@@ -70,6 +71,7 @@ pub(super) async fn discard(base: &Base, run: RunId) -> Result<Option<Run>> {
     ] {
         write(&tx, text, vec![tenant.into(), run.0.into()]).await?;
     }
+    audit::note(&tx, &Noted::of_run(&found.key.owner.tenant, Act::RunDiscarded, run)).await?;
     let discarded = read::run(&tx, &found.key.owner, run).await?;
     tx.commit().await?;
     Ok(discarded)
@@ -93,7 +95,13 @@ const OF_TENANT: [&str; 11] = [
 ];
 
 /// Deletes some threads of a tenant or of one of its users; when there is none, the rest.
-pub(super) async fn erase(base: &Base, tenant: &Part, user: Option<&Part>, limit: u32) -> Result<u64> {
+pub(super) async fn erase(
+    base: &Base,
+    tenant: &Part,
+    user: Option<&Part>,
+    limit: u32,
+    before: u64,
+) -> Result<Erased> {
     let mut values: Vec<Value> = vec![tenant.as_str().into(), i64::from(limit).into()];
     let mut of_user = "";
     if let Some(user) = user {
@@ -104,28 +112,32 @@ pub(super) async fn erase(base: &Base, tenant: &Part, user: Option<&Part>, limit
     let rows = read::rows(&base.works(tenant.as_str()), "thread", &text, values).await?;
     let threads: Vec<ThreadKey> = rows.iter().map(Row::key).collect::<Result<_>>()?;
     for key in &threads {
-        delete::thread(base, key).await?;
+        delete::thread(base, key, Actor::Operator).await?;
     }
-    if threads.is_empty() {
-        let tx = base.begin(tenant.as_str()).await?;
-        match user {
-            None => {
-                for table in OF_TENANT {
-                    let text = format!("delete from {table} where tenant = $1");
-                    write(&tx, &text, vec![tenant.as_str().into()]).await?;
-                }
+    if !threads.is_empty() {
+        return Ok(Erased::Threads(threads.len() as u64));
+    }
+    let tx = base.begin(tenant.as_str()).await?;
+    let note = Noted::erased(tenant, user, before);
+    match user {
+        None => {
+            for table in OF_TENANT {
+                let text = format!("delete from {table} where tenant = $1");
+                write(&tx, &text, vec![tenant.as_str().into()]).await?;
             }
-            Some(user) => {
-                let identity = || -> Vec<Value> { vec![tenant.as_str().into(), user.as_str().into()] };
-                // Keys of answers on threads of others.
-                write(&tx, "delete from idempotency where tenant = $1 and user_id = $2", identity()).await?;
-                let text = format!(
-                    "update interrupt set answered_by = '{ERASED}' where tenant = $1 and answered_by = $2"
-                );
-                write(&tx, &text, identity()).await?;
-            }
+            audit::erase(&tx, tenant, &note).await?;
         }
-        tx.commit().await?;
+        Some(user) => {
+            let identity = || -> Vec<Value> { vec![tenant.as_str().into(), user.as_str().into()] };
+            // Keys of answers on threads of others.
+            write(&tx, "delete from idempotency where tenant = $1 and user_id = $2", identity()).await?;
+            let text = format!(
+                "update interrupt set answered_by = '{ERASED}' where tenant = $1 and answered_by = $2"
+            );
+            write(&tx, &text, identity()).await?;
+            audit::note(&tx, &note).await?;
+        }
     }
-    Ok(threads.len() as u64)
+    tx.commit().await?;
+    Ok(Erased::All(note))
 }

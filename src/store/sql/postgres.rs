@@ -32,9 +32,9 @@ pub(super) use self::tx::Tx;
 use super::base::Desk;
 use super::error::{is_race, unsure};
 use super::row::{RUN, Row};
-use super::{TRIES, read};
+use super::{TRIES, audit, read};
 use crate::id::{Owner, RunId};
-use crate::store::{EventBatch, Result, Run, StoreError};
+use crate::store::{EventBatch, Noted, Result, Run, StoreError};
 
 /// Returns a lease as the statements take it.
 pub(super) fn millis(lease: Duration) -> Value {
@@ -126,13 +126,19 @@ pub(super) async fn append_events(db: &Postgres, batches: Vec<(Owner, RunId, Eve
     stream::iter(appends.collect::<Vec<_>>()).buffer_unordered(APPENDS).try_collect().await
 }
 
-/// The end of a run that had an owner comes under a new fence, so that it sorts after all that the owner sent.
+/// Nobody works on the run who could end it.
+const WAITS: &str = "(state in ('queued', 'interrupted') or state = 'running' and lease_until < now())";
+/// The end of a run that had an owner comes under a new fence, so that it sorts after all that the owner sent. Whether the wish
+/// is the first is told by the run as it was before.
 const CANCEL: &str = "with r as ( \
        update run set cancel_requested = true, \
-         fence = fence + case when state in ('queued', 'interrupted') and fence > 0 then 1 else 0 end, \
-         result = case when state in ('queued', 'interrupted') then $4 else result end, \
-         finished_at = case when state in ('queued', 'interrupted') then now() end, \
-         state = case when state in ('queued', 'interrupted') then 'cancelled' else state end \
+         fence = fence + case when {WAITS} and fence > 0 then 1 else 0 end, \
+         result = case when {WAITS} then $4 else result end, \
+         finished_at = case when {WAITS} then now() end, \
+         owner = case when not {WAITS} then owner end, \
+         boot = case when not {WAITS} then boot end, \
+         lease_until = case when not {WAITS} then lease_until end, \
+         state = case when {WAITS} then 'cancelled' else state end \
        where tenant = $1 and run_id = $2 and user_id = $3 and state in ('queued', 'running', 'interrupted') \
        returning *), \
      news as ( \
@@ -145,18 +151,22 @@ const CANCEL: &str = "with r as ( \
        delete from pending_write p using r where r.state = 'cancelled' and p.tenant = $1 and p.run_id = $2), \
      ended as ( \
        update interrupt i set ended = true from r \
-       where r.state = 'cancelled' and i.tenant = $1 and i.run_id = $2 and i.closed_at is null) \
+       where r.state = 'cancelled' and i.tenant = $1 and i.run_id = $2 and i.closed_at is null), \
+     noted as ( \
+       insert into audit (tenant, audit_id, at, act, actor, subject, detail) \
+       select $1, $9, $10, $11, $12, $13, $14 from r \
+       where not exists (select 1 from run b where b.tenant = $1 and b.run_id = $2 and b.cancel_requested)) \
      select {RUN} from r";
 
 pub(super) async fn request_cancel(
     db: &Postgres,
     owner: &Owner,
     run: RunId,
-    result: Vec<u8>,
-    events: EventBatch,
+    (result, events): (Vec<u8>, EventBatch),
+    note: &Noted,
 ) -> Result<Option<Run>> {
     let tenant = owner.tenant.as_str();
-    let values = vec![
+    let mut values = vec![
         tenant.into(),
         run.0.into(),
         owner.user.as_str().into(),
@@ -166,7 +176,8 @@ pub(super) async fn request_cancel(
         events.data.into(),
         Uuid::now_v7().into(),
     ];
-    let text = CANCEL.replace("{RUN}", RUN);
+    values.extend(audit::columns(DbBackend::Postgres, note));
+    let text = CANCEL.replace("{RUN}", RUN).replace("{WAITS}", WAITS);
     let rows = query(&db.works, Some(tenant), &text, values).await.map_err(|e| unsure(&e))?;
     match rows.into_iter().next() {
         Some(row) => Row::new(row, DbBackend::Postgres, "run").run().map(Some),

@@ -8,14 +8,14 @@ use uuid::Uuid;
 
 use crate::id::{CheckpointId, HookId, Owner, Part, RunId, ThreadId, ThreadKey};
 use crate::store::{
-    Checkpoint, Counts, EventBatch, Hook, HookCounts, HookState, Kept, Result, Run, RunState, StoreError,
-    Thread, VersionUse,
+    Checkpoint, Counts, EventBatch, Hook, HookCounts, HookState, Kept, Noted, Result, Run, RunState,
+    StoreError, Thread, VersionUse,
 };
 
 /// The columns that [`Row::run`] reads.
 pub(super) const RUN: &str = "r.run_id, r.tenant, r.user_id, r.session_id, r.thread_id, r.graph, r.hash, r.state, \
      r.fence, r.step, r.crashes, r.cancel_requested, r.rollback, r.input, r.result, r.created_at, r.finished_at, r.kept, \
-     case when r.delayed then r.available_at end as due_at, r.read_until is not null as needs_reader, r.webhook";
+     case when r.delayed then r.available_at end as due_at, r.read_until is not null as needs_reader, r.webhook, r.lease_until";
 
 /// Returns the moment as the back end stores it.
 pub(super) fn moment(backend: DbBackend, at: DateTime<Utc>) -> Value {
@@ -95,13 +95,15 @@ impl Row {
 
     /// Reads the columns of [`RUN`].
     pub(super) fn run(&self) -> Result<Run> {
+        let state = self.state("state")?;
+        let until = self.time_or_none("lease_until")?;
         Ok(Run {
             run: RunId(self.get("run_id")?),
             key: self.key()?,
             thread: ThreadId(self.get("thread_id")?),
             graph: self.get("graph")?,
             hash: self.get("hash")?,
-            state: self.state("state")?,
+            state,
             fence: self.number("fence")?,
             step: self.number("step")?,
             crashes: self.number("crashes")? as u32,
@@ -118,6 +120,8 @@ impl Row {
             },
             due_at: self.time_or_none("due_at")?,
             needs_reader: self.get("needs_reader")?,
+            // By the clock of this process: whoever takes the run from its owner does so under a new fence.
+            lost: state == RunState::Running && until.is_some_and(|until| until < Utc::now()),
             webhook: self.get("webhook")?,
         })
     }
@@ -168,6 +172,19 @@ impl Row {
             queued: self.number("queued")?,
             delivered: self.number("delivered")?,
             failed: self.number("failed")?,
+        })
+    }
+
+    /// Reads a note of an act.
+    pub(super) fn noted(&self) -> Result<Noted> {
+        Ok(Noted {
+            id: self.get("audit_id")?,
+            at: self.time("at")?,
+            tenant: self.get("tenant")?,
+            act: self.get("act")?,
+            actor: self.get("actor")?,
+            subject: self.get("subject")?,
+            detail: self.get("detail")?,
         })
     }
 

@@ -17,11 +17,11 @@ pub(super) use self::open::open;
 use super::base::Tx;
 use super::put::{self, write};
 use super::row::{Row, moment};
-use super::{KEY_HOURS, beat, branch, cache, question, read, room, told};
+use super::{KEY_HOURS, audit, beat, branch, cache, question, read, room, told};
 use crate::id::{CheckpointId, Owner, RunId, Seq, ThreadId};
 use crate::store::{
-    Accepted, Beat, Commit, Committed, EventBatch, Keyed, NewRun, OnBusy, Process, Result, Run, RunState,
-    StoreError,
+    Accepted, Beat, Commit, Committed, EventBatch, Keyed, NewRun, Noted, OnBusy, Process, Result, Run,
+    RunState, StoreError,
 };
 
 fn at(time: DateTime<Utc>) -> Value {
@@ -305,32 +305,23 @@ pub(super) async fn request_cancel(
     tx: &Tx,
     owner: &Owner,
     run: RunId,
-    result: Vec<u8>,
-    events: EventBatch,
+    (result, events): (Vec<u8>, EventBatch),
+    note: &Noted,
 ) -> Result<Option<Run>> {
     let Some(found) = read::run(tx, owner, run).await? else { return Ok(None) };
     let tenant = owner.tenant.as_str();
     match found.state {
-        RunState::Queued | RunState::Interrupted => {
-            // The end of a run that had an owner sorts after all that the owner sent.
-            let fence = found.fence + u64::from(found.fence > 0);
-            let told = result.clone();
-            let text = "update run set state = 'cancelled', cancel_requested = true, fence = $3, result = $4, \
-                   finished_at = $5 where tenant = $1 and run_id = $2";
-            let values =
-                vec![tenant.into(), run.0.into(), (fence as i64).into(), result.into(), at(Utc::now())];
-            write(tx, text, values).await?;
-            put::events(tx, tenant, run, EventBatch { fence, ..events }).await?;
-            let settle = "delete from pending_write where tenant = $1 and run_id = $2";
-            write(tx, settle, vec![tenant.into(), run.0.into()]).await?;
-            leave(tx, tenant, run).await?;
-            put::hook(tx, tenant, run, &told).await?;
+        _ if branch::waits(&found) => {
+            branch::end_waiting(tx, &found, RunState::Cancelled, (&result, &events)).await?;
         }
         RunState::Running => {
             let text = "update run set cancel_requested = true where tenant = $1 and run_id = $2";
             write(tx, text, vec![tenant.into(), run.0.into()]).await?;
         }
         _ => return Ok(Some(found)),
+    }
+    if !found.cancel_requested {
+        audit::note(tx, note).await?;
     }
     read::run(tx, owner, run).await
 }

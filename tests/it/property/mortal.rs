@@ -13,9 +13,10 @@ use graphloom::id::{
 };
 use graphloom::model::{ChatModel, Chunk, ModelError, Request};
 use graphloom::store::{
-    Accepted, Answer, Answering, Beat, Branch, Branched, Checkpoint, Claim, Commit, Committed, Counts,
-    EventBatch, GraphVersion, Hook, HookCounts, HookFilter, Idempotency, Kept, Keyed, NewRun, News,
-    OpenQuestion, Process, Result, Resume, Resumed, Run, RunFilter, Store, Thread, Told, VersionUse,
+    Accepted, Actor, Answer, Answering, AuditFilter, Beat, Branch, Branched, Checkpoint, Claim, Commit,
+    Committed, Counts, Erased, EventBatch, GraphVersion, Hook, HookCounts, HookFilter, Idempotency, Kept,
+    Keyed, NewRun, News, Noted, OpenQuestion, Process, Result, Resume, Resumed, Run, RunFilter, Store,
+    Thread, Told, VersionUse,
 };
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -235,7 +236,9 @@ store! {
         version_use(hash: &str) -> VersionUse;
         paused_versions() -> BTreeMap<(String, String), u64>;
         keyed(owner: &Owner, key: &Idempotency) -> Option<Keyed>;
-        erase(tenant: &Part, user: Option<&Part>, limit: u32) -> u64;
+        erase(tenant: &Part, user: Option<&Part>, limit: u32, before: u64) -> Erased;
+        audit(filter: &AuditFilter, limit: u32) -> Vec<Noted>;
+        forget_audit(age: Duration, limit: u32) -> u64;
         runs(filter: &RunFilter, limit: u32) -> Vec<Run>;
         counts() -> Counts;
         find_run(run: RunId) -> Option<Run>;
@@ -248,7 +251,7 @@ store! {
         claim(process: &Process, limit: u32) -> Vec<Claim>;
         heartbeat(process: &Process, live: &[RunId]) -> Beat;
         release(owner: &Owner, run: RunId, fence: u64) -> ();
-        request_cancel(owner: &Owner, run: RunId, rollback: bool, result: Vec<u8>, events: EventBatch) -> Option<Run>;
+        request_cancel(owner: &Owner, run: RunId, actor: Actor, rollback: bool, result: Vec<u8>, events: EventBatch) -> Option<Run>;
         branch(branch: Branch) -> Branched;
         answer(answer: Answer) -> Answering;
         answers(owner: &Owner, run: RunId) -> Vec<(InterruptId, Vec<u8>)>;

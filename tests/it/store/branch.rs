@@ -5,8 +5,8 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use graphloom::id::{CheckpointId, InterruptId, RunId, ThreadId, ThreadKey};
 use graphloom::store::{
-    Accepted, Answer, Answering, Branch, Branched, Commit, Committed, Idempotency, Keyed, Origin, Question,
-    Resumed, Run, RunState, Store,
+    Accepted, Actor, Answer, Answering, Branch, Branched, Commit, Committed, Idempotency, Keyed, Origin,
+    Question, Resumed, Run, RunState, Store,
 };
 
 use super::on_every_store;
@@ -107,7 +107,10 @@ async fn a_branch_takes_no_thread_that_works_moved_or_is_gone(store: Arc<dyn Sto
     let waits = queued(&*store, &key).await;
     store.commit(Commit { next: Some((RunState::Interrupted, None)), ..barrier(&run) }).await.unwrap();
     assert_eq!(store.branch(at_head(&run, None)).await.unwrap(), Branched::Busy(waits.run));
-    store.request_cancel(&key.owner, waits.run, false, vec![], batch(0, 2, 2, b"")).await.unwrap();
+    store
+        .request_cancel(&key.owner, waits.run, Actor::User, false, vec![], batch(0, 2, 2, b""))
+        .await
+        .unwrap();
     let elsewhere = at_head(&run, Some(CheckpointId::new()));
     assert_eq!(store.branch(elsewhere).await.unwrap(), Branched::Moved);
     let state = store.run(&key.owner, run.run).await.unwrap().unwrap().state;
@@ -156,7 +159,8 @@ async fn a_run_that_is_rolled_back_moves_its_thread_back(store: Arc<dyn Store>) 
     let point = checkpoint(&run, before, 0, false);
     let next = checkpoint(&run, Some(point.checkpoint), 1, false);
     store.commit(Commit { checkpoints: vec![point, next], ..barrier(&run) }).await.unwrap();
-    let asked = store.request_cancel(&key.owner, run.run, true, vec![], batch(0, 2, 2, b"")).await;
+    let asked =
+        store.request_cancel(&key.owner, run.run, Actor::User, true, vec![], batch(0, 2, 2, b"")).await;
     let asked = asked.unwrap().unwrap();
     assert_eq!((asked.state, asked.cancel_requested, asked.rollback), (RunState::Running, true, true));
     assert_ne!(head(&*store, &key).await, before);
@@ -172,13 +176,18 @@ async fn a_run_that_is_rolled_back_moves_its_thread_back(store: Arc<dyn Store>) 
         ..barrier(&run)
     };
     store.commit(commit).await.unwrap();
-    let behind = store.request_cancel(&key.owner, run.run, true, b"x".to_vec(), batch(0, 2, 2, b"")).await;
+    let behind = store
+        .request_cancel(&key.owner, run.run, Actor::User, true, b"x".to_vec(), batch(0, 2, 2, b""))
+        .await;
     assert_eq!(behind.unwrap().unwrap().state, RunState::RolledBack);
     assert_eq!(head(&*store, &key).await, before);
     assert!(store.questions(&key).await.unwrap().is_empty());
     let run = claimed(&*store, &key).await;
     let waits = queued(&*store, &key).await;
-    store.request_cancel(&key.owner, waits.run, true, vec![], batch(0, 2, 2, b"")).await.unwrap();
+    store
+        .request_cancel(&key.owner, waits.run, Actor::User, true, vec![], batch(0, 2, 2, b""))
+        .await
+        .unwrap();
     store.commit(last_barrier(&run, RunState::Completed)).await.unwrap();
     // Of one from outside, what it went on from stays; and it is for its owner.
     let branch = at_head(&run, before);
@@ -186,12 +195,15 @@ async fn a_run_that_is_rolled_back_moves_its_thread_back(store: Arc<dyn Store>) 
     let stranger = owner("acme", "bob");
     assert!(
         store
-            .request_cancel(&stranger, branch.run, true, vec![], batch(0, 2, 2, b""))
+            .request_cancel(&stranger, branch.run, Actor::User, true, vec![], batch(0, 2, 2, b""))
             .await
             .unwrap()
             .is_none()
     );
-    store.request_cancel(&key.owner, branch.run, true, vec![], batch(0, 2, 2, b"")).await.unwrap();
+    store
+        .request_cancel(&key.owner, branch.run, Actor::User, true, vec![], batch(0, 2, 2, b""))
+        .await
+        .unwrap();
     assert_eq!(head(&*store, &key).await, Some(branch.checkpoint.checkpoint));
 }
 
@@ -200,7 +212,10 @@ async fn a_run_that_ended_otherwise_forgets_the_wish_to_roll_it_back(store: Arc<
     for (name, end) in [("s", RunState::Failed), ("t", RunState::Dead)] {
         let key = session(name);
         let run = claimed(&*store, &key).await;
-        store.request_cancel(&key.owner, run.run, true, vec![], batch(0, 2, 2, b"")).await.unwrap();
+        store
+            .request_cancel(&key.owner, run.run, Actor::User, true, vec![], batch(0, 2, 2, b""))
+            .await
+            .unwrap();
         store.commit(last_barrier(&run, end)).await.unwrap();
         let again = if end == RunState::Failed {
             let resumed = store.resume(resume(&key, run.run, "here")).await.unwrap();

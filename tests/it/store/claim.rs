@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use graphloom::id::{Seq, ThreadId};
-use graphloom::store::{Accepted, Beat, Commit, Committed, NewRun, Process, Run, RunState, Store};
+use graphloom::store::{Accepted, Actor, Beat, Commit, Committed, NewRun, Process, Run, RunState, Store};
 use uuid::Uuid;
 
 use super::on_every_store;
@@ -170,8 +170,11 @@ async fn a_heartbeat_keeps_runs_and_reports_the_cancelled(store: Arc<dyn Store>)
     tokio::time::sleep(Duration::from_millis(310)).await;
     assert!(store.claim(&process("there"), 10).await.unwrap().is_empty());
     let end = batch(0, 1, 1, b"end");
-    let asked =
-        store.request_cancel(&runs[1].key.owner, runs[1].run, false, vec![], end).await.unwrap().unwrap();
+    let asked = store
+        .request_cancel(&runs[1].key.owner, runs[1].run, Actor::User, false, vec![], end)
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!((asked.state, asked.cancel_requested), (RunState::Running, true));
     let asked = Beat { cancelled: vec![runs[1].run], lost: vec![] };
     assert_eq!(store.heartbeat(&lasting, &live).await.unwrap(), asked);

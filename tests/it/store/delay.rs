@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use graphloom::id::RunId;
 use graphloom::store::{
-    Accepted, Commit, Counts, NewRun, OnBusy, Resumed, Run, RunState, Store, StoreError, Wishes,
+    Accepted, Actor, Commit, Counts, NewRun, OnBusy, Resumed, Run, RunState, Store, StoreError, Wishes,
 };
 use sea_orm::ConnectionTrait;
 
@@ -80,7 +80,14 @@ async fn a_delayed_run_keeps_nobody_waiting_and_takes_its_place_when_it_is_due(s
 
 async fn a_delayed_run_can_be_ended_before_it_begins(store: Arc<dyn Store>) {
     let run = delayed(&*store, "s", Duration::from_millis(1)).await;
-    let end = store.request_cancel(&run.key.owner, run.run, false, b"end".to_vec(), batch(0, 2, 2, b"x"));
+    let end = store.request_cancel(
+        &run.key.owner,
+        run.run,
+        Actor::User,
+        false,
+        b"end".to_vec(),
+        batch(0, 2, 2, b"x"),
+    );
     assert_eq!(end.await.unwrap().unwrap().state, RunState::Cancelled);
     tokio::time::sleep(Duration::from_millis(5)).await;
     assert_eq!(taken(&*store).await, []);
@@ -96,7 +103,7 @@ async fn a_thread_that_waits_for_a_person_takes_what_is_for_later(store: Arc<dyn
     tokio::time::sleep(Duration::from_millis(5)).await;
     assert_eq!(taken(&*store).await, [], "it waits for its turn");
     let end = batch(0, 2, 2, b"x");
-    store.request_cancel(&asking.key.owner, asking.run, false, Vec::new(), end).await.unwrap();
+    store.request_cancel(&asking.key.owner, asking.run, Actor::User, false, Vec::new(), end).await.unwrap();
     assert_eq!(taken(&*store).await, [later.run]);
 }
 
@@ -148,7 +155,7 @@ async fn a_run_that_nobody_reads_is_found_until_it_pauses_or_goes_on_otherwise(s
     assert_eq!(found().await.len(), 2);
     for run in [&first, &behind] {
         let end = batch(0, 2, 2, b"x");
-        store.request_cancel(&run.key.owner, run.run, false, Vec::new(), end).await.unwrap();
+        store.request_cancel(&run.key.owner, run.run, Actor::User, false, Vec::new(), end).await.unwrap();
     }
     assert_eq!(found().await, []);
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use graphloom::id::{HookId, InterruptId, ThreadKey};
 use graphloom::store::{
-    Accepted, Commit, Committed, Hook, HookCounts, HookFilter, HookState, NewRun, Question, Run, RunState,
-    Store, Told, Wishes,
+    Accepted, Actor, Commit, Committed, Hook, HookCounts, HookFilter, HookState, NewRun, Question, Run,
+    RunState, Store, Told, Wishes,
 };
 
 use super::on_every_store;
@@ -82,7 +82,10 @@ async fn each_end_and_each_pause_is_told_once_and_only_of_runs_with_a_webhook(st
     let mut run = claim.run;
     assert_eq!(run.webhook.as_deref(), Some(url("other").as_str()));
     // A pause that an answer has overtaken is none.
-    store.request_cancel(&run.key.owner, run.run, false, Vec::new(), batch(0, 2, 2, b"x")).await.unwrap();
+    store
+        .request_cancel(&run.key.owner, run.run, Actor::User, false, Vec::new(), batch(0, 2, 2, b"x"))
+        .await
+        .unwrap();
     store.commit(pause(&run)).await.unwrap();
     assert_eq!(told(&*store).await.len(), 1);
     run = store.claim(&crate::support::process("there"), 10).await.unwrap().remove(0).run;
@@ -102,7 +105,7 @@ async fn a_run_that_waits_is_told_of_when_it_is_ended(store: Arc<dyn Store>) {
     let end = async |run: &Run, rollback, result: &[u8]| {
         let events = batch(0, 2, 2, b"x");
         store
-            .request_cancel(&run.key.owner, run.run, rollback, result.to_vec(), events)
+            .request_cancel(&run.key.owner, run.run, Actor::User, rollback, result.to_vec(), events)
             .await
             .unwrap()
             .unwrap()

@@ -3,16 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use graphloom::id::{CacheKey, InterruptId, RunId, ThreadKey};
+use graphloom::id::{CacheKey, InterruptId, RunId, Seq, ThreadKey};
 use graphloom::store::{
-    Accepted, Answer, Answering, CacheEntry, Commit, Committed, Counts, Idempotency, NewRun, Question, Run,
-    RunFilter, RunState, Store, Wishes,
+    Accepted, Actor, Answer, Answering, CacheEntry, Commit, Committed, Counts, Idempotency, NewRun, Process,
+    Question, Run, RunFilter, RunState, Store, Wishes,
 };
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
 
 use super::on_every_store;
 use crate::support::{
-    Subject, barrier, batch, claimed, last_barrier, new_run, owner, part, plain, process, queued, session,
+    Subject, barrier, batch, claimed, erase, last_barrier, new_run, owner, part, plain, process, queued,
+    session,
 };
 
 on_every_store![
@@ -20,6 +21,7 @@ on_every_store![
     runs_are_told_in_the_order_of_their_acceptance,
     a_run_that_was_given_up_is_tried_again_only_as_the_newest,
     a_run_that_was_given_up_can_be_put_away,
+    a_run_that_lost_its_owner_is_seen_as_such_and_ended_at_once,
     a_user_that_is_erased_leaves_the_others_alone,
 ];
 
@@ -102,6 +104,38 @@ async fn a_run_that_was_given_up_can_be_put_away(store: Arc<dyn Store>) {
     assert_eq!(store.counts().await.unwrap(), Counts::default());
 }
 
+/// It was `running` to whoever looked, and its end waited until it was taken: a run that is taken alone can wait for long.
+async fn a_run_that_lost_its_owner_is_seen_as_such_and_ended_at_once(store: Arc<dyn Store>) {
+    for (rollback, state) in [(false, RunState::Cancelled), (true, RunState::RolledBack)] {
+        let key = session(state.name());
+        let gone = Process { lease: Duration::ZERO, ..process("gone") };
+        let accepted = store.accept(NewRun { process: gone, ..new_run(&key) }).await.unwrap();
+        let Accepted::Claimed { run, .. } = accepted else { panic!("{accepted:?}") };
+        let works = claimed(&*store, &session(&format!("other-{}", state.name()))).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        for (run, lost) in [(&run, true), (&works, false)] {
+            assert_eq!(store.find_run(run.run).await.unwrap().map(|run| run.lost), Some(lost));
+        }
+        let listed = store.runs(&RunFilter::default(), 9).await.unwrap();
+        let lost: Vec<RunId> = listed.iter().filter(|run| run.lost).map(|run| run.run).collect();
+        assert_eq!(lost, [run.run]);
+        let cancel = async |run: &Run| {
+            let (owner, end) = (&run.key.owner, batch(0, 2, 2, b"end"));
+            store.request_cancel(owner, run.run, Actor::User, rollback, b"over".to_vec(), end).await.unwrap()
+        };
+        let ended = cancel(&run).await.unwrap();
+        assert_eq!((ended.state, ended.fence, ended.result.as_deref()), (state, 2, Some(&b"over"[..])));
+        assert!(ended.finished_at.is_some());
+        let told = store.events(&run.key.owner, run.run, Seq::default(), 9000).await.unwrap();
+        assert_eq!(told, [batch(2, 2, 2, b"end")]);
+        // Its owner comes back, and nobody else takes it.
+        assert_eq!(store.commit(barrier(&run)).await.unwrap(), Committed::Lost);
+        assert_eq!(store.claim(&process("there"), 10).await.unwrap(), []);
+        assert_eq!(cancel(&works).await.unwrap().state, RunState::Running);
+        store.commit(last_barrier(&works, RunState::Cancelled)).await.unwrap();
+    }
+}
+
 /// One user of a tenant answers what another one's graph asks of agents, each with a key.
 async fn people(store: &dyn Store) {
     for (tenant, user) in [("acme", "canary"), ("acme", "bob"), ("bolt", "canary")] {
@@ -145,23 +179,9 @@ async fn people(store: &dyn Store) {
     }
 }
 
-async fn erase(store: &dyn Store, tenant: &str, user: Option<&str>) -> u64 {
-    let user = user.map(part);
-    let (mut threads, mut rounds) = (0, 0);
-    loop {
-        match store.erase(&part(tenant), user.as_ref(), 2).await.unwrap() {
-            0 => break,
-            more => threads += more,
-        }
-        rounds += 1;
-    }
-    assert_eq!(rounds, threads.div_ceil(2));
-    threads
-}
-
 async fn a_user_that_is_erased_leaves_the_others_alone(store: Arc<dyn Store>) {
     people(&*store).await;
-    assert_eq!(erase(&*store, "acme", Some("canary")).await, 3);
+    assert_eq!(erase(&*store, "acme", Some("canary")).await.0, 3);
     let threads =
         async |tenant: &str, user: &str| store.threads(&owner(tenant, user), None, 10).await.unwrap().len();
     assert_eq!((threads("acme", "canary").await, threads("acme", "bob").await), (0, 3));
@@ -172,9 +192,9 @@ async fn a_user_that_is_erased_leaves_the_others_alone(store: Arc<dyn Store>) {
     let key = Idempotency { route: "answer/one".into(), key: "k".into(), body_hash: "b".into() };
     assert_eq!(store.keyed(&owner("acme", "canary"), &key).await.unwrap(), None);
     assert!(store.keyed(&owner("bolt", "bob"), &key).await.unwrap().is_some());
-    assert_eq!(erase(&*store, "acme", None).await, 3);
+    assert_eq!(erase(&*store, "acme", None).await.0, 3);
     assert_eq!((threads("acme", "bob").await, threads("bolt", "canary").await), (0, 3));
-    assert_eq!(erase(&*store, "acme", None).await, 0);
+    assert_eq!(erase(&*store, "acme", None).await.0, 0);
 }
 
 /// Counts the rows that say a word anywhere, over every table.

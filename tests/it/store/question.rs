@@ -6,8 +6,8 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use graphloom::id::{InterruptId, Seq, TaskId, ThreadKey};
 use graphloom::store::{
-    Accepted, Answer, Answering, Commit, Committed, Idempotency, Keyed, NewRun, Question, Resume, Resumed,
-    Run, RunState, Store,
+    Accepted, Actor, Answer, Answering, Commit, Committed, Idempotency, Keyed, NewRun, Question, Resume,
+    Resumed, Run, RunState, Store,
 };
 
 use super::on_every_store;
@@ -256,8 +256,9 @@ async fn the_end_of_a_run_that_waits_is_at_once(store: Arc<dyn Store>) {
     let key = session("s");
     let run = claimed(&*store, &key).await;
     done(&*store, Commit { questions: vec![question("a", false)], ..pause(&run) }).await;
-    let end =
-        store.request_cancel(&key.owner, run.run, false, b"over".to_vec(), batch(0, 2, 2, b"end")).await;
+    let end = store
+        .request_cancel(&key.owner, run.run, Actor::User, false, b"over".to_vec(), batch(0, 2, 2, b"end"))
+        .await;
     let end = end.unwrap().unwrap();
     assert_eq!((end.state, end.fence), (RunState::Cancelled, 2));
     assert!(store.questions(&key).await.unwrap().is_empty());
@@ -440,7 +441,14 @@ async fn what_is_asked_of_agents_comes_in_pages_and_ends_with_its_run(store: Arc
     assert_eq!(listed().await, ["q2b", "q2a"]);
     done(&*store, pause(&runs[2])).await;
     store
-        .request_cancel(&runs[2].key.owner, runs[2].run, false, b"".to_vec(), batch(0, 2, 2, b"end"))
+        .request_cancel(
+            &runs[2].key.owner,
+            runs[2].run,
+            Actor::User,
+            false,
+            b"".to_vec(),
+            batch(0, 2, 2, b"end"),
+        )
         .await
         .unwrap();
     assert!(listed().await.is_empty());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use graphloom::id::{InterruptId, TaskId};
 use graphloom::store::{
-    Accepted, Answer, Answering, Commit, Process, Question, Resumed, Run, RunState, Store,
+    Accepted, Actor, Answer, Answering, Commit, Process, Question, Resumed, Run, RunState, Store,
 };
 
 use super::on_every_store;
@@ -131,7 +131,7 @@ async fn an_answer_that_races_with_a_cancel_leaves_one_end(store: Arc<dyn Store>
             tokio::spawn(async move { answering.answer(reply).await.unwrap() }),
             tokio::spawn(async move {
                 cancelling
-                    .request_cancel(&key.owner, run.run, false, vec![], batch(0, 1, 1, b"end"))
+                    .request_cancel(&key.owner, run.run, Actor::User, false, vec![], batch(0, 1, 1, b"end"))
                     .await
                     .unwrap()
             }),
@@ -164,6 +164,6 @@ async fn a_cancelled_run_leaves_nothing_pending(store: Arc<dyn Store>) {
     store.release(owner, run.run, 1).await.unwrap();
     assert!(!store.put_pending(owner, run.run, 1, 1, &task, b"x".to_vec()).await.unwrap());
     assert_eq!(pending(&*store, &run).await, 1);
-    store.request_cancel(owner, run.run, false, vec![], batch(0, 1, 1, b"")).await.unwrap();
+    store.request_cancel(owner, run.run, Actor::User, false, vec![], batch(0, 1, 1, b"")).await.unwrap();
     assert_eq!(pending(&*store, &run).await, 0);
 }

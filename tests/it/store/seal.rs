@@ -7,14 +7,14 @@ use graphloom::id::{CacheKey, InterruptId, Owner, RunId, Seq, TaskId, ThreadKey}
 use graphloom::store::seal::{SealedStore, Status, over};
 use graphloom::store::sql::SqlStore;
 use graphloom::store::{
-    Accepted, Answer, Answering, CacheEntry, Commit, EventBatch, GraphVersion, HookFilter, NewRun, Question,
-    Result, Run, RunFilter, RunState, Store, StoreError, Told, Wishes,
+    Accepted, Actor, Answer, Answering, CacheEntry, Commit, EventBatch, GraphVersion, HookFilter, NewRun,
+    Question, Result, Run, RunFilter, RunState, Store, StoreError, Told, Wishes,
 };
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement};
 
 use crate::support::{
-    Fresh, barrier, batch, checkpoint, claimed, last_barrier, masters, new_run, owner, part, plain, process,
-    queued, sealed, session,
+    Fresh, barrier, batch, checkpoint, claimed, erase, last_barrier, masters, new_run, owner, part, plain,
+    process, queued, sealed, session,
 };
 
 /// Makes a test on each database of functions that take one.
@@ -333,9 +333,12 @@ async fn keys_are_wrapped_anew_and_made_anew(fresh: Fresh) {
     assert_eq!(keys_of_inputs(&db, "acme").await, 2);
     assert_eq!(read(&two, &acme).await.unwrap(), whole);
     let mut told = Vec::new();
-    let sealed = two.apply(false, |tenant, values| told.push((tenant.to_owned(), values))).await.unwrap();
+    let sealed = two
+        .apply(false, Duration::ZERO, |tenant, values| told.push((tenant.to_owned(), values)))
+        .await
+        .unwrap();
     assert_eq!(told, [("acme".to_owned(), sealed)]);
-    assert_eq!(two.apply(false, |_, _| ()).await.unwrap(), 0);
+    assert_eq!(two.apply(false, Duration::ZERO, |_, _| ()).await.unwrap(), 0);
     assert_eq!(keys_of_inputs(&db, "acme").await, 1);
     for store in [&two, &both] {
         assert_eq!(read(store, &acme).await.unwrap(), whole);
@@ -396,8 +399,8 @@ async fn what_was_stored_before_is_encrypted_in_steps(fresh: Fresh) {
     assert!(why.contains("`graphloom encryption apply`"), "{why}");
     {
         let store = SealedStore::new(SqlStore::connect(&fresh.url).await.unwrap(), masters(&["ONE"]));
-        assert!(store.apply(false, |_, _| ()).await.unwrap() > 100);
-        assert_eq!(store.apply(false, |_, _| ()).await.unwrap(), 0);
+        assert!(store.apply(false, Duration::ZERO, |_, _| ()).await.unwrap() > 100);
+        assert_eq!(store.apply(false, Duration::ZERO, |_, _| ()).await.unwrap(), 0);
     }
     assert_eq!(said(&fresh).await, 0);
     let db = plain(&fresh.url).await;
@@ -406,7 +409,7 @@ async fn what_was_stored_before_is_encrypted_in_steps(fresh: Fresh) {
     assert!(why.contains("not all of the database is encrypted yet"), "{why}");
     {
         let store = SealedStore::new(SqlStore::connect(&fresh.url).await.unwrap(), masters(&["ONE"]));
-        assert_eq!(store.apply(false, |_, _| ()).await.unwrap(), 0);
+        assert_eq!(store.apply(false, Duration::ZERO, |_, _| ()).await.unwrap(), 0);
     }
     let store = sealed(&fresh, &["ONE"]).await.unwrap();
     for (full, whole) in all.iter().zip(&whole) {
@@ -418,13 +421,13 @@ async fn what_was_stored_before_is_encrypted_in_steps(fresh: Fresh) {
     // What somebody put there since is taken only where that is asked for.
     put(&db, PLACES[0], &all[0].key, b"planted").await;
     let store = SealedStore::new(SqlStore::connect(&fresh.url).await.unwrap(), masters(&["ONE"]));
-    let error = store.apply(false, |_, _| ()).await.unwrap_err().to_string();
+    let error = store.apply(false, Duration::ZERO, |_, _| ()).await.unwrap_err().to_string();
     assert!(
         error.contains("`run.input` of tenant acme, user ann, session s")
             && error.contains("is not encrypted"),
         "{error}"
     );
-    assert_eq!(store.apply(true, |_, _| ()).await.unwrap(), 1);
+    assert_eq!(store.apply(true, Duration::ZERO, |_, _| ()).await.unwrap(), 1);
     assert_eq!(read(&store, &all[0]).await.unwrap()[0], b"planted");
 }
 
@@ -439,7 +442,7 @@ async fn a_tenant_that_is_erased_takes_its_keys_along(fresh: Fresh) {
     read(&two, &acme).await.unwrap();
     let db = plain(&fresh.url).await;
     let backup = raw(&db, PLACES[0], &key).await;
-    while one.erase(&part("acme"), None, 10).await.unwrap() > 0 {}
+    erase(&one, "acme", None).await;
     assert_eq!(super::sql::numbers(&db, "select count(*) from data_key where tenant = 'acme'").await, [0]);
     read(&two, &bolt).await.unwrap();
     // Another process still has the key in memory, and must not store anything under it.
@@ -494,7 +497,7 @@ async fn a_run_that_is_accepted_while_its_tenant_is_erased_is_erased_or_can_be_r
         };
         let erase = async {
             waiting(1).await;
-            let done = erasing.erase(&part(tenant), None, 10).await;
+            let done = erasing.erase(&part(tenant), None, 10, 0).await;
             erased.store(true, std::sync::atomic::Ordering::Relaxed);
             done.unwrap();
         };
@@ -565,7 +568,7 @@ async fn a_webhook_that_cannot_be_read_keeps_no_other(fresh: Fresh) {
         store.commit(last_barrier(&first, RunState::Completed)).await.unwrap();
         // Ended from outside.
         let (result, events) = (b"cancelled".to_vec(), batch(0, 1, 1, b"cancelled"));
-        store.request_cancel(&key.owner, second.run, false, result, events).await.unwrap();
+        store.request_cancel(&key.owner, second.run, Actor::User, false, result, events).await.unwrap();
     }
     let db = plain(&fresh.url).await;
     // That of another tenant.
@@ -584,7 +587,7 @@ async fn a_webhook_that_cannot_be_read_keeps_no_other(fresh: Fresh) {
     }
     drop(store);
     let store = SealedStore::new(SqlStore::connect(&fresh.url).await.unwrap(), masters(&["ONE"]));
-    assert_eq!(store.apply(false, |_, _| ()).await.unwrap(), 0);
+    assert_eq!(store.apply(false, Duration::ZERO, |_, _| ()).await.unwrap(), 0);
     assert!(store.hooks(&HookFilter::default(), 10).await.unwrap().iter().all(|hook| hook.data.is_empty()));
 }
 
@@ -654,6 +657,33 @@ async fn a_tenant_whose_key_is_unknown_keeps_no_other(fresh: Fresh) {
     assert_eq!(due, [(runs[1].0.run, &b"the end"[..])]);
     let key = thread("acme", "ann", "u");
     assert!(matches!(store.accept(new_run(&key)).await, Err(StoreError::Config(_))));
+    // A look into the queue that finds only what others can read is no error: it was one each second.
+    db.execute_unprepared("update run set state = 'queued' where tenant = 'acme' and state = 'running'")
+        .await
+        .unwrap();
+    assert_eq!(store.claim(&process("late"), 10).await.unwrap(), []);
+}
+
+/// Beside `encryption apply` it went on to store in the clear, and nobody noticed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_without_keys_stores_nothing_more_once_encryption_begins() {
+    let fresh = Fresh::postgres().await;
+    let plain = sealed(&fresh, &[]).await.unwrap();
+    let run = claimed(&*plain, &session("s")).await;
+    let (me, live) = (process("here"), [run.run]);
+    plain.heartbeat(&me, &live).await.unwrap();
+    let sql = SqlStore::connect(&fresh.url).await.unwrap();
+    let operator = SealedStore::new(sql, masters(&["ONE"]));
+    operator.apply(false, Duration::ZERO, |_, _| ()).await.unwrap();
+    let refused = |why: StoreError| matches!(why, StoreError::Config(why) if why.contains("encrypted since"));
+    assert!(refused(plain.heartbeat(&me, &live).await.unwrap_err()));
+    assert!(refused(plain.ping().await.unwrap_err()));
+    assert!(refused(plain.accept(new_run(&session("t"))).await.unwrap_err()));
+    assert!(refused(plain.commit(barrier(&run)).await.unwrap_err()));
+    assert!(refused(plain.claim(&me, 10).await.unwrap_err()));
+    let events = vec![(run.key.owner.clone(), run.run, batch(1, 1, 1, b"x"))];
+    assert!(refused(plain.append_events(events).await.unwrap_err()));
+    assert_eq!(operator.apply(false, Duration::ZERO, |_, _| ()).await.unwrap(), 0);
 }
 
 async fn a_question_that_cannot_be_read_keeps_no_other(fresh: Fresh) {
@@ -696,11 +726,13 @@ async fn a_cancel_is_sealed_under_a_key_that_the_tenant_has(fresh: Fresh) {
     let run = claimed(&two, &key).await;
     // By what it reads it has the key in memory.
     two.run(&key.owner, run.run).await.unwrap();
-    while one.erase(&part("acme"), None, 10).await.unwrap() > 0 {}
+    erase(&one, "acme", None).await;
     claimed(&one, &key).await;
     let waiting = watched(&one, &key).await;
     let cancel = async |run: RunId, owner: &Owner| {
-        two.request_cancel(owner, run, false, b"cancelled".to_vec(), batch(0, 1, 1, b"ended")).await.unwrap()
+        two.request_cancel(owner, run, Actor::User, false, b"cancelled".to_vec(), batch(0, 1, 1, b"ended"))
+            .await
+            .unwrap()
     };
     let cancelled = cancel(waiting.run, &key.owner).await.unwrap();
     assert_eq!((cancelled.state, cancelled.result), (RunState::Cancelled, Some(b"cancelled".to_vec())));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use graphloom::id::{RunId, Seq, ThreadKey};
 use graphloom::store::{
-    Accepted, Commit, Committed, EventBatch, GraphVersion, NewRun, RunState, Store, VersionUse,
+    Accepted, Actor, Commit, Committed, EventBatch, GraphVersion, NewRun, RunState, Store, VersionUse,
 };
 
 use super::on_every_store;
@@ -118,14 +118,17 @@ async fn a_queued_run_is_cancelled_at_once(store: Arc<dyn Store>) {
     claimed(&*store, &key).await;
     let run = queued(&*store, &key).await;
     let end = batch(0, 1, 2, b"the end");
-    let asked =
-        store.request_cancel(&key.owner, run.run, false, b"cancelled".to_vec(), end.clone()).await.unwrap();
+    let asked = store
+        .request_cancel(&key.owner, run.run, Actor::User, false, b"cancelled".to_vec(), end.clone())
+        .await
+        .unwrap();
     let asked = asked.unwrap();
     assert_eq!((asked.state, asked.fence, asked.cancel_requested), (RunState::Cancelled, 0, true));
     assert_eq!(asked.result.as_deref(), Some(&b"cancelled"[..]));
     assert!(asked.finished_at.is_some());
     assert_eq!(all(&*store, &run).await, std::slice::from_ref(&end));
-    let again = store.request_cancel(&key.owner, run.run, false, b"again".to_vec(), end).await.unwrap();
+    let again =
+        store.request_cancel(&key.owner, run.run, Actor::User, false, b"again".to_vec(), end).await.unwrap();
     assert_eq!(again, Some(asked));
 }
 
@@ -134,7 +137,11 @@ async fn a_run_that_was_handed_back_ends_after_all_that_its_owner_sent(store: Ar
     append(&*store, &run, batch(1, 1, 9, b"sent")).await;
     store.release(&run.key.owner, run.run, 1).await.unwrap();
     let end = batch(0, 1, 2, b"the end");
-    let asked = store.request_cancel(&run.key.owner, run.run, false, vec![], end).await.unwrap().unwrap();
+    let asked = store
+        .request_cancel(&run.key.owner, run.run, Actor::User, false, vec![], end)
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!((asked.state, asked.fence), (RunState::Cancelled, 2));
     assert_eq!(all(&*store, &run).await, [batch(1, 1, 9, b"sent"), batch(2, 1, 2, b"the end")]);
 }
@@ -142,8 +149,10 @@ async fn a_run_that_was_handed_back_ends_after_all_that_its_owner_sent(store: Ar
 async fn a_running_run_is_asked_to_end(store: Arc<dyn Store>) {
     let run = claimed(&*store, &session("s")).await;
     let end = batch(0, 1, 1, b"not used");
-    let asked =
-        store.request_cancel(&run.key.owner, run.run, false, b"not used".to_vec(), end).await.unwrap();
+    let asked = store
+        .request_cancel(&run.key.owner, run.run, Actor::User, false, b"not used".to_vec(), end)
+        .await
+        .unwrap();
     let asked = asked.unwrap();
     assert_eq!((asked.state, asked.cancel_requested, asked.result), (RunState::Running, true, None));
     assert_eq!(all(&*store, &run).await, []);
@@ -159,8 +168,16 @@ async fn a_finished_run_stays_as_it_ended(store: Arc<dyn Store>) {
         store.commit(last_barrier(&run, state)).await.unwrap();
         let ended = store.run(&run.key.owner, run.run).await.unwrap().unwrap();
         assert_eq!((ended.state, ended.step), (state, 1));
-        let asked =
-            store.request_cancel(&run.key.owner, run.run, false, b"no".to_vec(), batch(0, 1, 1, b"no")).await;
+        let asked = store
+            .request_cancel(
+                &run.key.owner,
+                run.run,
+                Actor::User,
+                false,
+                b"no".to_vec(),
+                batch(0, 1, 1, b"no"),
+            )
+            .await;
         assert_eq!(asked.unwrap().as_ref(), Some(&ended));
         store.release(&run.key.owner, run.run, run.fence).await.unwrap();
         assert!(store.claim(&process("here"), 10).await.unwrap().is_empty());
@@ -182,8 +199,10 @@ async fn what_belongs_to_somebody_else_does_not_exist(store: Arc<dyn Store>) {
         assert_eq!(store.events(&stranger, run.run, Seq::default(), 100).await.unwrap(), []);
         assert_eq!(store.history(&stranger, run.thread, None, 10).await.unwrap(), []);
         assert_eq!(store.chain(&stranger, run.thread, made[1].checkpoint).await.unwrap(), []);
-        let asked =
-            store.request_cancel(&stranger, run.run, false, vec![], batch(0, 1, 1, b"")).await.unwrap();
+        let asked = store
+            .request_cancel(&stranger, run.run, Actor::User, false, vec![], batch(0, 1, 1, b""))
+            .await
+            .unwrap();
         assert_eq!(asked, None);
         let commit = Commit { owner: stranger.clone(), ..last_barrier(&run, RunState::Failed) };
         assert_eq!(store.commit(commit).await.unwrap(), Committed::Lost);

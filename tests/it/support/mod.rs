@@ -19,8 +19,8 @@ use graphloom::store::memory::MemoryStore;
 use graphloom::store::seal::{self, Masters};
 use graphloom::store::sql::SqlStore;
 use graphloom::store::{
-    Accepted, Checkpoint, Commit, EventBatch, NewRun, OnBusy, Process, Resume, Run, RunState, Store,
-    StoreError, Wishes,
+    Accepted, Checkpoint, Commit, Erased, EventBatch, NewRun, Noted, OnBusy, Process, Resume, Run, RunState,
+    Store, StoreError, Wishes,
 };
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection};
 use sha2::Digest as _;
@@ -194,6 +194,17 @@ pub(crate) async fn sealed(fresh: &Fresh, names: &[&str]) -> Result<Arc<dyn Stor
     let store = seal::over(SqlStore::connect(&fresh.url).await?, keys).await?;
     store.migrate().await?;
     Ok(store)
+}
+
+/// Erases a tenant or one of its users, two threads at a time; returns how many there were, and what is noted of it.
+pub(crate) async fn erase(store: &dyn Store, tenant: &str, user: Option<&str>) -> (u64, Noted) {
+    let (user, mut threads) = (user.map(part), 0);
+    loop {
+        match store.erase(&part(tenant), user.as_ref(), 2, threads).await.unwrap() {
+            Erased::Threads(more) => threads += more,
+            Erased::All(note) => return (threads, note),
+        }
+    }
 }
 
 pub(crate) fn part(text: &str) -> Part {

@@ -201,6 +201,7 @@ fn stored(
         kept: Kept::All,
         due_at: new.delay.map(|_| available_at),
         needs_reader: new.wishes.read_for.is_some(),
+        lost: false,
         webhook: new.wishes.webhook.clone(),
     }
 }

@@ -4,6 +4,7 @@
 //! Invariant: no statement here names a table.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use sea_orm::sea_query::ArrayType;
@@ -16,9 +17,10 @@ use crate::id::{CheckpointId, HookId, Owner, Part, RunId, Seq};
 use crate::store::sql::base::Desk;
 use crate::store::sql::error::{undone, unsure};
 use crate::store::sql::row::{RUN, Row};
-use crate::store::sql::{ENGINE, beat, keep, read};
+use crate::store::sql::{ENGINE, audit, beat, keep, read};
 use crate::store::{
-    Beat, Claim, Counts, HookCounts, HookFilter, Kept, News, Process, Result, Run, RunFilter, VersionUse,
+    AuditFilter, Beat, Claim, Counts, HookCounts, HookFilter, Kept, News, Process, Result, Run, RunFilter,
+    VersionUse,
 };
 
 async fn rows(lanes: &Lanes, what: &'static str, text: &str, values: Vec<Value>) -> Result<Vec<Row>> {
@@ -135,6 +137,14 @@ pub(in crate::store::sql) async fn heartbeat(
     Ok(beat(live, owned))
 }
 
+/// Says whether all is to be encrypted. It is asked with the heartbeat.
+pub(in crate::store::sql) async fn is_encrypted(db: &Postgres) -> Result<bool> {
+    let text = "select 1 from data_key where tenant = $1 limit 1";
+    let values = vec![read::DEPLOYMENT.into()];
+    let answer = db.beats.run(Some(read::DEPLOYMENT), text, values).await.map_err(|e| undone(&e))?;
+    Ok(!answer.rows.is_empty())
+}
+
 /// Forgets old idempotency keys.
 pub(in crate::store::sql) async fn forget_keys(db: &Postgres) -> Result<()> {
     db.wide.run(None, "select forget_keys()", Vec::new()).await.map(drop).map_err(|e| undone(&e))
@@ -145,6 +155,27 @@ pub(in crate::store::sql) async fn forget_cached(db: &Postgres, limit: u32) -> R
     let found =
         rows(&db.wide, "cached result", "select forget_cached($1) as deleted", vec![i64::from(limit).into()])
             .await?;
+    found.first().map_or(Ok(0), |row| row.number("deleted"))
+}
+
+/// Lists notes of acts, newest first.
+pub(in crate::store::sql) async fn audit(
+    db: &Postgres,
+    filter: &AuditFilter,
+    limit: u32,
+) -> Result<Vec<Row>> {
+    let text = "select tenant, audit_id, at, act, actor, subject, detail from list_audit($1::text, $2, $3::text[], $4)";
+    let names = filter.names().map_or_else(Vec::new, |names| names.map(Value::from).into());
+    let names = array(ArrayType::String, names);
+    let since = audit::since(DbBackend::Postgres, filter);
+    rows(&db.wide, "note", text, vec![filter.tenant.as_deref().into(), since, names, i64::from(limit).into()])
+        .await
+}
+
+/// Deletes old notes.
+pub(in crate::store::sql) async fn forget_audit(db: &Postgres, age: Duration, limit: u32) -> Result<u64> {
+    let values = vec![millis(age), i64::from(limit).into()];
+    let found = rows(&db.wide, "note", "select forget_audit($1, $2) as deleted", values).await?;
     found.first().map_or(Ok(0), |row| row.number("deleted"))
 }
 
@@ -259,7 +290,7 @@ pub(in crate::store::sql) async fn counts(db: &Postgres) -> Result<Counts> {
 pub(in crate::store::sql) async fn overdue(
     db: &Postgres,
     kept: Kept,
-    age: std::time::Duration,
+    age: Duration,
     limit: u32,
 ) -> Result<Vec<Run>> {
     let text = "select tenant, run_id from overdue_runs($1, $2, $3)";
@@ -270,7 +301,7 @@ pub(in crate::store::sql) async fn overdue(
 /// Returns threads whose checkpoints may be old enough to be forgotten.
 pub(in crate::store::sql) async fn unswept(
     db: &Postgres,
-    age: std::time::Duration,
+    age: Duration,
     limit: u32,
 ) -> Result<Vec<(String, Uuid)>> {
     let text = "select tenant, thread_id from unswept_threads($1, $2)";
@@ -287,7 +318,7 @@ pub(in crate::store::sql) async fn unread(db: &Postgres, limit: u32) -> Result<V
 /// Takes what is to be told and is due; returns whose it is, its id, and the number of this try.
 pub(in crate::store::sql) async fn claim_outbox(
     db: &Postgres,
-    lease: std::time::Duration,
+    lease: Duration,
     limit: u32,
 ) -> Result<Vec<(String, HookId, u32)>> {
     let text = "select tenant, outbox_id, attempts from claim_outbox($1, $2)";
@@ -322,8 +353,8 @@ pub(in crate::store::sql) async fn count_outbox(db: &Postgres) -> Result<HookCou
 
 pub(in crate::store::sql) async fn forget_outbox(
     db: &Postgres,
-    delivered: std::time::Duration,
-    failed: std::time::Duration,
+    delivered: Duration,
+    failed: Duration,
     limit: u32,
 ) -> Result<u64> {
     let values = vec![millis(delivered), millis(failed), i64::from(limit).into()];

@@ -14,8 +14,8 @@ use crate::store::sql::base::{Desk, Sqlite};
 use crate::store::sql::error::undone;
 use crate::store::sql::put::{timed, write};
 use crate::store::sql::row::{RUN, Row, moment};
-use crate::store::sql::{KEY_HOURS, keep, read, sql};
-use crate::store::{Counts, Kept, Result, Run, RunFilter, VersionUse};
+use crate::store::sql::{KEY_HOURS, audit, keep, read, sql};
+use crate::store::{AuditFilter, Counts, Kept, Result, Run, RunFilter, VersionUse};
 
 fn reads(db: &Sqlite) -> Desk {
     Desk::Sqlite(db.read.clone())
@@ -41,6 +41,25 @@ pub(in crate::store::sql) async fn forget_cached(db: &Sqlite, limit: u32) -> Res
     let text = "delete from cache where (tenant, key) in ( \
            select tenant, key from cache where expires_at <= {NOW} order by expires_at limit $1)";
     write(&desk, &timed(&desk, text), vec![i64::from(limit).into()]).await
+}
+
+/// Lists notes of acts, newest first.
+pub(in crate::store::sql) async fn audit(db: &Sqlite, filter: &AuditFilter, limit: u32) -> Result<Vec<Row>> {
+    let text = "select tenant, audit_id, at, act, actor, subject, detail from audit \
+         where ($1 is null or tenant = $1) and ($2 is null or at >= $2) \
+           and ($3 is null or subject in ($3, $4) or actor in ($3, $4)) order by at desc, audit_id desc limit $5";
+    let [hash, name] = filter.names().map_or([None, None], |names| names.map(Some));
+    let since = audit::since(DbBackend::Sqlite, filter);
+    let values =
+        vec![filter.tenant.as_deref().into(), since, hash.into(), name.into(), i64::from(limit).into()];
+    read::rows(&reads(db), "note", text, values).await
+}
+
+/// Deletes old notes.
+pub(in crate::store::sql) async fn forget_audit(db: &Sqlite, age: Duration, limit: u32) -> Result<u64> {
+    let text = "delete from audit where (tenant, audit_id) in ( \
+           select tenant, audit_id from audit where at < $1 order by at limit $2)";
+    write(&Desk::Sqlite(db.write.clone()), text, vec![ago(age), i64::from(limit).into()]).await
 }
 
 pub(in crate::store::sql) async fn runs(db: &Sqlite, filter: &RunFilter, limit: u32) -> Result<Vec<Run>> {
