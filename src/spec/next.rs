@@ -142,11 +142,12 @@ impl Reader<'_> {
             .iter()
             .map(|item| {
                 let mut arm = self.fields(item, &BRANCH, "a branch")?;
-                let when = arm.require(self, "when", "{when: input.docs, to: search_docs}", item.span)?;
-                let to = arm.require(self, "to", "{when: input.docs, to: search_docs}", item.span)?;
-                let arm_parts = (self.expression(when), self.branch(to));
+                let when = arm.require(self, "when", "{when: input.docs, to: search_docs}", item.span);
+                let to = arm.require(self, "to", "{when: input.docs, to: search_docs}", item.span);
+                let when = when.and_then(|when| self.expression(when));
+                let to = to.and_then(|to| self.branch(to));
                 arm.finish(self, |_| None);
-                Some((arm_parts.0?, arm_parts.1?))
+                when.zip(to)
             })
             .collect();
         let otherwise = fields.take("else").and_then(|node| self.next(node)).map(Box::new);

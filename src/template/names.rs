@@ -65,11 +65,27 @@ impl<'a> Names<'a> {
     fn bind(&mut self, target: &ast::Expr<'a>) {
         match target {
             ast::Expr::Var(var) => self.walk.bound.push(var.id),
-            ast::Expr::List(list) => list.items.iter().for_each(|item| self.bind(item)),
-            ast::Expr::Tuple(tuple) => tuple.items.iter().for_each(|item| self.bind(item)),
+            ast::Expr::List(list) => self.bind_all(&list.items, list.span()),
+            ast::Expr::Tuple(tuple) => self.bind_all(&tuple.items, tuple.span()),
             // `{% set ns.x = 1 %}` reads the namespace.
             other => self.walk.expr(other),
         }
+    }
+
+    fn bind_all(&mut self, targets: &[ast::Expr<'a>], at: minijinja::machinery::Span) {
+        if targets.is_empty() {
+            // The parser takes `{% set %}`, and says that it ends before it begins.
+            let at = span(at);
+            self.errors.push(TemplateError {
+                code: "T301",
+                message: "nothing is named here".to_owned(),
+                label: "a name is missing".to_owned(),
+                help: Some("write a name:  {% set NAME = … %}".to_owned()),
+                range: at.start.min(at.end)..at.start.max(at.end),
+                related: None,
+            });
+        }
+        targets.iter().for_each(|target| self.bind(target));
     }
 
     fn stmt(&mut self, stmt: &Stmt<'a>) {

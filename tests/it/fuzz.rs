@@ -34,11 +34,13 @@ fn what_was_found_by_chance_breaks_nothing_and_takes_no_time() {
 /// The smallest inputs that show what the programs found.
 #[test]
 fn what_once_broke_something_is_told_at_its_place() {
-    let found: [(drive::Drive, &str); 2] = [
+    let found: [(drive::Drive, &str); 3] = [
         // The place of a pasted quote in a key on two lines was counted in its value, and cut a character.
         (drive::reader, "--- chat.yaml\n{l\n  \u{2019}: x}"),
         // The engine's compiler panicked.
         (drive::template, "{% import '_macros/a.md' as 0 %}"),
+        // A block that names nothing ended before it began.
+        (drive::template, "{% set %}x{% endset %}"),
     ];
     for (drive, input) in found {
         drive(input.as_bytes());
