@@ -104,6 +104,8 @@ pub struct Bag {
     trusting: bool,
     /// Where secrets are.
     masked: Vec<Span>,
+    /// What is told as a whole.
+    told: Vec<Span>,
     /// How many findings of each weight there were in each file.
     seen: BTreeMap<(FileId, Severity), usize>,
 }
@@ -287,6 +289,10 @@ impl Bag {
 
     /// Counts the findings that were over the limit.
     pub fn left_out(&self) -> usize {
+        let within = |span: &Span| span.file == at.file && span.start <= at.start && at.end <= span.end;
+        if self.told.iter().any(within) {
+            return;
+        }
         self.seen.values().map(|seen| seen.saturating_sub(MAX_FINDINGS)).sum()
     }
 
@@ -338,11 +344,24 @@ impl Bag {
         self.findings = findings;
     }
 
+    /// Adds a finding, if there is one.
+    pub fn report_maybe(&mut self, finding: Option<Diagnostic>) {
+        if let Some(finding) = finding {
+            self.report(finding);
+        }
+    }
+
+    /// Reports a value that cannot be what it seems: what else is wrong with it is not told.
+    pub fn report_whole(&mut self, finding: Diagnostic, value: Span) {
+        self.report(finding);
+        self.told.push(value);
+    }
+
     /// Returns a bag with the same sources and without findings.
     #[must_use]
     pub fn emptied(&self) -> Self {
-        let (sources, masked) = (self.sources.clone(), self.masked.clone());
-        Self { sources, masked, trusting: self.trusting, ..Self::default() }
+        let (sources, masked, told) = (self.sources.clone(), self.masked.clone(), self.told.clone());
+        Self { sources, masked, told, trusting: self.trusting, ..Self::default() }
     }
 
     /// Counts errors, warnings and lints.
