@@ -277,7 +277,6 @@ fn mistakes_that_do_not_follow_from_one_another_are_told_in_one_pass() {
             "E103 prompts/answer.md uper",
             "T302 prompts/answer.md name",
             "T302 prompts/answer.md other",
-            "T302 prompts/answer.md mesages",
             "T308 prompts/answer.md hits",
             "T309 prompts/idle.md ",
             "M514 tests/chat.test.yaml nope",

@@ -114,6 +114,7 @@ impl Scene<'_> {
             input: self.input,
             messages: self.messages,
             silent: self.silent.clone(),
+            sketches: Vec::new(),
             used: std::mem::take(&mut self.used),
         };
         let done = work(&mut scene, bag);
