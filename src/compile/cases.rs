@@ -3,9 +3,11 @@
 //! Invariant: only sound graphs are compared with; what follows from a broken one is not told.
 
 mod path;
+mod places;
 mod question;
 mod script;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value as Json;
@@ -19,7 +21,8 @@ use crate::spec::{
     CaseSpec, ExpectSpec, FailureSpec, Folder, KindSpec, OpeningSpec, PathSpec, TestFile, ToolBodySpec,
     ToolSpec, TurnSpec,
 };
-use crate::state::{Channel, Type, check_pattern};
+use crate::state::{Channel, Mismatch, Type, check_pattern};
+use places::Places;
 use script::{Role, check_script, check_sent, outer, role};
 
 /// The plans of the graphs that could be read, by id.
@@ -47,13 +50,13 @@ pub(super) fn check_tests(folder: &Folder, plans: &Plans<'_>, whole: bool, bag: 
         let broken = |graph: &crate::spec::Graph| {
             bag.errors_in(graph.file) > 0 || graph.broken_nodes || graph.nodes.len() > plan.nodes.len()
         };
-        if folder.graphs.get(&graph.value).is_none_or(broken) {
-            continue;
-        }
+        let Some(of) = folder.graphs.get(&graph.value).filter(|of| !broken(of)) else { continue };
+        let looks = Cell::new(0);
+        let places = Places { tree: &test.tree, graph: of, looks: &looks };
         let mut told = BTreeSet::new();
         for case in &test.cases {
             check_case(
-                &Scene { plan, case, begins: true, whole, codes: codes.as_ref() },
+                &Scene { plan, places, case, begins: true, whole, codes: codes.as_ref() },
                 graph,
                 &mut told,
                 bag,
@@ -109,6 +112,7 @@ fn check_names(test: &TestFile, bag: &mut Bag) {
 
 struct Scene<'a> {
     plan: &'a Plan,
+    places: Places<'a>,
     case: &'a CaseSpec,
     /// The turn begins a run.
     begins: bool,
@@ -164,7 +168,10 @@ fn check_case(scene: &Scene<'_>, graph: &Spanned<String>, told: &mut BTreeSet<St
     }
     for (name, value) in &case.given.input {
         match plan.input.get(&name.value) {
-            Some(field) => check_value(&name.value, value, field.ty.check(&value.value), bag),
+            Some(field) => {
+                let wrong = check_value(&name.value, value, field.ty.check(&value.value), scene.places);
+                bag.report_maybe(wrong.map(|wrong| scene.places.of_input(wrong, &name.value)));
+            }
             None => {
                 let message = format!("the graph has no input `{}`", name.value);
                 let finding = Diagnostic::error("M514", message, name.span, "no input has this name");
@@ -186,13 +193,14 @@ fn check_case(scene: &Scene<'_>, graph: &Spanned<String>, told: &mut BTreeSet<St
     }
     for (name, value) in &case.given.state {
         if let Some(channel) = known_channel(plan, name, bag) {
-            check_value(&name.value, value, channel.check_held(&value.value), bag);
+            check_held(scene, channel, name, value, bag);
         }
     }
     if let Some(messages) = &case.given.messages
         && conversation(plan, messages.span, "nothing holds the messages", bag)
     {
-        check_value("messages", messages, Type::Messages.check(&messages.value), bag);
+        let checked = Type::Messages.check(&messages.value);
+        bag.report_maybe(check_value("messages", messages, checked, scene.places));
     }
     let (mut paused, mut before) = (false, None);
     for turn in &case.turns {
@@ -218,7 +226,8 @@ fn check_turn(scene: &Scene<'_>, turn: &TurnSpec, bag: &mut Bag) {
         && user.value.is_array()
     {
         let turn = serde_json::json!([{"role": "user", "content": user.value}]);
-        check_value("user", user, Type::Messages.check(&turn), bag);
+        let finding = Type::Messages.check(&turn).err();
+        bag.report_maybe(finding.map(|wrong| cannot_hold("user", user.span, &wrong.to_string())));
     }
     for script in turn.script.iter().filter(|_| scene.whole) {
         check_script(scene, &turn.expect, script, bag);
@@ -242,7 +251,7 @@ fn check_expect(scene: &Scene<'_>, expect: &ExpectSpec, bag: &mut Bag) {
             // After an answer the way begins in the middle.
             if scene.begins && known.into_iter().all(|known| known) {
                 let cut = expect.error.is_some() || expect.paused_at.is_some();
-                path::check_walk(plan, only, *span, steps, cut, bag);
+                path::check_walk(scene, only, *span, steps, cut, bag);
             }
         }
     }
@@ -250,11 +259,11 @@ fn check_expect(scene: &Scene<'_>, expect: &ExpectSpec, bag: &mut Bag) {
         if let Some(channel) = known_channel(plan, name, bag)
             && !value.value.is_null()
         {
-            check_value(&name.value, value, channel.check_held(&value.value), bag);
+            check_held(scene, channel, name, value, bag);
         }
     }
     for (name, value) in &expect.output {
-        check_output(plan, scene.case, name, value, bag);
+        check_output(scene, name, value, bag);
     }
     if let Some(reply) = &expect.reply {
         let at =
@@ -276,7 +285,7 @@ fn check_expect(scene: &Scene<'_>, expect: &ExpectSpec, bag: &mut Bag) {
         }
         let Some(role) = role(plan, name, bag) else { continue };
         match call {
-            Some(call) => check_sent(&role, name, &call.with, bag),
+            Some(call) => check_sent(&role, name, &call.with, scene.places, bag),
             None if matches!(role, Role::Model(_)) => {}
             None => {
                 let message = format!("`{}` calls no model", name.value);
@@ -321,7 +330,8 @@ fn check_expect(scene: &Scene<'_>, expect: &ExpectSpec, bag: &mut Bag) {
     }
 }
 
-fn check_output(plan: &Plan, case: &CaseSpec, name: &Spanned<String>, value: &Spanned<Json>, bag: &mut Bag) {
+fn check_output(scene: &Scene<'_>, name: &Spanned<String>, value: &Spanned<Json>, bag: &mut Bag) {
+    let Scene { plan, case, .. } = scene;
     let public = || {
         let shown =
             |(name, channel): &(&String, &Channel)| !channel.private && Some(*name) != plan.messages.as_ref();
@@ -342,7 +352,7 @@ fn check_output(plan: &Plan, case: &CaseSpec, name: &Spanned<String>, value: &Sp
         && let Some(channel) = plan.channels.get(&name.value)
         && !value.value.is_null()
     {
-        check_value(&name.value, value, channel.check_held(&value.value), bag);
+        check_held(scene, channel, name, value, bag);
     }
 }
 
@@ -387,14 +397,31 @@ fn conversation(plan: &Plan, at: Span, label: &str, bag: &mut Bag) -> bool {
     plan.messages.is_some()
 }
 
+/// Checks a value that a channel is to hold.
+fn check_held(
+    scene: &Scene<'_>,
+    channel: &Channel,
+    name: &Spanned<String>,
+    value: &Spanned<Json>,
+    bag: &mut Bag,
+) {
+    let wrong = check_value(&name.value, value, channel.check_held(&value.value), scene.places);
+    bag.report_maybe(wrong.map(|wrong| scene.places.of_channel(wrong, &name.value)));
+}
+
+/// Tells a value that does not fit, at the part that does not.
 fn check_value(
     name: &str,
     value: &Spanned<Json>,
-    checked: Result<(), crate::state::Mismatch>,
-    bag: &mut Bag,
-) {
-    if let Err(why) = checked {
-        let message = format!("`{name}` cannot hold this");
-        bag.report(Diagnostic::error("M514", message, value.span, why.to_string()));
-    }
+    checked: Result<(), Mismatch>,
+    places: Places<'_>,
+) -> Option<Diagnostic> {
+    let wrong = checked.err()?;
+    let at = places.misfit(value.span, "", &wrong);
+    let why = if at.is_some() { wrong.why } else { wrong.to_string() };
+    Some(cannot_hold(name, at.unwrap_or(value.span), &why))
+}
+
+fn cannot_hold(name: &str, at: Span, why: &str) -> Diagnostic {
+    Diagnostic::error("M514", format!("`{name}` cannot hold this"), at, why)
 }

@@ -92,6 +92,9 @@ fn output(
                 list.iter().filter(|name| channels.contains_key(&name.value) || !is_broken(&name.value))
             {
                 let Some(wrong) = wrong_output(name, channels) else { continue };
+                if !channels.contains_key(&name.value) {
+                    names.lack(&name.value);
+                }
                 bag.report(wrong);
                 fine = false;
             }

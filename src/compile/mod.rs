@@ -13,6 +13,7 @@ mod heads;
 mod includes;
 mod json_schema;
 mod knots;
+mod lacks;
 mod mcp;
 mod migrate;
 mod models;
@@ -35,7 +36,7 @@ use std::time::Duration;
 
 use serde_json::Value as Json;
 
-use crate::diagnostic::{Bag, Diagnostic, Span, Spanned, did_you_mean};
+use crate::diagnostic::{Bag, Diagnostic, SHOWN, Severity, Span, Spanned, did_you_mean};
 use crate::node::Retry;
 use crate::plan::{Durability, Limits, Plan, Sealed, ToolPlan};
 use crate::spec::{AnswerSpec, Folder, Graph, LimitsSpec, RetentionSpec, RetrySpec, ToolBodySpec};
@@ -87,6 +88,9 @@ pub struct Compiled {
     pub body: Vec<u8>,
 }
 
+/// Errors of the work of nodes, which leave their ways on and what they write as they are.
+const OF_WORK: [&str; 8] = ["G104", "M501", "T301", "T302", "T303", "T304", "T305", "T307"];
+
 /// The most nodes of a graph.
 const MAX_NODES: usize = 10_000;
 /// A graph with its checked nodes, before all templates are there.
@@ -119,6 +123,7 @@ pub fn compile(folder: &Folder, providers: &Providers, bag: &mut Bag) -> Option<
         models: &models,
         broken_models: &broken_models,
         used_models: RefCell::default(),
+        modelless: RefCell::default(),
         default_model: folder.project.default_model.as_ref(),
         retries: &retries,
         used_retries: RefCell::default(),
@@ -133,6 +138,8 @@ pub fn compile(folder: &Folder, providers: &Providers, bag: &mut Bag) -> Option<
     check_lines(folder, &tools, bag);
     let checked: Vec<Checked<'_>> =
         heads.values().filter_map(|head| check_graph(head, &shared, &mut prompts, bag)).collect();
+    heads.values().for_each(|head| head.names.report_lacks(bag));
+    report_modelless(&shared.modelless.take(), bag);
     if !bag.has_errors() {
         let plans: Vec<_> = checked.iter().map(|checked| (checked.graph, &checked.plan)).collect();
         check_ways_out(&plans, &folder.project, bag);
@@ -278,6 +285,20 @@ fn check_default_model(folder: &Folder, shared: &Shared<'_>, bag: &mut Bag) {
     }
 }
 
+/// Reports nodes that name no model, where nothing else names one for them: one default would do for all.
+fn report_modelless(nodes: &[Spanned<String>], bag: &mut Bag) {
+    let Some((first, others)) = nodes.split_first() else { return };
+    let message = format!("node `{}` has no model", first.value);
+    let mut finding = Diagnostic::error("G104", message, first.span, "`model` is missing");
+    for other in others.iter().take(SHOWN) {
+        finding = finding.related(other.span, format!("`{}` has none either", other.value));
+    }
+    if others.len() > SHOWN {
+        finding = finding.note(format!("{} nodes have no model", nodes.len()));
+    }
+    bag.report(finding.help("write  model: <name>, or  default_model: <name>  in project.yaml"));
+}
+
 fn check_graph<'a>(
     head: &Head<'a>,
     shared: &Shared<'_>,
@@ -322,6 +343,7 @@ fn check_graph<'a>(
         messages: messages.as_deref(),
         silent: std::cell::Cell::default(),
         used: BTreeSet::new(),
+        sketches: Vec::new(),
     };
     let mut drafts = Vec::new();
     for (name, spec) in &graph.nodes {
@@ -332,7 +354,7 @@ fn check_graph<'a>(
             drafts.push(draft);
         }
     }
-    let used = scene.used;
+    let Scene { used, sketches, silent, .. } = scene;
     on_error?;
     let plan = Plan {
         graph: graph.id.clone(),
@@ -357,11 +379,26 @@ fn check_graph<'a>(
     }
     .seal();
     // A graph with a broken node is not judged as a whole.
-    if drafts.len() == graph.nodes.len() && !graph.broken_nodes && !bag.is_trusting() {
-        let sound = shape::check_shape(graph, &plan, limits.steps.as_ref(), bag);
-        if sound && bag.errors_in(graph.file) == 0 {
-            let gives: Vec<_> = drafts.iter().map(|draft| &draft.gives).collect();
-            Flow::new(head, &handlers, with_error, prompts, shared, &gives).check(bag);
+    let known = drafts.len() + sketches.len() == graph.nodes.len() && !graph.broken_nodes;
+    let harmless = |finding: &Diagnostic| {
+        finding.severity != Severity::Error
+            || finding.label.span.file != graph.file
+            || OF_WORK.contains(&finding.code)
+    };
+    let of_work = bag.findings().iter().all(harmless) && !silent.get() && !head.names.lacks_any();
+    if known && !bag.is_trusting() && (sketches.is_empty() || of_work) {
+        let mut nodes = plan.nodes.clone();
+        nodes.extend(sketches.iter().map(|sketch| (sketch.name.clone(), sketch.node.clone())));
+        let outline = Plan { nodes, ..plan.clone() }.seal();
+        let sound = shape::check_shape(graph, &outline, limits.steps.as_ref(), bag);
+        if sound && of_work {
+            let of_drafts = drafts.iter().map(|draft| (&draft.name, &draft.gives));
+            let gives: BTreeMap<_, _> =
+                of_drafts.chain(sketches.iter().map(|sketch| (&sketch.name, &sketch.gives))).collect();
+            let gives: Vec<_> =
+                graph.nodes.iter().filter_map(|(name, _)| gives.get(&name.value).copied()).collect();
+            let whole = sketches.is_empty() && bag.errors_in(graph.file) == 0;
+            Flow::new(head, &handlers, with_error, prompts, shared, &gives).check(whole, bag);
         }
     }
     Some(Checked { graph, drafts, plan, used })

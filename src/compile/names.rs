@@ -6,6 +6,7 @@ use std::rc::Rc;
 use indexmap::IndexMap;
 
 use super::declared::Declared;
+use super::lacks::Lacks;
 use crate::diagnostic::{Bag, Diagnostic, Span, did_you_mean, suggest};
 use crate::expr::{
     Expr, ExprError, ExprTree, Facts, Fault, Read, Root, Roots, Slot, Typed, boolean_help, infer,
@@ -51,6 +52,8 @@ pub(super) struct Names {
     declared: Rc<Declared>,
     /// Channels and inputs that are there but cannot be typed.
     broken: Vec<String>,
+    /// Names that nobody declares.
+    lacks: Rc<Lacks>,
 }
 
 impl Names {
@@ -77,7 +80,7 @@ impl Names {
             ("input".to_owned(), Root::Fields(input.collect())),
             ("run".to_owned(), Root::Fields(run.collect())),
         ];
-        Self { roots: roots.into(), declared: Rc::new(declared), broken }
+        Self { roots: roots.into(), declared: Rc::new(declared), broken, lacks: Rc::default() }
     }
 
     /// Leaves only what can be read where no run is: `state`.
@@ -96,7 +99,7 @@ impl Names {
             .iter()
             .map(|(name, field)| (name.clone(), Root::Value(Slot::of(field.ty.clone()))))
             .collect();
-        Self { roots, declared: Rc::new(declared), broken }
+        Self { roots, declared: Rc::new(declared), broken, lacks: Rc::default() }
     }
 
     /// Adds a name.
@@ -111,6 +114,9 @@ impl Names {
         names: impl Iterator<Item = &'n str>,
         broken: &[String],
     ) -> Self {
+        if broken.iter().any(|name| name == ANY) {
+            return self.with("env", Type::Any);
+        }
         let fields = names.map(str::to_owned).chain(broken.iter().cloned());
         let fields = fields.map(|name| (name, Slot::of(Type::STRING))).collect();
         self.roots.insert("env".to_owned(), Root::Fields(fields));
@@ -122,7 +128,7 @@ impl Names {
         let slot = |field: &Field| Slot { untrusted: true, ..Slot::of(field.ty.clone()) };
         let fields = args.iter().map(|(name, field)| (name.clone(), slot(field))).collect();
         let roots = [("args".to_owned(), Root::Fields(fields))];
-        Self { roots: roots.into(), declared: Rc::new(declared), broken }
+        Self { roots: roots.into(), declared: Rc::new(declared), broken, lacks: Rc::default() }
     }
 
     /// Adds a name whose texts may come from outside.
@@ -185,18 +191,23 @@ impl Names {
             return true;
         }
         let mut fine = true;
-        for Fault { error, about } in faults.into_iter().filter(|fault| wanted(fault.error.code)) {
-            let span = place(error.range);
-            let mut finding = Diagnostic::error(error.code, error.message, span, error.label);
-            if let Some((path, declared)) = about.and_then(|path| Some((path.clone(), self.declared(&path)?)))
-                && declared != span
-            {
-                finding = finding.related(declared, format!("`{path}` is declared here"));
-            }
-            bag.report(finding.help_maybe(error.help));
+        for fault in faults.into_iter().filter(|fault| wanted(fault.error.code)) {
+            let span = place(fault.error.range.clone());
+            bag.report(self.fault(fault, span));
             fine = false;
         }
         fine
+    }
+
+    /// Tells what is wrong with types at a place.
+    pub(super) fn fault(&self, Fault { error, about }: Fault, span: Span) -> Diagnostic {
+        let finding = Diagnostic::error(error.code, error.message, span, error.label);
+        let declared = about.and_then(|path| Some((self.declared(&path)?, path)));
+        let finding = match declared.filter(|(at, _)| *at != span) {
+            Some((at, path)) => finding.related(at, format!("`{path}` is declared here")),
+            None => finding,
+        };
+        finding.help_maybe(error.help)
     }
 
     /// Parses a condition, which must not be of another type than boolean.
@@ -287,14 +298,19 @@ impl Names {
     ) -> bool {
         let mut fine = true;
         for read in reads {
-            if !fine && bag.is_full(text.span.file) {
+            if !fine && (bag.is_full(text.span.file) || self.lacks.is_full()) {
                 break;
             }
             if let Some(finding) = self.read(read, text, prompt) {
-                bag.report(match include {
+                let finding = match include {
                     Some(include) => finding.related(include, "included here"),
                     None => finding,
-                });
+                };
+                // A prompt is told once of each name.
+                match finding.code {
+                    "T302" => self.miss(&read.root, finding),
+                    _ => bag.report(finding),
+                }
                 fine = false;
             } else {
                 // What is broken elsewhere has no type here.
@@ -302,6 +318,36 @@ impl Names {
             }
         }
         fine
+    }
+
+    /// Notes that a name is told which nobody declares.
+    pub(super) fn lack(&self, name: &str) {
+        self.lacks.note(name);
+    }
+
+    /// Says whether a name is told which nobody declares.
+    pub(super) fn lacks(&self, name: &str) -> bool {
+        self.lacks.has(name)
+    }
+
+    /// Says whether any name is told which nobody declares.
+    pub(super) fn lacks_any(&self) -> bool {
+        !self.lacks.is_empty()
+    }
+
+    /// Keeps a finding about a name that is missing until [`Self::report_lacks`].
+    pub(super) fn miss(&self, name: &str, finding: Diagnostic) {
+        self.lacks.miss(name, finding);
+    }
+
+    /// The same for a value that is given by a name which nothing takes.
+    pub(super) fn give(&self, name: &str, finding: Diagnostic) {
+        self.lacks.give(name, finding);
+    }
+
+    /// Reports what was kept, where it does not follow from something that is told.
+    pub(super) fn report_lacks(&self, bag: &mut Bag) {
+        self.lacks.report(bag);
     }
 
     /// Says whether a name is there but cannot be read, or may be.
@@ -341,6 +387,9 @@ impl Names {
             "env" => return Some(no_setting(name, span, fields.keys())),
             _ => "field",
         };
+        if matches!(read.root.as_str(), "state" | "input") {
+            self.lack(name);
+        }
         let finding = Diagnostic::error(
             "S401",
             format!("unknown {what} `{}.{name}`", read.root),

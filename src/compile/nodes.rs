@@ -12,13 +12,14 @@ mod turns;
 mod words;
 mod write;
 
-use draft::{AskDraft, Body, EachDraft, JobDraft, LlmDraft};
+use draft::{AskDraft, Body, EachDraft, JobDraft, LlmDraft, Sketch};
 pub(super) use draft::{Cached, Draft, Gives};
 pub(super) use map::locals;
 pub(super) use misfit::misfit;
 pub(super) use write::{rules_of, taken_type, takes, within_rules};
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use indexmap::IndexMap;
@@ -36,8 +37,8 @@ use super::shape;
 use super::tools::{Tools, effects_of};
 use super::types::Types;
 use crate::diagnostic::{Bag, Diagnostic, Span, Spanned, did_you_mean};
-use crate::node::Retry;
-use crate::plan::{Catch, Effects, Fallback, Next, Target};
+use crate::node::{Retry, Set};
+use crate::plan::{Catch, Effects, Fallback, Job, Next, PlanNode, Target, Work};
 use crate::spec::{
     ANY, CacheSpec, DefaultsSpec, Folder, Graph, IntoSpec, KindSpec, LimitsSpec, LlmSpec, NodeSpec, Project,
     TimeoutSpec,
@@ -56,6 +57,8 @@ pub(super) struct Shared<'a> {
     pub(super) models: &'a BTreeMap<String, Model>,
     pub(super) broken_models: &'a BTreeSet<String>,
     pub(super) used_models: std::cell::RefCell<BTreeSet<String>>,
+    /// The nodes that name no model, nor does anything for them.
+    pub(super) modelless: std::cell::RefCell<Vec<Spanned<String>>>,
     pub(super) default_model: Option<&'a Spanned<String>>,
     pub(super) retries: &'a BTreeMap<String, Retry>,
     pub(super) used_retries: std::cell::RefCell<BTreeSet<String>>,
@@ -104,6 +107,8 @@ pub(super) struct Scene<'a> {
     pub(super) silent: std::cell::Cell<bool>,
     /// Prompts and partials that the graph uses, for its stored version.
     pub(super) used: BTreeSet<String>,
+    /// Nodes whose work is wrong.
+    pub(super) sketches: Vec<Sketch>,
 }
 
 impl Scene<'_> {
@@ -161,18 +166,31 @@ impl Scene<'_> {
         if !bounded || spec.partial {
             return None;
         }
+        let (into, emit, next) = (into?, emit?, next?);
+        let on_error = self.handlers.edges(&name.value, spec, own?, self.on_error);
+        let join_all = spec.join.as_ref().is_none_or(|join| join.value == "all");
+        let Some(job) = job else {
+            // What it writes is known as far as that has a type. Some have ways on of their own.
+            let typed = spec.into.is_none() || gives.taken != Type::Any;
+            if typed && !matches!(spec.body, KindSpec::Ask(_) | KindSpec::Map(_)) {
+                let job = Job::new(spec.kind.value, Work::Node(Arc::new(Set::default())));
+                let node = PlanNode { on_error, max_visits, join_all, ..PlanNode::new(job, next) };
+                self.sketches.push(Sketch { name: name.value.clone(), node, gives });
+            }
+            return None;
+        };
         Some(Draft {
             name: name.value.clone(),
-            job: job?,
+            job,
             gives,
             description: spec.description.clone(),
-            into: into?,
-            emit: emit?,
-            next: next?,
+            into,
+            emit,
+            next,
             used,
-            on_error: self.handlers.edges(&name.value, spec, own?, self.on_error),
+            on_error,
             max_visits,
-            join_all: spec.join.as_ref().is_none_or(|join| join.value == "all"),
+            join_all,
         })
     }
 
@@ -412,7 +430,7 @@ impl Scene<'_> {
         if self.messages.is_none() && self.broken_channels.is_empty() && !told && !missing {
             let message = format!("{what} in a graph without a conversation");
             let finding = Diagnostic::error("G223", message, span, "no channel has the type `messages`");
-            bag.report(finding.help("add  messages: messages  under `state`"));
+            self.names.miss("messages", finding.help("add  messages: messages  under `state`"));
         }
         self.messages.map(str::to_owned)
     }
@@ -453,6 +471,7 @@ impl Scene<'_> {
             return true;
         }
         if !self.is_broken(&name.value) {
+            self.names.lack(&name.value);
             let finding = Diagnostic::error(
                 "S401",
                 format!("unknown channel `{}`", name.value),

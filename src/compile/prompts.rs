@@ -57,6 +57,8 @@ pub(super) struct Prompt {
     /// Where its name is shown.
     pub(super) top: Span,
     used: std::cell::Cell<bool>,
+    /// Nothing in its text is wrong.
+    pub(super) sound: bool,
 }
 
 /// All templates of a project while it is compiled.
@@ -207,7 +209,8 @@ impl Prompts {
                 return None;
             }
         };
-        let mut sound = broken.is_empty();
+        let typed = broken.is_empty();
+        let mut sound = typed;
         let mut declared = Declared::default();
         declared.add(None, &file.inputs, project);
         let names = Names::of_prompt(&inputs, broken, declared);
@@ -275,16 +278,18 @@ impl Prompts {
                             let finding =
                                 Diagnostic::error("T302", message, span, "not declared under `inputs`");
                             let near = crate::diagnostic::suggest(input, inputs.keys().map(String::as_str));
-                            bag.report(finding.help(near.map_or_else(
+                            let help = near.map_or_else(
                                 || format!("declare it:  inputs: {{{input}: messages}}"),
                                 |near| format!("did you mean `{near}`?"),
-                            )));
+                            );
+                            names.miss(input, finding.help(help));
                             sound = false;
                         }
                     }
                 }
             }
         }
+        names.report_lacks(bag);
         if sound {
             for (input, _) in file.inputs.iter().filter(|(input, _)| !read.contains(&input.value)) {
                 let message = format!("input `{}` is never read", input.value);
@@ -298,7 +303,8 @@ impl Prompts {
         }
         self.included.extend(includes.iter().cloned());
         let top = Span { file: file.file, start: 0, end: 0 };
-        sound.then_some(Prompt {
+        // Of one whose text is wrong the inputs are known.
+        typed.then_some(Prompt {
             inputs,
             parts: pieces,
             plain,
@@ -310,6 +316,7 @@ impl Prompts {
             params: file.params.clone(),
             top,
             used: false.into(),
+            sound,
         })
     }
 
@@ -438,14 +445,18 @@ impl Prompts {
     ) -> bool {
         let mut fine = true;
         for (part, fault) in found.faults {
-            let place =
-                |range: Range<usize>| match part.as_ref().and_then(|name| self.partial_texts.get(name)) {
-                    Some(partial) => partial.locate(range),
-                    None => text.locate(range.start + from..range.end + from),
-                };
+            let place = |range: Range<usize>| self.place(part.as_deref(), range, text, from);
             fine &= names.faults(vec![fault], &wanted, place, bag);
         }
         fine
+    }
+
+    /// Returns a place in a text, or in a partial that it includes; `from` is where its template begins.
+    pub(super) fn place(&self, part: Option<&str>, range: Range<usize>, text: &Text, from: usize) -> Span {
+        match part.and_then(|name| self.partial_texts.get(name)) {
+            Some(partial) => partial.locate(range),
+            None => text.locate(range.start + from..range.end + from),
+        }
     }
 
     /// Adds the text of a node under a name of its own.
@@ -570,6 +581,9 @@ impl Prompts {
             for (key, value) in entries {
                 let input = key.key_text();
                 let Some(field) = prompt.inputs.get(&input) else {
+                    if prompt.names.lacks(&input) {
+                        continue;
+                    }
                     let finding = Diagnostic::error(
                         "T306",
                         format!("`{input}` is not an input"),
@@ -609,7 +623,7 @@ impl Prompts {
                 scope = scope.json(input, Arc::clone(value));
             }
             let mut turns = Vec::new();
-            for part in prompt.parts.iter().filter(|_| fine) {
+            for part in prompt.parts.iter().filter(|_| fine && prompt.sound) {
                 let (role, template) = match part {
                     Part::Turn(role, template) => (role, template),
                     Part::Messages(input) => {
@@ -639,7 +653,7 @@ impl Prompts {
                     }
                 }
             }
-            if fine {
+            if fine && prompt.sound {
                 previews.insert(name.clone(), Some(turns));
             }
         }

@@ -17,7 +17,7 @@ use super::outside::Outside;
 use super::prompts::Prompts;
 use super::request::{self, RequestDraft, Surroundings};
 use super::types::Types;
-use crate::diagnostic::{Bag, Diagnostic, Span, Spanned, did_you_mean};
+use crate::diagnostic::{Bag, Diagnostic, Span, Spanned, UNTAKEN, did_you_mean};
 use crate::plan::{Effects, ToolBody, ToolPlan};
 use crate::spec::{Folder, McpSignature, McpTools, ToolBodySpec, ToolSpec};
 use crate::state::{Field, Type};
@@ -196,6 +196,7 @@ fn tool(
                         fields: known,
                         declared: &|_| None,
                         broken: &[],
+                        own: None,
                     };
                     inputs(name, &args, &names, registered.span, &takes, bag)?;
                 }
@@ -219,6 +220,7 @@ fn tool(
                         fields: &head.input,
                         declared: &|input| head.names.declared(&format!("input.{input}")),
                         broken: &head.broken,
+                        own: Some(&head.names),
                     };
                     inputs(name, &args, &names, graph.span, &takes, bag)?;
                 }
@@ -279,6 +281,8 @@ struct Takes<'t> {
     declared: &'t dyn Fn(&str) -> Option<Span>,
     /// Those that are there but wrong.
     broken: &'t [String],
+    /// What it reads itself, where that is a graph.
+    own: Option<&'t Names>,
 }
 
 /// Checks the arguments of a tool against what it gives them to.
@@ -290,7 +294,7 @@ fn inputs(
     takes: &Takes<'_>,
     bag: &mut Bag,
 ) -> Option<()> {
-    let Takes { code, what, who, noun, fields, declared, broken } = takes;
+    let Takes { code, what, who, noun, fields, declared, broken, own } = takes;
     let declared_here = |finding: Diagnostic, name: &str| match declared(name) {
         Some(at) => finding.related(at, format!("{who} declares it here")),
         None => finding,
@@ -303,9 +307,13 @@ fn inputs(
                 continue;
             }
             let message = format!("{what} has no {noun} `{arg}`");
-            let finding = Diagnostic::error(code, message, at, "nothing takes this");
+            let finding = Diagnostic::error(code, message, at, UNTAKEN);
             let finding = finding.related(called, *who);
-            bag.report(finding.help_maybe(did_you_mean(arg, fields.keys().map(String::as_str))));
+            let finding = finding.help_maybe(did_you_mean(arg, fields.keys().map(String::as_str)));
+            match own {
+                Some(own) => own.give(arg, finding),
+                None => bag.report(finding),
+            }
             fine = false;
             continue;
         };

@@ -104,6 +104,8 @@ pub struct Bag {
     trusting: bool,
     /// Where secrets are.
     masked: Vec<Span>,
+    /// What is told as a whole.
+    told: Vec<Span>,
     /// How many findings of each weight there were in each file.
     seen: BTreeMap<(FileId, Severity), usize>,
 }
@@ -124,20 +126,22 @@ fn fold_same(findings: &mut Vec<Diagnostic>) {
 
 /// A name that is unknown in several places of a file is one mistake: the first finding shows the others.
 fn fold_unknown(findings: &mut Vec<Diagnostic>) {
-    const NAMES: [&str; 5] = ["G201", "M501", "S401", "S409", "T305"];
-    let mut first: BTreeMap<(FileId, &str, String), usize> = BTreeMap::new();
+    const NAMES: [&str; 10] =
+        ["E102", "E107", "G201", "M501", "M506", "S401", "S402", "S409", "T302", "T305"];
+    let mut first: BTreeMap<(FileId, &str, String, String), usize> = BTreeMap::new();
     let mut kept: Vec<Diagnostic> = Vec::with_capacity(findings.len());
     for finding in std::mem::take(findings) {
-        if !NAMES.contains(&finding.code) {
+        // A name in `with` that nothing takes.
+        let untaken = matches!(finding.code, "M507" | "S414" | "T304") && finding.label.text == UNTAKEN;
+        if !untaken && !NAMES.contains(&finding.code) {
             kept.push(finding);
             continue;
         }
-        let key = (finding.label.span.file, finding.code, finding.message.replace("`state.", "`"));
+        // What has no such field may be something else in each place.
+        let message = finding.message.replace("`state.", "`");
+        let key = (finding.label.span.file, finding.code, message, finding.label.text.clone());
         match first.get(&key).and_then(|&at| kept.get_mut(at)) {
-            Some(told) if told.related.len() < SHOWN => {
-                told.related.push(Label { span: finding.label.span, text: "and here".to_owned() });
-            }
-            Some(_) => {}
+            Some(told) => told.also(&finding),
             None => {
                 first.insert(key, kept.len());
                 kept.push(finding);
@@ -147,8 +151,11 @@ fn fold_unknown(findings: &mut Vec<Diagnostic>) {
     *findings = kept;
 }
 
+/// What is said of a name by which a value is given that nothing takes.
+pub const UNTAKEN: &str = "nothing takes this";
+
 /// The most other places that a finding shows.
-const SHOWN: usize = 5;
+pub const SHOWN: usize = 5;
 
 /// The most findings of one weight in one file that are kept: nobody reads more, and a hostile file must not
 /// fill the memory.
@@ -197,6 +204,15 @@ impl Diagnostic {
         label: impl Into<String>,
     ) -> Self {
         Self::new(Severity::Lint, code, message.into(), span, label.into())
+    }
+
+    /// Shows another place of the same mistake, as long as there is room.
+    pub fn also(&mut self, other: &Self) {
+        let label = Label { span: other.label.span, text: "and here".to_owned() };
+        if self.related.len() < SHOWN && !self.related.contains(&label) && other.label.span != self.label.span
+        {
+            self.related.push(label);
+        }
     }
 
     /// Adds another place.
@@ -273,6 +289,10 @@ impl Bag {
         if finding.code != "M504" && self.masked.iter().any(hidden) {
             return;
         }
+        let within = |span: &Span| span.file == at.file && span.start <= at.start && at.end <= span.end;
+        if self.told.iter().any(within) {
+            return;
+        }
         let seen = self.seen.entry((finding.label.span.file, finding.severity)).or_default();
         *seen += 1;
         if *seen <= MAX_FINDINGS {
@@ -324,6 +344,19 @@ impl Bag {
         }
     }
 
+    /// Adds a finding, if there is one.
+    pub fn report_maybe(&mut self, finding: Option<Diagnostic>) {
+        if let Some(finding) = finding {
+            self.report(finding);
+        }
+    }
+
+    /// Reports a value that cannot be what it seems: what else is wrong with it is not told.
+    pub fn report_whole(&mut self, finding: Diagnostic, value: Span) {
+        self.report(finding);
+        self.told.push(value);
+    }
+
     /// Takes back the findings of a code in a file that another finding tells better; `path` is the end of its path.
     pub fn retract(&mut self, code: &str, path: &str) {
         let mut findings = std::mem::take(&mut self.findings);
@@ -341,8 +374,8 @@ impl Bag {
     /// Returns a bag with the same sources and without findings.
     #[must_use]
     pub fn emptied(&self) -> Self {
-        let (sources, masked) = (self.sources.clone(), self.masked.clone());
-        Self { sources, masked, trusting: self.trusting, ..Self::default() }
+        let (sources, masked, told) = (self.sources.clone(), self.masked.clone(), self.told.clone());
+        Self { sources, masked, told, trusting: self.trusting, ..Self::default() }
     }
 
     /// Counts errors, warnings and lints.

@@ -10,7 +10,7 @@ use super::node::NodeSpec;
 use super::on_error::OnErrorSpec;
 use super::reader::Reader;
 use super::text::ExprSpec;
-use super::tree::{Node, Style, Tree};
+use super::tree::{Node, Tree};
 use super::types::TypeSpec;
 use crate::diagnostic::{Diagnostic, FileId, Span, Spanned};
 
@@ -227,7 +227,7 @@ impl Reader<'_> {
     ) -> Vec<(Spanned<String>, TypeSpec)> {
         let mut typed = Vec::new();
         let empty = matches!(&node.tree, Tree::Map(entries) if entries.is_empty());
-        if !has_names(node) && !empty && node.style != Style::Absent {
+        if !has_names(node) && !empty {
             broken.push(ANY.to_owned());
         }
         for (name, value) in self.names(node, "names and types") {

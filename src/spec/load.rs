@@ -295,7 +295,7 @@ impl Folder {
             Claim::Prompt(name) => self.broken_prompts.push(name),
             Claim::Schema(path) => self.broken_schemas.push(path),
             Claim::Mcp(server) => self.broken_mcp.push(server),
-            Claim::Project => self.project.unsure = true,
+            Claim::Project => self.project.unread(),
             _ => {}
         }
     }
@@ -340,7 +340,7 @@ fn read(folder: &mut Folder, claim: Claim, file: FileId, bag: &mut Bag) {
     match claim {
         Claim::Project => match parse(&source[base..], file, base, bag) {
             Some(tree) => folder.project = Reader { bag }.project(file, tree),
-            None => folder.project.unsure = true,
+            None => folder.project.unread(),
         },
         Claim::Graph(id) => {
             let tree = parse(&source[base..], file, base, bag);

@@ -44,15 +44,20 @@ pub(super) fn parse(text: &str, file: FileId, base: usize, bag: &mut Bag) -> Opt
     };
     let parser = Parser::new_from_str_with_options(text, options);
     let mut build =
-        Build { source, parser, bag, last: 0, count: 0, spoilt: 0, anchored: false, undashed: false };
+        Build { source, parser, bag, last: 0, count: 0, spoilt: 0, odd: 0, anchored: false, undashed: false };
     match build.document() {
         Ok(node) if build.spoilt == 0 => Some(node),
         Ok(_) | Err(Stop::Reported) => None,
         Err(Stop::Syntax(error)) => {
             // What was found before explains the error better than the parser does.
             if build.spoilt == 0 {
-                let finding = surface::explain(&build.source, &error, build.last);
-                build.bag.report(finding);
+                let mut after = build.last;
+                if build.odd == 0 {
+                    let finding = surface::explain(&build.source, &error, build.last);
+                    after = (finding.label.span.end as usize).saturating_sub(base);
+                    build.bag.report(finding);
+                }
+                surface::more_quotes(&build.source, after).for_each(|finding| build.bag.report(finding));
             }
             None
         }
@@ -96,6 +101,8 @@ struct Build<'t, 'b> {
     count: usize,
     /// How much was found that changes what the file means.
     spoilt: usize,
+    /// How many values are not what was meant.
+    odd: usize,
     /// An anchor was found.
     anchored: bool,
     /// A dash without a space was found.
@@ -107,7 +114,7 @@ const MAX_SPOILT: usize = 20;
 
 impl<'t> Build<'t, '_> {
     fn event(&mut self) -> Result<(Event<'t>, At), Stop> {
-        if self.spoilt > MAX_SPOILT {
+        if self.spoilt + self.odd > MAX_SPOILT {
             return Err(Stop::Reported);
         }
         match self.parser.next_event() {
@@ -120,6 +127,12 @@ impl<'t> Build<'t, '_> {
     fn spoil(&mut self, finding: Diagnostic) {
         self.bag.report(finding);
         self.spoilt += 1;
+    }
+
+    /// Reports a value that is not what was meant; the rest of the file can be read.
+    fn odd(&mut self, finding: Diagnostic, value: (usize, usize)) {
+        self.bag.report_whole(finding, self.source.span(value.0, value.1));
+        self.odd += 1;
     }
 
     fn bytes(at: &At) -> (usize, usize) {
@@ -167,7 +180,7 @@ impl<'t> Build<'t, '_> {
             _ => false,
         };
         if tag {
-            self.tag(at);
+            self.tag(at, owner, matches!(event, Event::Scalar(..)));
         }
         let anchored = match &event {
             Event::Scalar(_, _, id, _) | Event::SequenceStart(_, id, _) | Event::MappingStart(_, id, _) => {
@@ -198,16 +211,21 @@ impl<'t> Build<'t, '_> {
         }
     }
 
-    fn tag(&mut self, at: &At) {
+    fn tag(&mut self, at: &At, owner: (usize, usize), scalar: bool) {
+        let whole = Self::bytes(at);
         let (start, end) = at.tag_span().as_ref().map_or(Self::bytes(at), Self::bytes);
         let tag = &self.source.text[start..end];
         let span = self.source.span(start, end);
         let finding =
             Diagnostic::error("Y004", format!("`{tag}` is a YAML tag"), span, "the value would be empty");
         let word = tag.trim_start_matches('!');
-        self.spoil(
-            finding.help(format!("in a condition write `not {word}`; quote a text that begins with `!`")),
-        );
+        let help = format!("in a condition write `not {word}`; quote a text that begins with `!`");
+        if scalar {
+            let from = if owner == (0, 0) { start } else { owner.0 };
+            self.odd(finding.help(help), (from, end.max(whole.1)));
+        } else {
+            self.spoil(finding.help(help));
+        }
     }
 
     fn anchor(&mut self, at: &At) {
@@ -262,7 +280,7 @@ impl<'t> Build<'t, '_> {
             surface::typography(value).filter(|(offset, c, _)| *offset == 0 && surface::is_quote(*c))
         {
             let finding = surface::pasted(span.part(offset..offset + c.len_utf8()), c, meant);
-            self.spoil(finding);
+            self.odd(finding, at);
         }
         match number(value) {
             Some(Ok(tree)) => tree,
@@ -319,7 +337,9 @@ impl<'t> Build<'t, '_> {
                 }
                 return Ok(self.container(style, at, end, Tree::Map(entries)));
             }
+            let odd = self.odd;
             let key = self.node(event, &here, (start, start), depth + 1)?;
+            self.spoilt += self.odd - odd;
             let (event, here) = self.event()?;
             let shown =
                 (key.span.start as usize - self.source.base, key.span.end as usize - self.source.base);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::fields::Fields;
 use super::grammar;
-use super::graph::{LimitsSpec, TimeoutSpec};
+use super::graph::{ANY, LimitsSpec, TimeoutSpec};
 use super::llm::ParamsSpec;
 use super::mcp::McpSpec;
 use super::reader::Reader;
@@ -138,6 +138,14 @@ pub struct RetrySpec {
     pub kinds: Vec<Spanned<String>>,
 }
 
+impl Project {
+    /// Notes that the file cannot be read: whatever is named may be declared there.
+    pub(super) fn unread(&mut self) {
+        self.unsure = true;
+        self.broken_env.push(ANY.to_owned());
+    }
+}
+
 impl Reader<'_> {
     /// Reads project.yaml.
     pub(super) fn project(&mut self, file: FileId, tree: Node) -> Project {
@@ -151,6 +159,9 @@ impl Reader<'_> {
                 ("default_model", Some(node)) => node.as_str().is_none(),
                 (_, Some(node)) => !matches!(node.tree, Tree::Map(_)),
             };
+            if fields.is_odd() && fields.look("env").is_none() {
+                project.broken_env.push(ANY.to_owned());
+            }
             project.unsure = fields.is_odd() || sections.iter().any(|key| broken(&fields, key));
             for (name, node) in fields.take("models").map(|n| self.names(n, "models")).unwrap_or_default() {
                 let fits = self.identifier(&name, "a model");

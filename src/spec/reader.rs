@@ -225,17 +225,22 @@ impl Reader<'_> {
 
     /// Refuses curly quotes and invisible spaces; in an expression they may stand within a text.
     fn pasted(&mut self, text: &Text, expression: bool) -> Option<()> {
-        let mut from = 0;
+        let (mut from, mut fine) = (0, true);
         while let Some((at, c, meant)) = surface::typography(&text.value[from..]) {
             let at = from + at;
-            if !expression || text.value[..at].matches('\'').count().is_multiple_of(2) {
-                let finding = surface::pasted(text.locate(at..at + c.len_utf8()), c, meant);
-                self.bag.report(finding);
-                return None;
-            }
             from = at + c.len_utf8();
+            if !expression || text.value[..at].matches('\'').count().is_multiple_of(2) {
+                let finding = surface::pasted(text.locate(at..from), c, meant);
+                self.bag.report(finding);
+                fine = false;
+                // The quote that closes it is the same mistake.
+                if surface::is_quote(c) {
+                    let close = text.value[from..].char_indices().find(|(_, c)| surface::is_quote(*c));
+                    from += close.map_or(0, |(at, c)| at + c.len_utf8());
+                }
+            }
         }
-        Some(())
+        fine.then_some(())
     }
 
     /// Refuses a value of which ` #` made a comment: something stands close behind it, as in `order #17`, or an

@@ -72,6 +72,27 @@ pub(super) fn pasted(span: Span, c: char, meant: &str) -> Diagnostic {
         .help(format!("replace it by {meant}"))
 }
 
+/// After so many the rest of a file is not looked at.
+const QUOTES: usize = 200;
+
+/// Finds the curly quotes that other values behind a place begin with.
+pub(super) fn more_quotes(source: &Source<'_>, after: usize) -> impl Iterator<Item = Diagnostic> {
+    let value = |head: &str| {
+        let key = head.strip_suffix(": ").and_then(|head| head.split([' ', '{', ',']).next_back());
+        let named = key
+            .is_some_and(|key| !key.is_empty() && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'));
+        (named || head.ends_with(['[', '{']) || head.trim() == "-")
+            && outside_quotes(head)
+            && !head.contains('#')
+    };
+    let quotes = source.text.char_indices().filter(move |(at, c)| *at >= after && is_quote(*c));
+    quotes.take(QUOTES).filter_map(move |(at, _)| {
+        let line = source.text[..at].rfind('\n').map_or(0, |at| at + 1);
+        let (_, c, meant) = typography(&source.text[at..]).filter(|_| value(&source.text[line..at]))?;
+        Some(pasted(source.span(at, at + c.len_utf8()), c, meant))
+    })
+}
+
 /// Reports `{{ … }}` outside quotes, from its first brace on.
 pub(super) fn braces(source: &Source<'_>, start: usize) -> Diagnostic {
     let line = &source.text[start..source.line_end(start)];

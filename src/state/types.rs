@@ -121,6 +121,8 @@ impl Type {
     pub const STRING: Self = Self::String { pattern: None, min: None, max: None };
     /// A whole number without bounds.
     pub const INTEGER: Self = Self::Integer { min: None, max: None };
+    /// Any integer from 0 on.
+    pub const NATURAL: Self = Self::Integer { min: Some(0), max: None };
     /// A number without bounds.
     pub const NUMBER: Self = Self::Number { min: None, max: None };
 

@@ -270,6 +270,9 @@ impl<'t> Typer<'_, 't> {
             (Some(parts), ast::Expr::Tuple(list)) => self.bind_parts(&each.target, &list.items, parts, &iter),
             _ => self.bind_target(&each.target, &item),
         }
+        if let (Family::Object, Some(path), [key]) = (iter.family(), &iter.path, targets.as_slice()) {
+            self.infer.facts.hold(path, key);
+        }
         self.infer.gone_through(&each.iter, iter.path.as_deref(), targets.first().map(String::as_str));
         if let Some(filter) = &each.filter_expr {
             self.infer.condition(filter);

@@ -2,18 +2,20 @@
 
 use std::collections::BTreeSet;
 
+use super::Scene;
 use crate::diagnostic::{Bag, Diagnostic, Span, Spanned};
 use crate::plan::{Plan, PlanNode, Target};
 
 /// Tells where a path is no walk of the graph. Its nodes are known.
 pub(super) fn check_walk(
-    plan: &Plan,
+    scene: &Scene<'_>,
     only: Option<&str>,
     span: Span,
     steps: &[Vec<Spanned<String>>],
     fails: bool,
     bag: &mut Bag,
 ) {
+    let plan = scene.plan;
     if let Some(only) = only {
         let alone = matches!(steps, [step] if matches!(step.as_slice(), [node] if node.value == only));
         if !alone {
@@ -33,7 +35,7 @@ pub(super) fn check_walk(
                 before => before.iter().any(|from| leads(plan, from, &node.value)),
             };
             if !follows {
-                gap(plan, if at == 0 { None } else { before.last().copied() }, several, node, &starts, bag);
+                gap(scene, if at == 0 { None } else { before.last().copied() }, several, node, &starts, bag);
                 return;
             }
         }
@@ -50,18 +52,20 @@ pub(super) fn check_walk(
     if !fails && !several && !ends(&last.value) {
         let message = format!("the path stops at `{}`, which goes on", last.value);
         let finding = Diagnostic::error("M514", message, last.span, "no edge leads from here to `end`");
+        let finding = scene.places.of_node(finding, &last.value, "goes on from here");
         bag.report(finding.help(leading(plan, &last.value)));
     }
 }
 
 fn gap(
-    plan: &Plan,
+    scene: &Scene<'_>,
     from: Option<&str>,
     several: bool,
     node: &Spanned<String>,
     starts: &BTreeSet<String>,
     bag: &mut Bag,
 ) {
+    let plan = scene.plan;
     let to = &node.value;
     let finding = match from {
         None => {
@@ -78,6 +82,7 @@ fn gap(
             let message = format!("no edge leads from `{from}` to `{to}`");
             let finding = Diagnostic::error("M514", message, node.span, "the path has a gap before this");
             let reached = format!("`{to}` is reached from {}", list(&sources(plan, to)));
+            let finding = scene.places.of_node(finding, from, "goes elsewhere");
             finding.help(leading(plan, from)).note(reached)
         }
     };

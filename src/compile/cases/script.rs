@@ -2,6 +2,7 @@
 
 use serde_json::Value as Json;
 
+use super::places::Places;
 use super::{Scene, check_value, known_node};
 use crate::diagnostic::{Bag, Diagnostic, Spanned, did_you_mean, suggest};
 use crate::model::Kind;
@@ -11,19 +12,20 @@ use crate::state::Type;
 
 /// Checks the script of a caller.
 pub(super) fn check_script(scene: &Scene<'_>, expect: &ExpectSpec, script: &ScriptSpec, bag: &mut Bag) {
-    let Scene { plan, case, .. } = scene;
+    let Scene { plan, case, places, .. } = scene;
     let name = &script.node;
     let Some(role) = role(plan, name, bag) else { return };
     for entry in &script.entries {
         let key = entry.answer.key();
         if !role.keys().contains(&key) {
             let message = format!("`{}` is no answer to {}", key, role.what());
-            let finding =
-                Diagnostic::error("M514", message, entry.span, format!("`{}` calls it", name.value));
+            let at = places.key(entry.span, key).unwrap_or(entry.span);
+            let finding = Diagnostic::error("M514", message, at, format!("`{}` calls it", name.value));
+            let finding = places.of_node(finding, &name.value, "this node");
             let keys: Vec<String> = role.keys().iter().map(|key| format!("`{key}`")).collect();
             bag.report(finding.help(format!("it is answered by {}", keys.join(", "))));
         }
-        check_fits(&role, entry, bag);
+        check_fits(&role, name, entry, *places, bag);
     }
     for error in script.entries.iter().filter_map(|entry| entry.error()) {
         check_error(&role, error, bag);
@@ -190,7 +192,7 @@ pub(super) fn role<'p>(plan: &'p Plan, name: &Spanned<String>, bag: &mut Bag) ->
 }
 
 /// Checks a scripted value against what is declared.
-fn check_fits(role: &Role<'_>, entry: &EntrySpec, bag: &mut Bag) {
+fn check_fits(role: &Role<'_>, node: &Spanned<String>, entry: &EntrySpec, places: Places<'_>, bag: &mut Bag) {
     let mismatch = match (role, &entry.answer) {
         (Role::Tool(tool), AnswerSpec::Result(value)) => tool.result.check(value).err(),
         (Role::Custom(job), AnswerSpec::Result(value)) => {
@@ -200,7 +202,9 @@ fn check_fits(role: &Role<'_>, entry: &EntrySpec, bag: &mut Bag) {
             Some(ty) => ty.check(value).err(),
             None => {
                 let message = "the node answers with a text";
-                let finding = Diagnostic::error("M514", message, entry.span, "it has no `output`");
+                let at = places.key(entry.span, "output").unwrap_or(entry.span);
+                let finding = Diagnostic::error("M514", message, at, "it has no `output`");
+                let finding = places.of_node(finding, &node.value, "this node");
                 bag.report(finding.help("write the text alone, or give the node an  output:  type"));
                 None
             }
@@ -208,10 +212,12 @@ fn check_fits(role: &Role<'_>, entry: &EntrySpec, bag: &mut Bag) {
         (Role::Model(job), AnswerSpec::Calls(_, calls)) => {
             for (name, args) in calls {
                 match job.tools.get(name) {
-                    Some(tool) => check_args(tool, name, args, entry, bag),
+                    Some(tool) => check_args(tool, name, args, entry, places, bag),
                     None => {
                         let message = format!("the node has no tool `{name}`");
-                        let finding = Diagnostic::error("M514", message, entry.span, "called here");
+                        let at = places.call(entry.span, name, None).unwrap_or(entry.span);
+                        let finding = Diagnostic::error("M514", message, at, "called here");
+                        let finding = places.of_node(finding, &node.value, "this node");
                         let known = job.tools.keys().map(String::as_str);
                         bag.report(finding.help_maybe(did_you_mean(name, known)));
                     }
@@ -223,16 +229,28 @@ fn check_fits(role: &Role<'_>, entry: &EntrySpec, bag: &mut Bag) {
     };
     if let Some(why) = mismatch {
         let message = format!("this is no answer of {}", role.what());
-        bag.report(Diagnostic::error("M514", message, entry.span, why.to_string()));
+        let at = places.misfit(entry.span, entry.answer.key(), &why);
+        let label = if at.is_some() { why.why.clone() } else { why.to_string() };
+        let finding = Diagnostic::error("M514", message, at.unwrap_or(entry.span), label);
+        bag.report(places.of_output(finding, &node.value));
     }
 }
 
 /// Warns of a scripted call that the engine answers with what is wrong: a model may call like this, but mostly the test is
 /// what is wrong.
-fn check_args(tool: &ToolPlan, name: &str, args: &Json, entry: &EntrySpec, bag: &mut Bag) {
+fn check_args(
+    tool: &ToolPlan,
+    name: &str,
+    args: &Json,
+    entry: &EntrySpec,
+    places: Places<'_>,
+    bag: &mut Bag,
+) {
     let Err(wrong) = tool.args.check(args) else { return };
     let message = format!("`{name}` is called with wrong arguments");
-    let finding = Diagnostic::warning("M514", message, entry.span, wrong.to_string());
+    let at = places.call(entry.span, name, Some(&wrong));
+    let label = if at.is_some() { wrong.why.clone() } else { wrong.to_string() };
+    let finding = Diagnostic::warning("M514", message, at.unwrap_or(entry.span), label);
     let given = args.as_object().into_iter().flat_map(|args| args.keys());
     let known = match &tool.args {
         Type::Record(fields) => fields.keys().map(String::as_str).collect(),
@@ -255,6 +273,7 @@ pub(super) fn check_sent(
     role: &Role<'_>,
     name: &Spanned<String>,
     with: &[(Spanned<String>, Spanned<Json>)],
+    places: Places<'_>,
     bag: &mut Bag,
 ) {
     let unknown = |key: &Spanned<String>, known: &[&str], bag: &mut Bag| {
@@ -275,7 +294,10 @@ pub(super) fn check_sent(
             Role::Tool(tool) => {
                 let Type::Record(fields) = &tool.args else { continue };
                 match fields.get(&key.value) {
-                    Some(field) => check_value(&key.value, value, field.ty.check(&value.value), bag),
+                    Some(field) => {
+                        let checked = field.ty.check(&value.value);
+                        bag.report_maybe(check_value(&key.value, value, checked, places));
+                    }
                     None if tool.schema.is_some() => {}
                     None => unknown(key, &fields.keys().map(String::as_str).collect::<Vec<_>>(), bag),
                 }

@@ -5,10 +5,11 @@ use indexmap::IndexMap;
 use super::misfit::misfit;
 use super::{Body, Gives, Scene, Step};
 use crate::compile::custom::{self, Found};
+use crate::compile::names::Names;
 use crate::compile::prompts::Prompts;
 use crate::compile::request::{self, Surroundings};
 use crate::compile::tools::find_graph;
-use crate::diagnostic::{Bag, Diagnostic, Span, Spanned, did_you_mean};
+use crate::diagnostic::{Bag, Diagnostic, Span, Spanned, UNTAKEN, did_you_mean};
 use crate::expr::{ExprTree, Facts, Typed};
 use crate::node::Custom;
 use crate::spec::{CustomSpec, ExprSpec, GraphNodeSpec, HttpSpec, ToolNodeSpec};
@@ -25,6 +26,8 @@ struct Callee<'c> {
     fields: &'c IndexMap<String, Field>,
     /// Where it is named.
     at: Span,
+    /// What it reads itself, where that is a graph.
+    names: Option<&'c Names>,
 }
 
 impl Scene<'_> {
@@ -44,7 +47,8 @@ impl Scene<'_> {
             return (None, Gives::unknown());
         };
         let what = format!("tool `{}`", name.value);
-        let callee = Callee { code: "M507", what, noun: "argument", fields: &tool.args, at: name.span };
+        let callee =
+            Callee { code: "M507", what, noun: "argument", fields: &tool.args, at: name.span, names: None };
         let with = if tool.open {
             self.values(&node.with, bag)
         } else {
@@ -100,7 +104,14 @@ impl Scene<'_> {
             return (None, Gives::unknown());
         };
         let what = format!("graph `{}`", name.value);
-        let callee = Callee { code: "S414", what, noun: "input", fields: &head.input, at: name.span };
+        let callee = Callee {
+            code: "S414",
+            what,
+            noun: "input",
+            fields: &head.input,
+            at: name.span,
+            names: Some(&head.names),
+        };
         let partial = step.partial || !head.broken.is_empty();
         let place = |input: &str| head.names.declared(&format!("input.{input}"));
         let with = self.with(&callee, &node.with, partial, place, bag);
@@ -127,7 +138,8 @@ impl Scene<'_> {
             None => self.values(&node.with, bag),
             Some(fields) => {
                 let what = format!("`{}`", name.value);
-                let callee = Callee { code: "M507", what, noun: "argument", fields, at: name.span };
+                let callee =
+                    Callee { code: "M507", what, noun: "argument", fields, at: name.span, names: None };
                 self.with(&callee, &node.with, step.partial, |_| None, bag)
             }
         };
@@ -158,7 +170,7 @@ impl Scene<'_> {
         declared: impl Fn(&str) -> Option<Span>,
         bag: &mut Bag,
     ) -> Option<IndexMap<String, ExprTree>> {
-        let Callee { code, what, noun, fields, at } = callee;
+        let Callee { code, what, noun, fields, at, names } = callee;
         let mut given = IndexMap::new();
         let mut fine = true;
         // What nothing takes may be what is missing.
@@ -168,13 +180,17 @@ impl Scene<'_> {
             let Some(field) = fields.get(&name.value) else {
                 if !partial {
                     let message = format!("{what} has no {noun} `{}`", name.value);
-                    let finding = Diagnostic::error(code, message, name.span, "nothing takes this");
+                    let finding = Diagnostic::error(code, message, name.span, UNTAKEN);
                     let known = fields.keys().map(String::as_str);
-                    bag.report(if fields.is_empty() {
+                    let finding = if fields.is_empty() {
                         finding.help(format!("it has no {noun}s: remove it"))
                     } else {
                         finding.help_maybe(did_you_mean(&name.value, known))
-                    });
+                    };
+                    match names {
+                        Some(names) => names.give(&name.value, finding),
+                        None => bag.report(finding),
+                    }
                 }
                 (fine, odd) = (false, true);
                 continue;

@@ -249,6 +249,13 @@ fn offer(tool: &ToolPlan) -> Offered {
     }
 }
 
+/// What is known of a node whose work is wrong.
+pub(in crate::compile) struct Sketch {
+    pub(in crate::compile) name: String,
+    pub(in crate::compile) node: PlanNode,
+    pub(in crate::compile) gives: Gives,
+}
+
 impl Draft {
     /// Says whether the node speaks to the user.
     pub(in crate::compile) fn replies(&self, heads: &BTreeMap<String, Head<'_>>) -> bool {

@@ -9,7 +9,7 @@ use super::words::check_words;
 use super::{Gives, LlmDraft, Model, Scene, Step};
 use crate::compile::models::{all_fit, chain};
 use crate::compile::prompts::{Part, Prompt, Prompts};
-use crate::diagnostic::{Bag, Diagnostic, Severity, Span, Spanned, did_you_mean};
+use crate::diagnostic::{Bag, Diagnostic, Severity, Span, Spanned, UNTAKEN, did_you_mean};
 use crate::expr::{Expr, ExprTree, Facts, Typed};
 use crate::model::{MAX_TOOL_NAME, OutputSchema, Params, Role, Timeouts, wire_name};
 use crate::node::{Bind, Clip, Link, Output, Piece};
@@ -86,7 +86,7 @@ impl Scene<'_> {
             prompt.and_then(|prompt| {
                 self.used.insert(format!("{}.md", wanted.value));
                 self.used.extend(prompt.includes.iter().cloned());
-                let binds = self.binds(wanted, llm, prompt, step.partial, bag)?;
+                let binds = self.binds(wanted, llm, prompt, step.partial, bag).filter(|_| prompt.sound)?;
                 let pieces = prompt
                     .parts
                     .iter()
@@ -96,12 +96,7 @@ impl Scene<'_> {
             })
         } else if let Some(text) = &llm.text {
             for (with, _) in &llm.with {
-                let finding = Diagnostic::error(
-                    "T304",
-                    "`with` without a prompt file",
-                    with.span,
-                    "nothing takes this",
-                );
+                let finding = Diagnostic::error("T304", "`with` without a prompt file", with.span, UNTAKEN);
                 bag.report(finding.help("a `text` reads `state`, `input` and `run` itself"));
             }
             self.text(step, "text", text, prompts, bag).map(|template| {
@@ -207,14 +202,14 @@ impl Scene<'_> {
             if self.shared.project.unsure || step.partial {
                 return None;
             }
-            let message = format!("node `{}` has no model", name.value);
-            let finding = Diagnostic::error("G104", message, name.span, "`model` is missing");
             if self.shared.unread.iter().any(|path| path == "project.yml") {
                 bag.retract("G108", "project.yml");
+                let message = format!("node `{}` has no model", name.value);
+                let finding = Diagnostic::error("G104", message, name.span, "`model` is missing");
                 bag.report(finding.help("project.yml is there: rename it to project.yaml"));
                 return None;
             }
-            bag.report(finding.help("write  model: <name>, or  default_model: <name>  in project.yaml"));
+            self.shared.modelless.borrow_mut().push(name.clone());
             return None;
         };
         self.shared.used_models.borrow_mut().insert(wanted.value.clone());
@@ -276,7 +271,9 @@ impl Scene<'_> {
         let schema = match ty.answer_schema() {
             Ok(schema) => schema,
             // A part of the type that cannot be read is told, and not what is made of it.
-            Err(_) if self.has_broken_types(spec.span(), bag) => return Err(Reported),
+            Err(_) if self.shared.project.unsure || self.has_broken_types(spec.span(), bag) => {
+                return Err(Reported);
+            }
             Err(loose) => {
                 let message = format!("no provider holds an answer to `{}`", loose.what);
                 let label = match loose.path.join(".") {
@@ -328,8 +325,11 @@ impl Scene<'_> {
         let inputs_at = |name: &str| wanted.names.declared(name);
         let mut fine = true;
         for (with, _) in llm.with.iter().filter(|(with, _)| !inputs.contains_key(&with.value)) {
+            if wanted.names.lacks(&with.value) {
+                continue;
+            }
             let message = format!("prompt `{}` has no input `{}`", prompt.value, with.value);
-            let finding = Diagnostic::error("T304", message, with.span, "nothing takes this");
+            let finding = Diagnostic::error("T304", message, with.span, UNTAKEN);
             bag.report(finding.help_maybe(did_you_mean(&with.value, inputs.keys().map(String::as_str))));
             fine = false;
         }
@@ -373,7 +373,7 @@ impl Scene<'_> {
                         prompt.span,
                         format!("no channel and no input is called `{name}`"),
                     );
-                    bag.report(finding.help(format!("add  with: {{{name}: …}}")));
+                    self.names.miss(name, finding.help(format!("add  with: {{{name}: …}}")));
                 }
                 fine = false;
                 continue;

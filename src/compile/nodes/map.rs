@@ -55,7 +55,7 @@ impl Scene<'_> {
         let is_free = map.name.as_ref().is_none_or(|name| check_name(name, bag));
         let name = map.name.as_ref().map_or("item", |name| name.value.as_str());
         let names = self.names.clone().with(name, item.clone().unwrap_or(Type::Any));
-        let names = names.with("index", Type::INTEGER);
+        let names = names.with("index", Type::NATURAL);
         let Some(body) = &map.body else { return (None, Gives::unknown()) };
         let inner = Step {
             name: step.name,
@@ -114,6 +114,7 @@ impl Scene<'_> {
             input: self.input,
             messages: self.messages,
             silent: self.silent.clone(),
+            sketches: Vec::new(),
             used: std::mem::take(&mut self.used),
         };
         let done = work(&mut scene, bag);
@@ -170,5 +171,5 @@ pub(in crate::compile) fn locals(map: &MapSpec, names: &Names) -> Vec<(String, T
         typed.filter(|typed| !matches!(typed.ty.non_null(), Type::Messages)).and_then(|typed| typed.items());
     let item = item.unwrap_or(Type::Any);
     let name = map.name.as_ref().map_or("item", |name| name.value.as_str());
-    vec![(name.to_owned(), item), ("index".to_owned(), Type::INTEGER)]
+    vec![(name.to_owned(), item), ("index".to_owned(), Type::NATURAL)]
 }

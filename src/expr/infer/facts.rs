@@ -42,6 +42,11 @@ impl Facts {
         self.some.insert(path);
     }
 
+    /// Notes that an object has the field whose name another path holds.
+    pub fn hold(&mut self, object: &str, name: &str) {
+        self.defined.insert(format!("{object}.[{name}]in"));
+    }
+
     /// Forgets what was known of the path and of its fields; it may still have a value.
     pub fn forget(&mut self, path: &str) {
         // An item by a number that is in a name is another one when that changes.
@@ -167,7 +172,10 @@ fn leaf(expr: &ast::Expr<'_>, truth: bool, place: Place) -> Facts {
                 if counts(op, truth, &mut facts) => {}
             BinOpKind::Eq => equal(&op.left, &op.right, truth, &mut facts),
             BinOpKind::Ne => equal(&op.left, &op.right, !truth, &mut facts),
-            BinOpKind::In if truth => member(&op.left, &op.right, &mut facts),
+            BinOpKind::In if truth => {
+                member(&op.left, &op.right, &mut facts);
+                held(&op.left, &op.right, &mut facts);
+            }
             _ => {}
         },
         ast::Expr::Compare(compare) if truth => {
@@ -177,7 +185,13 @@ fn leaf(expr: &ast::Expr<'_>, truth: bool, place: Place) -> Facts {
                     CompareOpKind::Eq => equal(left, &op.expr, true, &mut facts),
                     CompareOpKind::Ne => equal(left, &op.expr, false, &mut facts),
                     CompareOpKind::In => member(left, &op.expr, &mut facts),
-                    CompareOpKind::Lt => within(left, &op.expr, &mut facts),
+                    CompareOpKind::Lt => {
+                        within(left, &op.expr, &mut facts);
+                        natural(left, &op.expr, true, &mut facts);
+                    }
+                    CompareOpKind::Lte => natural(left, &op.expr, false, &mut facts),
+                    CompareOpKind::Gt => natural(&op.expr, left, true, &mut facts),
+                    CompareOpKind::Gte => natural(&op.expr, left, false, &mut facts),
                     _ => {}
                 }
                 left = &op.expr;
@@ -253,11 +267,26 @@ pub(super) fn end_of(expr: &ast::Expr<'_>) -> Option<String> {
     }
 }
 
-/// A number is less than the length of a list: the list has an item of that number.
+/// A number is less than the length of a list: unless it is below zero, the list has an item of that number.
 fn within(number: &ast::Expr<'_>, length: &ast::Expr<'_>, facts: &mut Facts) {
     if let (Some(number), Some(list)) = (path_of(number), length_of(length)) {
-        facts.fill(format!("{list}[]"));
-        facts.define(format!("{list}.[{number}]"));
+        facts.define(format!("{list}.[{number}]<"));
+    }
+}
+
+/// A number is less than another one, or not greater: that may tell that the other one is not below zero.
+fn natural(less: &ast::Expr<'_>, more: &ast::Expr<'_>, strict: bool, facts: &mut Facts) {
+    if let (Some(number), Some(path)) = (index(less), path_of(more))
+        && number >= if strict { -1 } else { 0 }
+    {
+        facts.define(format!("{path}[>=0]"));
+    }
+}
+
+/// A text is the name of a field that an object has.
+fn held(name: &ast::Expr<'_>, object: &ast::Expr<'_>, facts: &mut Facts) {
+    if let (Some(name), Some(object)) = (path_of(name), path_of(object)) {
+        facts.hold(&object, &name);
     }
 }
 
@@ -267,8 +296,18 @@ const COUNTED: usize = 32;
 /// The length of a list is compared with a number: where that leaves out zero, the list has items.
 fn counts(op: &ast::BinOp<'_>, truth: bool, facts: &mut Facts) -> bool {
     match (&op.op, truth) {
-        (BinOpKind::Lt, true) | (BinOpKind::Gte, false) => within(&op.left, &op.right, facts),
-        (BinOpKind::Gt, true) | (BinOpKind::Lte, false) => within(&op.right, &op.left, facts),
+        (BinOpKind::Lt, true) | (BinOpKind::Gte, false) => {
+            within(&op.left, &op.right, facts);
+            natural(&op.left, &op.right, true, facts);
+        }
+        (BinOpKind::Gt, true) | (BinOpKind::Lte, false) => {
+            within(&op.right, &op.left, facts);
+            natural(&op.right, &op.left, true, facts);
+        }
+        (BinOpKind::Lte, true) | (BinOpKind::Gt, false) => natural(&op.left, &op.right, false, facts),
+        (BinOpKind::Gte, true) | (BinOpKind::Lt, false) | (BinOpKind::Eq, true) | (BinOpKind::Ne, false) => {
+            natural(&op.right, &op.left, false, facts);
+        }
         _ => {}
     }
     // A loop that calls itself no deeper than a number comes to its end.
@@ -385,8 +424,12 @@ mod tests {
             ("state.a | length >= 1", "a[]", ""),
             ("state.a | length < 3", "", "a.-2? a.-3? a.1? a.2? a[]"),
             ("state.a | length > 0 and state.b is not none", "a[] b", ""),
-            ("state.i < state.a | length", "a.[state.i]? a[]", ""),
-            ("state.a | length <= state.i", "", "a.[state.i]? a[]"),
+            ("state.i < state.a | length", "a.[state.i]<?", ""),
+            ("state.a | length <= state.i", "", "a.[state.i]<?"),
+            ("0 <= state.i < state.a | length", "a.[state.i]<? i[>=0]?", ""),
+            ("state.i > -1", "i[>=0]?", ""),
+            ("state.i < 0", "", "i[>=0]?"),
+            ("state.k in state.a", "a.[state.k]in?", ""),
             ("state.a is string", "a a[is string]?", "a[not string]?"),
             ("state.a | first is not none", "a[]", ""),
             ("state.a != ''", "a[]", "a"),

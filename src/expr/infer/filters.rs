@@ -118,6 +118,17 @@ impl Infer<'_> {
                     self.refuse(value, given, name, "a text");
                 } else if given.literal {
                     self.format(call, value, given, args);
+                } else if !unknown {
+                    let message = "the format is not written out".to_owned();
+                    let help = "write it where it is used:  '%s: %d' | format(…)".to_owned();
+                    self.fault(
+                        "S403",
+                        message,
+                        range(value),
+                        "may take other values",
+                        Some(help),
+                        given.path.clone(),
+                    );
                 }
                 Typed::of(Type::STRING)
             }

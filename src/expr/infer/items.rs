@@ -38,7 +38,8 @@ impl Infer<'_> {
             Family::Object if !key.must_be(&[Family::Text]) => {
                 self.misfit(&item.subscript_expr, &key, "a field has a text for its name");
             }
-            Family::Unknown | Family::Object => {}
+            Family::Object => return self.field_by(item, &object, &key, whole),
+            Family::Unknown => {}
             _ if !object.must_be(&[Family::List, Family::Text, Family::Object]) => {
                 self.misfit(&item.expr, &object, "an item belongs to a list or a text");
             }
@@ -50,7 +51,7 @@ impl Infer<'_> {
                 };
                 self.misfit(&item.subscript_expr, &key, what);
             }
-            _ => self.there(item, &object, whole),
+            _ => self.there(item, &object, &key, whole),
         }
         let each = object.ty.non_null().each().iter().map(|ty| match Typed::of(ty.clone()) {
             text if text.family() == Family::Text => Type::STRING,
@@ -67,12 +68,15 @@ impl Infer<'_> {
     }
 
     /// Checks that a list or a text has the item of a number.
-    fn there(&mut self, item: &ast::GetItem<'_>, object: &Typed, whole: Range<usize>) {
+    fn there(&mut self, item: &ast::GetItem<'_>, object: &Typed, key: &Typed, whole: Range<usize>) {
         let number = index(&item.subscript_expr);
+        let path = facts::item_path(item);
+        let below = path.as_ref().is_some_and(|path| self.facts.is_defined(&format!("{path}<")));
         let end = matches!(number, Some(0 | -1));
         let known = self.lenient
-            || facts::item_path(item).is_some_and(|path| self.facts.is_defined(&path))
+            || path.is_some_and(|path| self.facts.is_defined(&path))
             || (end && self.filled(&item.expr))
+            || (below && self.is_natural(&item.subscript_expr, key))
             || written(&item.expr, &object.ty)
                 .zip(number)
                 .is_some_and(|(count, number)| (-count..count).contains(&number));
@@ -88,9 +92,63 @@ impl Infer<'_> {
             Place::Template if end => format!("{{% if {list} %}}"),
             Place::Template => format!("{{% if {text} is defined %}}"),
         };
+        if below {
+            let number = self.text(&item.subscript_expr);
+            let help = format!("ask also  {number} >= 0  or declare it as  {{type: integer, min: 0}}");
+            return self.fault(
+                "S404",
+                message,
+                whole,
+                format!("`{number}` may be below zero"),
+                Some(help),
+                None,
+            );
+        }
         let help = format!("guard it with  {guard}  or give a value instead:  {text} | default(…)");
         let sort = if object.family() == Family::Text { "text" } else { "list" };
         self.fault("S404", message, whole, format!("the {sort} may be shorter"), Some(help), None);
+    }
+
+    /// Says whether a number is known not to be below zero.
+    fn is_natural(&self, number: &ast::Expr<'_>, typed: &Typed) -> bool {
+        matches!(typed.ty, Type::Integer { min: Some(0..), .. })
+            || facts::path_of(number).is_some_and(|path| self.facts.is_defined(&format!("{path}[>=0]")))
+    }
+
+    /// Reads the field of an object that has the name which a text holds.
+    fn field_by(
+        &mut self,
+        item: &ast::GetItem<'_>,
+        object: &Typed,
+        key: &Typed,
+        whole: Range<usize>,
+    ) -> Typed {
+        let path = facts::item_path(item);
+        let named: Option<Vec<Type>> = match (object.ty.non_null(), key.ty.non_null()) {
+            (Type::Record(fields), Type::Enum(names)) => {
+                names.iter().map(|name| Some(fields.get(name)?.ty.clone())).collect()
+            }
+            _ => None,
+        };
+        let known = self.lenient
+            || named.is_some()
+            || path.as_ref().is_some_and(|path| {
+                self.facts.is_defined(path) || self.facts.is_defined(&format!("{path}in"))
+            });
+        if !known {
+            let text = self.source.get(self.whole(whole.clone())).unwrap_or_default().trim();
+            let message = format!("`{text}` may be unset here");
+            let guard = match self.place {
+                Place::Key => format!("{text} is defined"),
+                Place::Template => format!("{{% if {text} is defined %}}"),
+            };
+            let help = format!("guard it with  {guard}  or give a value instead:  {text} | default(…)");
+            self.fault("S404", message, whole, "the object may have no such field", Some(help), None);
+        }
+        let ty = named.and_then(|types| types.into_iter().reduce(either)).unwrap_or(Type::Any);
+        let some = path.as_ref().is_some_and(|path| self.facts.is_some(path));
+        let ty = if some { ty.non_null().clone() } else { ty };
+        Typed { path, ..Typed::of(ty).trust(object) }
     }
 }
 

@@ -92,7 +92,7 @@ impl Around {
     pub(crate) fn of(item: &Slot, names: Vec<String>, recursive: bool) -> Self {
         let neighbour = Slot { unset: true, ..item.clone() };
         let counts = ["depth", "depth0", "index", "index0", "length", "revindex", "revindex0"];
-        let fields = counts.map(|name| (name, Slot::of(Type::INTEGER))).into_iter();
+        let fields = counts.map(|name| (name, Slot::of(Type::NATURAL))).into_iter();
         let ends = ["first", "last"].map(|name| (name, Slot::of(Type::Boolean)));
         let items = ["nextitem", "previtem"].map(|name| (name, neighbour.clone()));
         let fields = fields.chain(ends).chain(items).collect();
