@@ -70,6 +70,7 @@ impl MigratorTrait for Migrator {
             migration!("m20261126_000011_hooks"),
             migration!("m20261126_000012_data_key"),
             migration!("m20261126_000013_turns"),
+            migration!("m20261127_000014_asked"),
         ]
     }
 }

@@ -247,6 +247,7 @@ store! {
         append_events(batches: Vec<(Owner, RunId, EventBatch)>) -> ();
         claim(process: &Process, limit: u32) -> Vec<Claim>;
         heartbeat(process: &Process, live: &[RunId]) -> Beat;
+        asked(process: &Process) -> Vec<RunId>;
         release(owner: &Owner, run: RunId, fence: u64) -> ();
         request_cancel(owner: &Owner, run: RunId, rollback: bool, result: Vec<u8>, events: EventBatch) -> Option<Run>;
         branch(branch: Branch) -> Branched;
