@@ -12,7 +12,6 @@ use crate::node::{Price, Retry};
 use crate::spec::{Folder, ModelSpec, ParamsSpec, TimeoutSpec};
 
 /// A model that can be called.
-#[expect(clippy::struct_excessive_bools, reason = "each of them is something that a model can do or not")]
 #[derive(Debug, Clone)]
 pub(super) struct Model {
     pub(super) name: Spanned<String>,
@@ -24,14 +23,23 @@ pub(super) struct Model {
     pub(super) params: ParamsSpec,
     pub(super) timeout: TimeoutSpec,
     pub(super) retry: Option<Spanned<String>>,
-    /// It answers in JSON that fits a schema.
-    pub(super) schemas: bool,
-    /// It does so by the call of a tool, beside which there can be no others.
-    pub(super) forced: bool,
+    /// How it answers in JSON.
+    pub(super) json: JsonBy,
     /// It calls tools.
     pub(super) tools: bool,
     /// It takes images.
     pub(super) images: bool,
+}
+
+/// How a model answers in JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum JsonBy {
+    /// Its provider holds it to a schema.
+    Schema,
+    /// By the call of a tool, beside which there can be no others.
+    Tool,
+    /// It is asked for it in words.
+    Words,
 }
 
 /// Builds all models; those that are wrong are named apart.
@@ -161,7 +169,13 @@ fn model(
         return None;
     }
     let supports = |word| spec.supports.as_ref().is_none_or(|words| words.contains(&word));
-    let forced = provider != "demo" && !supports("json_schema") && supports("tools");
+    let json = match provider {
+        "openai" | "anthropic" if supports("json_schema") => JsonBy::Schema,
+        "openai" | "anthropic" if supports("tools") => JsonBy::Tool,
+        "openai" | "anthropic" => JsonBy::Words,
+        // What is made up fits by itself.
+        _ => JsonBy::Schema,
+    };
     match providers.model(spec, key) {
         Ok(chat) => Some(Model {
             name: name.clone(),
@@ -177,8 +191,7 @@ fn model(
             params: spec.params.clone(),
             timeout: spec.timeout,
             retry: spec.retry.clone(),
-            schemas: forced || supports("json_schema"),
-            forced,
+            json,
             tools: supports("tools"),
             images: supports("images"),
         }),

@@ -1,4 +1,5 @@
-//! The heartbeat: renews the leases of the runs that this process drives.
+//! The heartbeat: renews the leases of the runs that this process drives, and looks in between for those that are ended
+//! elsewhere.
 //!
 //! Invariant: it shares neither a thread nor a connection with the work, so whatever blocks the work costs no lease. A
 //! process that could not renew them for so long that others may own its runs stops them by its own clock.
@@ -14,12 +15,15 @@ use tracing::warn;
 
 use super::recover::rest;
 use super::{Live, Shared, Stop};
+use crate::id::RunId;
 use crate::store::StoreError;
 
 /// Starts the thread. It ends with the last run of an engine that was closed, and with an engine that was dropped.
 pub(super) fn start(shared: &Arc<Shared>) -> io::Result<()> {
     let (token, done) = (shared.tracker.token(), shared.done.subscribe());
-    let work = beat(Arc::downgrade(shared), done, shared.process.lease);
+    // As often as at the queue, and so soon that its connection is not pinged before.
+    let look = shared.settings.poll.mul_f64(0.75);
+    let work = beat(Arc::downgrade(shared), done, shared.process.lease, look);
     let (told, begun) = mpsc::sync_channel(1);
     let thread = move || {
         // Made here, because it must not be dropped within another one.
@@ -56,13 +60,24 @@ impl Shared {
         live.sort_unstable();
         let beat = self.store.heartbeat(&self.process, &live).await?;
         *self.good.lock().unwrap_or_else(PoisonError::into_inner) = begun;
-        let asked = beat.cancelled.into_iter().map(|run| (run, Stop::Cancel));
-        for (run, why) in asked.chain(beat.lost.into_iter().map(|run| (run, Stop::Lost))) {
-            if let Some(live) = self.live(run) {
-                live.ask(why);
-            }
-        }
+        self.stop(beat.cancelled, Stop::Cancel);
+        self.stop(beat.lost, Stop::Lost);
         Ok(())
+    }
+
+    fn stop(&self, runs: Vec<RunId>, why: Stop) {
+        for live in runs.into_iter().filter_map(|run| self.live(run)) {
+            live.ask(why);
+        }
+    }
+
+    /// Ends the runs whose end somebody asked for; what cannot be asked now is learned by the heartbeat.
+    async fn look(&self) {
+        if !self.lives().is_empty()
+            && let Ok(asked) = self.store.asked(&self.process).await
+        {
+            self.stop(asked, Stop::Cancel);
+        }
     }
 
     /// Leaves all runs: somebody else may own them by now, and working on would only cost.
@@ -75,10 +90,32 @@ impl Shared {
     }
 }
 
-async fn beat(shared: Weak<Shared>, mut done: watch::Receiver<bool>, lease: Duration) {
+/// Waits for the next heartbeat, and looks meanwhile for runs that are ended elsewhere; false when there is none any more.
+async fn until_next(
+    shared: &Weak<Shared>,
+    done: &mut watch::Receiver<bool>,
+    wait: Duration,
+    pause: Duration,
+) -> bool {
+    let until = Instant::now() + wait;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if !rest(done, left.min(pause)).await {
+            return false;
+        }
+        let left = left.saturating_sub(pause);
+        let Some(shared) = shared.upgrade() else { return false };
+        // One that hangs must not hold up the heartbeat.
+        if left.is_zero() || timeout(left, shared.look()).await.is_err() {
+            return true;
+        }
+    }
+}
+
+async fn beat(shared: Weak<Shared>, mut done: watch::Receiver<bool>, lease: Duration, look: Duration) {
     let (pause, again) = (lease / 3, lease / 15);
     let mut wait = pause;
-    while rest(&mut done, wait).await {
+    while until_next(&shared, &mut done, wait, look).await {
         let Some(shared) = shared.upgrade() else { return };
         let left = || window(lease).saturating_sub(shared.good().elapsed());
         let before = left();

@@ -64,6 +64,8 @@ pub struct Link {
     pub timeouts: Timeouts,
     /// What its tokens cost.
     pub price: Option<Price>,
+    /// It knows neither schemas nor tools: for an answer in JSON it is asked in words.
+    pub in_words: bool,
 }
 
 /// Calls a chat model.
@@ -220,9 +222,16 @@ impl Llm {
         link: &Link,
         attempt: &Attempt,
         message_id: &str,
-        (turns, tools, nth): (Vec<Turn>, &[Offered], u64),
+        (mut turns, tools, nth): (Vec<Turn>, &[Offered], u64),
         span: &Span,
     ) -> Result<Answer, Failure> {
+        let (in_words, held) = match &self.output {
+            Some(output) if link.in_words => (Some(output), None),
+            output => (None, output.as_ref()),
+        };
+        if let Some(output) = in_words {
+            output.ask(&mut turns);
+        }
         let mut key = attempt.task.to_string();
         // A provider must not take the second question for the first, nor one that is put to another model.
         if nth > 1 {
@@ -246,7 +255,7 @@ impl Llm {
             model: link.name.clone(),
             turns,
             tools: tools.iter().map(|tool| tool.spec.clone()).collect(),
-            output: self.output.as_ref().map(|output| Arc::clone(&output.schema)),
+            output: held.map(|output| Arc::clone(&output.schema)),
             params: link.params.clone(),
             timeouts: link.timeouts,
             idempotency_key: key,
@@ -382,11 +391,20 @@ pub struct Output {
 }
 
 impl Output {
+    /// Asks in words for an answer that fits, at the end of the prompt. Turns still alternate, as some models demand.
+    fn ask(&self, turns: &mut Vec<Turn>) {
+        let ask =
+            format!("Answer with JSON alone: an object that fits this JSON Schema.\n{}", self.schema.bounded);
+        match turns.last_mut().filter(|turn| turn.role == Role::User).map(|turn| &mut turn.content) {
+            Some(Json::String(text)) => text.push_str(&format!("\n\n{ask}")),
+            Some(Json::Array(parts)) => parts.push(part(Json::String(ask))),
+            _ => turns.push(Turn::new(Role::User, Json::String(ask))),
+        }
+    }
+
     /// Reads an answer; says what is wrong with it, without its text.
     fn read(&self, text: &str) -> Result<Json, String> {
-        let text = unfenced(text);
-        let mut value: Json =
-            serde_json::from_str(text).map_err(|error| format!("it is not JSON ({error})"))?;
+        let mut value = json_in(text).map_err(|error| format!("it is not JSON ({error})"))?;
         if self.wrapped
             && let Json::Object(fields) = &mut value
             && let Some(inner) = fields.remove("value")
@@ -399,13 +417,23 @@ impl Output {
     }
 }
 
-/// Takes the fence away that models like to put around JSON.
-fn unfenced(text: &str) -> &str {
-    let text = text.trim();
-    let Some(inner) = text.strip_prefix("```").and_then(|inner| inner.strip_suffix("```")) else {
-        return text;
-    };
-    inner.split_once('\n').map_or(inner, |(_, json)| json).trim()
+/// Finds the JSON of an answer: all of it, else what is within a fence, else the first object. Models like to put fences
+/// and words around what they are asked for.
+fn json_in(text: &str) -> Result<Json, serde_json::Error> {
+    let whole = serde_json::from_str(text);
+    let fenced = || text.split("```").skip(1).step_by(2).find_map(in_fence);
+    let object = || text.match_indices('{').find_map(|(at, _)| first(&text[at..]));
+    whole.or_else(|error| fenced().or_else(object).ok_or(error))
+}
+
+/// Reads what is within a fence, behind the name of its language.
+fn in_fence(text: &str) -> Option<Json> {
+    serde_json::from_str(text).ok().or_else(|| serde_json::from_str(text.split_once('\n')?.1).ok())
+}
+
+/// Reads a value, whatever comes behind it.
+fn first(text: &str) -> Option<Json> {
+    serde_json::Deserializer::from_str(text).into_iter().next()?.ok()
 }
 
 #[async_trait]
@@ -497,13 +525,18 @@ mod tests {
         for (output, answer, expected) in [
             (&record, r#"{"n": 1}"#, Ok(json!({"n": 1}))),
             (&record, "```json\n{\"n\": 1}\n```", Ok(json!({"n": 1}))),
+            (&record, "It is\n```json\n{\"n\": 1}\n```\nas {you} said {\"n\": 2}.", Ok(json!({"n": 1}))),
+            (&record, r#"As {you} said: {"n": 1}, and not {"n": 2}."#, Ok(json!({"n": 1}))),
+            (&text, "```\n\"a\"\n```", Ok(json!("a"))),
             (&record, r#"{"n": "1"}"#, Err("at `/n`: expected an integer, found a text")),
             (&text, r#"{"value": "a"}"#, Ok(json!("a"))),
             (&text, r#""b""#, Ok(json!("b"))),
         ] {
             assert_eq!(output.read(answer), expected.map_err(str::to_owned), "{answer}");
         }
-        assert!(record.read("Sure! Here it is.").unwrap_err().starts_with("it is not JSON"));
+        for nothing in ["Sure! Here it is.", "", "{", "```", "{\"n\": ", &"{".repeat(10_000)] {
+            assert!(record.read(nothing).unwrap_err().starts_with("it is not JSON"), "{nothing}");
+        }
     }
 
     #[test]

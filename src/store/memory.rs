@@ -329,6 +329,15 @@ impl Store for MemoryStore {
         Ok(beat)
     }
 
+    async fn asked(&self, process: &Process) -> Result<Vec<RunId>> {
+        let tables = self.lock();
+        let asked = tables.runs.values().filter(|row| {
+            let mine = row.instance == process.instance && row.boot == process.boot;
+            row.run.state == RunState::Running && mine && row.run.cancel_requested
+        });
+        Ok(asked.map(|row| row.run.run).collect())
+    }
+
     async fn release(&self, owner: &Owner, run: RunId, fence: u64) -> Result<()> {
         let mut tables = self.lock();
         if let Some(row) = tables.own(owner, run)

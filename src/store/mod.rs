@@ -682,6 +682,9 @@ pub trait Store: Send + Sync + 'static {
     /// that its lease runs out and it is claimed again. It is asked from one thread, with a runtime of its own.
     async fn heartbeat(&self, process: &Process, live: &[RunId]) -> Result<Beat>;
 
+    /// Returns the runs that the process owns and whose end somebody asked for. It is asked from the same thread.
+    async fn asked(&self, process: &Process) -> Result<Vec<RunId>>;
+
     /// Gives a claimed run back to the queue without counting a crash.
     async fn release(&self, owner: &Owner, run: RunId, fence: u64) -> Result<()>;
 

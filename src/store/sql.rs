@@ -396,6 +396,13 @@ impl Store for SqlStore {
         }
     }
 
+    async fn asked(&self, process: &Process) -> Result<Vec<RunId>> {
+        match self.base() {
+            Base::Postgres(db) => postgres::wide::asked(db, process).await,
+            Base::Sqlite(db) => sqlite::wide::asked(db, process).await,
+        }
+    }
+
     async fn release(&self, owner: &Owner, run: RunId, fence: u64) -> Result<()> {
         let text = "update run set state = 'queued', handoffs = handoffs + 1, owner = null, boot = null, \
                lease_until = null \

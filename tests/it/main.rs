@@ -46,6 +46,7 @@ mod service_poison;
 mod service_pooled;
 mod service_refusals;
 mod service_reload;
+mod service_requests;
 mod service_stream;
 mod service_versions;
 mod store;

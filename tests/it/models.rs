@@ -234,6 +234,44 @@ default_model: smart
     assert_ne!(calls[0]["headers"]["idempotency-key"], calls[1]["headers"]["idempotency-key"]);
 }
 
+/// Some models are held to nothing, and like to talk.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_with_neither_schemas_nor_tools_is_asked_for_json_in_words() {
+    let graph = "\
+format: 1
+state: {messages: messages, mood: {enum: [happy, angry], default: angry}}
+start: judge
+nodes:
+  judge: {kind: llm, text: What mood is the user in?, output: {enum: [happy, angry]}, into: mood, next: tell}
+  tell: {kind: say, text: '{{ state.mood }}', next: end}
+";
+    for (provider, path) in [("openai", "/v1"), ("anthropic", "")] {
+        let mock = Mock::start();
+        let model = r#"[[say=Sure! {"value": "happy"} it is.]]"#;
+        let project = format!(
+            "format: 1\nmodels:\n  m: {{provider: {provider}, model: '{model}', base_url: '{}{path}', supports: []}}\n\
+             default_model: m\n",
+            mock.base
+        );
+        let files = [("test.yaml", graph), ("project.yaml", &project)];
+        let engine = open(&Subject::memory().store, &files, || Providers::without_secrets().unwrap()).await;
+        let events = say(&engine, "[[say=The user is {happy}.]]").await;
+        assert_eq!(of_kind(&events, "message.finished")[0]["content"], "happy", "{provider}: {events:?}");
+        let calls = mock.calls(&reqwest::Client::new()).await;
+        let bodies: Vec<&Json> = calls.iter().map(|call| &call["body"]).collect();
+        assert_eq!(bodies.len(), 2, "what did not fit is asked for again");
+        for body in &bodies {
+            let held = ["response_format", "tools", "tool_choice", "output_config"];
+            assert!(held.iter().all(|key| body.get(key).is_none()), "{provider}: {body}");
+            let last = body["messages"].as_array().unwrap().last().unwrap();
+            assert!(last["role"] == "user" && last["content"].to_string().contains("JSON Schema"), "{last}");
+        }
+        let turns = bodies[1]["messages"].as_array().unwrap();
+        let roles: Vec<&Json> = turns.iter().map(|turn| &turn["role"]).collect();
+        assert!(roles.windows(2).all(|two| two[0] != two[1]), "{roles:?}");
+    }
+}
+
 /// A typed answer, and what it may cost.
 fn typed(limit: &str) -> Vec<(&'static str, String)> {
     let graph = format!(

@@ -2,11 +2,13 @@
 
 use futures_util::future::join_all;
 use graphloom::store::Store;
+use reqwest::StatusCode;
 
 use crate::support::Fresh;
 use crate::support::pgbouncer::PgBouncer;
+use crate::support::process::Service;
 use crate::support::stream::{shown, status};
-use crate::support::world::World;
+use crate::support::world::{World, now};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn behind_pgbouncer_chats_go_on_side_by_side_and_over_a_crash() {
@@ -32,4 +34,14 @@ async fn behind_pgbouncer_chats_go_on_side_by_side_and_over_a_crash() {
     assert_eq!(status(&events), "completed", "{events:?}");
     let messages = world.messages("s0").await;
     assert_eq!(messages.len(), 4, "{messages:?}");
+    // What one replica ends is ended by the other, which asks for it.
+    let two = Service::start(&world.folder, &world.fresh.url, "two");
+    let mut open = world.chat("s1", "[[tokens=900 delay=50ms]]").await;
+    open.until("message.delta").await;
+    let asked = now();
+    let cancel = world.http.post(format!("{}/v1/runs/{}/cancel", two.base, open.run()));
+    assert_eq!(world.ask(cancel).await.status, StatusCode::ACCEPTED);
+    let events = open.rest().await;
+    assert_eq!(status(&events), "cancelled");
+    assert!(now() - asked <= 2500, "{} ms", now() - asked);
 }

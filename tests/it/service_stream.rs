@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde_json::{Value as Json, json};
 
 use crate::support::Fresh;
-use crate::support::process::Nginx;
+use crate::support::process::{Nginx, Service};
 use crate::support::stream::{Event, Stream, shown, status};
 use crate::support::world::{World, now};
 
@@ -56,10 +56,54 @@ async fn behind_nginx_with_its_default_buffering_tokens_arrive_one_by_one() {
     assert!(apart >= 6 && at[9] - at[0] >= 600, "{at:?}");
 }
 
+/// Waits until so many calls to the provider were broken off, and returns when the last one was.
+async fn broken_off(world: &World, count: usize) -> i64 {
+    let patience = Instant::now() + Duration::from_secs(20);
+    loop {
+        let calls = world.calls().await;
+        let mut at: Vec<i64> = calls.iter().filter_map(|call| call["disconnected_ms"].as_i64()).collect();
+        at.sort_unstable();
+        if at.len() >= count {
+            return at[count - 1];
+        }
+        assert!(Instant::now() < patience, "the call is still open");
+    }
+}
+
+/// The owner learned it at its next heartbeat, five seconds later.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_replica_ends_closes_its_connection_to_the_provider_within_two_seconds() {
+    let world = World::start(Fresh::postgres().await).await;
+    let two = Service::start(&world.folder, &world.fresh.url, "two");
+    for (n, way) in ["cancel", "interrupt", "rollback"].into_iter().enumerate() {
+        let mut stream = world.chat(way, "[[tokens=900 delay=50ms]]").await;
+        let mut events = vec![stream.until("message.delta").await];
+        let asked = now();
+        let next = if way == "cancel" {
+            let cancel = world.http.post(format!("{}/v1/runs/{}/cancel", two.base, stream.run()));
+            assert_eq!(world.ask(cancel).await.status, 202);
+            None
+        } else {
+            let body = json!({"session_id": way, "message": "[[say=next]]", "on_busy": way});
+            let next = world.http.post(format!("{}/v1/graphs/chat/chat", two.base)).json(&body);
+            Some(world.open(next).await)
+        };
+        let took = broken_off(&world, n + 1).await - asked;
+        println!("{way}: from the request to the closed socket {took} ms");
+        assert!(took <= 2100, "{took} ms");
+        events.extend(stream.rest().await);
+        assert_eq!(status(&events), if way == "rollback" { "rolled_back" } else { "cancelled" });
+        if let Some(mut next) = next {
+            assert_eq!(shown(&next.rest().await), "next");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancel_closes_the_connection_to_the_provider_at_once() {
     let world = World::start(Fresh::postgres().await).await;
-    for (session, message) in [("a", "[[tokens=500 delay=50ms]]"), ("b", "[[tokens=9 hang_after=1]]")] {
+    let slow = [("a", "[[tokens=500 delay=50ms]]"), ("b", "[[tokens=9 hang_after=1]]")];
+    for (n, (session, message)) in slow.into_iter().enumerate() {
         let mut stream = world.chat(session, message).await;
         let mut events = vec![stream.until("message.delta").await];
         let asked = now();
@@ -68,13 +112,7 @@ async fn a_cancel_closes_the_connection_to_the_provider_at_once() {
         assert_eq!(answer.status, 202, "{answer:?}");
         events.extend(stream.rest().await);
         assert_eq!(status(&events), "cancelled");
-        let patience = Instant::now() + Duration::from_secs(20);
-        let closed = loop {
-            if let Some(at) = world.calls().await.last().unwrap()["disconnected_ms"].as_i64() {
-                break at;
-            }
-            assert!(Instant::now() < patience, "the call is still open");
-        };
+        let closed = broken_off(&world, n + 1).await;
         println!("{message}: from the cancel to the closed socket {} ms", closed - asked);
         assert!(closed - asked <= 300, "{} ms", closed - asked);
     }

@@ -7,7 +7,7 @@ use super::misfit::misfit;
 use super::turns::{check_images, check_order};
 use super::words::check_words;
 use super::{Gives, LlmDraft, Model, Scene, Step};
-use crate::compile::models::{all_fit, chain};
+use crate::compile::models::{JsonBy, all_fit, chain};
 use crate::compile::prompts::{Part, Prompt, Prompts};
 use crate::diagnostic::{Bag, Diagnostic, Severity, Span, Spanned, UNTAKEN, did_you_mean};
 use crate::expr::{Expr, ExprTree, Facts, Typed};
@@ -123,6 +123,7 @@ impl Scene<'_> {
             params: merge_params([&llm.params, &params, &model.params]),
             timeouts: timeouts(&[step.timeout, self.graph.defaults.timeout, model.timeout]),
             price: model.price,
+            in_words: model.json == JsonBy::Words,
         });
         let links = links.collect();
         let sends = check_images(self.names, llm, &chain, bag);
@@ -171,7 +172,7 @@ impl Scene<'_> {
             bag.report(finding.help("choose another model, or add `tools` to its `supports`"));
             fine = false;
         } else if let (Some(first), Some((at, _)), true) =
-            (llm.tools.first(), &llm.output, chain.iter().any(|model| model.forced))
+            (llm.tools.first(), &llm.output, chain.iter().any(|model| model.json == JsonBy::Tool))
         {
             let message = "the model answers in JSON only by a tool of its own";
             let finding = Diagnostic::error("M508", message, first.span, "there can be no others beside it");
@@ -236,8 +237,7 @@ impl Scene<'_> {
         None
     }
 
-    /// Checks the type of an answer: it must not be said, the model must be able to keep to it, and the provider to
-    /// express it.
+    /// Checks the type of an answer: it must not be said, and the provider must be able to express it.
     fn output(
         &self,
         name: &Spanned<String>,
@@ -256,18 +256,6 @@ impl Scene<'_> {
             return Err(Reported);
         }
         let chain = model.map(|model| chain(model, self.shared.models)).unwrap_or_default();
-        if let Some(lacks) = chain.iter().position(|model| !model.schemas) {
-            let message = match lacks {
-                0 => format!("the model of `{}` does not answer in JSON", name.value),
-                nth => format!(
-                    "`{}`, which stands in for the model, does not answer in JSON",
-                    chain[nth].name.value
-                ),
-            };
-            let finding = Diagnostic::error("M508", message, *at, "its `supports` lacks `json_schema`");
-            bag.report(finding.help("choose another model, or add `json_schema` to its `supports`"));
-            return Err(Reported);
-        }
         let schema = match ty.answer_schema() {
             Ok(schema) => schema,
             // A part of the type that cannot be read is told, and not what is made of it.
@@ -286,7 +274,8 @@ impl Scene<'_> {
             }
         };
         if ty.is_recursive()
-            && let Some(model) = chain.iter().find(|model| model.provider == "anthropic" && !model.forced)
+            && let Some(model) =
+                chain.iter().find(|model| model.provider == "anthropic" && model.json == JsonBy::Schema)
         {
             let message = "the provider takes no type that contains itself";
             let label = format!("`{}` is a model of `{}`", model.name.value, model.provider);

@@ -149,6 +149,10 @@ impl Store for SealedStore {
         self.sql.heartbeat(process, live).await
     }
 
+    async fn asked(&self, process: &Process) -> Result<Vec<RunId>> {
+        self.sql.asked(process).await
+    }
+
     async fn release(&self, owner: &Owner, run: RunId, fence: u64) -> Result<()> {
         self.sql.release(owner, run, fence).await
     }

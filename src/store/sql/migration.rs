@@ -71,6 +71,7 @@ impl MigratorTrait for Migrator {
             migration!("m20261126_000012_data_key"),
             migration!("m20261126_000013_turns"),
             migration!("m20261127_000014_audit"),
+            migration!("m20261127_000015_asked"),
         ]
     }
 }

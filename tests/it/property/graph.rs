@@ -78,6 +78,17 @@ pub(super) enum Kind {
 pub(super) struct Prompt {
     pub(super) flaky: bool,
     pub(super) retry: bool,
+    pub(super) more: More,
+}
+
+/// What a node has that asks the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum More {
+    Nothing,
+    /// What the model says is kept.
+    Cache,
+    /// It may call the other graph.
+    Tools,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,6 +4,8 @@
 //!   say: `model` is the rules written a second time, from the page (`design.md` §3) and not from the engine.
 //! - `any_death`: a process that dies after or before any write, and its successors, leave the same checkpoints, and do
 //!   nothing a second time whose result was stored.
+//! - `stored`: the same on databases, for a few of the graphs.
+//! - `stops`: a run that is told to stop, and let go on, leaves the same checkpoints.
 //! - `later`: the same holds where barriers are stored beside the next superstep, or all at the end, but for the work.
 //! - `safe`: what the validator calls safe is not read unset, and does not meet in a `replace` channel.
 //! - `typed`: what compiles runs without an error of types when the model keeps to the declared types.
@@ -25,6 +27,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use graphloom::engine::Breakpoints;
 use graphloom::plan::Durability;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 
@@ -57,6 +60,22 @@ fn answer(prompt: &str, attempt: u32) -> Result<String, (&'static str, &'static 
         });
     }
     Ok(format!("{}~{}", prompt.split(' ').next().unwrap_or_default(), hash % 5))
+}
+
+/// Which calls of the tool the model makes after so many rounds of them, by their arguments; none: it answers.
+fn wants(prompt: &str, rounds: u64) -> Vec<i64> {
+    let hash = mix(13 + rounds, prompt);
+    let count = match rounds {
+        0 => hash % 3,
+        1 => u64::from(hash.is_multiple_of(4)),
+        _ => 0,
+    };
+    (0..count).map(|n| (hash / 16 + n) as i64 % 4).collect()
+}
+
+/// What the model makes of all that its calls came to.
+fn heard(results: &[String]) -> String {
+    if results.is_empty() { String::new() } else { format!("+{}", mix(17, &results.join("|")) % 97) }
 }
 
 /// What a person says to a question; nothing: it is cancelled.
@@ -194,11 +213,83 @@ fn any_death_of_a_process_leaves_the_same_checkpoints_and_repeats_nothing() {
     });
 }
 
-/// What a crash costs is work, and never a checkpoint that was told, or another result.
+/// Databases take their time, so they get few of the graphs: what a dying process had under way in them may be done or not.
+#[test]
+fn any_death_of_a_process_on_a_database_leaves_the_same_checkpoints_and_repeats_nothing_that_is_stored() {
+    hold("stored", 6, Flavour::Any, |program, ready, seed| {
+        if model::run(program).is_none_or(|told| told.begun.len() < 4) {
+            return Err(Why::TooLong);
+        }
+        let whole = ready.play(On::Memory, seed, Death::Never);
+        let (calls, writes) = (ready.fate.calls().0, ready.fate.writes());
+        let nth = mix(seed, &program.text()) as usize % (writes * 2);
+        let once = Death::At(nth / 2 + 1, nth.is_multiple_of(2));
+        let plays = [(On::Sqlite, Death::EachBarrier), (On::Sqlite, once), (On::Postgres, Death::EachTask)];
+        for (on, death) in plays {
+            if let Some(why) = whole.differs(&ready.play(on, seed, death)) {
+                return Err(Why::Fails(format!("{on:?} {death:?}: {why}")));
+            }
+            let (all, lost) = ready.fate.calls();
+            let mut due = calls.clone();
+            due.extend(lost);
+            for call in &all {
+                match due.iter().position(|due| due == call) {
+                    Some(at) => drop(due.swap_remove(at)),
+                    None => return Err(Why::Fails(format!("{on:?} {death:?}: `{call}` was made again"))),
+                }
+            }
+        }
+        Ok(())
+    });
+}
+
+/// A run that is told to stop, and let go on, is the same run, and stops wherever it was told to.
+#[test]
+fn any_breakpoint_leaves_the_same_checkpoints_and_repeats_nothing() {
+    hold("stops", 60, Flavour::Any, |program, ready, seed| {
+        if model::run(program).is_none() {
+            return Err(Why::TooLong);
+        }
+        let whole = ready.play(On::Memory, seed, Death::Never);
+        let calls = ready.fate.calls().0;
+        let turn = mix(seed, &program.text()) as usize;
+        let node = &program.root.nodes[turn % program.root.nodes.len()].name;
+        let begun = whole.told.begun.iter().filter(|(_, begun)| begun == node);
+        let steps: BTreeSet<u64> = begun.map(|(step, _)| *step).collect();
+        let (none, one) = (Vec::new, || vec![node.clone()]);
+        for (stops, count) in [
+            (Breakpoints { before: one(), after: none() }, Some(steps.len())),
+            (Breakpoints { before: none(), after: one() }, None),
+            (Breakpoints { before: vec!["*".into()], after: one() }, None),
+        ] {
+            ready.stops.replace(stops.clone());
+            let fails = |why: String| Err(Why::Fails(format!("{stops:?}: {why}")));
+            for death in [Death::Never, Death::EachBarrier] {
+                let played = ready.play(On::Memory, seed, death);
+                if let Some(why) = whole.differs(&played) {
+                    return fails(format!("{death:?}: {why}"));
+                }
+                if death == Death::Never && ready.fate.calls().0 != calls {
+                    return fails(format!("called {:?}\ndue    {calls:?}", ready.fate.calls().0));
+                }
+                if count.is_some_and(|count| death == Death::Never && played.stopped != count) {
+                    return fails(format!(
+                        "it stopped {} times, and `{node}` began in {steps:?}",
+                        played.stopped
+                    ));
+                }
+            }
+        }
+        Ok(())
+    });
+}
+
+/// What a crash costs is work, and never a checkpoint that was told, or another result. Results of nodes are kept with their
+/// barrier, so where that is late the run does more work: not with graphs that keep some.
 #[test]
 fn a_run_whose_barriers_are_stored_later_leaves_the_same_checkpoints_whatever_dies() {
     hold("later", 120, Flavour::Any, |program, ready, seed| {
-        let told = model::run(program).ok_or(Why::TooLong)?;
+        let told = model::run(program).filter(|_| !program.keeps()).ok_or(Why::TooLong)?;
         let whole = ready.play(On::Memory, seed, Death::Never);
         let writes = ready.fate.writes();
         let turn = mix(seed, &program.text()) as usize;

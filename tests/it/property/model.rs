@@ -72,6 +72,23 @@ enum Work {
     Asked(String, bool),
     Child(Box<Level>),
     Items(Vec<Item>),
+    Rounds(Rounds),
+}
+
+/// How far a model is with its tools.
+#[derive(Debug, Clone, Default)]
+struct Rounds {
+    number: u64,
+    /// What the calls of earlier rounds came to.
+    heard: Vec<String>,
+    calls: Vec<Called>,
+}
+
+#[derive(Debug, Clone)]
+enum Called {
+    Due(i64),
+    Going(Box<Level>),
+    Over(String),
 }
 
 #[derive(Debug, Clone)]
@@ -146,11 +163,16 @@ struct World<'a> {
     told: Told,
     number: u64,
     tasks: usize,
+    /// What the model said to the prompts of nodes that keep it, by graph and prompt.
+    cache: BTreeMap<(bool, String), String>,
+    /// The same of the superstep that is not over.
+    fresh: Vec<((bool, String), String)>,
 }
 
 /// Runs a program; nothing when it does too much.
 pub(super) fn run(program: &Program) -> Option<Told> {
-    let mut world = World { program, told: Told::default(), number: 0, tasks: 0 };
+    let (cache, fresh) = (BTreeMap::new(), Vec::new());
+    let mut world = World { program, told: Told::default(), number: 0, tasks: 0, cache, fresh };
     let mut level = world.level(false, 1, String::new(), State::start(false));
     level.state.put("messages", json!("user: hi"));
     world.told.barriers.push(level.barrier(&program.root));
@@ -160,7 +182,10 @@ pub(super) fn run(program: &Program) -> Option<Told> {
         }
         world.number += 1;
         match world.step(&mut level) {
-            Stepped::Moved => world.told.barriers.push(level.barrier(&program.root)),
+            Stepped::Moved => {
+                world.cache.extend(world.fresh.drain(..));
+                world.told.barriers.push(level.barrier(&program.root));
+            }
             Stepped::Waits => {
                 world.number -= 1;
                 let mut asked = Vec::new();
@@ -218,6 +243,13 @@ impl Level {
                     *answered = true;
                 }
                 Work::Child(level) => level.answer(asked),
+                Work::Rounds(rounds) => {
+                    for call in &mut rounds.calls {
+                        if let Called::Going(level) = call {
+                            level.answer(asked);
+                        }
+                    }
+                }
                 Work::Items(items) => {
                     for item in items {
                         if let Item::Going(level) = item {

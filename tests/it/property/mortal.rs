@@ -11,7 +11,7 @@ use graphloom::event::Usage;
 use graphloom::id::{
     CacheKey, CheckpointId, HookId, InterruptId, Owner, Part, RunId, Seq, TaskId, ThreadId, ThreadKey,
 };
-use graphloom::model::{ChatModel, Chunk, ModelError, Request};
+use graphloom::model::{ChatModel, Chunk, ModelError, Request, Role, Turn};
 use graphloom::store::{
     Accepted, Actor, Answer, Answering, AuditFilter, Beat, Branch, Branched, Checkpoint, Claim, Commit,
     Committed, Counts, Erased, EventBatch, GraphVersion, Hook, HookCounts, HookFilter, Idempotency, Kept,
@@ -21,7 +21,7 @@ use graphloom::store::{
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::{answer, mix};
+use super::{answer, heard, mix, wants};
 
 /// The run of every graph: ids of tasks come from it.
 pub(super) const RUN: RunId = RunId(Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0001));
@@ -47,6 +47,8 @@ pub(super) struct Fate {
 #[derive(Debug, Default)]
 struct Ledger {
     seed: u64,
+    /// What the model's times are counted in.
+    unit: Duration,
     writes: usize,
     deaths: usize,
     /// Deaths since the last barrier.
@@ -66,8 +68,8 @@ impl Fate {
     }
 
     /// Begins a run whose tasks end in an order of this seed.
-    pub(super) fn begin(&self, seed: u64) {
-        *self.ledger() = Ledger { seed, ..Ledger::default() };
+    pub(super) fn begin(&self, seed: u64, unit: Duration) {
+        *self.ledger() = Ledger { seed, unit, ..Ledger::default() };
     }
 
     pub(super) fn writes(&self) -> usize {
@@ -103,19 +105,38 @@ impl ChatModel for Answers {
         request: Request,
     ) -> std::result::Result<BoxStream<'static, std::result::Result<Chunk, ModelError>>, ModelError> {
         let prompt = request.turns[0].content.as_str().unwrap_or_default().to_owned();
-        let seed = {
+        let (seed, unit) = {
             let mut ledger = self.0.ledger();
-            ledger.open.push((request.idempotency_key.clone(), prompt.clone()));
+            // Behind it stands which call of the task it is.
+            let task = request.idempotency_key.split('-').next().unwrap_or_default();
+            ledger.open.push((task.to_owned(), prompt.clone()));
             ledger.calls.push(prompt.clone());
-            ledger.seed
+            (ledger.seed, ledger.unit)
         };
         let wait = mix(seed, &format!("{} {}", request.idempotency_key, request.attempt)) % 50;
-        tokio::time::sleep(Duration::from_millis(wait)).await;
+        tokio::time::sleep(unit * wait as u32).await;
+        // The conversation calls no tools.
+        let rounds = request.turns.iter().filter(|turn| !turn.tool_calls.is_empty()).count() as u64;
         match answer(&prompt, request.attempt) {
             Ok(text) => {
-                let chunks =
-                    [Chunk::Text(text), Chunk::Usage(Usage::default()), Chunk::End { truncated: false }];
-                Ok(stream::iter(chunks.map(Ok)).boxed())
+                let calls = if request.tools.is_empty() { Vec::new() } else { wants(&prompt, rounds) };
+                let mut chunks = Vec::new();
+                for (index, k) in calls.iter().enumerate() {
+                    let (id, name) = (format!("c{rounds}.{index}"), "look".to_owned());
+                    chunks.push(Chunk::ToolCall { index, id, name });
+                    chunks.push(Chunk::ToolArgs { index, delta: format!("{{\"k\": {k}}}") });
+                }
+                if calls.is_empty() {
+                    let result = |turn: &Turn| match turn.content.as_str().unwrap_or_default() {
+                        text if text.starts_with("Error: ") => "Error".to_owned(),
+                        text => text.to_owned(),
+                    };
+                    let results: Vec<String> =
+                        request.turns.iter().filter(|turn| turn.role == Role::Tool).map(result).collect();
+                    chunks.push(Chunk::Text(text + &heard(&results)));
+                }
+                chunks.extend([Chunk::Usage(Usage::default()), Chunk::End { truncated: false }]);
+                Ok(stream::iter(chunks.into_iter().map(Ok)).boxed())
             }
             Err((kind, _)) => {
                 let kind = graphloom::model::Kind::named(kind).unwrap();
@@ -183,6 +204,11 @@ store! {
     own {
     async fn accept(&self, new: NewRun) -> Result<Accepted> {
         self.store.accept(NewRun { run: RUN, ..new }).await
+    }
+
+    /// Nobody ends a run; and a thread that outlives its process must not wait for ever with the store in its hands.
+    async fn asked(&self, _process: &Process) -> Result<Vec<RunId>> {
+        Ok(Vec::new())
     }
 
     async fn commit(&self, commit: Commit) -> Result<Committed> {

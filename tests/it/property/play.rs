@@ -1,6 +1,6 @@
 //! Runs a program on the engine, in as many processes as it takes, and says what is stored of it.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,21 +9,24 @@ use graphloom::compile::{Catalog, Compiled, Providers, compile};
 use graphloom::diagnostic::{Bag, Severity, render_text};
 use graphloom::engine::record::{self, decode_delta, decode_frontier};
 use graphloom::engine::step::Reply;
-use graphloom::engine::{Answerer, Breakpoints, Engine, Followed, Settings, Start};
+use graphloom::engine::{
+    AnswerError, Answerer, Breakpoints, Engine, Followed, Resume, Settings, Start, Terms,
+};
 use graphloom::event::{self, Body};
-use graphloom::id::{CheckpointId, InterruptId, Seq};
+use graphloom::id::{CheckpointId, InterruptId, Seq, ThreadKey};
 use graphloom::model::ChatModel;
 use graphloom::plan::Durability;
 use graphloom::spec::{Files, load_files};
 use graphloom::state::{Change, Delta};
-use graphloom::store::{Checkpoint, OnBusy, RunState, Store};
+use graphloom::store::sql::SqlStore;
+use graphloom::store::{Checkpoint, OnBusy, RunState, Store, StoreError};
 use serde_json::{Value as Json, json};
 use tokio::sync::watch;
 
 use super::model::{Barrier, Told};
 use super::mortal::{Answers, Death, Fate, Mortal, RUN};
 use super::reply;
-use crate::support::{Subject, owner, part, session};
+use crate::support::{Fresh, Subject, owner, part, session};
 
 /// Where programs are compiled and run, one after another.
 pub(super) struct Lab {
@@ -38,6 +41,8 @@ pub(super) struct Ready<'a> {
     pub(super) fate: Arc<Fate>,
     /// When its barriers are stored.
     pub(super) durability: Cell<Durability>,
+    /// Where it is told to stop; then it is let go on.
+    pub(super) stops: RefCell<Breakpoints>,
 }
 
 impl Lab {
@@ -59,7 +64,10 @@ impl Lab {
         let mut bag = Bag::default();
         let folder = load_files("graphs", files, &mut bag);
         match compile(&folder, &providers, &mut bag) {
-            Some(catalog) => Ok(Ready { catalog, fate, lab: self, durability: Cell::new(Durability::Sync) }),
+            Some(catalog) => {
+                let (durability, stops) = (Cell::new(Durability::Sync), RefCell::default());
+                Ok(Ready { catalog, fate, lab: self, durability, stops })
+            }
             None => {
                 let errors = bag.findings().iter().filter(|found| found.severity == Severity::Error);
                 Err((errors.map(|found| found.code).collect(), render_text(&bag, false)))
@@ -78,6 +86,42 @@ pub(super) struct Played {
     pub(super) told: Told,
     /// How the run ended, as it is stored.
     pub(super) result: Vec<u8>,
+    /// How often it was let go on.
+    pub(super) stopped: usize,
+}
+
+/// What outlives processes besides the store.
+#[derive(Default)]
+struct Seen {
+    asked: Vec<Vec<String>>,
+    points: BTreeSet<CheckpointId>,
+    stopped: usize,
+}
+
+/// Where a store is.
+enum Home {
+    Memory(Arc<dyn Store>),
+    /// Each process opens it.
+    Database(Fresh),
+}
+
+impl Home {
+    async fn open(&self) -> Arc<dyn Store> {
+        match self {
+            Self::Memory(store) => store.clone(),
+            Self::Database(fresh) => loop {
+                match SqlStore::connect(&fresh.url).await {
+                    Ok(store) => {
+                        store.migrate().await.unwrap();
+                        return Arc::new(store);
+                    }
+                    // The process before this one still has the file.
+                    Err(StoreError::Config(_)) => tokio::time::sleep(Duration::from_millis(5)).await,
+                    Err(error) => panic!("{error}"),
+                }
+            },
+        }
+    }
 }
 
 /// Which store a run is on.
@@ -85,6 +129,7 @@ pub(super) struct Played {
 pub(super) enum On {
     Memory,
     Sqlite,
+    Postgres,
 }
 
 impl Ready<'_> {
@@ -101,45 +146,42 @@ impl Ready<'_> {
 
     /// Runs it to its end. Tasks end in an order of the seed.
     pub(super) fn play(&self, on: On, seed: u64, death: Death) -> Played {
-        self.fate.begin(seed);
         // The clock of a database's own threads cannot be paused.
+        let paused = on == On::Memory;
+        self.fate.begin(seed, if paused { Duration::from_millis(1) } else { Duration::from_micros(100) });
         let life = || {
             let mut builder = tokio::runtime::Builder::new_current_thread();
-            builder.enable_all().start_paused(on == On::Memory).build().unwrap()
+            builder.enable_all().start_paused(paused).build().unwrap()
         };
-        let subject = match on {
-            On::Memory => Subject::memory(),
-            On::Sqlite => life().block_on(Subject::sqlite()),
+        let home = match on {
+            On::Memory => Home::Memory(Subject::memory().store),
+            On::Sqlite => Home::Database(Fresh::sqlite()),
+            On::Postgres => Home::Database(life().block_on(Fresh::postgres())),
         };
-        let (mut asked, mut points) = (Vec::new(), BTreeSet::new());
+        let mut seen = Seen::default();
         // A process has its own runtime: with it goes all that it was about to do.
         for _ in 0..1000 {
             let died = life().block_on(async {
                 let (dead, mut watch) = watch::channel(false);
                 let fate = self.fate.clone();
-                let store = Arc::new(Mortal { store: subject.store.clone(), fate, death, dead });
+                let store = Arc::new(Mortal { store: home.open().await, fate, death, dead });
                 tokio::select! {
                     biased;
                     _ = watch.wait_for(|dead| *dead) => true,
-                    () = self.live(store, &mut asked, &mut points) => false,
+                    () = self.live(store, &mut seen) => false,
                 }
             });
             if died {
                 self.fate.bury();
             } else {
-                return life().block_on(self.left(&*subject.store, asked, &points));
+                return life().block_on(async { self.left(&*home.open().await, seen).await });
             }
         }
         panic!("the run comes to no end");
     }
 
     /// The life of a process: it does what there is to do, until the run is over.
-    async fn live(
-        &self,
-        store: Arc<Mortal>,
-        asked: &mut Vec<Vec<String>>,
-        points: &mut BTreeSet<CheckpointId>,
-    ) {
+    async fn live(&self, store: Arc<Mortal>, seen: &mut Seen) {
         let mut settings = Settings::new("one".into());
         settings.poll = Duration::from_millis(5);
         let providers = self.lab.providers.clone();
@@ -153,7 +195,7 @@ impl Ready<'_> {
                 input: serde_json::Map::new(),
                 on_busy: OnBusy::Enqueue,
                 durability: Some(self.durability.get()),
-                breakpoints: Breakpoints::default(),
+                breakpoints: self.stops.borrow().clone(),
                 delay: None,
                 wishes: graphloom::engine::Wishes::default(),
                 idempotency: None,
@@ -163,12 +205,13 @@ impl Ready<'_> {
         loop {
             match engine.run(&owner, RUN).await.unwrap().unwrap().state {
                 RunState::Completed | RunState::Failed => break,
+                RunState::Interrupted if self.goes_on(&engine, &key).await => seen.stopped += 1,
                 RunState::Interrupted => {
                     let open = engine.interrupts(&key).await.unwrap();
                     let mut questions: Vec<String> =
                         open.iter().map(|asked| asked.interrupt.question.clone()).collect();
                     questions.sort();
-                    asked.push(questions);
+                    seen.asked.push(questions);
                     let said = open.into_iter().map(|asked| {
                         let question = asked.interrupt;
                         let reply = reply(&question.question);
@@ -186,7 +229,7 @@ impl Ready<'_> {
                             assert!(frame.seq() > last, "an event is told behind a later one");
                             last = frame.seq();
                             if let Body::CheckpointSaved { checkpoint_id, .. } = &frame.event.body {
-                                points.insert(*checkpoint_id);
+                                seen.points.insert(*checkpoint_id);
                             }
                         }
                     }
@@ -197,13 +240,21 @@ impl Ready<'_> {
         }
     }
 
+    /// Lets a run go on that is stopped; false where it waits for answers.
+    async fn goes_on(&self, engine: &Engine, key: &ThreadKey) -> bool {
+        if self.stops.borrow().is_none() {
+            return false;
+        }
+        match engine.resume(key, Resume { terms: Terms::default(), idempotency: None }).await {
+            Ok(_) => true,
+            Err(AnswerError::Waits(_)) => false,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
     /// Reads what is stored.
-    async fn left(
-        &self,
-        store: &dyn Store,
-        asked: Vec<Vec<String>>,
-        points: &BTreeSet<CheckpointId>,
-    ) -> Played {
+    async fn left(&self, store: &dyn Store, seen: Seen) -> Played {
+        let Seen { asked, points, stopped } = seen;
         let (owner, key) = (owner("acme", "ann"), session("s"));
         let thread = store.thread(&key).await.unwrap().unwrap().thread;
         let mut rows = store.history(&owner, thread, None, 10_000).await.unwrap();
@@ -225,7 +276,7 @@ impl Ready<'_> {
             conflicts: 0,
         };
         let row = |row: Checkpoint| (row.step, row.source, row.delta, row.frontier);
-        Played { rows: rows.into_iter().map(row).collect(), told, result }
+        Played { rows: rows.into_iter().map(row).collect(), told, result, stopped }
     }
 }
 

@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 
 use super::graph::{
-    Cond, Do, Flavour, Form, Graph, Into, Kind, Next, Node, Over, Program, Prompt, To, Value, targets,
+    Cond, Do, Flavour, Form, Graph, Into, Kind, More, Next, Node, Over, Program, Prompt, To, Value, targets,
 };
 
 /// The bytes that one node is read from.
@@ -164,10 +164,13 @@ impl Node {
         let cleared = if plain { ["note"; 4] } else { ["log", "seen", "sum", "once"] };
         let clears = if detail % 8 == 7 { Some(cleared[detail / 64]) } else { None };
         let clears = clears.filter(|_| kind % 2 == 1);
-        let prompt = Prompt { flaky: detail & 1 == 1, retry: detail & 2 == 2 };
+        let prompt = Prompt { flaky: detail & 1 == 1, retry: detail & 2 == 2, more: More::Nothing };
+        let more = [More::Nothing, More::Cache, More::Tools, More::Tools][detail / 16 % 4];
+        // A called graph calls no graph.
+        let more = if called && more == More::Tools { More::Nothing } else { more };
         let kind = match kind % 32 {
             11.. if plain => {
-                let flaky = Prompt { flaky: kind % 32 > 24, retry: false };
+                let flaky = Prompt { flaky: kind % 32 > 24, retry: false, ..prompt };
                 Kind::Llm(flaky, [Into::Last, Into::Note, Into::Log, Into::Length][detail / 4 % 4])
             }
             0..=7 => Kind::Set(writes, clears),
@@ -182,7 +185,10 @@ impl Node {
             ),
             18 | 19 => Kind::Ask,
             20 => Kind::Fail,
-            _ => Kind::Llm(prompt, [Into::Log, Into::Once, Into::Length, Into::Last][detail / 4 % 4]),
+            _ => Kind::Llm(
+                Prompt { more, ..prompt },
+                [Into::Log, Into::Once, Into::Length, Into::Last][detail / 4 % 4],
+            ),
         };
         let (bounded, each) = (tape.pick(4), tape.pick(6) == 5);
         let back = bounded > 0;

@@ -2,14 +2,19 @@
 
 use std::fmt::Write as _;
 
-use super::graph::{Cond, Do, Form, Graph, Into, Kind, Next, Node, Over, Program, Prompt, To, Value};
+use super::graph::{Cond, Do, Form, Graph, Into, Kind, More, Next, Node, Over, Program, Prompt, To, Value};
 
 impl Program {
     /// The files of the project.
     pub(super) fn files(&self) -> Vec<(&'static str, String)> {
-        let project = "format: 1\nmodels: {m: {provider: demo}}\ndefault_model: m\n\
-                       retries: {twice: {attempts: 2, first: 1ms, for: [any]}}\n";
-        let mut files = vec![("project.yaml", project.to_owned()), ("root.yaml", self.root.yaml())];
+        let mut project = "format: 1\nmodels: {m: {provider: demo}}\ndefault_model: m\n\
+                           retries: {twice: {attempts: 2, first: 1ms, for: [any]}}\n"
+            .to_owned();
+        let tools = |node: &Node| matches!(node.kind, Kind::Llm(Prompt { more: More::Tools, .. }, _));
+        if self.root.nodes.iter().any(tools) {
+            project += "tools: {look: {graph: child, description: Looks., args: {k: integer}}}\n";
+        }
+        let mut files = vec![("project.yaml", project), ("root.yaml", self.root.yaml())];
         if self.calls() {
             files.push(("child.yaml", self.child.yaml()));
         }
@@ -17,8 +22,18 @@ impl Program {
     }
 
     fn calls(&self) -> bool {
-        let calls = |node: &Node| matches!(node.kind, Kind::Graph(_) | Kind::Map(_, Do::Graph, _));
+        let calls = |node: &Node| match node.kind {
+            Kind::Llm(prompt, _) => prompt.more == More::Tools,
+            Kind::Graph(_) | Kind::Map(_, Do::Graph, _) => true,
+            _ => false,
+        };
         self.root.nodes.iter().any(calls)
+    }
+
+    /// Whether a node keeps what the model says.
+    pub(super) fn keeps(&self) -> bool {
+        let keeps = |node: &Node| matches!(node.kind, Kind::Llm(Prompt { more: More::Cache, .. }, _));
+        self.root.nodes.iter().chain(&self.child.nodes).any(keeps)
     }
 
     /// The files as one text, for people.
@@ -144,6 +159,11 @@ impl Graph {
                     format!("into: {into}"),
                 ];
                 keys.extend(prompt.retry.then(|| "retry: twice".into()));
+                match prompt.more {
+                    More::Nothing => {}
+                    More::Cache => keys.push("cache: {ttl: 1h}".into()),
+                    More::Tools => keys.push("tools: [look]".into()),
+                }
                 keys
             }
             Kind::Say => vec!["kind: say".into(), format!("text: \"{name} {{{{ state.sum }}}}\"")],

@@ -176,13 +176,16 @@ async fn a_heartbeat_keeps_runs_and_reports_the_cancelled(store: Arc<dyn Store>)
         .unwrap()
         .unwrap();
     assert_eq!((asked.state, asked.cancel_requested), (RunState::Running, true));
+    assert_eq!(store.asked(&me).await.unwrap(), [runs[1].run]);
     let asked = Beat { cancelled: vec![runs[1].run], lost: vec![] };
     assert_eq!(store.heartbeat(&lasting, &live).await.unwrap(), asked);
-    let other_boot = Process { boot: Uuid::now_v7(), ..me };
+    let other_boot = Process { boot: Uuid::now_v7(), ..me.clone() };
+    assert_eq!(store.asked(&other_boot).await.unwrap(), []);
     let lost = Beat { cancelled: vec![], lost: live.to_vec() };
     assert_eq!(store.heartbeat(&other_boot, &live).await.unwrap(), lost);
     assert_eq!(store.commit(barrier(&runs[1])).await.unwrap(), Committed::Done { cancel_requested: true });
     store.commit(Commit { step: 1, ..last_barrier(&runs[1], RunState::Cancelled) }).await.unwrap();
+    assert_eq!(store.asked(&me).await.unwrap(), []);
     assert!(store.delete_thread(&runs[0].key).await.unwrap());
     assert_eq!(store.heartbeat(&lasting, &live).await.unwrap(), lost, "over, and deleted");
 }

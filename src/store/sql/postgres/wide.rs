@@ -145,6 +145,12 @@ pub(in crate::store::sql) async fn is_encrypted(db: &Postgres) -> Result<bool> {
     Ok(!answer.rows.is_empty())
 }
 
+pub(in crate::store::sql) async fn asked(db: &Postgres, process: &Process) -> Result<Vec<RunId>> {
+    let values = vec![process.instance.as_str().into(), process.boot.into()];
+    let found = rows(&db.beats, "run", "select run_id from asked_runs($1, $2)", values).await?;
+    found.iter().map(|row| row.get("run_id").map(RunId)).collect()
+}
+
 /// Forgets old idempotency keys.
 pub(in crate::store::sql) async fn forget_keys(db: &Postgres) -> Result<()> {
     db.wide.run(None, "select forget_keys()", Vec::new()).await.map(drop).map_err(|e| undone(&e))

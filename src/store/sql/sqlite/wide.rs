@@ -15,7 +15,7 @@ use crate::store::sql::error::undone;
 use crate::store::sql::put::{timed, write};
 use crate::store::sql::row::{RUN, Row, moment};
 use crate::store::sql::{KEY_HOURS, audit, keep, read, sql};
-use crate::store::{AuditFilter, Counts, Kept, Result, Run, RunFilter, VersionUse};
+use crate::store::{AuditFilter, Counts, Kept, Process, Result, Run, RunFilter, VersionUse};
 
 fn reads(db: &Sqlite) -> Desk {
     Desk::Sqlite(db.read.clone())
@@ -25,6 +25,14 @@ fn reads(db: &Sqlite) -> Desk {
 pub(in crate::store::sql) fn ago(age: Duration) -> Value {
     let ago = TimeDelta::from_std(age).ok().and_then(|age| Utc::now().checked_sub_signed(age));
     moment(DbBackend::Sqlite, ago.unwrap_or(DateTime::<Utc>::MIN_UTC))
+}
+
+pub(in crate::store::sql) async fn asked(db: &Sqlite, process: &Process) -> Result<Vec<RunId>> {
+    let text =
+        "select run_id from run where state = 'running' and cancel_requested and owner = $1 and boot = $2";
+    let values = vec![process.instance.as_str().into(), process.boot.into()];
+    let found = read::rows(&reads(db), "run", text, values).await?;
+    found.iter().map(|row| row.get("run_id").map(RunId)).collect()
 }
 
 /// Forgets old idempotency keys.

@@ -1,8 +1,8 @@
 //! What nodes do.
 
 use super::*;
-use crate::property::graph::{Do, Into, Kind, Over, Prompt, Value};
-use crate::property::{answer, reply};
+use crate::property::graph::{Do, Into, Kind, More, Over, Prompt, Value};
+use crate::property::{answer, heard, reply, wants};
 
 impl World<'_> {
     pub(super) fn begin(&mut self, graph: &Graph, level: &Level, at: usize) {
@@ -45,8 +45,8 @@ impl World<'_> {
                 groups: &[],
                 message: format!("{name} {}", state.int("sum")),
             }),
-            (Kind::Llm(prompt, into), _) => match self.call(*prompt, name, state, "") {
-                Err(error) => Came::Failed(error),
+            (Kind::Llm(prompt, into), held) => match self.ask(*prompt, level, name, &path, held) {
+                Err(came) => came,
                 Ok(text) => done(match into {
                     Into::Log => vec![put("log", json!([text]))],
                     Into::Once => vec![put("once", json!(text))],
@@ -108,6 +108,62 @@ impl World<'_> {
                 self.map(state, name, *body, on_error, items)
             }
         }
+    }
+
+    /// Asks the model; or lets its calls go on, until it is asked again.
+    fn ask(
+        &mut self,
+        prompt: Prompt,
+        level: &Level,
+        name: &str,
+        path: &str,
+        held: Option<Work>,
+    ) -> Result<String, Came> {
+        let state = &level.state;
+        let text = prompt.of(name, state, "");
+        let mut rounds = match held {
+            Some(Work::Rounds(rounds)) => rounds,
+            _ => Rounds::default(),
+        };
+        let over = |call: &Called| if let Called::Over(text) = call { Some(text.clone()) } else { None };
+        if let Some(over) = rounds.calls.iter().map(over).collect::<Option<Vec<_>>>() {
+            let key = (level.called, text.clone());
+            if let Some(said) = self.cache.get(&key).filter(|_| prompt.more == More::Cache) {
+                return Ok(said.clone());
+            }
+            let said = self.call(prompt, name, state, "").map_err(Came::Failed)?;
+            if prompt.more == More::Cache {
+                self.fresh.push((key, said.clone()));
+            }
+            rounds.heard.extend(over);
+            let calls = if prompt.more == More::Tools { wants(&text, rounds.number) } else { Vec::new() };
+            if calls.is_empty() {
+                return Ok(said + &heard(&rounds.heard));
+            }
+            (rounds.number, rounds.calls) = (rounds.number + 1, calls.into_iter().map(Called::Due).collect());
+            return Err(Came::Still(Work::Rounds(rounds)));
+        }
+        let mut moves = false;
+        let mut calls = Vec::new();
+        for call in rounds.calls {
+            let child = match call {
+                Called::Over(_) => {
+                    calls.push(call);
+                    continue;
+                }
+                Called::Due(k) => self.level(true, k, path.to_owned(), State::start(true)),
+                Called::Going(level) => *level,
+            };
+            let child = self.child(child);
+            moves |= !matches!(child, Child::Waits(_));
+            calls.push(match child {
+                Child::Waits(level) | Child::On(level) => Called::Going(level),
+                Child::Over(_, result) => Called::Over(result.to_string()),
+                Child::Failed(_) => Called::Over("Error".into()),
+            });
+        }
+        let work = Work::Rounds(Rounds { calls, ..rounds });
+        Err(if moves { Came::Still(work) } else { Came::Waits(work) })
     }
 
     /// Goes on with a called graph.
@@ -190,8 +246,7 @@ impl World<'_> {
         state: &State,
         item: &str,
     ) -> Result<String, Error> {
-        let flaky = if prompt.flaky { "!" } else { "" };
-        let text = format!("{name} {}{item}{flaky}", state.int("sum"));
+        let text = prompt.of(name, state, item);
         let attempts = if prompt.retry && item.is_empty() { 2 } else { 1 };
         let mut last = None;
         for attempt in 1..=attempts {
@@ -210,5 +265,11 @@ impl World<'_> {
             }
         }
         Err(last.unwrap())
+    }
+}
+
+impl Prompt {
+    fn of(self, name: &str, state: &State, item: &str) -> String {
+        format!("{name} {}{item}{}", state.int("sum"), if self.flaky { "!" } else { "" })
     }
 }
