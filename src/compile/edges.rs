@@ -18,6 +18,8 @@ pub(super) struct Edges<'a> {
     nodes: IndexMap<&'a str, &'a Spanned<String>>,
     /// The names that some edge has.
     named: BTreeSet<&'a str>,
+    /// The right forms of names that have a wrong one: who uses one means that node.
+    mended: BTreeSet<String>,
     /// There are nodes that cannot be read: an unknown name may be one of them.
     broken: bool,
     /// There are types that cannot be read: a value of any type may be one of them.
@@ -27,8 +29,10 @@ pub(super) struct Edges<'a> {
 impl<'a> Edges<'a> {
     /// Takes the names of all nodes, also of those that are broken.
     pub(super) fn new(graph: &'a Graph, untyped: bool) -> Self {
-        let nodes = graph.nodes.iter().map(|(name, _)| (name.value.as_str(), name)).collect();
-        Self { nodes, named: named(graph), broken: graph.broken_nodes, untyped }
+        let nodes: IndexMap<_, _> = graph.nodes.iter().map(|(name, _)| (name.value.as_str(), name)).collect();
+        let mended = nodes.keys().map(|name| (name, snake_case(name))).filter(|(name, form)| *name != form);
+        let mended = mended.map(|(_, form)| form).collect();
+        Self { nodes, named: named(graph), mended, broken: graph.broken_nodes, untyped }
     }
 
     /// Resolves a name.
@@ -39,9 +43,7 @@ impl<'a> Edges<'a> {
         if self.nodes.contains_key(name.value.as_str()) {
             return Some(Target::Node(name.value.clone()));
         }
-        // A node whose name has a wrong form is meant by the right one.
-        let misnamed = self.nodes.keys().any(|known| *known != name.value && snake_case(known) == name.value);
-        if self.broken || misnamed || bag.is_full(name.span.file) {
+        if self.broken || self.mended.contains(&name.value) || bag.is_full(name.span.file) {
             return None;
         }
         let finding = Diagnostic::error(

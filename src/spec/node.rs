@@ -110,6 +110,14 @@ pub enum KindSpec {
     },
 }
 
+/// Says whether an entry of `nodes` is what a node has, and not one.
+fn is_outdented(name: &str, body: &Node) -> bool {
+    let has_kind =
+        matches!(&body.tree, Tree::Map(entries) if entries.iter().any(|(key, _)| key.as_str() == Some("kind")));
+    let of_a_node = NODE.key(name).is_some() || KINDS.iter().any(|kind| kind.map.key(name).is_some());
+    of_a_node && !has_kind
+}
+
 impl NodeSpec {
     /// Returns where it goes when a question has no answer in time.
     pub fn on_timeout(&self) -> Option<&Spanned<String>> {
@@ -137,8 +145,21 @@ impl Reader<'_> {
         if matches!(&node.tree, Tree::Map(entries) if entries.is_empty()) {
             self.wrong(node, "at least one node");
         }
-        let mut nodes = Vec::new();
+        let mut nodes: Vec<(Spanned<String>, Option<NodeSpec>)> = Vec::new();
         for (name, body) in entries {
+            if let Some((above, spec)) = nodes.last_mut()
+                && is_outdented(&name.value, body)
+            {
+                let message = format!("`{}` stands among the nodes", name.value);
+                let finding = Diagnostic::error("G105", message, name.span, "a key of a node");
+                let finding = finding.related(above.span, "of this one?");
+                self.bag.report(finding.help(format!("indent it, so that it belongs to `{}`", above.value)));
+                // What that one lacks may be this.
+                if let Some(spec) = spec {
+                    spec.partial = true;
+                }
+                continue;
+            }
             let fits = self.identifier(&name, "a node");
             let mut spec = self.node(&name, body);
             if let Some(spec) = &mut spec {

@@ -191,6 +191,8 @@ impl Reader<'_> {
             }
             project.allow = self.allow(fields.take("allow"));
             fields.finish(self, |_| None);
+        } else {
+            project.unread();
         }
         project.tree = Some(tree);
         project
