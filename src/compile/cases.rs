@@ -25,8 +25,8 @@ use crate::state::{Channel, Mismatch, Type, check_pattern};
 use places::Places;
 use script::{Role, check_script, check_sent, outer, role};
 
-/// The plans of the graphs that could be read, by id.
-pub(super) type Plans<'a> = BTreeMap<&'a str, &'a Plan>;
+/// The plans of the graphs that could be read with the types of what they give, by id.
+pub(super) type Plans<'a> = BTreeMap<&'a str, (&'a Plan, &'a Type)>;
 
 /// Checks all test files of a project. Plans that are not `whole` lack the work of their nodes: what scripts stand for is
 /// not looked at then.
@@ -35,7 +35,7 @@ pub(super) fn check_tests(folder: &Folder, plans: &Plans<'_>, whole: bool, bag: 
     for test in folder.tests.values() {
         check_names(test, bag);
         let Some(graph) = &test.graph else { continue };
-        let Some(plan) = plans.get(graph.value.as_str()) else {
+        let Some(&(plan, gives)) = plans.get(graph.value.as_str()) else {
             let there =
                 folder.graphs.contains_key(&graph.value) || folder.broken_graphs.contains(&graph.value);
             if !there {
@@ -56,7 +56,7 @@ pub(super) fn check_tests(folder: &Folder, plans: &Plans<'_>, whole: bool, bag: 
         let mut told = BTreeSet::new();
         for case in &test.cases {
             check_case(
-                &Scene { plan, places, case, begins: true, whole, codes: codes.as_ref() },
+                &Scene { plan, gives, places, case, begins: true, whole, codes: codes.as_ref() },
                 graph,
                 &mut told,
                 bag,
@@ -112,6 +112,8 @@ fn check_names(test: &TestFile, bag: &mut Bag) {
 
 struct Scene<'a> {
     plan: &'a Plan,
+    /// The type of what the graph gives.
+    gives: &'a Type,
     places: Places<'a>,
     case: &'a CaseSpec,
     /// The turn begins a run.
@@ -331,7 +333,7 @@ fn check_expect(scene: &Scene<'_>, expect: &ExpectSpec, bag: &mut Bag) {
 }
 
 fn check_output(scene: &Scene<'_>, name: &Spanned<String>, value: &Spanned<Json>, bag: &mut Bag) {
-    let Scene { plan, case, .. } = scene;
+    let Scene { plan, case, gives, .. } = scene;
     let public = || {
         let shown =
             |(name, channel): &(&String, &Channel)| !channel.private && Some(*name) != plan.messages.as_ref();
@@ -348,8 +350,13 @@ fn check_output(scene: &Scene<'_>, name: &Spanned<String>, value: &Spanned<Json>
         let message = format!("the graph gives no `{}`", name.value);
         let finding = Diagnostic::error("M514", message, name.span, "not in its output");
         bag.report(finding.help_maybe(did_you_mean(&name.value, known)));
-    } else if !matches!(plan.output, Output::Map(_))
-        && let Some(channel) = plan.channels.get(&name.value)
+    } else if let (Output::Map(_), None) = (&plan.output, &case.only) {
+        // An object may lack fields that nobody wrote.
+        let whole = !value.value.is_null() && !value.value.is_object();
+        if let Some(ty) = gives.field(&name.value).filter(|_| whole) {
+            bag.report_maybe(check_value(&name.value, value, ty.check(&value.value), scene.places));
+        }
+    } else if let Some(channel) = plan.channels.get(&name.value)
         && !value.value.is_null()
     {
         check_held(scene, channel, name, value, bag);

@@ -3,12 +3,12 @@
 //! Invariant: a rule leads from names that no channel has to channels, so that none undoes another.
 
 use crate::diagnostic::{Bag, Diagnostic, Span, Spanned, did_you_mean};
-use crate::expr::{ExprTree, Facts, Typed};
+use crate::expr::{ExprTree, Facts, Typed, infer};
 use crate::plan::Migration;
 use crate::spec::{ANY, ExprSpec, MigrateSpec};
 use crate::state::{Channels, Merge};
 
-use super::names::Names;
+use super::names::{BY_FLOW, Names};
 use super::nodes::{misfit, takes};
 
 /// Checks the rules of a graph; those with a mistake are left out.
@@ -77,6 +77,16 @@ impl Check<'_> {
             return;
         }
         let Some(tree) = tree else { return };
+        // No way leads here on which a channel was written, or was asked for.
+        let mut fine = true;
+        spec.for_each_text(&mut |text| {
+            let (_, faults) = infer(&text.value, &self.names.roots, &Facts::default());
+            let by_flow = |code: &str| BY_FLOW.contains(&code);
+            fine &= self.names.faults(faults, by_flow, |range| text.locate(range), self.bag);
+        });
+        if !fine {
+            return;
+        }
         if let Some((at, why)) = self.misfit(name, spec, &tree) {
             let message = format!("`{}` holds {}", name.value, self.channels[&name.value].field.ty);
             let finding = Diagnostic::error("S403", message, at, why);

@@ -161,7 +161,10 @@ pub fn compile(folder: &Folder, providers: &Providers, bag: &mut Bag) -> Option<
     }
     if bag.has_errors() {
         // What the graphs that are sound say of their tests is told in the same pass.
-        let plans = checked.iter().map(|checked| (checked.graph.id.as_str(), &checked.plan)).collect();
+        let plans = checked.iter().filter_map(|Checked { graph, plan, .. }| {
+            Some((graph.id.as_str(), (plan, &heads.get(&graph.id)?.gives)))
+        });
+        let plans = plans.collect();
         cases::check_tests(folder, &plans, false, bag);
         cases::check_beside(folder, bag);
         silence(folder, bag);
@@ -170,7 +173,9 @@ pub fn compile(folder: &Folder, providers: &Providers, bag: &mut Bag) -> Option<
     let servers = servers.finish(&templates, providers);
     let catalog = finish(folder, checked, &tools, &servers, &templates, &outside);
     let catalog = Catalog { previews, ..catalog };
-    let plans = catalog.graphs.iter().map(|(id, compiled)| (id.as_str(), &*compiled.plan)).collect();
+    let plans = catalog.graphs.iter();
+    let plans = plans.filter_map(|(id, graph)| Some((id.as_str(), (&*graph.plan, &heads.get(id)?.gives))));
+    let plans = plans.collect();
     cases::check_tests(folder, &plans, true, bag);
     silence(folder, bag);
     (!bag.has_errors()).then_some(catalog)

@@ -68,7 +68,8 @@ impl Names {
             let ty = channel.field.ty.clone();
             let untrusted = matches!(ty.non_null(), Type::Messages);
             let gradual = channel.merge == Merge::Merge && channel.field.default.is_none();
-            (name.clone(), Slot { ty, unset: channel.start().is_none(), untrusted, gradual })
+            let unset = channel.start().is_none();
+            (name.clone(), Slot { unset, untrusted, gradual, ..Slot::of(ty) })
         });
         let input = input.iter().map(|(name, field)| (name.clone(), Slot::of(field.ty.clone())));
         let run = run_fields().map(|(name, field)| {

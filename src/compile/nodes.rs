@@ -16,7 +16,7 @@ use draft::{AskDraft, Body, EachDraft, JobDraft, LlmDraft, Sketch};
 pub(super) use draft::{Cached, Draft, Gives};
 pub(super) use map::locals;
 pub(super) use misfit::misfit;
-pub(super) use write::{rules_of, taken_type, takes, within_rules};
+pub(super) use write::{rules_of, taken_type, takes, takes_null, within_rules};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -273,12 +273,16 @@ impl Scene<'_> {
         }
         // What must not happen twice is not tried elsewhere.
         links.truncate(if effects == Effects::AtMostOnce { 1 } else { links.len() });
-        if let (Some(own), Some(span), Some(limit)) =
-            (step.timeout.total, step.timeout.span, self.limits.time)
-        {
+        // The timeout of the graph holds for what may take its time, unless a node has its own.
+        let works =
+            matches!(spec, KindSpec::Llm(_) | KindSpec::Tool(_) | KindSpec::Http(_) | KindSpec::Custom(_));
+        let layers = [Some(step.timeout), works.then_some(self.graph.defaults.timeout)];
+        let own = layers.into_iter().flatten().find_map(|timeout| Some((timeout.total?, timeout.span?)));
+        if let (Some((own, span)), Some(limit)) = (own, self.limits.time) {
             let attempts = links.iter().fold(0_u32, |sum, link| sum.saturating_add(link.retry.attempts));
             let all = own.saturating_mul(attempts);
-            if all > limit && !bag.is_trusting() {
+            let told = || bag.findings().iter().any(|f| f.code == "G218" && f.label.span == span);
+            if all > limit && !bag.is_trusting() && !told() {
                 let label = match attempts {
                     1 => format!("{own:?} of a run that may take {limit:?}"),
                     n => format!("{n} attempts of {own:?} take {all:?}, the run may take {limit:?}"),

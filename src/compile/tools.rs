@@ -38,7 +38,7 @@ pub(super) struct ToolDraft {
     declared: Names,
     pub(super) result: Type,
     pub(super) approval: bool,
-    is_final: bool,
+    pub(super) is_final: bool,
     effects: Effects,
     /// What it does outside, with the graph that it may run.
     pub(super) reach: Reach,

@@ -46,7 +46,12 @@ fn changes(plan: &Plan, old: &State) -> Result<Delta, String> {
     let drops: Delta = drops.map(|name| (name.clone(), Change::Unset)).collect();
     state.apply(&drops);
     delta.extend(drops);
-    let scope = Scope::new().state(state.clone());
+    // What is read of a channel that is new is what it begins with.
+    let new = plan.channels.iter().filter(|(name, _)| state.get(name).is_none());
+    let mut seen = state.clone();
+    let starts = new.filter_map(|(name, channel)| Some((name.clone(), Change::Start(channel.start()?))));
+    seen.apply(&starts.collect());
+    let scope = Scope::new().state(seen);
     for (name, value) in &migration.defaults {
         let Some(channel) = plan.channels.get(name).filter(|_| state.get(name).is_none()) else { continue };
         let cannot = |why: String| format!("`migrate` finds no value for the thread's `{name}`: {why}");
@@ -148,6 +153,13 @@ mod tests {
                 json!(["old"]),
                 json!([{"notes": ["a", "b"], "size": 3, "topic": "a+b"}, ["notes"]]),
             ),
+            // A channel that is new is read as what it begins with.
+            (
+                "[{default: {size: state.notes | length}}]",
+                json!({"topic": "x"}),
+                json!([]),
+                json!([{"size": 0, "topic": "x"}, []]),
+            ),
             (
                 default,
                 json!({"topic": "kept", "size": null, "notes": [], "now": 7}),
@@ -169,12 +181,12 @@ mod tests {
             ),
             ("[{rename: {old: topic}}]", json!({"old": ["x"]}), "the thread's `topic` does not fit"),
             (
-                "[{default: {topic: state.first}}]",
-                json!({"size": 1}),
-                "`migrate` finds no value for the thread's `topic`: ",
+                "[{default: {size: 1 // (state.notes | length)}}]",
+                json!({"topic": "x"}),
+                "`migrate` finds no value for the thread's `size`: ",
             ),
             (
-                "[{default: {size: state.loose}}]",
+                "[{default: {size: state.loose | default(1)}}]",
                 json!({"loose": "x"}),
                 "`migrate` finds no value for the thread's `size`: expected an integer, found a text",
             ),

@@ -31,7 +31,7 @@ pub use typed::Typed;
 
 use super::places::{chain, index, range, whole};
 use super::{ExprError, Place, syntax};
-use crate::state::{Field, Type, either};
+use crate::state::{Field, ROLES, Type, either};
 
 /// What a name stands for.
 #[derive(Debug, Clone)]
@@ -44,6 +44,8 @@ pub struct Slot {
     pub untrusted: bool,
     /// It begins as an object without fields, which writes fill one by one.
     pub gradual: bool,
+    /// It is a list of lists that have exactly these parts each.
+    pub parts: Option<Vec<Type>>,
 }
 
 /// A name at the root of an expression.
@@ -70,7 +72,7 @@ pub struct Fault {
 impl Slot {
     /// Makes a slot that always has a value, from the project itself.
     pub fn of(ty: Type) -> Self {
-        Self { ty, unset: false, untrusted: false, gradual: false }
+        Self { ty, unset: false, untrusted: false, gradual: false, parts: None }
     }
 }
 
@@ -265,7 +267,11 @@ impl<'e> Infer<'e> {
     /// Finds the type of an operand that may have no value: a name with its fields, or an item of a list that may be
     /// empty. What stands deeper has to have one.
     fn maybe(&mut self, expr: &ast::Expr<'_>) -> Typed {
-        let part = matches!(expr, ast::Expr::GetItem(_) | ast::Expr::GetAttr(_));
+        let part = match expr {
+            ast::Expr::GetItem(_) | ast::Expr::GetAttr(_) => true,
+            ast::Expr::Filter(filter) => filter.name == "attr",
+            _ => false,
+        };
         if !part && facts::path_of(expr).is_none() {
             return self.expr(expr);
         }
@@ -310,11 +316,15 @@ impl<'e> Infer<'e> {
             let typed = self.expr(value);
             let name = match key {
                 ast::Expr::Const(name) => name.value.as_str(),
-                other => {
-                    self.expr(other);
-                    None
-                }
+                _ => None,
             };
+            if name.is_none() {
+                let typed = self.expr(key);
+                let typed = self.some(key, typed, "the name of a field");
+                if !typed.must_be(&[Family::Text]) {
+                    self.misfit(key, &typed, "a field has a text for its name");
+                }
+            }
             known &= name.is_some();
             fields.push((name.unwrap_or_default().to_owned(), typed));
         }
@@ -395,7 +405,8 @@ impl<'e> Infer<'e> {
 /// The type of a chat turn, as far as it is known: its content is a text, or a list of parts.
 fn turn() -> Type {
     let content = either(Type::STRING, Type::List(Box::new(Type::Any)));
-    let fields = [("id", Type::STRING), ("role", Type::STRING), ("content", content)];
+    let role = Type::Enum(ROLES.iter().map(|&role| role.to_owned()).collect());
+    let fields = [("id", Type::STRING), ("role", role), ("content", content)];
     Type::Record(fields.into_iter().map(|(name, ty)| (name.to_owned(), Field::of(ty))).collect())
 }
 
@@ -408,16 +419,23 @@ fn is_turn(ty: &Type) -> bool {
     }
 }
 
-/// The type of a group of `groupby`: an object, and a list of its two fields.
+/// Tells a group of `groupby` from an object with the same fields, such as one that was stored.
+const GROUP: &str = "made by groupby";
+
+/// The type of a group of `groupby`: an object, and, until it is stored, a list of its two fields.
 fn group(key: Type, items: Type) -> Type {
     let fields = [("grouper", key), ("list", Type::List(Box::new(items)))];
-    Type::Record(fields.into_iter().map(|(name, ty)| (name.to_owned(), Field::of(ty))).collect())
+    let field = |ty| Field { description: Some(GROUP.to_owned()), ..Field::of(ty) };
+    Type::Record(fields.into_iter().map(|(name, ty)| (name.to_owned(), field(ty))).collect())
 }
 
 /// Returns what a group is made of.
 pub(crate) fn parts_of_group(ty: &Type) -> Option<Vec<Type>> {
     match ty {
-        Type::Record(fields) if fields.keys().eq(["grouper", "list"]) => {
+        Type::Record(fields)
+            if fields.keys().eq(["grouper", "list"])
+                && fields.values().all(|field| field.description.as_deref() == Some(GROUP)) =>
+        {
             Some(fields.values().map(|field| field.ty.clone()).collect())
         }
         _ => None,

@@ -276,6 +276,12 @@ pub(super) fn to_json(value: &Value) -> Result<Json, Error> {
         }
         ValueKind::String => Ok(Json::String(value.as_str().unwrap_or_default().to_owned())),
         ValueKind::Seq | ValueKind::Iterable => {
+            if let Some([grouper, list]) = group_of(value) {
+                let mut group = Map::new();
+                group.insert("grouper".to_owned(), to_json(&grouper)?);
+                group.insert("list".to_owned(), to_json(&list)?);
+                return Ok(Json::Object(group));
+            }
             value.try_iter()?.map(|item| to_json(&item)).collect::<Result<_, _>>().map(Json::Array)
         }
         ValueKind::Map => {
@@ -290,6 +296,12 @@ pub(super) fn to_json(value: &Value) -> Result<Json, Error> {
         }
         _ => Err(refused("the value is no data")),
     }
+}
+
+/// Returns the fields of a group of `groupby`, which is a list of them as well: its type is that of an object.
+fn group_of(value: &Value) -> Option<[Value; 2]> {
+    let field = |name: &str| value.get_attr(name).ok().filter(|field| !field.is_undefined());
+    (value.len() == Some(2)).then(|| Some([field("grouper")?, field("list")?])).flatten()
 }
 
 fn number(value: &Value) -> Option<Number> {

@@ -411,6 +411,11 @@ impl Output {
         {
             value = inner;
         }
+        self.take(value)
+    }
+
+    /// Takes a value that is the answer.
+    fn take(&self, mut value: Json) -> Result<Json, String> {
         self.ty.check(&value).map_err(|mismatch| mismatch.to_string())?;
         self.ty.fill(&mut value);
         Ok(value)
@@ -451,7 +456,7 @@ impl Node for Llm {
         let mut memo = Memo::of(attempt)?;
         memo.reply = self.reply;
         if let Some(result) = memo.ended(&self.tools) {
-            return Ok(self.finish(attempt, memo, result).into());
+            return Ok(self.finish(attempt, memo, result)?.into());
         }
         // The repair of an answer that does not fit is a call, too.
         let nth = 2 * memo.rounds + 1;
@@ -490,7 +495,7 @@ impl Node for Llm {
 
 impl Llm {
     /// Takes the result of a tool as the answer.
-    fn finish(&self, attempt: &Attempt, memo: Memo, result: Json) -> Done {
+    fn finish(&self, attempt: &Attempt, memo: Memo, result: Json) -> Result<Done, Failure> {
         let mut done = Done::default();
         if self.reply {
             let answer = Answer { text: tools::text_of(&result), ..Answer::default() };
@@ -499,11 +504,13 @@ impl Llm {
             done.said.push(turn);
             done.events.push(event);
         }
-        done.result = match self.output {
-            Some(_) => result,
+        done.result = match &self.output {
+            Some(output) => output.take(result).map_err(|why| {
+                Failure::new(ErrorKind::Schema, format!("the tool's result does not fit the output: {why}"))
+            })?,
             None => Json::String(tools::text_of(&result)),
         };
-        done
+        Ok(done)
     }
 }
 

@@ -122,8 +122,18 @@ impl Walk<'_> {
         let depth = self.around.len();
         self.around.push(real);
         for path in paths {
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            if self.refused || name.is_empty() || name.starts_with('.') || name.starts_with("README") {
+            let name = path.file_name().unwrap_or_default();
+            let shown = name.to_string_lossy();
+            if self.refused || shown.is_empty() || shown.starts_with('.') || shown.starts_with("README") {
+                continue;
+            }
+            if name.to_str().is_none() {
+                let shown = path.display().to_string();
+                let file = self.bag.add_source(shown.clone(), "");
+                let span = Span { file, start: 0, end: 0 };
+                let message = format!("`{shown}` is not read");
+                let finding = Diagnostic::warning("G108", message, span, "its name is not UTF-8");
+                self.bag.report(finding.help("rename it, or take it out of the project"));
                 continue;
             }
             let Ok(kind) = std::fs::symlink_metadata(&path) else { continue };

@@ -101,7 +101,7 @@ pub(crate) fn is_turn(fields: &IndexMap<String, Field>) -> bool {
     };
     let role = all("role", &|ty| match ty {
         Type::Enum(values) => values.iter().all(|value| ROLES.contains(&value.as_str())),
-        ty => matches!(ty, Type::String { .. } | Type::Any),
+        ty => matches!(ty, Type::Any),
     });
     let content = |ty: &Type| matches!(ty, Type::String { .. } | Type::Enum(_) | Type::List(_) | Type::Any);
     role && all("content", &content)

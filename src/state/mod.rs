@@ -17,6 +17,7 @@ pub use check::{Mismatch, check_pattern};
 pub use fold::{Change, Delta, MergeError, Write, fold, fold_writes, join, overlay};
 pub use named::{Knot, Named};
 pub use schema::{Loose, Schemas};
+pub(crate) use types::ROLES;
 pub use types::{Channel, Channels, Field, Merge, Type, UnknownMerge};
 pub(crate) use union::{either, nullable};
 pub use value::{Cell, DecodeError, State};

@@ -149,7 +149,7 @@ impl<'t> Typer<'_, 't> {
             let typed = given(self, var.id);
             let known = self.infer.facts.clone();
             let typed = typed.or(default).unwrap_or_else(Typed::any);
-            self.bind_target(arg, &Typed { path: None, ..typed });
+            self.bind_target(arg, &Typed { path: None, ..typed }, None);
             self.infer.facts = known;
         }
         self.stmts(&decl.body);

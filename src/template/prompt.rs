@@ -145,14 +145,15 @@ fn markers(body: &str) -> impl Iterator<Item = Marker<'_>> {
             &after[..after.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(after.len())];
         let rest = &after[word.len()..];
         let known = WORDS.contains(&word);
-        let alone = rest.is_empty();
-        // `@user said` is text; `@system:` and `@messages history` are not.
+        let spaced = rest.starts_with([' ', '\t']);
+        // `@system:`, `@user Hello` in the first column and `@messages history` say a role.
         let marker = match rest.trim() {
+            "" => true,
             ":" => known,
             name => {
                 let meant = word == "messages"
                     || (!name.contains(' ') && crate::diagnostic::suggest(word, ["messages"]).is_some());
-                alone || (meant && rest.starts_with([' ', '\t']))
+                (meant && spaced) || (known && indent == 0 && (spaced || rest.starts_with(':')))
             }
         };
         // Indented text may well begin with `@`, unless it says a role.
@@ -167,6 +168,11 @@ fn section(body: &str, pieces: &[Piece], marker: &Marker<'_>) -> Result<Option<S
     let fail = |message: &str, label: &str| Box::new(escaped(error(at.clone(), message, label), marker.word));
     let piece = pieces.iter().find(|piece| piece.range.contains(&marker.line.start));
     let Some(piece) = piece else { return Ok(None) };
+    // What a role is followed by is text where no message can begin.
+    let said = marker.word != "messages" && !matches!(marker.rest.trim(), "" | ":");
+    if said && (piece.kind != Kind::Text || piece.inside.is_some()) {
+        return Ok(None);
+    }
     match piece.kind {
         Kind::Text => {}
         Kind::Comment if WORDS.contains(&marker.word) => {
@@ -202,7 +208,12 @@ fn section(body: &str, pieces: &[Piece], marker: &Marker<'_>) -> Result<Option<S
         }
         Some(_) => {
             let mut found = fail("a role marker stands alone on its line", "something follows");
-            found.help = Some(format!("write `@{}`", marker.word));
+            found.help = Some(match marker.rest.trim() {
+                ":" => format!("write `@{}`", marker.word),
+                _ => {
+                    format!("put what follows on the next line; for text write {{{{ '@{}' }}}}", marker.word)
+                }
+            });
             Err(found)
         }
         None => {
@@ -317,6 +328,11 @@ mod tests {
             ("@sytem\nx", vec!["T307 \"@sytem\": unknown role marker `@sytem`"]),
             ("@user\nx\n@everyone\n", vec!["T307 \"@everyone\": unknown role marker `@everyone`"]),
             ("@system:\nx", vec!["T307 \"@system:\": a role marker stands alone on its line"]),
+            (
+                "@user Please read:\nx",
+                vec!["T307 \"@user Please read:\": a role marker stands alone on its line"],
+            ),
+            ("@user: Hi", vec!["T307 \"@user: Hi\": a role marker stands alone on its line"]),
             (" @user\nx", vec!["T307 \" @user\": a role marker that is indented"]),
             ("@messages\n", vec!["T307 \"@messages\": `@messages` takes the name of an input"]),
             ("{% if x %}\n@user\n{% endif %}\n", vec!["T307 \"@user\": a role marker inside a block"]),

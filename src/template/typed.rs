@@ -142,6 +142,7 @@ impl<'t> Typer<'_, 't> {
             let local = self.namespace(&call.args, value);
             return self.bind(name.id, local);
         }
+        self.counted(target, value);
         let before = self.infer.faults.len();
         let typed = self.infer.expr(value);
         if let ast::Expr::GetAttr(attr) = target {
@@ -155,13 +156,20 @@ impl<'t> Typer<'_, 't> {
             let local = local.clone();
             return self.bind(name.id, local);
         }
-        self.bind_target(target, &typed);
+        self.bind_target(target, &typed, Some(value));
     }
 
-    pub(super) fn bind_target(&mut self, target: &ast::Expr<'_>, typed: &Typed) {
+    /// Gives names to a value, or to its parts; `value` is how it is written, as far as it is.
+    pub(super) fn bind_target(
+        &mut self,
+        target: &ast::Expr<'_>,
+        typed: &Typed,
+        value: Option<&ast::Expr<'_>>,
+    ) {
         let targets = match target {
             ast::Expr::Var(var) => {
-                let slot = Slot { untrusted: typed.untrusted, ..Slot::of(typed.whole()) };
+                let (untrusted, parts) = (typed.untrusted, typed.parts.clone());
+                let slot = Slot { untrusted, parts, ..Slot::of(typed.whole()) };
                 let known = typed.path.as_ref().map(|path| self.infer.facts.renamed(path, var.id));
                 self.bind(var.id, Local::Value(slot));
                 if let Some(known) = known {
@@ -181,10 +189,16 @@ impl<'t> Typer<'_, 't> {
         if let Some(parts) = parts_of_group(&typed.ty) {
             return self.bind_parts(target, targets, &parts, typed);
         }
+        let items = value.and_then(written).filter(|items| items.len() == targets.len());
         if !typed.null && !typed.must_be(&[Family::List]) {
             let message = format!("{} names for one value", targets.len());
             let label = format!("it is {typed}, which has no items");
             self.infer.fault("S403", message, range(target), label, None, typed.path.clone());
+        } else if value.and_then(written).is_none() && typed.may_be(&[Family::List]) {
+            let message = format!("{} names for a list of any length", targets.len());
+            let label = format!("it is {typed}");
+            let help = "name the list, and ask for each item:  {% if x[1] is defined %}".to_owned();
+            self.infer.fault("S403", message, range(target), label, Some(help), typed.path.clone());
         }
         // Where the parts are of several kinds, which is where is not in the type.
         let part = match typed.items() {
@@ -192,8 +206,8 @@ impl<'t> Typer<'_, 't> {
             Some(part) => part,
         };
         let part = Typed { untrusted: typed.untrusted, ..Typed::of(part) };
-        for target in targets {
-            self.bind_target(target, &part);
+        for (n, target) in targets.iter().enumerate() {
+            self.bind_target(target, &part, items.and_then(|items| items.get(n)));
         }
     }
 
@@ -205,7 +219,7 @@ impl<'t> Typer<'_, 't> {
         }
         for (n, target) in targets.iter().enumerate() {
             let part = parts.get(n).cloned().unwrap_or(Type::Any);
-            self.bind_target(target, &Typed { untrusted: of.untrusted, ..Typed::of(part) });
+            self.bind_target(target, &Typed { untrusted: of.untrusted, ..Typed::of(part) }, None);
         }
         // No group is empty.
         let group = of.items().is_some_and(|item| parts_of_group(&item).is_some())
@@ -230,6 +244,9 @@ impl<'t> Typer<'_, 't> {
     }
 
     fn printed(&mut self, expr: &ast::Expr<'_>, typed: Typed) {
+        if self.infer.is_macro(expr) {
+            return;
+        }
         let untrusted = typed.untrusted;
         let typed = self.infer.some(expr, typed, "a text");
         let outside = |ty: &Type| matches!(ty, Type::String { .. } | Type::Any);
@@ -253,10 +270,8 @@ impl<'t> Typer<'_, 't> {
         } else {
             iter.items().map_or_else(Typed::any, Typed::of)
         };
-        if let ast::Expr::List(rows) = &each.iter {
-            for row in &rows.items {
-                self.counted(&each.target, row);
-            }
+        for row in written(&each.iter).unwrap_or_default() {
+            self.counted(&each.target, row);
         }
         let (names, facts) = (self.infer.locals.len(), self.infer.facts.clone());
         let changed = self.shared.changed.len();
@@ -268,7 +283,11 @@ impl<'t> Typer<'_, 't> {
         match (&iter.parts, &each.target) {
             (Some(parts), ast::Expr::List(list)) => self.bind_parts(&each.target, &list.items, parts, &iter),
             (Some(parts), ast::Expr::Tuple(list)) => self.bind_parts(&each.target, &list.items, parts, &iter),
-            _ => self.bind_target(&each.target, &item),
+            _ => {
+                // Each row was counted.
+                let rows = written(&each.iter).filter(|rows| rows.iter().all(|row| written(row).is_some()));
+                self.bind_target(&each.target, &item, rows.and_then(<[_]>::first));
+            }
         }
         if let (Family::Object, Some(path), [key]) = (iter.family(), &iter.path, targets.as_slice()) {
             self.infer.facts.hold(path, key);
@@ -306,6 +325,7 @@ impl<'t> Typer<'_, 't> {
                     Local::Value(Slot {
                         untrusted,
                         unset: a.unset || b.unset,
+                        parts: a.parts.filter(|parts| b.parts.as_ref() == Some(parts)),
                         ..Slot::of(either(a.ty, b.ty))
                     })
                 }
@@ -343,10 +363,7 @@ impl<'t> Typer<'_, 't> {
                 self.infer.locals.truncate(names);
                 self.back_to(facts, changed);
             }
-            Stmt::Set(set) => {
-                self.counted(&set.target, &set.expr);
-                self.assign(&set.target, &set.expr);
-            }
+            Stmt::Set(set) => self.assign(&set.target, &set.expr),
             Stmt::SetBlock(set) => {
                 // What is captured is printed where the name is.
                 let before = self.shared.found.untrusted.len();
@@ -360,7 +377,7 @@ impl<'t> Typer<'_, 't> {
                 let typed = Typed { untrusted: untrusted || typed.untrusted, ..typed };
                 match &set.target {
                     ast::Expr::GetAttr(attr) => self.put(attr, range(&set.target), Some(typed)),
-                    target => self.bind_target(target, &typed),
+                    target => self.bind_target(target, &typed, None),
                 }
             }
             Stmt::AutoEscape(escape) => self.stmts(&escape.body),
@@ -403,11 +420,7 @@ impl<'t> Typer<'_, 't> {
 
     /// Checks that a list that is written out has an item for each name.
     fn counted(&mut self, target: &ast::Expr<'_>, value: &ast::Expr<'_>) {
-        let count = |expr: &ast::Expr<'_>| match expr {
-            ast::Expr::List(list) => Some(list.items.len()),
-            ast::Expr::Tuple(tuple) => Some(tuple.items.len()),
-            _ => None,
-        };
+        let count = |expr| written(expr).map(<[_]>::len);
         if let (Some(names), Some(values)) = (count(target), count(value))
             && names != values
         {
@@ -465,6 +478,15 @@ impl<'t> Typer<'_, 't> {
         within.take_faults();
         self.infer.spaces = within.infer.spaces;
         made
+    }
+}
+
+/// Returns the items of a list that is written out.
+fn written<'e, 'a>(expr: &'e ast::Expr<'a>) -> Option<&'e [ast::Expr<'a>]> {
+    match expr {
+        ast::Expr::List(list) => Some(&list.items),
+        ast::Expr::Tuple(tuple) => Some(&tuple.items),
+        _ => None,
     }
 }
 

@@ -389,6 +389,19 @@ fn a_link_that_leaves_the_project_is_refused() {
     assert!(loaded.unwrap().files.is_empty());
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_file_whose_name_is_not_utf_8_is_told() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let folder = std::env::temp_dir().join(format!("graphloom-name-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join(std::ffi::OsStr::from_bytes(b"caf\xe9.yaml")), "format: 1").unwrap();
+    let (loaded, _, printed) = check(&folder, &Providers::without_secrets().unwrap());
+    fs::remove_dir_all(&folder).unwrap();
+    assert!(printed.contains("warning[G108]") && printed.contains("caf\u{fffd}.yaml"), "{printed}");
+    assert!(loaded.unwrap().files.is_empty());
+}
+
 #[test]
 fn an_allowed_warning_is_silent_and_an_error_cannot_be_allowed() {
     assert_eq!(

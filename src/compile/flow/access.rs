@@ -5,11 +5,11 @@ use indexmap::IndexMap;
 use crate::compile::custom;
 use crate::compile::heads::Head;
 use crate::compile::names::Names;
-use crate::compile::nodes::{Gives, Shared, locals};
+use crate::compile::nodes::{Gives, Shared, locals, takes_null};
 use crate::compile::prompts::Prompts;
 use crate::diagnostic::{Span, Spanned};
 use crate::spec::{CacheSpec, ExprSpec, Graph, IntoSpec, KindSpec, LlmSpec, NodeSpec, OutputSpec, Text};
-use crate::state::{Channels, Field, Merge, Type};
+use crate::state::{Channels, Field, Type};
 
 /// A place where a node reads.
 pub(super) enum Site<'a> {
@@ -147,15 +147,10 @@ pub(super) fn access<'a>(
 
 /// Returns what a write reads.
 fn written<'a>(channel: &Spanned<String>, value: &'a ExprSpec, channels: &Channels) -> Vec<Site<'a>> {
-    // Null joins nothing by these, whatever the channel starts with.
-    let joins = |merge| matches!(merge, Merge::Add | Merge::Max | Merge::Min | Merge::Merge);
-    let due = channels
-        .get(&channel.value)
-        .filter(|target| !target.field.ty.is_nullable() || joins(target.merge))
-        .map(|target| Due {
-            what: format!("channel `{}`", channel.value),
-            ty: target.field.ty.non_null().clone(),
-        });
+    let due = channels.get(&channel.value).filter(|target| !takes_null(target)).map(|target| Due {
+        what: format!("channel `{}`", channel.value),
+        ty: target.field.ty.non_null().clone(),
+    });
     read(value, due)
 }
 

@@ -41,11 +41,6 @@ pub(super) fn beside(cfg: &Cfg<'_>) -> Beside {
             if seen.len() > MOST || looks > LOOKS {
                 return found;
             }
-            for (node, other) in [(a, b), (b, a)] {
-                let diverted =
-                    cfg.out[node].iter().map(|&edge| &cfg.edges[edge]).filter(|edge| edge.sort == Sort::Max);
-                todo.extend(diverted.map(|edge| (edge.to.min(other), edge.to.max(other))));
-            }
             if a == b {
                 if cfg.joins(a) {
                     continue;
@@ -81,6 +76,18 @@ pub(super) fn beside(cfg: &Cfg<'_>) -> Beside {
                             others.any(|(_, targets)| targets.iter().any(|target| back.contains(target)))
                         }))
             };
+            // Visits are counted where a node runs: what was visited too often is left in the same superstep.
+            let spent = |vertex: usize, waits: bool| -> Vec<usize> {
+                if open(vertex) || (waits && !(first && second)) {
+                    return Vec::new();
+                }
+                let out = cfg.out[vertex].iter().map(|&edge| &cfg.edges[edge]);
+                out.filter(|edge| edge.sort == Sort::Max).map(|edge| edge.to).collect()
+            };
+            let (left, right) = (spent(a, first), spent(b, second));
+            let one = left.iter().map(|&a| (a, b)).chain(right.iter().map(|&b| (a, b)));
+            let both = left.iter().flat_map(|&a| right.iter().map(move |&b| (a, b)));
+            todo.extend(one.chain(both).map(|(a, b)| (a.min(b), a.max(b))));
             if !first && !second && (open(a) || open(b)) {
                 continue;
             }

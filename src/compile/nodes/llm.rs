@@ -79,7 +79,8 @@ impl Scene<'_> {
             Some(reply) if reply.value => Some(self.conversation("`reply`", reply.span, bag)),
             _ => None,
         };
-        let tools = self.tools(llm, model.as_ref(), bag);
+        let due = output.as_ref().ok().and_then(Option::as_ref).map(|output| &output.ty);
+        let tools = self.tools(llm, model.as_ref(), due, bag);
         let mut params = ParamsSpec::default();
         let prompted = if let Some(wanted) = &llm.prompt {
             let prompt = prompts.find(&wanted.value, wanted.span, bag);
@@ -152,12 +153,28 @@ impl Scene<'_> {
         })
     }
 
-    /// Checks the tools that the model may call; false when something was reported, or is told elsewhere.
-    fn tools(&self, llm: &LlmSpec, model: Option<&Model>, bag: &mut Bag) -> bool {
+    /// Checks the tools that the model may call, and that what ends its work is of the type of its answer; false when
+    /// something was reported, or is told elsewhere.
+    fn tools(&self, llm: &LlmSpec, model: Option<&Model>, due: Option<&Type>, bag: &mut Bag) -> bool {
         let mut fine = true;
         for name in &llm.tools {
             self.shared.used_tools.borrow_mut().insert(name.value.clone());
-            fine &= self.shared.tools.find(name, self.shared.project.unsure, bag).is_some();
+            let tool = self.shared.tools.find(name, self.shared.project.unsure, bag);
+            fine &= tool.is_some();
+            if let (Some(tool), Some(due)) = (tool.filter(|tool| tool.is_final), due)
+                && !due.accepts(&tool.result)
+                && !bag.is_trusting()
+            {
+                let message = format!("`{}` ends the work with another type than `output`", name.value);
+                let label = format!("its result is {}, the output is {due}", tool.result);
+                let finding = Diagnostic::error("S403", message, name.span, label);
+                let finding = match &llm.output {
+                    Some((at, _)) => finding.related(*at, "the output is declared here"),
+                    None => finding,
+                };
+                bag.report(finding.help("make both one type, or take `final: true` away from the tool"));
+                fine = false;
+            }
         }
         fine &= names_fit(&llm.tools, bag);
         let Some(model) = model else { return fine };

@@ -2,7 +2,7 @@
 
 use indexmap::IndexMap;
 
-use super::{Gives, Scene, rules_of, taken_type, takes, within_rules};
+use super::{Gives, Scene, rules_of, taken_type, takes, takes_null, within_rules};
 use crate::diagnostic::{Bag, Diagnostic, Spanned};
 use crate::expr::{Expr, ExprTree, Typed};
 use crate::plan::Sent;
@@ -59,7 +59,8 @@ impl Scene<'_> {
         let typed = Typed::of(gives.taken.clone());
         // The answers of a question are held against the channel one by one.
         let listed = matches!(&spec.body, KindSpec::Ask(ask) if ask.options.is_some());
-        if listed || takes(target.merge, &target.field.ty, &typed) {
+        let fits = takes(target.merge, &target.field.ty, &typed);
+        if listed || (fits && (takes_null(target) || !typed.may_be_null())) {
             return self.keeps_rules(channel, target, gives, &spec.body, bag);
         }
         let message = format!("`{}` holds {}", channel.value, target.field.ty);

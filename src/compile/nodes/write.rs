@@ -29,7 +29,8 @@ impl Scene<'_> {
         let why = match tree {
             ExprTree::Const(value)
                 if value.is_null()
-                    && matches!(target.merge, Merge::Add | Merge::Max | Merge::Min | Merge::Merge) =>
+                    && !takes_null(target)
+                    && !matches!(target.merge, Merge::Replace | Merge::First | Merge::Messages) =>
             {
                 Some(format!("null cannot join by `{}`", target.merge))
             }
@@ -153,6 +154,17 @@ pub(in crate::compile) fn within_rules(given: &Type, due: &Type) -> bool {
             within((min.map(|n| n as f64), max.map(|n| n as f64)), (*due_min, *due_max))
         }
         _ => true,
+    }
+}
+
+/// Says whether null can be written to a channel: it joins a list as one of its items only, and nothing else.
+pub(in crate::compile) fn takes_null(channel: &Channel) -> bool {
+    match channel.merge {
+        Merge::Append | Merge::Union => {
+            matches!(channel.field.ty.non_null(), Type::List(item) if item.opened().is_nullable())
+        }
+        Merge::Add | Merge::Max | Merge::Min | Merge::Merge => false,
+        Merge::Replace | Merge::First | Merge::Messages => channel.field.ty.is_nullable(),
     }
 }
 

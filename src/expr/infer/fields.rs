@@ -31,7 +31,8 @@ impl Infer<'_> {
         let some = self.facts.is_some(&path);
         let ty = if some { slot.ty.non_null().clone() } else { slot.ty.clone() };
         let ty = self.facts.told(&path, ty);
-        Typed { path: Some(path), untrusted: slot.untrusted, gradual: slot.gradual, ..Typed::of(ty) }
+        let (untrusted, gradual, parts) = (slot.untrusted, slot.gradual, slot.parts.clone());
+        Typed { path: Some(path), untrusted, gradual, parts, ..Typed::of(ty) }
     }
 
     /// Reads a field of a value.

@@ -41,6 +41,7 @@ impl Named<'_, '_> {
 impl Infer<'_> {
     pub(super) fn filter(&mut self, expr: &ast::Expr<'_>, filter: &ast::Filter<'_>) -> Typed {
         let builtin = find(FILTERS, filter.name);
+        let lenient = std::mem::replace(&mut self.lenient, false);
         let call = Named { name: filter.name, args: &filter.args };
         // The body of a `{% filter %}` block is a text: there is no expression of it.
         let (value, given) = match &filter.expr {
@@ -49,7 +50,12 @@ impl Infer<'_> {
             None => (expr, Typed::of(Type::STRING)),
         };
         let args = self.args("filter", builtin, &filter.args);
-        self.applied(call, value, given, &args, range(expr))
+        // Only a field may be missing where a value need not be there: the value that it is read from has to be.
+        let given = if filter.name == "attr" { self.some(value, given, "a field") } else { given };
+        self.lenient = lenient && filter.name == "attr";
+        let typed = self.applied(call, value, given, &args, range(expr));
+        self.lenient = lenient;
+        typed
     }
 
     /// Finds the type of what a filter gives of a value.
@@ -69,6 +75,9 @@ impl Infer<'_> {
             let path = given.path.clone();
             let some = Typed { ty: given.ty.non_null().clone(), path: None, ..given };
             return Typed { path, ..some.union(other) };
+        }
+        if !matches!(call.name, "attr") && self.is_macro(value) {
+            return known(call.name);
         }
         // These say something of null too.
         if given.may_be_null() && matches!(call.name, "tojson" | "bool") {
@@ -190,7 +199,15 @@ impl Infer<'_> {
             "list" if matches!(family, Family::Text | Family::Object) => list(Type::STRING),
             "attr" => match call.text(0) {
                 Some((key, _)) => self.field(value, Typed { path: None, ..given.clone() }, &key, whole),
-                None => Typed::any(),
+                None => {
+                    if !unknown && !self.lenient {
+                        let message = "the field may be missing".to_owned();
+                        let help =
+                            "write its name in quotes, or give a value instead with `default`".to_owned();
+                        self.fault("S404", message, whole, "its name is not written out", Some(help), None);
+                    }
+                    Typed::any()
+                }
             },
             "first" | "last" | "min" | "max" | "sum" | "sort" | "unique" | "reverse" | "list" | "join"
             | "map" | "select" | "reject" | "selectattr" | "rejectattr" | "batch" | "slice" | "groupby"
@@ -221,7 +238,8 @@ impl Infer<'_> {
             Type::Enum(values) => !values.iter().all(written),
             ty => Typed::of(ty.clone()).family() == Family::Text,
         };
-        match default {
+        // Null is no value to take instead.
+        match default.filter(|default| !default.may_be_null()) {
             Some(default) if !given.must_be(&[Family::Number, Family::Boolean]) => {
                 number.union(Typed { path: None, literal: false, ..default.clone() })
             }

@@ -29,10 +29,12 @@ impl Infer<'_> {
         }
         let object = self.some(&item.expr, object, "an item");
         if let Some(parts) = parts_of_group(&object.ty)
-            && key.must_be(&[Family::Number])
+            && let Some(part) = index(&item.subscript_expr).and_then(|n| {
+                let n = if n < 0 { n + 2 } else { n };
+                parts.get(usize::try_from(n).ok()?)
+            })
         {
-            let part = index(&item.subscript_expr).and_then(|n| parts.get(usize::try_from(n).ok()?).cloned());
-            return Typed::of(part.unwrap_or(Type::Any)).trust(&object);
+            return Typed::of(part.clone()).trust(&object);
         }
         match object.family() {
             Family::Object if !key.must_be(&[Family::Text]) => {

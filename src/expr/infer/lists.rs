@@ -9,7 +9,7 @@ use super::facts::{self, KINDS};
 use super::fields::in_branches;
 use super::filters::Named;
 use super::typed::{Family, Typed};
-use super::{Infer, group, range};
+use super::{Infer, group, index, range};
 use crate::diagnostic::did_you_mean;
 use crate::expr::Place;
 use crate::expr::table::{Builtin, FILTERS, TESTS, find};
@@ -67,7 +67,7 @@ impl Infer<'_> {
                     self.test_of_each(filter, 0, test, value, item, args);
                 }
                 let test = test.as_ref().map(|(test, _)| test.as_str());
-                list(left(filter, 0, test, item, args))
+                Typed { parts: given.parts.clone(), ..list(left(filter, 0, test, item, args)) }
             }
             "selectattr" | "rejectattr" => {
                 let Some((name, at)) = filter.text(0) else { return list(item.clone()) };
@@ -128,7 +128,7 @@ impl Infer<'_> {
             }
             // Both at once were reported before.
             "map" if filter.by_name("attribute").is_some() && !args.placed.is_empty() => list(Type::Any),
-            "map" => match (self.mapped(filter, value, given, item), filter.text(0)) {
+            "map" => match (self.mapped(filter, value, given, item, args), filter.text(0)) {
                 (Some(of), _) => list(of),
                 (None, Some((name, at))) => {
                     // What has exactly these parts has a first and a last.
@@ -148,8 +148,11 @@ impl Infer<'_> {
                         return list(Type::Any);
                     }
                     let named = format!("`map('{name}')`");
+                    // What is known of the list is not known of each of its items: one may be empty.
+                    let end = item.is_list() && matches!(known.name, "first" | "last" | "min" | "max");
                     let made = self.of_each(&named, value, item, |infer, item| {
-                        infer.applied(call, value, item, &rest, at)
+                        let made = infer.applied(call, value, item, &rest, at);
+                        if end { made.union(Typed::null()) } else { made }
                     });
                     list(made.whole())
                 }
@@ -157,7 +160,15 @@ impl Infer<'_> {
             },
             "batch" | "slice" => {
                 let fill = args.placed.get(1).map_or_else(|| item.clone(), Typed::whole);
-                list(Type::List(Box::new(either(item.clone(), fill))))
+                let part = either(item.clone(), fill);
+                // Where rows are filled up, all are of one length.
+                let count = match filter.args {
+                    [CallArg::Pos(count), _] if filter.name == "batch" => index(count),
+                    _ => None,
+                };
+                let count = count.and_then(|count| usize::try_from(count).ok()).filter(|count| *count <= 32);
+                let parts = count.map(|count| vec![part.clone(); count]);
+                Typed { parts, ..list(Type::List(Box::new(part))) }
             }
             "groupby" => {
                 let key = match filter.text(0) {
@@ -193,20 +204,61 @@ impl Infer<'_> {
         value: &ast::Expr<'_>,
         given: &Typed,
         item: &Type,
+        args: &Args,
     ) -> Option<Type> {
-        let of = self.attribute(filter, item)?;
-        let path = filter.by_name("attribute").and_then(|name| match name {
-            ast::Expr::Const(name) => name.value.as_str(),
-            _ => None,
-        });
-        // A field of null is nothing at all, which no later filter takes for null.
-        if let Some((holder, _)) = path.and_then(|path| path.rsplit_once('.'))
-            && filter.by_name("default").is_none()
-            && matches!(self.attribute_of(item, holder, range(value)), Type::Nullable(_))
+        let before = self.faults.len();
+        // An item of each list: what has exactly these parts has that one.
+        if let (Some(parts), Some(nth)) = (&given.parts, filter.by_name("attribute").and_then(written))
+            && let Some(part) = nth.parse::<usize>().ok().and_then(|nth| parts.get(nth))
         {
-            self.one_null(format!("`{holder}` of an item may be null"), value, given);
+            return Some(part.clone());
+        }
+        let of = self.attribute(filter, item)?;
+        if self.faults.len() > before {
+            return Some(of);
+        }
+        let path = filter.by_name("attribute").and_then(written);
+        let path = path.as_deref();
+        if let Some(default) = args.get(usize::MAX, "default") {
+            return Some(either(of, default.whole()));
+        }
+        if let Some(path) = path
+            && self.may_be_short(item, path)
+        {
+            let message = format!("`{path}` of an item may be unset");
+            let help = "give a value instead:  map(attribute=…, default=…)".to_owned();
+            self.fault("S404", message, range(value), "a list may be shorter", Some(help), None);
+            return Some(of);
+        }
+        // A field of null is nothing at all, which no later filter takes for null.
+        if let Some(path) = path {
+            match path.rsplit_once('.') {
+                None if matches!(item, Type::Nullable(_)) => {
+                    self.one_null(
+                        "`map` takes a field of each item, and one may be null".to_owned(),
+                        value,
+                        given,
+                    );
+                }
+                Some((holder, _))
+                    if matches!(self.attribute_of(item, holder, range(value)), Type::Nullable(_)) =>
+                {
+                    self.one_null(format!("`{holder}` of an item may be null"), value, given);
+                }
+                _ => {}
+            }
         }
         Some(of)
+    }
+
+    /// Says whether a path leads to an item of a list by its number.
+    fn may_be_short(&mut self, item: &Type, path: &str) -> bool {
+        let mut ty = item.clone();
+        path.split('.').any(|part| {
+            let short = ty.is_list() && part.parse::<usize>().is_ok();
+            ty = self.attribute_of(&ty, part, 0..0);
+            short
+        })
     }
 
     /// Reports that null is among the items.
@@ -293,13 +345,12 @@ impl Infer<'_> {
     /// Returns the type of the field that `attribute=` names; of several, of the last.
     fn attribute(&mut self, filter: Named<'_, '_>, item: &Type) -> Option<Type> {
         let name = filter.by_name("attribute")?;
-        let ast::Expr::Const(literal) = name else { return Some(Type::Any) };
         let at = range(name);
-        match literal.value.as_str() {
+        match written(name) {
             Some(names) if filter.name == "sort" => {
                 names.split(',').map(|name| self.attribute_of(item, name.trim(), at.clone())).last()
             }
-            Some(name) => Some(self.attribute_of(item, name, at)),
+            Some(name) => Some(self.attribute_of(item, &name, at)),
             None => Some(Type::Any),
         }
     }
@@ -340,6 +391,15 @@ impl Infer<'_> {
             };
         }
         if null { nullable(ty) } else { ty }
+    }
+}
+
+/// Returns the name of a field that is written out, or the number of an item.
+fn written(name: &ast::Expr<'_>) -> Option<String> {
+    match name {
+        ast::Expr::Const(literal) if literal.value.is_integer() => Some(literal.value.to_string()),
+        ast::Expr::Const(literal) => literal.value.as_str().map(str::to_owned),
+        _ => None,
     }
 }
 

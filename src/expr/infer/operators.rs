@@ -3,7 +3,7 @@
 use minijinja::machinery::ast::{self, BinOpKind, CompareOpKind, UnaryOpKind};
 
 use super::typed::{Family, Typed, family};
-use super::{Infer, index, range};
+use super::{Infer, Local, index, range};
 use crate::diagnostic::did_you_mean;
 use crate::expr::Place;
 use crate::expr::table::{TESTS, find};
@@ -166,10 +166,27 @@ impl Infer<'_> {
 
     /// Takes an operand that becomes text.
     pub(super) fn printable(&mut self, expr: &ast::Expr<'_>, typed: Typed) {
+        if self.is_macro(expr) {
+            return;
+        }
         let typed = self.some(expr, typed, "a text");
         if typed.may_be(&[Family::List, Family::Object]) {
             self.raw(expr, &typed);
         }
+    }
+
+    /// Reports a macro, or a file of such, that stands where a value is due; says whether it was one.
+    pub(crate) fn is_macro(&mut self, expr: &ast::Expr<'_>) -> bool {
+        let ast::Expr::Var(var) = expr else { return false };
+        let (message, help) = match self.local(var.id) {
+            Some(Local::Macro(_)) => ("a macro is no text", format!("call it:  {}(…)", var.id)),
+            Some(Local::Module(_)) => {
+                ("a file is no text", format!("call one of its macros:  {}.name(…)", var.id))
+            }
+            _ => return false,
+        };
+        self.fault("T308", message.to_owned(), range(expr), "this is no value", Some(help), None);
+        true
     }
 
     /// Reports a list or an object where a text is due.
