@@ -297,7 +297,7 @@ impl Builder {
         let catalog = folder.and_then(|folder| compile(&folder, &providers, &mut bag));
         bag.sort();
         bag.drop_lints();
-        let findings = Findings(bag);
+        let findings = Findings(Box::new(bag));
         match catalog {
             Some(catalog) if catalog.graphs.is_empty() => {
                 Err(BuildError::Empty(self.folder.clone().unwrap_or_default()))

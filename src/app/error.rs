@@ -75,7 +75,7 @@ impl From<StoreError> for BuildError {
 /// # }
 /// ```
 #[derive(Debug, Default)]
-pub struct Findings(pub(super) Bag);
+pub struct Findings(pub(super) Box<Bag>);
 
 impl Findings {
     /// Says whether there is none.

@@ -138,7 +138,9 @@ pub fn compile(folder: &Folder, providers: &Providers, bag: &mut Bag) -> Option<
     check_lines(folder, &tools, bag);
     let checked: Vec<Checked<'_>> =
         heads.values().filter_map(|head| check_graph(head, &shared, &mut prompts, bag)).collect();
-    heads.values().for_each(|head| head.names.report_lacks(bag));
+    for head in heads.values() {
+        head.names.report_lacks(bag);
+    }
     report_modelless(&shared.modelless.take(), bag);
     if !bag.has_errors() {
         let plans: Vec<_> = checked.iter().map(|checked| (checked.graph, &checked.plan)).collect();

@@ -209,8 +209,8 @@ impl Prompts {
                 return None;
             }
         };
-        let typed = broken.is_empty();
-        let mut sound = typed;
+        let inputs_known = broken.is_empty();
+        let mut sound = inputs_known;
         let mut declared = Declared::default();
         declared.add(None, &file.inputs, project);
         let names = Names::of_prompt(&inputs, broken, declared);
@@ -304,7 +304,7 @@ impl Prompts {
         self.included.extend(includes.iter().cloned());
         let top = Span { file: file.file, start: 0, end: 0 };
         // Of one whose text is wrong the inputs are known.
-        typed.then_some(Prompt {
+        inputs_known.then_some(Prompt {
             inputs,
             parts: pieces,
             plain,

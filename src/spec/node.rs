@@ -112,8 +112,7 @@ pub enum KindSpec {
 
 /// Says whether an entry of `nodes` is what a node has, and not one.
 fn is_outdented(name: &str, body: &Node) -> bool {
-    let has_kind =
-        matches!(&body.tree, Tree::Map(entries) if entries.iter().any(|(key, _)| key.as_str() == Some("kind")));
+    let has_kind = matches!(&body.tree, Tree::Map(entries) if entries.iter().any(|(key, _)| key.as_str() == Some("kind")));
     let of_a_node = NODE.key(name).is_some() || KINDS.iter().any(|kind| kind.map.key(name).is_some());
     of_a_node && !has_kind
 }
@@ -146,7 +145,8 @@ impl Reader<'_> {
             self.wrong(node, "at least one node");
         }
         let mut nodes: Vec<(Spanned<String>, Option<NodeSpec>)> = Vec::new();
-        for (name, body) in entries {
+        let mut entries = entries.into_iter().peekable();
+        while let Some((name, body)) = entries.next() {
             if let Some((above, spec)) = nodes.last_mut()
                 && is_outdented(&name.value, body)
             {
@@ -154,14 +154,15 @@ impl Reader<'_> {
                 let finding = Diagnostic::error("G105", message, name.span, "a key of a node");
                 let finding = finding.related(above.span, "of this one?");
                 self.bag.report(finding.help(format!("indent it, so that it belongs to `{}`", above.value)));
-                // What that one lacks may be this.
                 if let Some(spec) = spec {
                     spec.partial = true;
                 }
                 continue;
             }
             let fits = self.identifier(&name, "a node");
-            let mut spec = self.node(&name, body);
+            // What it lacks may stand below it, at its own indent.
+            let whole = entries.peek().is_none_or(|(name, body)| !is_outdented(&name.value, body));
+            let mut spec = self.node(&name, body, whole);
             if let Some(spec) = &mut spec {
                 spec.partial |= !fits;
             }
@@ -170,7 +171,7 @@ impl Reader<'_> {
         nodes
     }
 
-    fn node(&mut self, name: &Spanned<String>, node: &Node) -> Option<NodeSpec> {
+    fn node(&mut self, name: &Spanned<String>, node: &Node, whole: bool) -> Option<NodeSpec> {
         let errors = self.bag.errors_in(name.span.file);
         let mut fields = self.fields(node, &NODE, format!("node `{}`", name.value))?;
         let (kind, map) = self.kind(&mut fields, &KINDS, &format!("node `{}`", name.value), name.span)?;
@@ -188,7 +189,7 @@ impl Reader<'_> {
             Some((span, node)) => (Some(span), self.next(node)),
             None => (None, None),
         };
-        if next_key.is_none() && kind.value != "fail" && !fields.is_odd() {
+        if next_key.is_none() && whole && kind.value != "fail" && !fields.is_odd() {
             let finding = Diagnostic::error(
                 "G202",
                 format!("node `{}` has no `next`", name.value),

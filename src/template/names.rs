@@ -85,7 +85,9 @@ impl<'a> Names<'a> {
                 related: None,
             });
         }
-        targets.iter().for_each(|target| self.bind(target));
+        for target in targets {
+            self.bind(target);
+        }
     }
 
     fn stmt(&mut self, stmt: &Stmt<'a>) {

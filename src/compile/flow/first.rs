@@ -51,7 +51,9 @@ impl Flow<'_> {
                     told.also(&follows);
                 }
             }
-            vertices.into_values().for_each(|finding| bag.report(finding));
+            for finding in vertices.into_values() {
+                bag.report(finding);
+            }
         }
     }
 

@@ -192,7 +192,7 @@ fn leaf(expr: &ast::Expr<'_>, truth: bool, place: Place) -> Facts {
                     CompareOpKind::Lte => natural(left, &op.expr, false, &mut facts),
                     CompareOpKind::Gt => natural(&op.expr, left, true, &mut facts),
                     CompareOpKind::Gte => natural(&op.expr, left, false, &mut facts),
-                    _ => {}
+                    CompareOpKind::NotIn => {}
                 }
                 left = &op.expr;
             }
@@ -305,7 +305,7 @@ fn counts(op: &ast::BinOp<'_>, truth: bool, facts: &mut Facts) -> bool {
             natural(&op.right, &op.left, true, facts);
         }
         (BinOpKind::Lte, true) | (BinOpKind::Gt, false) => natural(&op.left, &op.right, false, facts),
-        (BinOpKind::Gte, true) | (BinOpKind::Lt, false) | (BinOpKind::Eq, true) | (BinOpKind::Ne, false) => {
+        (BinOpKind::Gte | BinOpKind::Eq, true) | (BinOpKind::Lt | BinOpKind::Ne, false) => {
             natural(&op.right, &op.left, false, facts);
         }
         _ => {}

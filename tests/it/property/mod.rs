@@ -256,10 +256,10 @@ fn any_breakpoint_leaves_the_same_checkpoints_and_repeats_nothing() {
         let node = &program.root.nodes[turn % program.root.nodes.len()].name;
         let begun = whole.told.begun.iter().filter(|(_, begun)| begun == node);
         let steps: BTreeSet<u64> = begun.map(|(step, _)| *step).collect();
-        let (none, one) = (Vec::new, || vec![node.clone()]);
+        let (nothing, one) = (Vec::new, || vec![node.clone()]);
         for (stops, count) in [
-            (Breakpoints { before: one(), after: none() }, Some(steps.len())),
-            (Breakpoints { before: none(), after: one() }, None),
+            (Breakpoints { before: one(), after: nothing() }, Some(steps.len())),
+            (Breakpoints { before: nothing(), after: one() }, None),
             (Breakpoints { before: vec!["*".into()], after: one() }, None),
         ] {
             ready.stops.replace(stops.clone());

@@ -158,7 +158,7 @@ impl Ready<'_> {
             On::Sqlite => Home::Database(Fresh::sqlite()),
             On::Postgres => Home::Database(life().block_on(Fresh::postgres())),
         };
-        let mut seen = Seen::default();
+        let mut noted = Seen::default();
         // A process has its own runtime: with it goes all that it was about to do.
         for _ in 0..1000 {
             let died = life().block_on(async {
@@ -168,13 +168,13 @@ impl Ready<'_> {
                 tokio::select! {
                     biased;
                     _ = watch.wait_for(|dead| *dead) => true,
-                    () = self.live(store, &mut seen) => false,
+                    () = self.live(store, &mut noted) => false,
                 }
             });
             if died {
                 self.fate.bury();
             } else {
-                return life().block_on(async { self.left(&*home.open().await, seen).await });
+                return life().block_on(async { self.left(&*home.open().await, noted).await });
             }
         }
         panic!("the run comes to no end");
