@@ -394,10 +394,13 @@ fn check_graph<'a>(
     };
     let of_work = bag.findings().iter().all(harmless) && !silent.get() && !head.names.lacks_any();
     if known && !bag.is_trusting() && (sketches.is_empty() || of_work) {
-        let mut nodes = plan.nodes.clone();
-        nodes.extend(sketches.iter().map(|sketch| (sketch.name.clone(), sketch.node.clone())));
-        let outline = Plan { nodes, ..plan.clone() }.seal();
-        let sound = shape::check_shape(graph, &outline, limits.steps.as_ref(), bag);
+        let outline = (!sketches.is_empty()).then(|| {
+            let mut nodes = plan.nodes.clone();
+            nodes.extend(sketches.iter().map(|sketch| (sketch.name.clone(), sketch.node.clone())));
+            Plan { nodes, ..plan.clone() }.seal()
+        });
+        let outline = outline.as_ref().unwrap_or(&plan);
+        let sound = shape::check_shape(graph, outline, limits.steps.as_ref(), bag);
         if sound && of_work {
             let of_drafts = drafts.iter().map(|draft| (&draft.name, &draft.gives));
             let gives: BTreeMap<_, _> =

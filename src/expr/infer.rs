@@ -419,8 +419,8 @@ fn is_turn(ty: &Type) -> bool {
     }
 }
 
-/// Tells a group of `groupby` from an object with the same fields, such as one that was stored.
-const GROUP: &str = "made by groupby";
+/// Tells a group of `groupby` from an object with the same fields, such as one that was stored. No YAML holds this character.
+const GROUP: &str = "\0groupby";
 
 /// The type of a group of `groupby`: an object, and, until it is stored, a list of its two fields.
 fn group(key: Type, items: Type) -> Type {

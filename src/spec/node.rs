@@ -112,7 +112,10 @@ pub enum KindSpec {
 
 /// Says whether an entry of `nodes` is what a node has, and not one.
 fn is_outdented(name: &str, body: &Node) -> bool {
-    let has_kind = matches!(&body.tree, Tree::Map(entries) if entries.iter().any(|(key, _)| key.as_str() == Some("kind")));
+    let has_kind = match &body.tree {
+        Tree::Map(entries) => entries.iter().any(|(key, _)| key.as_str() == Some("kind")),
+        _ => false,
+    };
     let of_a_node = NODE.key(name).is_some() || KINDS.iter().any(|kind| kind.map.key(name).is_some());
     of_a_node && !has_kind
 }
