@@ -1,7 +1,7 @@
 //! What a turn costs over a real database: time, CPU, stored bytes, transactions, round trips. One line of JSON for each
 //! stretch of turns on one thread, so that growth shows. Round trips to PostgreSQL are counted at the wire: how often
 //! a connection speaks after the server did. With `--nodes`, what a superstep costs: runs of so many nodes in a row,
-//! each of which writes 200 bytes, on `--threads` threads at once. `langgraph.py` measures the same of LangGraph.
+//! each of which writes 200 bytes, on `--threads` threads at once. `peer.py` measures the same of LangGraph.
 //!
 //! ```text
 //! cargo run --release --example durable -- --database-url postgres://postgres@127.0.0.1/bench --turns 1000
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::Parser;
 use graphloom::compile::{Providers, compile};
-use graphloom::diagnostic::Bag;
+use graphloom::diagnostic::{Bag, render_text};
 use graphloom::engine::{Breakpoints, Engine, Settings, Start};
 use graphloom::id::{Owner, Seq};
 use graphloom::model::scripted::{Entry, Scripted};
@@ -69,7 +69,7 @@ async fn main() -> anyhow::Result<()> {
     ]);
     let mut bag = Bag::default();
     let folder = load_files("bench", files, &mut bag);
-    let catalog = compile(&folder, &providers, &mut bag).context("the graph has errors")?;
+    let catalog = compile(&folder, &providers, &mut bag).with_context(|| render_text(&bag, false))?;
     let trips = Arc::new(AtomicU64::new(0));
     let url = if flags.nodes.is_some() {
         flags.database_url.clone()
@@ -119,13 +119,12 @@ async fn main() -> anyhow::Result<()> {
 
 /// A graph of so many nodes in a row.
 fn row(nodes: u32) -> String {
-    let mut text =
-        "format: 1\nstate: {value: {type: string, default: ''}}\noutput: {value: '{{ state.value }}'}\n\
+    let mut text = "format: 1\nstate: {value: {type: string, default: ''}}\noutput: [value]\n\
         limits: {steps: 1000}\nstart: n1\nnodes:\n"
-            .to_owned();
+        .to_owned();
     for n in 1..=nodes {
         let next = if n == nodes { "end".to_owned() } else { format!("n{}", n + 1) };
-        text += &format!("  n{n}: {{kind: set, set: {{value: \"{n:0200}\"}}, next: {next}}}\n");
+        text += &format!("  n{n}: {{kind: set, set: {{value: \"'{n:0200}'\"}}, next: {next}}}\n");
     }
     text
 }

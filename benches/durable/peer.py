@@ -2,7 +2,7 @@
 which writes 200 bytes, on so many threads at once. `semaphore` takes the lock of the saver away, as hand-tuned services do.
 
     pip install langgraph==1.2.22 langgraph-checkpoint-postgres==3.2.0 'psycopg[binary,pool]'
-    python benches/durable/langgraph.py postgres://postgres@127.0.0.1/empty --nodes 20 --threads 16 [--semaphore]
+    python benches/durable/peer.py postgres://postgres@127.0.0.1/empty --nodes 20 --threads 16 [--semaphore]
 """
 
 import argparse
