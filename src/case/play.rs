@@ -342,6 +342,7 @@ impl<'a> Thread<'a> {
             closed: Vec::new(),
             pending: None,
             events: None,
+            appended: None,
             next: Some((RunState::Completed, Some(record::encode(&outcome)))),
             notice: None,
             stopped: false,

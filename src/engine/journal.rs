@@ -63,7 +63,10 @@ impl Frame {
 
     /// Says whether it is a piece of something longer.
     pub fn is_piece(&self) -> bool {
-        matches!(self.event.body, Body::MessageDelta { .. } | Body::ReasoningDelta { .. })
+        matches!(
+            self.event.body,
+            Body::MessageDelta { .. } | Body::ReasoningDelta { .. } | Body::ToolArgsDelta { .. }
+        )
     }
 }
 
@@ -77,6 +80,10 @@ struct Inner {
     told: u64,
     /// Events that the store does not have yet, the oldest first.
     unstored: VecDeque<Arc<Frame>>,
+    /// What was appended since the last barrier, without the pieces of what comes whole: a database that crashes may lose it.
+    appended: Vec<Arc<Frame>>,
+    /// The first and last number of the newest batch of them.
+    newest: Option<(u64, u64)>,
     /// What was sent since a commit is under way: it waits, so that nothing is told before what comes first.
     waiting: Option<Vec<Arc<Frame>>>,
     /// What was begun and not ended, in the order begun.
@@ -212,6 +219,8 @@ pub(super) struct Held {
     frames: Vec<Arc<Frame>>,
     /// What was open before.
     open: Vec<(Scope, Open)>,
+    /// The newest batch that was appended since the last barrier.
+    pub(super) appended: Option<(u64, u64)>,
 }
 
 impl Journal {
@@ -223,6 +232,8 @@ impl Journal {
             next: 1,
             told: 0,
             unstored: VecDeque::new(),
+            appended: Vec::new(),
+            newest: None,
             waiting: None,
             open: Vec::new(),
         };
@@ -325,7 +336,7 @@ impl Journal {
         }
         let batch = self.batch(inner.unstored.iter().chain(&frames));
         inner.waiting = Some(Vec::new());
-        (Held { frames, open }, batch)
+        (Held { frames, open, appended: inner.newest }, batch)
     }
 
     /// Forgets what a commit did not store; its numbers are not used again.
@@ -339,6 +350,8 @@ impl Journal {
     pub(super) fn release(&self, held: Held) {
         let mut inner = self.lock();
         inner.unstored.clear();
+        inner.appended.clear();
+        inner.newest = None;
         for frame in held.frames {
             Self::publish(&mut inner, frame);
         }
@@ -358,13 +371,28 @@ impl Journal {
         self.batch(inner.unstored.iter())
     }
 
-    /// Forgets what a batch has stored.
-    pub(super) fn stored(&self, last: u64) {
+    /// Notes what a batch has stored.
+    pub(super) fn stored(&self, first: u64, last: u64) {
         let mut inner = self.lock();
-        while inner.unstored.front().is_some_and(|frame| frame.seq().n <= last) {
-            inner.unstored.pop_front();
+        while let Some(frame) = inner.unstored.pop_front_if(|frame| frame.seq().n <= last) {
+            inner.newest = Some((first, last));
+            if !frame.is_piece() {
+                inner.appended.push(frame);
+            }
         }
         Self::trim(&mut inner);
+    }
+
+    /// Returns what was appended since the last barrier and is not among `there`, a batch each.
+    pub(super) fn appended_but(&self, there: &BTreeSet<u64>) -> Vec<EventBatch> {
+        let inner = self.lock();
+        let lost = inner.appended.iter().filter(|frame| !there.contains(&frame.seq().n));
+        lost.filter_map(|frame| self.batch(std::iter::once(frame))).collect()
+    }
+
+    /// Returns the number of the first event that was appended since the last barrier.
+    pub(super) fn first_appended(&self) -> Option<u64> {
+        self.lock().appended.first().map(|frame| frame.seq().n)
     }
 
     fn batch<'a>(&self, frames: impl Iterator<Item = &'a Arc<Frame>>) -> Option<EventBatch> {

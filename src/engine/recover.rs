@@ -105,7 +105,7 @@ async fn flush(shared: &Shared) -> bool {
     let mut batches = Vec::new();
     for live in lives {
         if let Some(batch) = live.journal.unstored() {
-            journals.push((live.journal.clone(), batch.last));
+            journals.push((live.journal.clone(), batch.first, batch.last));
             batches.push((live.key.owner.clone(), live.run, batch));
         }
     }
@@ -113,7 +113,7 @@ async fn flush(shared: &Shared) -> bool {
         return true;
     }
     match shared.store.append_events(batches).await {
-        Ok(()) => journals.iter().for_each(|(journal, last)| journal.stored(*last)),
+        Ok(()) => journals.iter().for_each(|(journal, first, last)| journal.stored(*first, *last)),
         Err(error) => {
             warn!(%error, "Deltas could not be stored; the next batch has them.");
             return false;

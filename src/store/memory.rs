@@ -227,6 +227,7 @@ impl Store for MemoryStore {
             run.result = result;
         }
         let thread_key = run.key.clone();
+        let kept = commit.appended.is_none_or(|(first, last)| row.holds(commit.fence, first, last));
         if let Some(batch) = commit.events {
             row.store(batch);
         }
@@ -294,7 +295,7 @@ impl Store for MemoryStore {
         if back {
             tables.move_back(commit.run);
         }
-        Ok(Committed::Done { cancel_requested })
+        Ok(Committed::Done { cancel_requested, kept })
     }
 
     async fn append_events(&self, batches: Vec<(Owner, RunId, EventBatch)>) -> Result<()> {

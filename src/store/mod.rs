@@ -369,6 +369,9 @@ pub struct Commit {
     pub cached: Vec<CacheEntry>,
     /// Events that become visible with the barrier.
     pub events: Option<EventBatch>,
+    /// The first and last number of the newest batch that was appended since the barrier before. A database that crashed
+    /// may have lost it, with some of those before it.
+    pub appended: Option<(u64, u64)>,
     /// The state that the run enters, with its encoded result when terminal; absent: goes on. A run that pauses
     /// (`interrupted`) while an answer to one of its open questions is there, or its end was asked for, is `queued`
     /// instead, so that it never waits for what has come.
@@ -524,6 +527,8 @@ pub enum Committed {
     Done {
         /// Somebody asked for the end of the run.
         cancel_requested: bool,
+        /// What was appended before is still there.
+        kept: bool,
     },
     /// Another owner holds the run, or it is over: nothing was stored, and the writer must stop.
     Lost,

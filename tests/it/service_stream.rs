@@ -3,12 +3,13 @@
 use std::time::{Duration, Instant};
 
 use reqwest::Method;
+use sea_orm::ConnectionTrait;
 use serde_json::{Value as Json, json};
 
-use crate::support::Fresh;
 use crate::support::process::{Nginx, Service};
 use crate::support::stream::{Event, Stream, shown, status};
 use crate::support::world::{World, now};
+use crate::support::{Fresh, plain};
 
 fn arrivals(events: &[Event]) -> Vec<i64> {
     events.iter().filter(|event| event.kind() == "message.delta").map(|event| event.at).collect()
@@ -247,4 +248,31 @@ fn apply(state: &mut Json, op: &Json) {
         ("remove", Json::Object(object)) => drop(object.remove(key).expect("it was there")),
         other => panic!("{other:?}"),
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_crash_of_the_database_took_from_a_stream_is_stored_again_with_its_barrier() {
+    let world = World::start(Fresh::postgres().await).await;
+    // What does not wait for the disk is what a crash takes.
+    let db = plain(&world.fresh.url).await;
+    db.execute_unprepared(
+        "create function lose() returns trigger language plpgsql as $$ begin \
+           if current_setting('synchronous_commit') = 'off' \
+             and (select state from run where run_id = new.run_id) = 'running' then return null; end if; \
+           return new; end $$; \
+         create trigger lose before insert on event for each row execute function lose()",
+    )
+    .await
+    .unwrap();
+    let mut stream = world.chat("s", "[[tokens=6 delay=100ms]]").await;
+    let run = stream.run();
+    let whole = |events: &[Event]| {
+        let whole = timeless(events).into_iter().filter(|event| event["type"] != "message.delta");
+        whole.collect::<Vec<_>>()
+    };
+    let told = whole(&stream.rest().await);
+    assert!(told.iter().any(|event| event["type"] == "message.started"), "{told:?}");
+    let request = world.request(Method::GET, &format!("/v1/runs/{run}/events"));
+    assert_eq!(whole(&world.open(request).await.rest().await), told);
+    assert!(world.service.log().contains("The database lost events"), "{}", world.service.log());
 }

@@ -2,15 +2,17 @@
 //!
 //! Invariant: an outcome that is not known is settled by reading, never by guessing.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use tracing::{debug, warn};
 
 use super::{COMMIT_RETRY, Driver, Halt, Position, Rest};
 use crate::engine::Stop;
+use crate::engine::follow::{PAGE, decode};
 use crate::engine::journal::Held;
 use crate::event::{Body, Scope};
-use crate::id::InterruptId;
+use crate::id::{InterruptId, Seq};
 use crate::store::{CacheEntry, Checkpoint, Commit, Committed, Question, RunState, StoreError};
 
 /// What a barrier stores besides its events.
@@ -29,6 +31,14 @@ pub(super) struct Barrier {
 pub(super) struct Sealed {
     commit: Commit,
     held: Held,
+}
+
+/// What became of a commit.
+struct Settled {
+    /// Somebody asked for the end of the run.
+    cancel: bool,
+    /// What was appended before is there for sure.
+    kept: bool,
 }
 
 impl Driver<'_> {
@@ -99,6 +109,7 @@ impl Driver<'_> {
             pending: barrier.pending,
             cached: barrier.cached,
             events: batch,
+            appended: held.appended,
             next,
             notice: barrier.notice,
             stopped: barrier.stopped,
@@ -121,22 +132,51 @@ impl Driver<'_> {
     /// Writes a barrier, for as long as it takes: the fence says when it is too late. Says whether somebody asked for the
     /// end of the run.
     pub(super) async fn send(&self, sealed: Sealed) -> Result<bool, Halt> {
-        let settled = self.settle(&sealed.commit).await;
-        match &settled {
-            Ok(_) => self.journal.release(sealed.held),
-            Err(_) => self.journal.withdraw(sealed.held),
-        }
+        let settled = match self.settle(&sealed.commit).await {
+            Ok(Settled { cancel, kept: true }) => Ok(cancel),
+            Ok(Settled { cancel, kept: false }) => self.append_again().await.map(|()| cancel),
+            Err(halt) => {
+                self.journal.withdraw(sealed.held);
+                return Err(halt);
+            }
+        };
+        self.journal.release(sealed.held);
         settled
     }
 
-    /// Sends a commit until its outcome is known; says whether somebody asked for the end of the run.
-    async fn settle(&self, commit: &Commit) -> Result<bool, Halt> {
+    /// Stores again what a crash of the database took from the batches since the last barrier: readers were told it.
+    async fn append_again(&self) -> Result<(), Halt> {
+        let (claim, store) = (&self.claim.run, &self.shared.store);
+        let owner = &claim.key.owner;
+        let Some(first) = self.journal.first_appended() else { return Ok(()) };
+        let mut there = BTreeSet::new();
+        let mut after = Seq { fence: claim.fence, n: first - 1 };
+        loop {
+            let read = || store.events(owner, claim.run, after, PAGE);
+            let batches = self.patiently(read).await?;
+            let Some(last) = batches.last() else { break };
+            after.n = last.last;
+            for batch in &batches {
+                there.extend(decode(batch).map_err(Halt::Broken)?.iter().map(|event| event.seq.n));
+            }
+        }
+        let lost = self.journal.appended_but(&there);
+        if lost.is_empty() {
+            return Ok(());
+        }
+        warn!(run = %claim.run, events = lost.len(), "The database lost events that were told; they are stored again.");
+        let batches: Vec<_> = lost.into_iter().map(|batch| (owner.clone(), claim.run, batch)).collect();
+        self.patiently(|| store.append_events(batches.clone())).await
+    }
+
+    /// Sends a commit until its outcome is known.
+    async fn settle(&self, commit: &Commit) -> Result<Settled, Halt> {
         let claim = &self.claim.run;
         let begun = Instant::now();
         let mut unsure = false;
         loop {
             match self.shared.store.commit(commit.clone()).await {
-                Ok(Committed::Done { cancel_requested }) => {
+                Ok(Committed::Done { cancel_requested, kept }) => {
                     if commit.next.is_some() && claim.webhook.is_some() {
                         self.shared.ended.notify_one();
                     }
@@ -145,7 +185,7 @@ impl Driver<'_> {
                         // It moved on, so the next one that lost its process may be taken.
                         self.shared.queue.notify_one();
                     }
-                    return Ok(cancel_requested);
+                    return Ok(Settled { cancel: cancel_requested, kept });
                 }
                 Ok(Committed::Lost) if !unsure => return Err(Halt::Gone),
                 // Lost, perhaps to an earlier try of its own that took longer than its answer.
@@ -159,7 +199,8 @@ impl Driver<'_> {
                         return Err(Halt::Gone);
                     }
                     if row.step == commit.step + 1 {
-                        return Ok(row.cancel_requested);
+                        // Perhaps it was the database that went away.
+                        return Ok(Settled { cancel: row.cancel_requested, kept: false });
                     }
                     if lost {
                         return Err(Halt::Gone);

@@ -68,6 +68,11 @@ impl RunRow {
         Run { lost: self.is_lost(), ..self.run.clone() }
     }
 
+    /// Says whether it has a batch that begins there and goes so far.
+    pub(super) fn holds(&self, fence: u64, first: u64, last: u64) -> bool {
+        self.events.get(&(fence, first)).is_some_and(|known| known.last >= last)
+    }
+
     /// Stores a batch, in place of a shorter one with the same beginning.
     pub(super) fn store(&mut self, batch: EventBatch) {
         let known = self.events.get(&(batch.fence, batch.first));

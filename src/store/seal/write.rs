@@ -74,6 +74,7 @@ pub(super) fn commit(key: &DataKey, commit: &mut Commit) -> Result<()> {
         pending: _,
         cached,
         events: told,
+        appended: _,
         next,
         notice,
         stopped: _,

@@ -231,6 +231,15 @@ pub(super) async fn commit(tx: &Tx, mut commit: Commit) -> Result<Committed> {
     for c in commit.checkpoints {
         put::checkpoint(tx, tenant, commit.thread, c).await?;
     }
+    let kept = match commit.appended {
+        None => true,
+        Some((first, last)) => {
+            let text = "select 1 from event where tenant = $1 and run_id = $2 and fence = $3 and first_n = $4 and last_n >= $5";
+            let numbers = [commit.fence, first, last].map(|n| (n as i64).into());
+            let values = [tenant.into(), commit.run.0.into()].into_iter().chain(numbers).collect();
+            read::row(tx, "event", text, values).await?.is_some()
+        }
+    };
     if let Some(batch) = commit.events {
         put::events(tx, tenant, commit.run, batch).await?;
     }
@@ -259,7 +268,7 @@ pub(super) async fn commit(tx: &Tx, mut commit: Commit) -> Result<Committed> {
     if let Some(told) = told {
         put::hook(tx, tenant, commit.run, &told).await?;
     }
-    Ok(Committed::Done { cancel_requested: gate.get("cancel_requested")? })
+    Ok(Committed::Done { cancel_requested: gate.get("cancel_requested")?, kept })
 }
 
 /// Lets the questions of a run be over with it.

@@ -250,7 +250,7 @@ async fn the_next_turn_starts_from_the_head_that_the_last_one_left(store: Arc<dy
         events: Some(batch(1, 1, 3, b"events")),
         ..last_barrier(&run, RunState::Completed)
     };
-    assert_eq!(store.commit(commit).await.unwrap(), Committed::Done { cancel_requested: false });
+    assert_eq!(store.commit(commit).await.unwrap(), Committed::Done { cancel_requested: false, kept: true });
     let Accepted::Claimed { head, run: next } = store.accept(new_run(&key)).await.unwrap() else { panic!() };
     assert_eq!((head, next.thread), (Some(made.checkpoint), run.thread));
 }

@@ -116,7 +116,7 @@ async fn a_barrier_holds_more_results_and_questions_than_a_statement_takes_value
     };
     let questions = (0..14_000).map(question).collect();
     let done = store.commit(Commit { cached, questions, ..barrier(&run) }).await.unwrap();
-    assert_eq!(done, Committed::Done { cancel_requested: false });
+    assert_eq!(done, Committed::Done { cancel_requested: false, kept: true });
     assert_eq!(found(&*store, "acme", &["00000", "21999"]).await, ["00000=x", "21999=x"]);
     let open = store.questions(&session).await.unwrap();
     let shown = |n: usize| (open[n].id.0.to_string(), open[n].agent);

@@ -121,20 +121,26 @@ async fn a_former_owner_cannot_write(store: Arc<dyn Store>) {
     assert_eq!(store.thread(&run.key).await.unwrap().unwrap().head, None);
     let events = store.events(&run.key.owner, run.run, Seq::default(), 1000).await.unwrap();
     assert_eq!(events, []);
-    assert_eq!(store.commit(barrier(&claim.run)).await.unwrap(), Committed::Done { cancel_requested: false });
+    assert_eq!(
+        store.commit(barrier(&claim.run)).await.unwrap(),
+        Committed::Done { cancel_requested: false, kept: true }
+    );
 }
 
 async fn a_step_commits_once(store: Arc<dyn Store>) {
     let run = claimed(&*store, &session("s")).await;
     let once = Commit { checkpoints: vec![checkpoint(&run, None, 0, true)], ..barrier(&run) };
-    assert_eq!(store.commit(once.clone()).await.unwrap(), Committed::Done { cancel_requested: false });
+    assert_eq!(
+        store.commit(once.clone()).await.unwrap(),
+        Committed::Done { cancel_requested: false, kept: true }
+    );
     assert_eq!(store.commit(once).await.unwrap(), Committed::Lost);
     let ahead = Commit { step: 2, ..barrier(&run) };
     assert_eq!(store.commit(ahead).await.unwrap(), Committed::Lost);
     let found = store.run(&run.key.owner, run.run).await.unwrap().unwrap();
     assert_eq!((found.step, found.state), (1, RunState::Running));
     let last = Commit { step: 1, ..last_barrier(&run, RunState::Completed) };
-    assert_eq!(store.commit(last).await.unwrap(), Committed::Done { cancel_requested: false });
+    assert_eq!(store.commit(last).await.unwrap(), Committed::Done { cancel_requested: false, kept: true });
     let after = Commit { step: 2, ..last_barrier(&run, RunState::Failed) };
     assert_eq!(store.commit(after).await.unwrap(), Committed::Lost);
     let found = store.run(&run.key.owner, run.run).await.unwrap().unwrap();
@@ -183,7 +189,10 @@ async fn a_heartbeat_keeps_runs_and_reports_the_cancelled(store: Arc<dyn Store>)
     assert_eq!(store.asked(&other_boot).await.unwrap(), []);
     let lost = Beat { cancelled: vec![], lost: live.to_vec() };
     assert_eq!(store.heartbeat(&other_boot, &live).await.unwrap(), lost);
-    assert_eq!(store.commit(barrier(&runs[1])).await.unwrap(), Committed::Done { cancel_requested: true });
+    assert_eq!(
+        store.commit(barrier(&runs[1])).await.unwrap(),
+        Committed::Done { cancel_requested: true, kept: true }
+    );
     store.commit(Commit { step: 1, ..last_barrier(&runs[1], RunState::Cancelled) }).await.unwrap();
     assert_eq!(store.asked(&me).await.unwrap(), []);
     assert!(store.delete_thread(&runs[0].key).await.unwrap());

@@ -65,7 +65,7 @@ async fn a_commit_may_write_several_checkpoints_and_moves_the_head_to_the_last(s
     let input = Checkpoint { source: "input".into(), ..checkpoint(&run, None, 0, true) };
     let step = checkpoint(&run, Some(input.checkpoint), 1, false);
     let commit = Commit { checkpoints: vec![input.clone(), step.clone()], ..barrier(&run) };
-    assert_eq!(store.commit(commit).await.unwrap(), Committed::Done { cancel_requested: false });
+    assert_eq!(store.commit(commit).await.unwrap(), Committed::Done { cancel_requested: false, kept: true });
     assert_eq!(store.thread(&run.key).await.unwrap().unwrap().head, Some(step.checkpoint));
     let chain = store.chain(&run.key.owner, run.thread, step.checkpoint).await.unwrap();
     assert_eq!(chain, [input, step]);

@@ -70,7 +70,7 @@ async fn state(store: &dyn Store, run: &Run) -> RunState {
 }
 
 async fn done(store: &dyn Store, commit: Commit) {
-    assert_eq!(store.commit(commit).await.unwrap(), Committed::Done { cancel_requested: false });
+    assert_eq!(store.commit(commit).await.unwrap(), Committed::Done { cancel_requested: false, kept: true });
 }
 
 async fn of_many_answers_one_is_taken_and_the_run_is_claimed_with_it(store: Arc<dyn Store>) {

@@ -359,7 +359,10 @@ async fn a_commit_whose_connection_breaks_has_an_unknown_outcome() {
         found = store.run(&run.key.owner, run.run).await;
     }
     assert_eq!(found.unwrap().unwrap().step, 0);
-    assert_eq!(store.commit(barrier(&run)).await.unwrap(), Committed::Done { cancel_requested: false });
+    assert_eq!(
+        store.commit(barrier(&run)).await.unwrap(),
+        Committed::Done { cancel_requested: false, kept: true }
+    );
 }
 
 /// A lock that is held too long costs the statement, not the service.
@@ -375,7 +378,10 @@ async fn a_commit_that_waits_too_long_for_a_lock_was_not_carried_out() {
     // Another owner's heartbeat passes by.
     assert_eq!(store.heartbeat(&process("there"), &[run.run]).await.unwrap().lost, [run.run]);
     holder.execute_unprepared("rollback").await.unwrap();
-    assert_eq!(store.commit(barrier(&run)).await.unwrap(), Committed::Done { cancel_requested: false });
+    assert_eq!(
+        store.commit(barrier(&run)).await.unwrap(),
+        Committed::Done { cancel_requested: false, kept: true }
+    );
 }
 
 /// A dropped caller leaves either nothing or a whole turn, and the pool stays usable.
@@ -422,5 +428,8 @@ async fn a_database_that_hangs_is_told_from_a_busy_one_and_replaced_connections_
     while store.run(&run.key.owner, run.run).await.is_err() {
         assert!(begun.elapsed() < Duration::from_secs(20), "the pool does not recover");
     }
-    assert_eq!(store.commit(barrier(&run)).await.unwrap(), Committed::Done { cancel_requested: false });
+    assert_eq!(
+        store.commit(barrier(&run)).await.unwrap(),
+        Committed::Done { cancel_requested: false, kept: true }
+    );
 }

@@ -84,13 +84,20 @@ async fn a_batch_gives_way_only_to_a_longer_one(store: Arc<dyn Store>) {
     append(&*store, &run, batch(1, 1, 4, b"four")).await;
     append(&*store, &run, batch(1, 1, 5, b"fivE")).await;
     assert_eq!(all(&*store, &run).await, [batch(1, 1, 5, b"five")]);
+    // A barrier tells whether what was appended before it is still there.
+    for (step, appended, kept) in
+        [(1, (1, 5), true), (2, (1, 4), true), (3, (1, 6), false), (4, (2, 5), false)]
+    {
+        let commit = Commit { step, appended: Some(appended), ..barrier(&run) };
+        assert_eq!(store.commit(commit).await.unwrap(), Committed::Done { cancel_requested: false, kept });
+    }
     // Within one call too.
     let both = [(6, 8, "eight"), (6, 7, "seven")]
         .map(|(first, last, data)| (run.key.owner.clone(), run.run, batch(1, first, last, data.as_bytes())));
     store.append_events(both.to_vec()).await.unwrap();
     assert_eq!(all(&*store, &run).await[1..], [batch(1, 6, 8, b"eight")]);
-    let shorter = Commit { step: 1, events: Some(batch(1, 6, 6, b"six")), ..barrier(&run) };
-    assert_eq!(store.commit(shorter).await.unwrap(), Committed::Done { cancel_requested: false });
+    let shorter = Commit { step: 5, events: Some(batch(1, 6, 6, b"six")), ..barrier(&run) };
+    assert_eq!(store.commit(shorter).await.unwrap(), Committed::Done { cancel_requested: false, kept: true });
     assert_eq!(all(&*store, &run).await[1..], [batch(1, 6, 8, b"eight")]);
 }
 
@@ -157,7 +164,7 @@ async fn a_running_run_is_asked_to_end(store: Arc<dyn Store>) {
     assert_eq!((asked.state, asked.cancel_requested, asked.result), (RunState::Running, true, None));
     assert_eq!(all(&*store, &run).await, []);
     let goes_on = store.commit(barrier(&run)).await.unwrap();
-    assert_eq!(goes_on, Committed::Done { cancel_requested: true });
+    assert_eq!(goes_on, Committed::Done { cancel_requested: true, kept: true });
 }
 
 async fn a_finished_run_stays_as_it_ended(store: Arc<dyn Store>) {

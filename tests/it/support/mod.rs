@@ -291,6 +291,7 @@ pub(crate) fn barrier(run: &Run) -> Commit {
         step: run.step,
         checkpoints: Vec::new(),
         events: None,
+        appended: None,
         next: None,
         notice: None,
         stopped: false,
@@ -330,7 +331,7 @@ pub(crate) async fn line(store: &dyn Store, run: &mut Run, count: u64, every: u6
         let commit = Commit { checkpoints: vec![next.clone()], ..barrier(run) };
         assert_eq!(
             store.commit(commit).await.unwrap(),
-            graphloom::store::Committed::Done { cancel_requested: false }
+            graphloom::store::Committed::Done { cancel_requested: false, kept: true }
         );
         run.step += 1;
         made.push(next);

@@ -238,7 +238,21 @@ fn barrier(commit: Commit) -> (String, Vec<Value>) {
         ));
         values.extend([Uuid::now_v7().into(), told.into()]);
     }
-    text.push_str(" select cancel_requested from gate");
+    // As of the start of the statement: what this barrier stores does not count.
+    text.push_str(" select cancel_requested, ");
+    match commit.appended {
+        None => text.push_str("true"),
+        Some((first, last)) => {
+            text.push_str(&format!(
+                "exists (select from event where tenant = $1 and run_id = $2 and fence = $5 \
+                   and first_n = ${}::bigint and last_n >= ${}::bigint)",
+                values.len() + 1,
+                values.len() + 2,
+            ));
+            values.extend([first, last].map(|n| Value::from(n as i64)));
+        }
+    }
+    text.push_str(" as kept from gate");
     (text, values)
 }
 
@@ -246,8 +260,8 @@ fn committed(rows: &[QueryResult]) -> Result<Committed> {
     match rows.first() {
         None => Ok(Committed::Lost),
         Some(row) => {
-            let cancel_requested = row.try_get("", "cancel_requested").map_err(|e| undone(&e))?;
-            Ok(Committed::Done { cancel_requested })
+            let said = |name| row.try_get("", name).map_err(|e| undone(&e));
+            Ok(Committed::Done { cancel_requested: said("cancel_requested")?, kept: said("kept")? })
         }
     }
 }
