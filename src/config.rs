@@ -206,6 +206,9 @@ pub enum Role {
     Agent,
 }
 
+/// As many as runs.
+const MODEL_CALLS: std::num::NonZeroUsize = std::num::NonZeroUsize::new(2000).unwrap();
+
 /// `[limits]` of the settings file.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -216,10 +219,16 @@ pub struct LimitsFile {
     pub thread_queue: u32,
     /// The most runs that this process works on at once.
     pub runs: usize,
+    /// A run is given up when its process died so often without a superstep between; at least 3.
+    pub crashes: u32,
     /// The most runs of one tenant at once, over all processes; what comes on top waits. Absent: any number.
     pub tenant_runs: Option<std::num::NonZeroU32>,
     /// The most runs of one tenant that wait for their turn; over it requests are refused.
     pub tenant_queue: u32,
+    /// The most calls of models that are made at once; what comes on top waits.
+    pub model_calls: std::num::NonZeroUsize,
+    /// The same for each address of a provider. Absent: any number.
+    pub provider_calls: Option<std::num::NonZeroUsize>,
     /// The most streams that are open at once.
     pub streams: usize,
     /// The most bytes of memory that this process may use. Absent: what its container allows, or the machine has.
@@ -234,8 +243,11 @@ impl Default for LimitsFile {
             body_bytes: 1024 * 1024,
             thread_queue: 10,
             runs: 2000,
+            crashes: 3,
             tenant_runs: None,
             tenant_queue: 1000,
+            model_calls: MODEL_CALLS,
+            provider_calls: None,
             streams: 5000,
             memory_bytes: None,
             unread_seconds: 10,

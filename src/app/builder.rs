@@ -15,6 +15,7 @@ use crate::diagnostic::Bag;
 use crate::egress::{Secret, Target};
 use crate::engine::{Engine, Settings};
 use crate::failure::Failure;
+use crate::model::slots::Slots;
 use crate::spec::{self, Files, Folder};
 use crate::store::memory::MemoryStore;
 use crate::store::seal::{self, Masters};
@@ -74,6 +75,7 @@ pub struct Builder {
     store: Option<String>,
     masters: Vec<(String, Secret)>,
     registry: Option<Registry>,
+    slots: Option<Slots>,
     engine: Option<Settings>,
 }
 
@@ -208,6 +210,16 @@ impl Builder {
         self.engine(Settings::new(name.into()))
     }
 
+    /// Bounds how many calls of models are made at once, in all and to each address of a provider; what comes on top waits.
+    /// Without it any number is made.
+    ///
+    /// ```
+    /// let builder = graphloom::App::builder().model_calls(200, Some(50));
+    /// ```
+    pub fn model_calls(self, all: usize, each: Option<usize>) -> Self {
+        Self { slots: Some(Slots::new(all, each)), ..self }
+    }
+
     pub(crate) fn engine(self, settings: Settings) -> Self {
         Self { engine: Some(settings), ..self }
     }
@@ -287,6 +299,10 @@ impl Builder {
             .with_settings(self.env.take().unwrap_or_else(|| Box::new(|_| None)))
             .with_private(std::mem::take(&mut self.private))
             .with_registry(self.registry.take());
+        let providers = match self.slots.take() {
+            Some(slots) => providers.with_slots(slots),
+            None => providers,
+        };
         let files = std::mem::take(&mut self.files);
         let mut bag = Bag::default();
         let folder = match &self.folder {

@@ -28,6 +28,7 @@ mod webhooks;
 
 use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -340,10 +341,12 @@ impl Host {
         let keys = self.file.master_keys(&self.flags)?;
         let builder =
             keys.into_iter().fold(App::builder(), |builder, (name, key)| builder.encrypt(name, key));
+        let limits = &self.file.limits;
         let builder = builder
             .project(self.file.graphs(&self.flags))
             .secrets(environment.secrets())
-            .env(environment.settings());
+            .env(environment.settings())
+            .model_calls(limits.model_calls.get(), limits.provider_calls.map(NonZeroUsize::get));
         let builder = match &self.registry {
             Some(registry) => builder.registry(registry.clone()),
             None => builder,

@@ -35,6 +35,12 @@ pub(super) fn engine(serve: &ServeFlags, flags: &Flags, file: &File) -> Result<e
     let mut settings = engine::Settings::new(file.instance(serve));
     settings.queue_limit = file.limits.thread_queue;
     settings.runs = file.limits.runs;
+    if file.limits.crashes < 3 {
+        bail!(
+            "`crashes` under [limits] is at least 3: a run works beside others until its process has died twice"
+        );
+    }
+    settings.crashes = file.limits.crashes;
     settings.memory = file.limits.memory_bytes.map(std::num::NonZeroU64::get);
     settings.process.tenant_runs = file.limits.tenant_runs.map(std::num::NonZeroU32::get);
     settings.process.tenant_queue = file.limits.tenant_queue;

@@ -103,6 +103,33 @@ struct Checked<'a> {
 
 /// Compiles a project. Nothing: the bag holds an error.
 pub fn compile(folder: &Folder, providers: &Providers, bag: &mut Bag) -> Option<Catalog> {
+    if bag.is_trusting() || folder.files.contains_key("project.yaml") {
+        return compile_all(folder, providers, bag);
+    }
+    // What would be silent beside a file that cannot be read is what looks into it.
+    let mut beside = bag.clone();
+    let catalog = compile_all(folder, providers, bag);
+    if !bag.has_errors() {
+        return catalog;
+    }
+    compile_all(&folder.without_project(), providers, &mut beside);
+    let gone = |f: &&Diagnostic| f.severity == Severity::Error && !beside.findings().contains(f);
+    let lookups: Vec<_> = bag.findings().iter().filter(gone).cloned().collect();
+    let place = |f: &&Diagnostic| (bag.source(f.label.span.file).0, f.label.span.start);
+    // One name says more of itself: it may be misspelt.
+    if let (Some(first), true) = (lookups.iter().min_by_key(place), lookups.len() > 1) {
+        let (message, label) = ("`project.yaml` is missing", "this is looked up there");
+        let finding = Diagnostic::error("G107", message, first.label.span, label).help(
+            "write it beside the graphs; the smallest one with a model, which answers offline:  \
+             {format: 1, models: {demo: {provider: demo}}, default_model: demo}",
+        );
+        bag.take_back(&lookups);
+        bag.report(finding.note(format!("{} names and models are looked up there", lookups.len())));
+    }
+    None
+}
+
+fn compile_all(folder: &Folder, providers: &Providers, bag: &mut Bag) -> Option<Catalog> {
     // All that follows goes through what graphs call.
     if !bag.is_trusting() && !check_depth(folder, bag) {
         silence(folder, bag);

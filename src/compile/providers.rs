@@ -15,6 +15,7 @@ use crate::model::demo::Demo;
 use crate::model::lines::Lines;
 use crate::model::openai::OpenAi;
 use crate::model::scripted::{Entry, Scripted};
+use crate::model::slots::Slots;
 use crate::model::{ChatModel, Kind};
 use crate::spec::{AnswerSpec, EntrySpec, ModelSpec};
 use crate::tool::Tool;
@@ -75,6 +76,8 @@ pub struct Providers {
     stand_in: Option<Arc<dyn ChatModel>>,
     /// The MCP servers that are connected.
     mcp: mcp::Servers,
+    /// How many calls of models are made at once; nothing where any number may be.
+    slots: Option<Slots>,
 }
 
 /// Sends no request.
@@ -107,6 +110,7 @@ impl Providers {
             missing: Severity::Error,
             stand_in: None,
             mcp: mcp::Servers::default(),
+            slots: None,
         })
     }
 
@@ -128,6 +132,7 @@ impl Providers {
             missing: Severity::Warning,
             stand_in: None,
             mcp: mcp::Servers::default(),
+            slots: None,
         })
     }
 
@@ -163,6 +168,12 @@ impl Providers {
     #[must_use]
     pub fn with_function(self, function: Arc<dyn Tool>) -> Self {
         Self { function: Some(function), ..self }
+    }
+
+    /// Bounds how many calls of models are made at once.
+    #[must_use]
+    pub fn with_slots(self, slots: Slots) -> Self {
+        Self { slots: Some(slots), ..self }
     }
 
     /// Lets requests go to hosts that are not public, which the operator names.
@@ -286,8 +297,15 @@ impl Providers {
         let model = spec.model.clone().unwrap_or_default();
         let schemas = spec.supports.as_ref().is_none_or(|words| words.contains(&"json_schema"));
         Ok(match spec.provider.value {
-            "anthropic" => Arc::new(Anthropic::new(&self.client, url, model, key, schemas)?),
-            _ => Arc::new(OpenAi::new(&self.client, url, model, key, schemas)?),
+            "anthropic" => self.limited(url, Anthropic::new(&self.client, url, model, key, schemas)?),
+            _ => self.limited(url, OpenAi::new(&self.client, url, model, key, schemas)?),
         })
+    }
+
+    fn limited(&self, url: &str, model: impl ChatModel) -> Arc<dyn ChatModel> {
+        match &self.slots {
+            Some(slots) => Arc::new(slots.around(url, model)),
+            None => Arc::new(model),
+        }
     }
 }

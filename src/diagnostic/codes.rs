@@ -52,7 +52,7 @@ pub const CODES: &[CodeInfo] = &[
     row!("G104", Error, "a missing key"),
     row!("G105", Error, "a value of the wrong shape"),
     row!("G106", Error, "a name that is not an identifier, or is taken"),
-    row!("G107", Error, "a graph or a schema file that is missing"),
+    row!("G107", Error, "a graph, a schema file or project.yaml that is missing"),
     row!("G108", Warning, "a file that no rule claims"),
     row!("G201", Error, "an unknown node"),
     row!("G202", Error, "a node without `next`"),

@@ -96,7 +96,7 @@ pub struct Place {
 }
 
 /// The sources and the findings of one project.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Bag {
     sources: Vec<(String, Arc<str>)>,
     findings: Vec<Diagnostic>,
@@ -362,6 +362,11 @@ impl Bag {
         let mut findings = std::mem::take(&mut self.findings);
         findings.retain(|f| f.code != code || !self.source(f.label.span.file).0.ends_with(path));
         self.findings = findings;
+    }
+
+    /// Takes back findings that another one tells better.
+    pub fn take_back(&mut self, told: &[Diagnostic]) {
+        self.findings.retain(|finding| !told.contains(finding));
     }
 
     /// Forgets all findings in files whose path begins like this.

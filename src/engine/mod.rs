@@ -80,6 +80,8 @@ pub struct Settings {
     pub queue_limit: u32,
     /// The most runs that this process works on at once; over it, requests are refused and the queue is left to others.
     pub runs: usize,
+    /// A run is given up when its process died so often without a superstep between.
+    pub crashes: u32,
     /// The most runs that this process takes from the queue at once; 0: it only works on what it accepts.
     pub claims: u32,
     /// How often the queue is looked at when nothing wakes the engine.
@@ -115,6 +117,7 @@ impl Settings {
             },
             queue_limit: 10,
             runs: 2000,
+            crashes: 3,
             claims: 64,
             poll: Duration::from_secs(1),
             tidy: Duration::from_mins(1),

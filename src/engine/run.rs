@@ -44,8 +44,6 @@ use crate::trace;
 
 /// Checkpoints between two snapshots at least.
 const SNAPSHOT_EVERY: usize = 50;
-/// Process crashes without progress after which a run is given up.
-const MAX_CRASHES: u32 = 3;
 /// The most checkpoints, and results to keep, that wait for one commit.
 const MOST_PENDING: usize = 500;
 /// The most bytes of them.
@@ -230,7 +228,7 @@ impl<'a> Driver<'a> {
         let began = head.run == Some(claim.run.run) && (head.step > 0 || !head.frontier.tokens.is_empty());
         // What the thread's last run used up is in the head until this one has its first barrier.
         let usage = if began { head.frontier.usage } else { Usage::default() };
-        if claim.run.crashes >= MAX_CRASHES {
+        if claim.run.crashes >= self.shared.settings.crashes {
             let next = if began { &*head.frontier.tokens } else { &[] };
             return self.give_up(&void, next, usage).await;
         }

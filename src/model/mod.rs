@@ -10,6 +10,7 @@ mod names;
 pub(crate) mod lines;
 pub mod openai;
 pub mod scripted;
+pub mod slots;
 mod sse;
 #[cfg(test)]
 mod testing;

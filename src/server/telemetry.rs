@@ -88,6 +88,10 @@ fn describe() {
         "graphloom_foreign_databases_total",
         "Connections given up because another server answered, or one that is behind."
     );
+    metrics::describe_gauge!(
+        "graphloom_model_calls",
+        "Calls of models that are under way, or wait for others."
+    );
     metrics::describe_counter!("graphloom_model_calls_total", "Calls of models that came to an end.");
     metrics::describe_counter!("graphloom_events_sent_total", "Events written to streams.");
     metrics::describe_counter!(

@@ -29,7 +29,7 @@ const MAX_DEPTH: usize = 16;
 pub type Files = BTreeMap<String, Vec<u8>>;
 
 /// A project as written.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Folder {
     /// project.yaml; the default when there is none.
     pub project: Project,
@@ -299,6 +299,13 @@ pub fn load_files(shown: &str, files: Files, bag: &mut Bag) -> Folder {
 }
 
 impl Folder {
+    /// Returns the folder as if it had a project.yaml that cannot be read.
+    pub(crate) fn without_project(&self) -> Self {
+        let mut folder = self.clone();
+        folder.project.unread();
+        folder
+    }
+
     fn note_broken(&mut self, claim: Claim) {
         match claim {
             Claim::Graph(id) => self.broken_graphs.push(id),

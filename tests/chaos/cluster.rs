@@ -197,6 +197,8 @@ impl Cluster {
         );
         folder.write("graphs/project.yaml", &project);
         folder.write("graphs/chat.yaml", GRAPH);
+        // No run is to blame for the deaths here.
+        folder.write("graphloom.toml", "[limits]\ncrashes = 1000\n");
         let mut all = Vec::new();
         for n in 1..=replicas {
             let wire = Wire::to(postgres.port).await;

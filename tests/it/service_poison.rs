@@ -6,7 +6,7 @@ use sea_orm::DbBackend;
 
 use crate::store::numbers;
 use crate::support::stream::{Event, status};
-use crate::support::world::World;
+use crate::support::world::{GRAPH, World};
 use crate::support::{Fresh, plain};
 
 const POISON: &str = "[[hang key=poison]]";
@@ -54,10 +54,11 @@ async fn dies(world: &mut World, deaths: usize) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_kills_its_process_is_given_up_and_takes_no_neighbour_with_it() {
-    for (fresh, neighbours) in
-        [(Fresh::sqlite(), ["a", "b", "c"].as_slice()), (Fresh::postgres().await, &["a"])]
+    let more = "[limits]\ncrashes = 4\n";
+    for (fresh, settings, most, neighbours) in
+        [(Fresh::sqlite(), "", 3, ["a", "b", "c"].as_slice()), (Fresh::postgres().await, more, 4, &["a"])]
     {
-        let mut world = World::start(fresh).await;
+        let mut world = World::with_settings(fresh, GRAPH, settings).await;
         let mut streams = Vec::new();
         for session in neighbours {
             streams.push(((*session).to_owned(), world.chat(session, HEALTHY).await));
@@ -70,14 +71,14 @@ async fn a_run_that_kills_its_process_is_given_up_and_takes_no_neighbour_with_it
         let mut deaths = 0;
         while dies(&mut world, deaths).await {
             deaths += 1;
-            assert!(deaths < 5, "it is never given up");
+            assert!(deaths < 6, "it is never given up");
             world.restart();
             // Somebody new beside it, each time.
             let session = format!("new{deaths}");
             let stream = world.chat(&session, HEALTHY).await;
             streams.push((session, stream));
         }
-        assert_eq!(deaths, 3);
+        assert_eq!(deaths, most);
         for (session, stream) in &streams {
             let run = stream.run();
             let events = world.follow(&run, &format!("{run}:0-0")).await.rest().await;
