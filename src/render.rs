@@ -7,12 +7,16 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value as Json, json};
 
-use crate::plan::{END, Edge, Plan, START, Target};
+use crate::plan::{END, Edge, Plan, PlanNode, START, Target, ToolBody, Work};
 
 /// Mermaid refuses to parse more than 500 edges, and only the page that hosts it may raise that.
 const MOST_EDGES: usize = 450;
 /// Mermaid shows an error picture above 50 000 characters.
 const MOST_BYTES: usize = 45_000;
+/// The most levels of called graphs that are opened.
+pub const MOST_DEPTH: u32 = 10;
+/// A graph that calls another twice, which calls another twice, grows with each level.
+const MOST_NODES: usize = 20_000;
 /// Longer labels make boxes that no longer fit beside each other; the JSON form has the whole text.
 const LONGEST_LABEL: usize = 60;
 
@@ -22,13 +26,20 @@ pub enum TooLarge {
     /// Too many edges.
     #[error(
         "draw `{graph}`: {edges} edges, but Mermaid hosts refuse more than 500 and graphloom draws at most \
-         {MOST_EDGES}; move a part into a graph of its own (`kind: graph`), or take the JSON format"
+         {MOST_EDGES}; move a part into a graph of its own (`kind: graph`), \
+         which is one box at depth 1, or take the JSON format"
     )]
     Edges {
         /// The graph.
         graph: String,
         /// How many it has.
         edges: usize,
+    },
+    /// Too many nodes, with those of called graphs.
+    #[error("draw `{graph}`: more than {MOST_NODES} nodes; open fewer levels (`depth`)")]
+    Nodes {
+        /// The graph.
+        graph: String,
     },
     /// Too much text.
     #[error(
@@ -46,6 +57,10 @@ pub enum TooLarge {
 
 /// A node of the drawing; its place in the list is its id.
 struct Shape<'a> {
+    /// The node that calls its graph.
+    within: Option<usize>,
+    /// What it calls is drawn inside of it.
+    open: bool,
     name: &'a str,
     kind: &'a str,
     description: Option<&'a str>,
@@ -92,17 +107,23 @@ const LOOKS: [Look; 13] = [
     look(END, "([", "])", "stroke:#64748b,stroke-width:2px"),
 ];
 
-/// Draws a graph as a Mermaid flowchart that GitHub shows.
+/// Draws a graph as a Mermaid flowchart that GitHub shows. The graphs that it calls are drawn inside of the nodes that call
+/// them, down to `depth`; 1 draws none.
 ///
 /// Never puts out front-matter, clicks or anything else that needs a recent or a trusting host.
-pub fn mermaid(plan: &Plan) -> Result<String, TooLarge> {
-    let (shapes, lines) = drawing(plan);
+pub fn mermaid(plan: &Plan, depth: u32) -> Result<String, TooLarge> {
+    let (shapes, lines) = drawing(plan, depth)?;
     if lines.len() > MOST_EDGES {
         return Err(TooLarge::Edges { graph: plan.graph.clone(), edges: lines.len() });
     }
     let mut text = String::from("flowchart TD\n");
     let mut classes: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    // The boxes that are open, the innermost last.
+    let mut boxes: Vec<usize> = Vec::new();
     for (id, node) in shapes.iter().enumerate() {
+        while boxes.last().copied() != node.within && boxes.pop().is_some() {
+            line(&mut text, format_args!("end"));
+        }
         let look = LOOKS.iter().find(|l| l.kind == node.kind).unwrap_or(&PLAIN);
         let mut label = escape(node.name);
         if node.kind != node.name {
@@ -112,10 +133,18 @@ pub fn mermaid(plan: &Plan) -> Result<String, TooLarge> {
         if node.join {
             label += ", joins";
         }
-        line(&mut text, format_args!("n{id}{}\"{label}\"{}", look.open, look.close));
+        if node.open {
+            line(&mut text, format_args!("subgraph n{id}[\"{label}\"]"));
+            boxes.push(id);
+        } else {
+            line(&mut text, format_args!("n{id}{}\"{label}\"{}", look.open, look.close));
+        }
         if !look.kind.is_empty() {
             classes.entry(look.kind).or_default().push(format!("n{id}"));
         }
+    }
+    for _ in boxes {
+        line(&mut text, format_args!("end"));
     }
     for Line { source, target, condition, fan_out, .. } in &lines {
         let label = condition.as_deref().map(escape);
@@ -146,9 +175,10 @@ pub fn mermaid(plan: &Plan) -> Result<String, TooLarge> {
     Ok(text)
 }
 
-/// Gives nodes and edges with whole texts; ids are those of [`mermaid`].
-pub fn json(plan: &Plan) -> Json {
-    let (shapes, lines) = drawing(plan);
+/// Gives nodes and edges with whole texts; ids are those of [`mermaid`]. A node of a called graph names the node that calls
+/// it as its `parent`.
+pub fn json(plan: &Plan, depth: u32) -> Result<Json, TooLarge> {
+    let (shapes, lines) = drawing(plan, depth)?;
     let nodes: Vec<Json> = shapes
         .iter()
         .enumerate()
@@ -162,6 +192,9 @@ pub fn json(plan: &Plan) -> Json {
             }
             if node.join {
                 fields.insert("join".into(), true.into());
+            }
+            if let Some(parent) = node.within {
+                fields.insert("parent".into(), format!("n{parent}").into());
             }
             fields.into()
         })
@@ -184,7 +217,7 @@ pub fn json(plan: &Plan) -> Json {
             fields.into()
         })
         .collect();
-    json!({ "nodes": nodes, "edges": edges })
+    Ok(json!({ "nodes": nodes, "edges": edges }))
 }
 
 fn line(text: &mut String, content: std::fmt::Arguments<'_>) {
@@ -192,33 +225,89 @@ fn line(text: &mut String, content: std::fmt::Arguments<'_>) {
     let _ok = writeln!(text, "    {content}");
 }
 
-/// Lists what is drawn: the start, the nodes breadth-first from it, unreachable ones by name, the end.
-fn drawing(plan: &Plan) -> (Vec<Shape<'_>>, Vec<Line>) {
-    let order = breadth_first(plan);
-    let mut places: BTreeMap<Target, usize> =
-        order.iter().enumerate().map(|(at, name)| (Target::Node((*name).to_owned()), at + 1)).collect();
-    places.insert(Target::End, order.len() + 1);
+/// Lists what is drawn: the start, the nodes breadth-first from it, unreachable ones by name, the end. What a node calls
+/// follows it, as far as it is opened.
+fn drawing(plan: &Plan, depth: u32) -> Result<(Vec<Shape<'_>>, Vec<Line>), TooLarge> {
+    let mut drawing = Drawing { root: plan, shapes: Vec::new(), lines: Vec::new() };
+    drawing.draw(plan, None, depth)?;
+    // The edges of a graph stand together, in the order of its nodes, those of the caller first.
+    drawing.lines.sort_by_key(|(level, _)| *level);
+    Ok((drawing.shapes, drawing.lines.into_iter().map(|(_, line)| line).collect()))
+}
 
-    let mut shapes = vec![Shape { name: START, kind: START, description: None, join: false }];
-    let mut lines = Vec::new();
-    let mut connect = |source: usize, edges: Vec<Edge>| {
-        lines.extend(edges.into_iter().filter_map(|Edge { to, condition, fan_out, error }| {
-            places.get(&to).map(|&target| Line { source, target, condition, fan_out, error })
-        }));
-    };
-    connect(0, plan.start_edges());
-    for (at, name) in order.iter().enumerate() {
-        let Some(node) = plan.nodes.get(*name) else { continue };
-        shapes.push(Shape {
-            name,
-            kind: node.job.kind,
-            description: node.description.as_deref(),
-            join: plan.joins(name),
-        });
-        connect(at + 1, node.edges());
+struct Drawing<'a> {
+    /// The graph that has all others.
+    root: &'a Plan,
+    shapes: Vec<Shape<'a>>,
+    /// With the place of the caller.
+    lines: Vec<(Option<usize>, Line)>,
+}
+
+impl<'a> Drawing<'a> {
+    fn draw(&mut self, plan: &'a Plan, within: Option<usize>, depth: u32) -> Result<(), TooLarge> {
+        let mut places = BTreeMap::new();
+        let start = self.add(Shape::edge_of_graph(START, within))?;
+        let mut edges = vec![(start, plan.start_edges())];
+        for name in breadth_first(plan) {
+            let Some(node) = plan.nodes.get(name) else { continue };
+            let called = called(node).and_then(|graph| self.root.children.get(graph)).filter(|_| depth > 1);
+            let shape = Shape {
+                within,
+                open: called.is_some(),
+                name,
+                kind: node.job.kind,
+                description: node.description.as_deref(),
+                join: plan.joins(name),
+            };
+            let place = self.add(shape)?;
+            places.insert(Target::Node(name.to_owned()), place);
+            edges.push((place, node.edges()));
+            if let Some(called) = called {
+                self.draw(called, Some(place), depth - 1)?;
+            }
+        }
+        places.insert(Target::End, self.add(Shape::edge_of_graph(END, within))?);
+        for (source, edges) in edges {
+            let lines = edges.into_iter().filter_map(|Edge { to, condition, fan_out, error }| {
+                let target = *places.get(&to)?;
+                Some((within, Line { source, target, condition, fan_out, error }))
+            });
+            self.lines.extend(lines);
+        }
+        Ok(())
     }
-    shapes.push(Shape { name: END, kind: END, description: None, join: false });
-    (shapes, lines)
+
+    /// Adds a shape, and returns its place.
+    fn add(&mut self, shape: Shape<'a>) -> Result<usize, TooLarge> {
+        if self.shapes.len() == MOST_NODES {
+            return Err(TooLarge::Nodes { graph: self.root.graph.clone() });
+        }
+        self.shapes.push(shape);
+        Ok(self.shapes.len() - 1)
+    }
+}
+
+impl<'a> Shape<'a> {
+    /// Where a graph begins or ends.
+    fn edge_of_graph(name: &'a str, within: Option<usize>) -> Self {
+        Self { within, open: false, name, kind: name, description: None, join: false }
+    }
+}
+
+/// Returns the name of the graph that a node runs.
+fn called(node: &PlanNode) -> Option<&str> {
+    let work = match &node.job.work {
+        Work::Map(each) => &each.job.work,
+        work => work,
+    };
+    match work {
+        Work::Graph(call) => Some(&call.graph),
+        Work::Tool(tool, _) => match &tool.body {
+            ToolBody::Graph(graph) => Some(graph),
+            ToolBody::Call(_) => None,
+        },
+        Work::Node(_) | Work::Ask(_) | Work::Map(_) => None,
+    }
 }
 
 /// Returns every node's name: as the start reaches them, in the order written, then the others by name.

@@ -16,6 +16,9 @@ pub(super) struct RenderFlags {
     /// What is printed
     #[arg(long, value_enum, default_value = "mermaid")]
     format: Format,
+    /// How many levels are drawn: at 1 a call of another graph is one box, at 2 that graph is drawn inside of it, and so on
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(render::MOST_DEPTH)))]
+    depth: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -33,8 +36,8 @@ pub(super) fn render(host: &Host, wanted: &RenderFlags) -> Result<ExitCode> {
         format!("there is no graph `{}`; there are: {}", wanted.graph, known.join(", "))
     })?;
     let text = match wanted.format {
-        Format::Mermaid => render::mermaid(&compiled.plan)?,
-        Format::Json => serde_json::to_string_pretty(&render::json(&compiled.plan))? + "\n",
+        Format::Mermaid => render::mermaid(&compiled.plan, wanted.depth)?,
+        Format::Json => serde_json::to_string_pretty(&render::json(&compiled.plan, wanted.depth)?)? + "\n",
     };
     super::print(&text)
 }

@@ -4,6 +4,7 @@
 //! Invariant: it shares neither a thread nor a connection with the work, so whatever blocks the work costs no lease. A
 //! process that could not renew them for so long that others may own its runs stops them by its own clock.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, PoisonError, Weak, mpsc};
 use std::time::{Duration, Instant};
@@ -56,27 +57,28 @@ impl Shared {
 
     async fn renew(&self) -> Result<(), StoreError> {
         let begun = Instant::now();
-        let mut live: Vec<_> = self.lives().keys().copied().collect();
-        live.sort_unstable();
-        let beat = self.store.heartbeat(&self.process, &live).await?;
+        let lives = self.owned();
+        let runs: Vec<RunId> = lives.keys().copied().collect();
+        let beat = self.store.heartbeat(&self.process, &runs).await?;
         *self.good.lock().unwrap_or_else(PoisonError::into_inner) = begun;
-        self.stop(beat.cancelled, Stop::Cancel);
-        self.stop(beat.lost, Stop::Lost);
+        stop(&lives, &beat.cancelled, Stop::Cancel);
+        stop(&lives, &beat.lost, Stop::Lost);
         Ok(())
     }
 
-    fn stop(&self, runs: Vec<RunId>, why: Stop) {
-        for live in runs.into_iter().filter_map(|run| self.live(run)) {
-            live.ask(why);
-        }
+    /// Returns what this process works on now. An answer of the store is about these: a run that comes meanwhile is under
+    /// another fence.
+    fn owned(&self) -> BTreeMap<RunId, Arc<Live>> {
+        self.lives().iter().map(|(run, live)| (*run, live.clone())).collect()
     }
 
     /// Ends the runs whose end somebody asked for; what cannot be asked now is learned by the heartbeat.
     async fn look(&self) {
-        if !self.lives().is_empty()
+        let lives = self.owned();
+        if !lives.is_empty()
             && let Ok(asked) = self.store.asked(&self.process).await
         {
-            self.stop(asked, Stop::Cancel);
+            stop(&lives, &asked, Stop::Cancel);
         }
     }
 
@@ -87,6 +89,12 @@ impl Shared {
             warn!(run = %live.run, "Run left: its lease could not be renewed.");
             live.ask(Stop::Lost);
         }
+    }
+}
+
+fn stop(lives: &BTreeMap<RunId, Arc<Live>>, runs: &[RunId], why: Stop) {
+    for live in runs.iter().filter_map(|run| lives.get(run)) {
+        live.ask(why);
     }
 }
 

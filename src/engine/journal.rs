@@ -449,7 +449,8 @@ impl Journal {
                 JournalRead::Ahead(Waiter(news))
             };
         }
-        let skip = usize::try_from(from.saturating_sub(first)).unwrap_or(usize::MAX);
+        // Numbers that were withdrawn are not used again.
+        let skip = inner.frames.partition_point(|frame| frame.seq().n < from);
         let frames: Vec<Arc<Frame>> = inner.frames.iter().skip(skip).cloned().collect();
         drop(inner);
         if !frames.is_empty() {

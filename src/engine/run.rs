@@ -306,6 +306,10 @@ impl<'a> Driver<'a> {
             if !self.shared.is_trusted(self.live) {
                 self.live.ask(Stop::Lost);
             }
+            // A pause is none for a run whose end was asked for: it would be claimed for that again and again.
+            if self.live.stop() == Some(Stop::Cancel) {
+                return self.cancel(at).await;
+            }
             let plan = at.plan.clone();
             let (facts, replies) = (self.facts(&at), self.replies(&at).await?);
             at.source = if replies.is_empty() { "step" } else { "answer" };
@@ -571,7 +575,8 @@ impl<'a> Driver<'a> {
             step: at.number + 1,
             steps_left: most_steps(at).saturating_sub(at.number),
             user_text: at.user_text.clone(),
-            now: Utc::now(),
+            // The store has woken it: a clock that is behind its own must not put it to sleep again.
+            now: self.claim.run.wake_at.map_or_else(Utc::now, |woken| woken.max(Utc::now())),
         }
     }
 

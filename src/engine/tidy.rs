@@ -45,7 +45,7 @@ async fn step(shared: &Shared) -> Result<bool, StoreError> {
     for run in &with_pieces {
         match lean(shared, run).await {
             Ok(lean) => {
-                store.keep_events(&run.key.owner, run.run, Kept::Lean, lean).await?;
+                store.keep_events(run, Kept::Lean, lean).await?;
                 done += 1;
             }
             // One that is broken, or sealed under a key that is not here, must not keep the others.
@@ -60,7 +60,7 @@ async fn step(shared: &Shared) -> Result<bool, StoreError> {
     if let Some(age) = retention.events {
         let old = store.overdue(Kept::Lean, age, STEP).await?;
         for run in &old {
-            store.keep_events(&run.key.owner, run.run, Kept::Nothing, Vec::new()).await?;
+            store.keep_events(run, Kept::Nothing, Vec::new()).await?;
         }
         more |= old.len() == STEP as usize;
     }

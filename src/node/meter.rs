@@ -90,7 +90,10 @@ impl Drop for Tally<'_> {
                 .increment(tokens);
         }
         trace::used(&self.span, &usage);
-        self.meter.add(self.price.map_or(usage, |price| price.of(usage)));
+        let usage = self.price.map_or(usage, |price| price.of(usage));
+        metrics::counter!("graphloom_model_cost_nano_usd_total", "model" => model)
+            .increment(usage.cost_nano_usd);
+        self.meter.add(usage);
     }
 }
 

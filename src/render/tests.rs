@@ -1,11 +1,12 @@
 use std::sync::Arc;
 
+use indexmap::IndexMap;
 use proptest::prelude::*;
 
 use super::*;
 use crate::expr::Expr;
 use crate::node::Set;
-use crate::plan::{Catch, Job, Next, Pattern, PlanNode, Rule, Work};
+use crate::plan::{Catch, GraphCall, Job, Next, Pattern, PlanNode, Rule, Work};
 
 fn to(name: &str) -> Target {
     if name == END { Target::End } else { Target::Node(name.to_owned()) }
@@ -26,7 +27,7 @@ fn when(source: &str, target: &str) -> Rule {
 
 /// Returns the lines of the drawing without header and classes.
 fn body(plan: &Plan) -> Vec<String> {
-    let text = mermaid(plan).unwrap();
+    let text = mermaid(plan, 1).unwrap();
     let lines = text.lines().skip(1).map(|line| line.trim_start().to_owned());
     lines.filter(|line| !line.starts_with("class")).collect()
 }
@@ -89,12 +90,12 @@ fn the_drawing_is_exact() {
     classDef k_end stroke:#64748b,stroke-width:2px
     class n7 k_end
 "#;
-    assert_eq!(mermaid(&example()).unwrap(), expected);
+    assert_eq!(mermaid(&example(), 1).unwrap(), expected);
 }
 
 #[test]
 fn the_json_names_what_the_drawing_shows() {
-    let drawing = json(&example());
+    let drawing = json(&example(), 1).unwrap();
     let text = |place: &str| drawing.pointer(place).cloned().unwrap_or_default();
     assert_eq!(text("/nodes/0"), json!({"id": "n0", "name": "start", "kind": "start"}));
     let draft = json!({
@@ -204,14 +205,80 @@ fn an_error_edge_is_dashed_red_and_names_its_errors() {
         "source": "n1", "target": "n3", "condition": "on_error: timeout, code busy", "conditional": true,
         "fan_out": false, "error": true,
     });
-    assert_eq!(json(&plan)["edges"][4], edge);
+    assert_eq!(json(&plan, 1).unwrap()["edges"][4], edge);
+}
+
+/// A node that runs another graph.
+fn calls(graph: &str, next: Next) -> PlanNode {
+    let call = GraphCall { graph: graph.into(), with: IndexMap::new(), keeps: false };
+    PlanNode::new(Job::new("graph", Work::Graph(Arc::new(call))), next)
+}
+
+/// `twice` calls `inner` two times, which calls itself.
+fn nested() -> Plan {
+    let inner = plan(Next::To(to("again")), [("again", calls("inner", Next::To(to("end"))))]);
+    let mut outer = plan(
+        Next::To(to("one")),
+        [("one", calls("inner", Next::To(to("two")))), ("two", calls("inner", Next::To(to("end"))))],
+    );
+    outer.nodes.get_mut("one").unwrap().on_error = vec![Catch { errors: None, to: to("two") }];
+    outer.children = BTreeMap::from([("inner".to_owned(), Arc::new(inner))]);
+    outer
+}
+
+#[test]
+fn a_called_graph_is_drawn_inside_of_its_caller_as_deep_as_it_is_asked_for() {
+    let expected = [
+        r#"n0(["start"])"#,
+        r#"subgraph n1["one<br/>graph"]"#,
+        r#"n2(["start"])"#,
+        r#"n3[["again<br/>graph"]]"#,
+        r#"n4(["end"])"#,
+        "end",
+        r#"subgraph n5["two<br/>graph"]"#,
+        r#"n6(["start"])"#,
+        r#"n7[["again<br/>graph"]]"#,
+        r#"n8(["end"])"#,
+        "end",
+        r#"n9(["end"])"#,
+        "n0 --> n1",
+        "n1 --> n5",
+        r#"n1 -. "on_error" .-> n5"#,
+        "n5 --> n9",
+        "n2 --> n3",
+        "n3 --> n4",
+        "n6 --> n7",
+        "n7 --> n8",
+        "linkStyle 2 stroke:#dc2626",
+    ];
+    let lines = |depth| {
+        let text = mermaid(&nested(), depth).unwrap();
+        let lines = text.lines().skip(1).map(|line| line.trim_start().to_owned());
+        lines.filter(|line| !line.starts_with("class")).collect::<Vec<_>>()
+    };
+    assert_eq!(lines(2), expected);
+    assert_eq!(lines(1)[1], r#"n1[["one<br/>graph"]]"#);
+    // Two boxes that are open end one after the other.
+    assert_eq!(lines(3)[6..10], [r#"n6(["end"])"#, "end", r#"n7(["end"])"#, "end"]);
+    let drawing = json(&nested(), 2).unwrap();
+    assert_eq!(drawing["nodes"][3], json!({"id": "n3", "name": "again", "kind": "graph", "parent": "n1"}));
+    assert_eq!(drawing["nodes"][5]["parent"], Json::Null);
+}
+
+#[test]
+fn levels_that_double_are_refused() {
+    let inner = |name| (name, calls("inner", Next::To(to("end"))));
+    let mut doubles = plan(Next::All(vec![to("one"), to("two")]), ["one", "two"].map(inner));
+    doubles.children = BTreeMap::from([("inner".to_owned(), Arc::new(doubles.clone()))]);
+    let most = (1..=20).find(|depth| json(&doubles, *depth).is_err());
+    assert_eq!(most, Some(13), "2^12 boxes with four shapes each are more than {MOST_NODES}");
 }
 
 #[test]
 fn a_kind_of_the_host_program_is_drawn_without_a_class() {
     let plan = plan(Next::To(to("a")), [("a", node("my kind", Next::To(to("end"))))]);
     assert_eq!(body(&plan)[1], r#"n1["a<br/>my kind"]"#);
-    assert!(!mermaid(&plan).unwrap().contains("my kind,") && !mermaid(&plan).unwrap().contains("k_my"));
+    assert!(!mermaid(&plan, 1).unwrap().contains("my kind,") && !mermaid(&plan, 1).unwrap().contains("k_my"));
 }
 
 /// An unsealed graph of `width` routes that all lead to the end: `2 * width` edges.
@@ -223,13 +290,13 @@ fn wide(width: usize, name: impl Fn(usize) -> String) -> Plan {
 
 #[test]
 fn more_than_a_host_draws_is_refused_with_advice() {
-    assert!(mermaid(&wide(225, |at| format!("n{at}"))).is_ok());
-    let edges = mermaid(&wide(226, |at| format!("n{at}"))).unwrap_err();
+    assert!(mermaid(&wide(225, |at| format!("n{at}")), 1).is_ok());
+    let edges = mermaid(&wide(226, |at| format!("n{at}")), 1).unwrap_err();
     assert_eq!(edges, TooLarge::Edges { graph: "test".into(), edges: 452 });
     assert!(edges.to_string().contains("`kind: graph`"), "{edges}");
-    let bytes = mermaid(&wide(200, |at| "<".repeat(59) + &at.to_string())).unwrap_err();
+    let bytes = mermaid(&wide(200, |at| "<".repeat(59) + &at.to_string()), 1).unwrap_err();
     assert!(matches!(bytes, TooLarge::Bytes { bytes: 45_001.., .. }), "{bytes}");
-    assert_eq!(json(&wide(400, |at| format!("n{at}")))["edges"].as_array().unwrap().len(), 800);
+    assert_eq!(json(&wide(400, |at| format!("n{at}")), 1).unwrap()["edges"].as_array().unwrap().len(), 800);
 }
 
 proptest! {

@@ -11,7 +11,9 @@ use serde_json::Value as Json;
 use super::auth::Caller;
 use super::body::Body;
 use super::invoke::drain;
-use super::param::{DiagramFormat, GraphId, Header, IdempotencyKey, LastEvent, Path, Preferences, Query};
+use super::param::{
+    Depth, DiagramFormat, GraphId, Header, IdempotencyKey, LastEvent, Path, Preferences, Query,
+};
 use super::problem::{Code, Problem};
 use super::schema;
 use super::sse::EventStream;
@@ -220,15 +222,17 @@ impl Graphs {
         graph: Path<GraphId>,
         /// How it is written.
         format: Query<DiagramFormat>,
+        /// How many levels are drawn: at 1 a call of another graph is one box, at 2 that graph is drawn inside of it, and so
+        /// on. In JSON a node inside of another one names it as its `parent`.
+        depth: Query<Depth>,
     ) -> Result<DiagramReply, Problem> {
-        let plan = self.plan(&graph.0)?;
+        let (plan, depth) = (self.plan(&graph.0)?, depth.0.map_or(1, |depth| depth.0));
+        let too_large = |error: render::TooLarge| Problem::new(Code::InvalidParameter, error.to_string());
         let diagram = match format.0.unwrap_or(DiagramFormat::Mermaid) {
             DiagramFormat::Mermaid => {
-                let text = render::mermaid(&plan)
-                    .map_err(|error| Problem::new(Code::InvalidParameter, error.to_string()))?;
-                Diagram::Mermaid(PlainText(text))
+                Diagram::Mermaid(PlainText(render::mermaid(&plan, depth).map_err(too_large)?))
             }
-            DiagramFormat::Json => Diagram::Json(Answer(render::json(&plan))),
+            DiagramFormat::Json => Diagram::Json(Answer(render::json(&plan, depth).map_err(too_large)?)),
         };
         Ok(DiagramReply::Ok(diagram))
     }

@@ -16,6 +16,7 @@ use super::problem::{Code, Problem};
 use super::sse::Groups;
 use super::view::parse_cursor;
 use crate::id::{CheckpointId, EventId, InterruptId, Part, RunId, ThreadId};
+use crate::render::MOST_DEPTH;
 
 /// A type that a parameter can have.
 pub(super) trait Param: Sized + Send + Sync {
@@ -316,6 +317,26 @@ impl Param for Limit {
         let digits = text.bytes().all(|b| b.is_ascii_digit());
         let number = digits.then(|| text.parse().ok()).flatten().filter(|n| (1..=Self::MOST).contains(n));
         number.map(Self).ok_or_else(|| format!("send a number from 1 to {}", Self::MOST))
+    }
+}
+
+/// How many levels of called graphs a drawing opens.
+pub(super) struct Depth(pub(super) u32);
+
+impl Param for Depth {
+    fn schema() -> MetaSchema {
+        MetaSchema {
+            minimum: Some(1.0),
+            maximum: Some(f64::from(MOST_DEPTH)),
+            default: Some(json!(1)),
+            ..MetaSchema::new_with_format("integer", "int32")
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let digits = text.bytes().all(|b| b.is_ascii_digit());
+        let number = digits.then(|| text.parse().ok()).flatten().filter(|n| (1..=MOST_DEPTH).contains(n));
+        number.map(Self).ok_or_else(|| format!("send a number from 1 to {MOST_DEPTH}"))
     }
 }
 

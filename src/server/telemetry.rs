@@ -93,6 +93,10 @@ fn describe() {
         "Calls of models that are under way, or wait for others."
     );
     metrics::describe_counter!("graphloom_model_calls_total", "Calls of models that came to an end.");
+    metrics::describe_counter!(
+        "graphloom_model_cost_nano_usd_total",
+        "What calls of models cost by their price, in billionths of a dollar."
+    );
     metrics::describe_counter!("graphloom_events_sent_total", "Events written to streams.");
     metrics::describe_counter!(
         "graphloom_reloads_total",

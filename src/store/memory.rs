@@ -181,6 +181,7 @@ impl Store for MemoryStore {
             needs_reader: read_for.is_some(),
             lost: false,
             webhook,
+            wake_at: None,
         };
         tables.next_ord += 1;
         let row = RunRow {
@@ -689,16 +690,12 @@ impl Store for MemoryStore {
         Ok(runs)
     }
 
-    async fn keep_events(
-        &self,
-        owner: &Owner,
-        run: RunId,
-        kept: Kept,
-        batches: Vec<EventBatch>,
-    ) -> Result<bool> {
+    async fn keep_events(&self, run: &Run, kept: Kept, batches: Vec<EventBatch>) -> Result<bool> {
         let mut tables = self.lock();
-        let is_due = |row: &&mut RunRow| row.run.finished_at.is_some() && row.run.kept > kept;
-        let Some(row) = tables.own(owner, run).filter(is_due) else { return Ok(false) };
+        let is_due = |row: &&mut RunRow| {
+            row.run.finished_at.is_some() && row.run.kept > kept && row.run.fence == run.fence
+        };
+        let Some(row) = tables.own(&run.key.owner, run.run).filter(is_due) else { return Ok(false) };
         row.events = batches.into_iter().map(|batch| ((batch.fence, batch.first), batch)).collect();
         row.run.kept = kept;
         Ok(true)

@@ -142,6 +142,9 @@ pub struct Run {
     pub lost: bool,
     /// Where its end is told, and each pause.
     pub webhook: Option<String>,
+    /// When the time of the first of its open questions is over, by the clock of the store. A run that was claimed for that
+    /// still has it.
+    pub wake_at: Option<DateTime<Utc>>,
 }
 
 /// A thread as stored.
@@ -808,15 +811,9 @@ pub trait Store: Send + Sync + 'static {
     /// Lists runs of all tenants that are over for so long, and of whose events just this is kept; the longest over first.
     async fn overdue(&self, kept: Kept, age: Duration, limit: u32) -> Result<Vec<Run>>;
 
-    /// Replaces the events of a run that is over by these, so that less is kept of them. False: it is not over, or no more
-    /// than that is kept.
-    async fn keep_events(
-        &self,
-        owner: &Owner,
-        run: RunId,
-        kept: Kept,
-        batches: Vec<EventBatch>,
-    ) -> Result<bool>;
+    /// Replaces the events of a run that is over by these, so that less is kept of them. False: it is not over, it went on
+    /// since it was read, or no more than that is kept.
+    async fn keep_events(&self, run: &Run, kept: Kept, batches: Vec<EventBatch>) -> Result<bool>;
 
     /// Looks at up to `limit` threads with a run that is over for so long, deletes their checkpoints that are as old, but
     /// never one that the head stands on, nor any while a run is not over, and returns how many threads it looked at.

@@ -616,18 +616,12 @@ impl Store for SqlStore {
         }
     }
 
-    async fn keep_events(
-        &self,
-        owner: &Owner,
-        run: RunId,
-        kept: Kept,
-        batches: Vec<EventBatch>,
-    ) -> Result<bool> {
+    async fn keep_events(&self, run: &Run, kept: Kept, batches: Vec<EventBatch>) -> Result<bool> {
         self.may_store()?;
-        let (base, owner) = (self.base().clone(), owner.clone());
+        let (base, run) = (self.base().clone(), run.clone());
         detached(async move {
-            let tx = base.begin(owner.tenant.as_str()).await?;
-            keep::events(tx, &owner, run, kept, batches).await
+            let tx = base.begin(run.key.owner.tenant.as_str()).await?;
+            keep::events(tx, &run, kept, batches).await
         })
         .await
     }

@@ -70,7 +70,8 @@ async fn a_killed_owner_is_followed_by_its_restart_in_a_second_and_by_another_in
         other.push(begun.elapsed());
         cluster.restart(0);
     }
-    // Not the figures to reach, but what a lease of 15 s and a busy machine allow.
-    assert!(same < Duration::from_secs(10));
-    assert!(Times(other).report("by another replica") < Duration::from_secs(30));
+    // Asked for by hand, the figures to reach; else what a lease of 15 s and a busy machine allow.
+    let (soon, late) = if super::number("CHAOS_KILLS").is_some() { (1, 20) } else { (10, 30) };
+    assert!(same < Duration::from_secs(soon));
+    assert!(Times(other).report("by another replica") < Duration::from_secs(late));
 }

@@ -37,7 +37,12 @@ async function understand(text) {
   }
   const { nodes, edges } = (await mermaid.mermaidAPI.getDiagramFromText(text)).db.getData();
   return {
-    nodes: nodes.map(({ id, label, shape }) => ({ id, label: seen(label), shape })),
+    nodes: nodes.map(({ id, label, shape, parentId }) => ({
+      id,
+      label: seen(label),
+      shape,
+      ...(parentId ? { parent: parentId } : {}),
+    })),
     edges: edges.map(({ start, end, label, pattern, thickness }) => ({
       source: start,
       target: end,

@@ -10,7 +10,7 @@ use graphloom::compile::{Providers, compile};
 use graphloom::diagnostic::{Bag, render_text};
 use graphloom::expr::Expr;
 use graphloom::node::Set;
-use graphloom::plan::{Catch, Job, Next, Pattern, Plan, PlanNode, Rule, Target, Work};
+use graphloom::plan::{Catch, GraphCall, Job, Next, Pattern, Plan, PlanNode, Rule, Target, Work};
 use graphloom::render::{self, mermaid};
 use graphloom::spec::load;
 use proptest::prelude::*;
@@ -38,6 +38,11 @@ fn read_by_mermaid(texts: &[String]) -> Vec<Json> {
 
 fn node(next: Next) -> PlanNode {
     PlanNode::new(Job::new("set", Work::Node(Arc::new(Set::default()))), next)
+}
+
+fn calls(graph: &str) -> PlanNode {
+    let call = GraphCall { graph: graph.into(), with: indexmap::IndexMap::new(), keeps: false };
+    PlanNode::new(Job::new("graph", Work::Graph(Arc::new(call))), Next::To(Target::End))
 }
 
 fn plan(start: Next, nodes: BTreeMap<String, PlanNode>) -> Plan {
@@ -68,14 +73,21 @@ fn mermaid_reads_every_label_as_it_was_written() {
     let texts = names.chunks(100).map(|names| {
         let cases = names.iter().map(|name| (json!(name), Next::To(Target::Node(name.clone())))).collect();
         let start = Next::Rules(vec![Rule::Match(Expr::parse("state.x").unwrap(), cases)]);
-        let nodes = names.iter().map(|name| (name.clone(), node(Next::To(Target::End))));
-        mermaid(&plan(start, nodes.collect())).unwrap()
+        // Every other one is a box with a graph inside.
+        let boxes = [false, true].into_iter().cycle();
+        let nodes = names.iter().zip(boxes).map(|(name, a_box)| {
+            (name.clone(), if a_box { calls("inner") } else { node(Next::To(Target::End)) })
+        });
+        let mut plan = plan(start, nodes.collect());
+        plan.children.insert("inner".to_owned(), Arc::new(Plan::new("inner", Next::To(Target::End))));
+        mermaid(&plan, 2).unwrap()
     });
     let drawings = read_by_mermaid(&texts.collect::<Vec<_>>());
     let mut read = Vec::new();
     for drawing in &drawings {
         for node in drawing["nodes"].as_array().unwrap() {
-            if let Some(name) = node["label"].as_str().unwrap().strip_suffix("\nset") {
+            let label = node["label"].as_str().unwrap();
+            if let Some(name) = label.strip_suffix("\nset").or_else(|| label.strip_suffix("\ngraph")) {
                 let to_it = |edge: &&Json| edge["target"] == node["id"];
                 let edge = drawing["edges"].as_array().unwrap().iter().find(to_it).unwrap();
                 assert_eq!(edge["label"], format!("state.x = {name}"));
@@ -83,6 +95,7 @@ fn mermaid_reads_every_label_as_it_was_written() {
             }
         }
     }
+    read.sort();
     assert_eq!(read, names);
 }
 
@@ -102,16 +115,21 @@ fn mermaid_reads_the_graphs_of_this_project() {
     errors.nodes.get_mut("ask").unwrap().on_error.push(catch);
     let compiled = catalog.graphs.values().map(|compiled| &*compiled.plan);
     let plans: Vec<&Plan> = compiled.chain([&errors]).collect();
-    let texts: Vec<String> = plans.iter().map(|plan| mermaid(plan).unwrap()).collect();
-    for (plan, drawing) in plans.iter().zip(read_by_mermaid(&texts)) {
-        let expected = render::json(plan);
+    let drawn = plans.iter().flat_map(|plan| [1, 10].map(|depth| (*plan, depth)));
+    let drawn: Vec<(&Plan, u32)> = drawn.collect();
+    let texts: Vec<String> = drawn.iter().map(|(plan, depth)| mermaid(plan, *depth).unwrap()).collect();
+    let mut within = 0;
+    for ((plan, depth), drawing) in drawn.into_iter().zip(read_by_mermaid(&texts)) {
+        let expected = render::json(plan, depth).unwrap();
         let sizes = |drawing: &Json| ["nodes", "edges"].map(|part| drawing[part].as_array().unwrap().len());
         assert_eq!(sizes(&drawing), sizes(&expected), "{}", plan.graph);
-        for (node, expected) in
-            drawing["nodes"].as_array().unwrap().iter().zip(expected["nodes"].as_array().unwrap())
-        {
-            let label = node["label"].as_str().unwrap();
-            assert_eq!((&node["id"], label.lines().next()), (&expected["id"], expected["name"].as_str()));
+        let read = drawing["nodes"].as_array().unwrap();
+        for expected in expected["nodes"].as_array().unwrap() {
+            let node = read.iter().find(|node| node["id"] == expected["id"]).unwrap();
+            assert_eq!(node["label"].as_str().unwrap().lines().next(), expected["name"].as_str());
+            assert_eq!(node["parent"], expected["parent"], "{}: {node}", plan.graph);
+            within += usize::from(node["parent"].is_string());
         }
     }
+    assert!(within > 0, "the graphs of the project call others");
 }

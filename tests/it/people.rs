@@ -1,9 +1,9 @@
 //! People in the loop: runs that wait for answers, and go on with them, over every store.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
@@ -21,13 +21,13 @@ use graphloom::plan::{
 };
 use graphloom::spec::RetentionSpec;
 use graphloom::state::{Channel, Field, Merge, Type};
-use graphloom::store::{Kept, RunState, Store};
+use graphloom::store::{Actor, Kept, RunState, Store};
 use graphloom::template;
 use graphloom::tool::{Call, Tool};
 use serde_json::{Value as Json, json};
 
 use crate::support::turn::{drain, turn};
-use crate::support::{Subject, owner, session};
+use crate::support::{Subject, batch, owner, session};
 
 /// Counts how often it works, and fails as often as it is told to.
 #[derive(Debug, Default)]
@@ -357,6 +357,41 @@ async fn a_late_answer(subject: Subject) {
     assert_eq!(told.last().unwrap()["output"], json!({"log": [1]}));
 }
 
+/// Asks for the end of its own run, as another process would.
+#[derive(Debug)]
+struct Cancels(Weak<dyn Store>);
+
+#[async_trait]
+impl Node for Cancels {
+    async fn run(&self, _attempt: &Attempt) -> Result<Outcome, Failure> {
+        let store = self.0.upgrade().unwrap();
+        let (run, _) = store.thread(&session("s")).await.unwrap().unwrap().last_run.unwrap();
+        let end = batch(0, 1, 1, b"not used");
+        store.request_cancel(&owner("acme", "ann"), run, Actor::User, false, vec![], end).await.unwrap();
+        Ok(Done::default().into())
+    }
+}
+
+/// A run that was cancelled while it came to a question was claimed and paused without an end.
+async fn a_cancel_right_before_a_question(subject: Subject) {
+    let nodes = vec![
+        ("stop", node("custom", Work::Node(Arc::new(Cancels(Arc::downgrade(&subject.store)))), "", "who")),
+        ("who", node("ask", ask("Who?", Form::Text, true, None), "r", "end")),
+    ];
+    let engine = open(&subject.store, plan(&["stop"], nodes)).await;
+    let run = say(&engine, "hi").await[0]["run_id"].as_str().unwrap().parse().unwrap();
+    let patience = Instant::now() + Duration::from_secs(10);
+    loop {
+        let row = engine.run(&owner("acme", "ann"), run).await.unwrap().unwrap();
+        assert!(row.fence <= 3, "it is claimed again and again: {row:?}");
+        if row.state == RunState::Cancelled {
+            break;
+        }
+        assert!(Instant::now() < patience, "it does not end: {row:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 async fn a_failed_run(subject: Subject) {
     let (fine, weak) = (Arc::new(Counts::default()), Arc::new(Counts::default()));
     weak.failures.store(1, Ordering::SeqCst);
@@ -494,6 +529,7 @@ crate::support::over_every_store!(
     an_answer_by_id,
     an_approval,
     a_late_answer,
+    a_cancel_right_before_a_question,
     a_failed_run,
     an_old_run,
     a_call_that_must_not_be_made_twice,

@@ -97,7 +97,11 @@ impl Driver<'_> {
         }
         events.push((None, Body::RunFinished { status, output: None, usage, interrupts }));
         at.rest = Some(rest);
-        self.commit(&mut at, events, Some((RunState::Interrupted, None))).await?;
+        if self.commit(&mut at, events, Some((RunState::Interrupted, None))).await? {
+            debug!(run = %self.claim.run.run, "Run is claimed again: its end was asked for.");
+            self.shared.queue.notify_one();
+            return Ok(());
+        }
         info!(run = %self.claim.run.run, questions = open.len(), ?rest, "Run pauses.");
         trace::ended(&Span::current(), "interrupted", None);
         if !at.torn {

@@ -395,8 +395,8 @@ async fn events_whose_time_is_over_are_gone_and_the_run_is_not() {
     let stream = service.ask(request()).await;
     let run: RunId = stream.headers()["x-run-id"].to_str().unwrap().parse().unwrap();
     stream.into_body().into_bytes().await.unwrap();
-    let owner = service.store.find_run(run).await.unwrap().unwrap().key.owner;
-    assert!(service.store.keep_events(&owner, run, Kept::Nothing, Vec::new()).await.unwrap());
+    let row = service.store.find_run(run).await.unwrap().unwrap();
+    assert!(service.store.keep_events(&row, Kept::Nothing, Vec::new()).await.unwrap());
     for (status, problem) in [
         service.get(&format!("/v1/runs/{run}/events")).await,
         read(

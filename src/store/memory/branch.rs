@@ -118,6 +118,7 @@ impl Tables {
             needs_reader: false,
             lost: false,
             webhook: None,
+            wake_at: None,
         };
         // A microsecond apart, so that they are listed as they were put.
         for (place, Question { id, agent, data, expires_at }) in (0..).zip(branch.questions) {

@@ -377,20 +377,15 @@ impl Store for SealedStore {
         self.opened_runs(self.sql.overdue(kept, age, limit).await?).await
     }
 
-    async fn keep_events(
-        &self,
-        owner: &Owner,
-        run: RunId,
-        kept: Kept,
-        mut batches: Vec<EventBatch>,
-    ) -> Result<bool> {
+    async fn keep_events(&self, run: &Run, kept: Kept, mut batches: Vec<EventBatch>) -> Result<bool> {
         if !batches.is_empty() {
+            let owner = &run.key.owner;
             let key = self.key(owner).await?;
             for batch in &mut batches {
-                write::events(&key, owner, run, batch)?;
+                write::events(&key, owner, run.run, batch)?;
             }
         }
-        self.sql.keep_events(owner, run, kept, batches).await
+        self.sql.keep_events(run, kept, batches).await
     }
 
     async fn forget_checkpoints(&self, age: Duration, limit: u32) -> Result<u64> {

@@ -10,8 +10,8 @@ use sea_orm::{ConnectionTrait, DbBackend, Value};
 use super::base::{Base, Tx};
 use super::put::{self, write};
 use super::{postgres, sqlite};
-use crate::id::{Owner, RunId};
-use crate::store::{EventBatch, Kept, Result};
+use crate::id::Owner;
+use crate::store::{EventBatch, Kept, Result, Run};
 
 /// Returns the text with the moment that is so long ago, as its parameter `$3`: by the clock of the database where
 /// several processes look at one.
@@ -33,17 +33,13 @@ pub(super) fn number(kept: Kept) -> i64 {
     }
 }
 
-pub(super) async fn events(
-    tx: Tx,
-    owner: &Owner,
-    run: RunId,
-    kept: Kept,
-    batches: Vec<EventBatch>,
-) -> Result<bool> {
-    let tenant = owner.tenant.as_str();
+pub(super) async fn events(tx: Tx, run: &Run, kept: Kept, batches: Vec<EventBatch>) -> Result<bool> {
+    let (Owner { tenant, user }, fence, run) = (&run.key.owner, run.fence as i64, run.run);
+    let tenant = tenant.as_str();
+    // Who goes on with it does so under another fence, and has more to tell than what was read.
     let gate = "update run set kept = $4 where tenant = $1 and run_id = $2 and user_id = $3 and kept > $4 \
-         and finished_at is not null";
-    let values = vec![tenant.into(), run.0.into(), owner.user.as_str().into(), number(kept).into()];
+         and fence = $5 and finished_at is not null";
+    let values = vec![tenant.into(), run.0.into(), user.as_str().into(), number(kept).into(), fence.into()];
     if write(&tx, gate, values).await? == 0 {
         return Ok(false);
     }

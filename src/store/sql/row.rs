@@ -15,7 +15,8 @@ use crate::store::{
 /// The columns that [`Row::run`] reads.
 pub(super) const RUN: &str = "r.run_id, r.tenant, r.user_id, r.session_id, r.thread_id, r.graph, r.hash, r.state, \
      r.fence, r.step, r.crashes, r.cancel_requested, r.rollback, r.input, r.result, r.created_at, r.finished_at, r.kept, \
-     case when r.delayed then r.available_at end as due_at, r.read_until is not null as needs_reader, r.webhook, r.lease_until";
+     case when r.delayed then r.available_at end as due_at, r.read_until is not null as needs_reader, r.webhook, r.lease_until, \
+     r.wake_at";
 
 /// Returns the moment as the back end stores it.
 pub(super) fn moment(backend: DbBackend, at: DateTime<Utc>) -> Value {
@@ -123,6 +124,7 @@ impl Row {
             // By the clock of this process: whoever takes the run from its owner does so under a new fence.
             lost: state == RunState::Running && until.is_some_and(|until| until < Utc::now()),
             webhook: self.get("webhook")?,
+            wake_at: self.time_or_none("wake_at")?,
         })
     }
 

@@ -69,8 +69,8 @@ pub fn compiler(input: &[u8]) {
     let Some(catalog) = catalog else { return };
     for (id, compiled) in &catalog.graphs {
         // A host may refuse a large drawing.
-        drop(mermaid(&compiled.plan));
-        drop(json(&compiled.plan));
+        drop(mermaid(&compiled.plan, 10));
+        drop(json(&compiled.plan, 10));
         // What is stored must be found again, or runs that wait cannot go on.
         match revive_as_stored(&compiled.body, id, &PROVIDERS) {
             Ok(plan) => {

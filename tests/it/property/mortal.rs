@@ -270,7 +270,7 @@ store! {
         find_run(run: RunId) -> Option<Run>;
         retry(run: RunId) -> Option<Run>;
         overdue(kept: Kept, age: Duration, limit: u32) -> Vec<Run>;
-        keep_events(owner: &Owner, run: RunId, kept: Kept, batches: Vec<EventBatch>) -> bool;
+        keep_events(run: &Run, kept: Kept, batches: Vec<EventBatch>) -> bool;
         forget_checkpoints(age: Duration, limit: u32) -> u64;
         discard(run: RunId) -> Option<Run>;
         append_events(batches: Vec<(Owner, RunId, EventBatch)>) -> ();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use graphloom::id::{CheckpointId, Seq};
+use graphloom::id::{CheckpointId, Seq, ThreadKey};
 use graphloom::store::{Checkpoint, Commit, EventBatch, Kept, Resumed, Run, RunState, Store};
 
 use super::on_every_store;
@@ -31,7 +31,8 @@ async fn events_are_kept_while_the_run_is_not_over_and_then_less_and_less(store:
     store.commit(Commit { events: Some(told.clone()), ..barrier(&run) }).await.unwrap();
     let keep = async |user: &str, kept: Kept, data: &[u8]| {
         let lean = vec![EventBatch { data: data.to_vec(), ..told.clone() }];
-        store.keep_events(&owner("acme", user), run.run, kept, lean).await.unwrap()
+        let key = ThreadKey { owner: owner("acme", user), ..run.key.clone() };
+        store.keep_events(&Run { key, ..run.clone() }, kept, lean).await.unwrap()
     };
     assert!(ids(&*store, Kept::All, Duration::ZERO).await.is_empty(), "it is not over");
     assert!(!keep("ann", Kept::Lean, b"less").await);
@@ -46,7 +47,7 @@ async fn events_are_kept_while_the_run_is_not_over_and_then_less_and_less(store:
     assert_eq!(events(&*store, &run).await, [EventBatch { data: b"less".to_vec(), ..told.clone() }]);
     assert!(ids(&*store, Kept::All, Duration::ZERO).await.is_empty());
     assert_eq!(ids(&*store, Kept::Lean, Duration::ZERO).await[0].kept, Kept::Lean);
-    assert!(store.keep_events(&run.key.owner, run.run, Kept::Nothing, Vec::new()).await.unwrap());
+    assert!(store.keep_events(&run, Kept::Nothing, Vec::new()).await.unwrap());
     assert!(events(&*store, &run).await.is_empty());
     let row = store.run(&run.key.owner, run.run).await.unwrap().unwrap();
     assert_eq!((row.kept, row.state), (Kept::Nothing, RunState::Failed));
@@ -54,6 +55,12 @@ async fn events_are_kept_while_the_run_is_not_over_and_then_less_and_less(store:
     let resumed = store.resume(resume(&run.key, run.run, "here")).await.unwrap();
     let Resumed::Claimed(claim) = resumed else { panic!("{resumed:?}") };
     assert_eq!(claim.run.kept, Kept::All);
+    // Who read it before it went on knows too little to say what is kept.
+    let more = batch(claim.run.fence, 1, 3, b"more");
+    let end = Commit { events: Some(more.clone()), ..last_barrier(&claim.run, RunState::Completed) };
+    store.commit(end).await.unwrap();
+    assert!(!keep("ann", Kept::Lean, b"less").await, "it went on");
+    assert_eq!(events(&*store, &run).await, [more]);
 }
 
 /// A thread of four barriers, the second of which is a snapshot.

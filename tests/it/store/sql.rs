@@ -433,3 +433,15 @@ async fn a_database_that_hangs_is_told_from_a_busy_one_and_replaced_connections_
         Committed::Done { cancel_requested: false, kept: true }
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_whose_commits_do_not_wait_for_the_disk_is_refused() {
+    let fresh = Fresh::postgres().await;
+    let name = fresh.url.rsplit_once('/').unwrap().1;
+    let db = plain(&fresh.url).await;
+    db.execute_unprepared(&format!("alter database {name} set synchronous_commit = off")).await.unwrap();
+    let refused = SqlStore::connect(&fresh.url).await.unwrap_err();
+    assert!(refused.to_string().contains("`synchronous_commit` is off"), "{refused}");
+    db.execute_unprepared(&format!("alter database {name} set synchronous_commit = local")).await.unwrap();
+    SqlStore::connect(&fresh.url).await.unwrap();
+}

@@ -203,6 +203,7 @@ fn stored(
         needs_reader: new.wishes.read_for.is_some(),
         lost: false,
         webhook: new.wishes.webhook.clone(),
+        wake_at: None,
     }
 }
 

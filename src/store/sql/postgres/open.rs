@@ -53,6 +53,18 @@ async fn connect(options: &PgConnectOptions) -> Result<PgConnection> {
     opened.map_err(|_| silent())?.map_err(|error| unconnected(&error))
 }
 
+/// Refuses a server, a database or a role whose commits do not wait for the disk: what is promised rests on that.
+async fn keeps_commits(connection: &mut PgConnection) -> Result<()> {
+    let shown = sqlx::raw_sql("show synchronous_commit").fetch_one(connection).await;
+    let shown: String = shown.and_then(|row| row.try_get(0)).map_err(|error| unconnected(&error))?;
+    if shown == "off" {
+        let why = "`synchronous_commit` is off: an answered request could be lost with the server; set it to `on` for \
+                   this database or role";
+        return Err(StoreError::Config(why.into()));
+    }
+    Ok(())
+}
+
 /// Says whether a pooler lies between: it refuses the options of a connection, or they do not reach the server.
 async fn is_pooled(direct: &PgConnectOptions) -> Result<bool> {
     let mut connection = match tokio::time::timeout(FIRST, direct.connect()).await {
@@ -92,7 +104,7 @@ pub(in crate::store::sql) async fn open(url: &str) -> Result<Postgres> {
         // Nothing here is a float, and poolers refuse what they do not know.
         .extra_float_digits(None)
         .disable_statement_logging();
-    drop(connect(&login).await?);
+    keeps_commits(&mut connect(&login).await?).await?;
     let direct = login.clone().options(TIMES);
     let pooled = is_pooled(&direct).await?;
     let (options, speech) = if pooled {
