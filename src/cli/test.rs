@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Args, ValueEnum};
 
 use super::{Host, count};
@@ -104,7 +104,9 @@ pub(super) async fn test(host: &Host, wanted: &TestFlags) -> Result<ExitCode> {
     }
     if let Some(path) = &wanted.junit {
         let xml = case::junit(&report, &bag)?;
-        std::fs::write(path, xml).with_context(|| format!("cannot write `{}`", path.display()))?;
+        if let Err(error) = std::fs::write(path, xml) {
+            return unreadable(&format!("cannot write `{}`: {error}", path.display()));
+        }
     }
     let low = low(wanted, &report);
     match wanted.format {

@@ -284,6 +284,15 @@ fn elsewhere(name: &str) -> Option<String> {
         let inner = rest.strip_suffix(close)?;
         names.contains(&outer.to_lowercase().as_str()).then(|| item(inner))
     };
+    let bare = |name: &str| {
+        let name = name.trim_end_matches('?').trim_end();
+        let name = name.strip_suffix("null").or_else(|| name.strip_suffix("None")).unwrap_or(name);
+        name.trim_end_matches(['|', ' ']).to_owned()
+    };
+    let optional = bare(name);
+    if optional != name && !optional.is_empty() && optional.chars().all(|c| c.is_alphanumeric() || c == '_') {
+        return Some(format!("write `{}?`", item(&optional)));
+    }
     let lists = ["list", "array", "sequence", "vec"];
     if let Some(simple) = simple(name) {
         return Some(format!("write `{simple}`"));

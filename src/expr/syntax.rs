@@ -184,7 +184,13 @@ pub(crate) fn foreign_word(source: &str, assigns: bool) -> Option<ExprError> {
         ("\u{201c}", "write straight quotes: 'text'"),
         ("\u{2018}", "write straight quotes: 'text'"),
     ];
-    const WORDS: [(&str, &str); 3] = [("AND", "write `and`"), ("OR", "write `or`"), ("NOT", "write `not`")];
+    const WORDS: [(&str, &str); 5] = [
+        ("AND", "write `and`"),
+        ("OR", "write `or`"),
+        ("NOT", "write `not`"),
+        ("contains", "write it the other way round:  y in x"),
+        ("matches", "there are no regular expressions; a type has a `pattern:`"),
+    ];
     let plain = without_texts(source);
     let mut depth = 0_i32;
     for (at, c) in plain.char_indices() {

@@ -230,6 +230,10 @@ fn a_condition_gives_true_or_false() {
 fn errors_of_the_text_say_where_and_what_to_write() {
     for (source, expected) in [
         ("", vec!["E101 : an expression is missing"]),
+        (
+            "state.a contains 3",
+            vec!["E101 contains: `contains` is not an operator here (write it the other way round:  y in x)"],
+        ),
         ("state.a &&  state.b", vec!["E101 &&: `&&` is not an operator here (write `and`)"]),
         ("state.a || state.b", vec!["E101 ||: `||` is not an operator here (write `or`)"]),
         ("!state.a", vec!["E101 !: `!` is not an operator here (write `not`)"]),

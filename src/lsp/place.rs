@@ -44,7 +44,12 @@ pub(super) fn edit(mut text: String, changes: Vec<lsp::TextDocumentContentChange
             }
         }
     }
-    text
+    unified(text)
+}
+
+/// Returns a text as it is read: with one sort of line ends, which moves no line and no column.
+pub(super) fn unified(text: String) -> String {
+    if text.contains("\r\n") { text.replace("\r\n", "\n") } else { text }
 }
 
 #[cfg(test)]
@@ -66,6 +71,7 @@ mod tests {
             ("a\nb", (1, 1), (0, 1), "", "a"),
             ("a", (9, 9), (9, 9), "b", "ab"),
             ("", (0, 0), (u32::MAX, u32::MAX), "x", "x"),
+            ("a\r\nb", (1, 0), (1, 1), "c\r\nd", "a\nc\nd"),
         ] {
             assert_eq!(edit(text.to_owned(), vec![change(edit_from, edit_to, new)]), expected, "{text}");
         }

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::index::{Callee, Index};
 use super::kept::Kept;
+use super::place::unified;
 use super::project::Project;
 use super::symbol::{Access, Mark, Sort, Symbol};
 use super::told::is_test;
@@ -55,7 +56,8 @@ pub(super) fn rename(
     // What changed on the disk without a word to us must not be edited blindly.
     let stale = places.iter().find(|found| {
         let kept = &project.files[found.path];
-        !kept.open && std::fs::read_to_string(project.full(found.path)).ok().as_deref() != Some(&*kept.text)
+        let stored = || std::fs::read_to_string(project.full(found.path)).ok().map(unified);
+        !kept.open && stored().as_deref() != Some(&*kept.text)
     });
     if let Some(found) = stale {
         return Err(format!("`{}` changed on the disk: open it, and try again", found.path));

@@ -13,7 +13,7 @@ use serde_json::{Value as Json, json};
 
 use super::answer;
 use super::check::{Checked, Job};
-use super::place::{edit, path, uri};
+use super::place::{edit, path, unified, uri};
 use super::project::{Project, root_of};
 use super::{Functions, hand_over};
 
@@ -185,7 +185,7 @@ impl Server {
             "initialized" if self.watches => self.watch(),
             "textDocument/didOpen" => {
                 if let Some(lsp::DidOpenTextDocumentParams { text_document: opened }) = read(note) {
-                    self.open(opened.uri, opened.version, opened.text.into());
+                    self.open(opened.uri, opened.version, unified(opened.text).into());
                 }
             }
             "textDocument/didChange" => {

@@ -265,8 +265,12 @@ fn graph(id: &str) -> Claim {
 }
 
 /// Reads a project from its files. `shown` is the folder's name in messages.
-pub fn load_files(shown: &str, files: Files, bag: &mut Bag) -> Folder {
+pub fn load_files(shown: &str, mut files: Files, bag: &mut Bag) -> Folder {
     let mut folder = Folder::default();
+    // A checkout with line ends of Windows is the same project, with the same hash. What is stored stays as it is.
+    if !bag.is_trusting() {
+        files.values_mut().filter(|content| content.windows(2).any(|two| two == b"\r\n")).for_each(unify);
+    }
     let shown = shown.trim_end_matches('/');
     for (path, content) in &files {
         let full = if shown.is_empty() { path.clone() } else { format!("{shown}/{path}") };
@@ -296,6 +300,14 @@ pub fn load_files(shown: &str, files: Files, bag: &mut Bag) -> Folder {
     folder.project.add_mcp_tools(&folder.mcp);
     folder.files = files;
     folder
+}
+
+/// Makes a line end of Windows one of all others.
+fn unify(content: &mut Vec<u8>) {
+    let mut lines: Vec<&[u8]> = content.split(|byte| *byte == b'\n').collect();
+    let last = lines.pop();
+    let ended = lines.into_iter().map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    *content = ended.chain(last).collect::<Vec<_>>().join(&b'\n');
 }
 
 impl Folder {

@@ -94,7 +94,14 @@ impl Reader<'_> {
                 }
                 let finding =
                     Diagnostic::error("G105", "a list type has one item type", node.span, "not one type");
-                self.bag.report(finding.help("write  [string]"));
+                let words: Option<Vec<&str>> = items.iter().map(Node::as_str).collect();
+                let words = words.filter(|words| !words.is_empty());
+                self.bag.report(finding.help(match words {
+                    Some(words) => {
+                        format!("write  {{enum: [{}]}}  where it is one of these words", words.join(", "))
+                    }
+                    None => "write  [string]".to_owned(),
+                }));
                 None
             }
             Tree::Map(entries) => {

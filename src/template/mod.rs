@@ -179,7 +179,7 @@ fn parsed(name: &str, source: &str) -> Result<Parsed, Vec<TemplateError>> {
             code: "T301",
             message: found.detail().unwrap_or("the template has no meaning").to_owned(),
             label: "here".to_owned(),
-            help: None,
+            help: tag.and_then(|tag| of_another_language(&source[tag.range.clone()])).map(str::to_owned),
             range,
             related: None,
         })]
@@ -187,6 +187,16 @@ fn parsed(name: &str, source: &str) -> Result<Parsed, Vec<TemplateError>> {
     let parsed = names::names(source, &template);
     // What is no template, or nests too deeply, is looked at no further.
     if parsed.errors.iter().any(|error| error.code == "T301") { Err(parsed.errors) } else { Ok(parsed) }
+}
+
+/// Returns what to write for a tag as other template languages have it.
+fn of_another_language(tag: &str) -> Option<&'static str> {
+    let words: Vec<&str> = tag.split(|c: char| c.is_whitespace() || "{}%-".contains(c)).collect();
+    let mut words = words.into_iter().filter(|word| !word.is_empty());
+    if tag.starts_with("{{{") {
+        return Some("write two braces:  {{ x }}");
+    }
+    (words.next() == Some("else") && words.next() == Some("if")).then_some("write  {% elif … %}")
 }
 
 /// The templates of a project while they are being read.

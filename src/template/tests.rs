@@ -129,6 +129,11 @@ fn errors_of_the_text_have_a_place_and_a_way_out() {
             "{% if a %}x{% endfor %}",
             vec!["T301 endfor: `{% endfor %}` closes a `if` (write `{% endif %}`) <- {% if a %}"],
         ),
+        (
+            "{% if a %}{% else if b %}{% endif %}",
+            vec!["T301 if: unexpected identifier, expected end of block (write  {% elif … %})"],
+        ),
+        ("{{{ a }}}", vec!["T301 }: unexpected `}`, expected `:` (write two braces:  {{ x }})"]),
         ("x{% endif %}", vec!["T301 endif: `{% endif %}` closes nothing"]),
         ("{% else %}", vec!["T301 else: `{% else %}` outside a block"]),
         ("{% fro q in quotes %}{{ q }}", vec!["T301 fro: unknown tag `fro` (did you mean `for`?)"]),

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use graphloom::compile::{Providers, compile, revive};
-use graphloom::diagnostic::{Bag, CODES, render_json, render_text};
+use graphloom::diagnostic::{Bag, CODES, Span, render_json, render_text};
 use graphloom::spec::{Files, Folder, load, load_files};
 
 /// Loads and compiles a folder. Returns what was loaded, the codes of what is found, and the printed text.
@@ -458,3 +458,27 @@ proptest::proptest! {
 
 static PROVIDERS: std::sync::LazyLock<Providers> =
     std::sync::LazyLock::new(|| Providers::without_secrets().unwrap());
+
+#[test]
+fn line_ends_of_windows_change_neither_a_hash_nor_a_place() {
+    let providers = Providers::without_secrets().unwrap();
+    let told = |files: Files| {
+        let mut bag = Bag::default();
+        let folder = load_files("", files, &mut bag);
+        let catalog = compile(&folder, &providers, &mut bag).unwrap_or_default();
+        bag.sort();
+        let place = |at: Span| (bag.source(at.file).0.to_owned(), bag.place(at));
+        let findings = bag.findings().iter().map(|f| (f.code, place(f.label.span))).collect::<Vec<_>>();
+        (catalog.graphs.into_values().map(|graph| graph.plan.hash.clone()).collect::<Vec<_>>(), findings)
+    };
+    for folder in fixtures().into_iter().map(|folder| folder.join("graphs")).chain([PathBuf::from("graphs")])
+    {
+        // One that is refused as a whole has no files.
+        let Some(Folder { files, .. }) = load(&folder, &mut Bag::default()) else { continue };
+        let windows = files.iter().map(|(path, content)| {
+            let lines: Vec<&[u8]> = content.split(|byte| *byte == b'\n').collect();
+            (path.clone(), lines.join(b"\r\n".as_slice()))
+        });
+        assert_eq!(told(windows.collect()), told(files.clone()), "{}", folder.display());
+    }
+}
