@@ -184,6 +184,10 @@ impl Reader<'_> {
         let nodes = nodes.map(|node| self.nodes(node)).unwrap_or_default();
         let on_error = fields.take("on_error").map(|node| self.on_error(node));
         let on_limit = fields.take("on_limit").map(|node| self.name(node, "the name of a node"));
+        // A node whose name is missing is in no list.
+        let nameless =
+            |f: &Diagnostic| (f.code, f.label.span.file) == ("Y002", file) && f.message.starts_with("`kind`");
+        broken_nodes |= self.bag.findings().iter().any(nameless);
         // Nodes that only these lead to would look lost.
         broken_nodes |= matches!(on_error, Some(None)) || matches!(on_limit, Some(None));
         let limits = fields.take("limits").map(|node| self.limits(node)).unwrap_or_default();

@@ -325,6 +325,8 @@ impl<'t> Build<'t, '_> {
     fn map(&mut self, style: StructureStyle, at: (usize, usize), depth: usize) -> Result<Node, Stop> {
         let mut entries: Vec<(Node, Node)> = Vec::new();
         let mut names: BTreeMap<String, Span> = BTreeMap::new();
+        // From here on it is another node, whose name is missing.
+        let mut another = false;
         loop {
             let (event, here) = self.event()?;
             let (start, end) = Self::bytes(&here);
@@ -344,8 +346,13 @@ impl<'t> Build<'t, '_> {
             let shown =
                 (key.span.start as usize - self.source.base, key.span.end as usize - self.source.base);
             let value = self.node(event, &here, shown, depth + 1)?;
+            if another {
+                continue;
+            }
             if self.key(&key, style, at.0, &mut names) {
                 entries.push((key, value));
+            } else if key.as_str() == Some("kind") {
+                another = style == StructureStyle::Block;
             } else if let Tree::Map(more) = value.tree
                 && let Some((_, Node { tree: Tree::Map(first), .. })) =
                     entries.iter_mut().find(|(known, _)| known.key_text() == key.key_text())
@@ -415,7 +422,13 @@ impl<'t> Build<'t, '_> {
         };
         let message = format!("`{name}` is defined twice");
         let finding = Diagnostic::error("Y002", message, key.span, format!("`{name}` defined again"));
-        self.bag.report(finding.related(*first, "first definition").help("keep one of them"));
+        let help = match (name.as_str(), style) {
+            ("kind", StructureStyle::Block) => {
+                "write the name of the next node above it, or keep one of them"
+            }
+            _ => "keep one of them",
+        };
+        self.bag.report(finding.related(*first, "first definition").help(help));
         false
     }
 

@@ -48,6 +48,8 @@ impl Scene<'_> {
         let model = self.model(llm, step, bag);
         let output = self.output(name, llm, model.as_ref(), bag);
         let gives = match &output {
+            // Perhaps `output` is what is wrong with it.
+            Ok(None) if step.partial => Gives::unknown(),
             Ok(None) => Gives::of(Type::STRING, "the answer of a model"),
             Ok(Some(output)) => Gives::of(output.ty.clone(), "the output"),
             // A type that cannot be read takes every channel.
