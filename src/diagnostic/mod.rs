@@ -126,8 +126,8 @@ fn fold_same(findings: &mut Vec<Diagnostic>) {
 
 /// A name that is unknown in several places of a file is one mistake: the first finding shows the others.
 fn fold_unknown(findings: &mut Vec<Diagnostic>) {
-    const NAMES: [&str; 10] =
-        ["E102", "E107", "G201", "M501", "M506", "S401", "S402", "S409", "T302", "T305"];
+    const NAMES: [&str; 11] =
+        ["E102", "E107", "G102", "G201", "M501", "M506", "S401", "S402", "S409", "T302", "T305"];
     let mut first: BTreeMap<(FileId, &str, String, String), usize> = BTreeMap::new();
     let mut kept: Vec<Diagnostic> = Vec::with_capacity(findings.len());
     for finding in std::mem::take(findings) {
@@ -139,7 +139,12 @@ fn fold_unknown(findings: &mut Vec<Diagnostic>) {
         }
         // What has no such field may be something else in each place.
         let message = finding.message.replace("`state.", "`");
-        let key = (finding.label.span.file, finding.code, message, finding.label.text.clone());
+        // The label of an unknown key names what it stands in; the help says what was meant.
+        let meant = match finding.code {
+            "G102" => finding.help.clone().unwrap_or_default(),
+            _ => finding.label.text.clone(),
+        };
+        let key = (finding.label.span.file, finding.code, message, meant);
         match first.get(&key).and_then(|&at| kept.get_mut(at)) {
             Some(told) => told.also(&finding),
             None => {
