@@ -82,6 +82,8 @@ struct Inner {
     unstored: VecDeque<Arc<Frame>>,
     /// What was appended since the last barrier, without the pieces of what comes whole: a database that crashes may lose it.
     appended: Vec<Arc<Frame>>,
+    /// How much JSON that is. What a node tells on its own goes on without an end, so over [`KEEP`] no more is held.
+    appended_bytes: usize,
     /// The first and last number of the newest batch of them.
     newest: Option<(u64, u64)>,
     /// What was sent since a commit is under way: it waits, so that nothing is told before what comes first.
@@ -233,6 +235,7 @@ impl Journal {
             told: 0,
             unstored: VecDeque::new(),
             appended: Vec::new(),
+            appended_bytes: 0,
             newest: None,
             waiting: None,
             open: Vec::new(),
@@ -351,6 +354,7 @@ impl Journal {
         let mut inner = self.lock();
         inner.unstored.clear();
         inner.appended.clear();
+        inner.appended_bytes = 0;
         inner.newest = None;
         for frame in held.frames {
             Self::publish(&mut inner, frame);
@@ -376,7 +380,8 @@ impl Journal {
         let mut inner = self.lock();
         while let Some(frame) = inner.unstored.pop_front_if(|frame| frame.seq().n <= last) {
             inner.newest = Some((first, last));
-            if !frame.is_piece() {
+            if !frame.is_piece() && inner.appended_bytes < KEEP {
+                inner.appended_bytes += frame.json.len();
                 inner.appended.push(frame);
             }
         }

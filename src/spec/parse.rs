@@ -9,6 +9,7 @@ use serde_yaml::granit_parser::{
     self as granit, Event, Parser, ScalarStyle, ScanError, Span as At, StrInput, StructureStyle,
 };
 
+use super::grammar::KINDS;
 use super::number::number;
 use super::surface;
 use super::tree::{Node, Style, Tree};
@@ -351,7 +352,9 @@ impl<'t> Build<'t, '_> {
             }
             if self.key(&key, style, at.0, &mut names) {
                 entries.push((key, value));
-            } else if key.as_str() == Some("kind") {
+            } else if key.as_str() == Some("kind")
+                && value.as_str().is_some_and(|text| KINDS.iter().any(|kind| kind.name == text))
+            {
                 another = style == StructureStyle::Block;
             } else if let Tree::Map(more) = value.tree
                 && let Some((_, Node { tree: Tree::Map(first), .. })) =
